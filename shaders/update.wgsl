@@ -1,0 +1,37 @@
+// The driver: appended to a rule, it loads, calls `update` and stores. Everything that no rule owns happens here, once.
+// src/gpu/kernel.rs puts `Lane`, `Bits`, `Mask` and `TAIL` before the rule, and fills in the lines marked `//:`.
+
+struct Row {
+    grad_scale: f32,            // neutral 1; negative to maximize
+    l2: f32,                    // neutral 0; λ of g + λw
+    decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
+    @align(16) hyper: Hyper,
+}
+
+@group(0) @binding(0) var<uniform> row: Row;
+//: bindings
+
+// 0 where b is 0: then no gradient was ever different from 0.
+fn ratio(a: Lane, b: Lane) -> Lane {
+    return select(a / b, Lane(0.0), b == Lane(0.0));
+}
+
+// On the exponent bits, since a compiler may assume that there is no NaN and no ∞.
+fn finite(x: Lane) -> Mask {
+    return (bitcast<Bits>(x) & Bits(0x7f800000u)) != Bits(0x7f800000u);
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    var i = id.x;
+    if TAIL {
+        i += arrayLength(&param) & ~3u;
+    }
+    if i >= arrayLength(&param) {
+        return;
+    }
+    let w = param[i];
+    //: load
+    param[i] = /*: update */;
+    //: store
+}

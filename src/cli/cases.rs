@@ -1,0 +1,408 @@
+//! From a golden file's optimizer and hyperparameters to our rule and settings, or to the reason why there is none.
+
+use serde_json::Value;
+use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
+use wgpu_optim::{AnyRule, Settings, WeightDecay};
+
+use super::golden::Case;
+
+/// How one case runs here.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) rule: AnyRule,
+    pub(crate) settings: Settings,
+    pub(crate) schedule: Schedule,
+    /// Shift to the look-ahead point before each gradient.
+    pub(crate) look_ahead: bool,
+    /// The file's velocity points along the step, ours against it.
+    pub(crate) flipped_momentum: bool,
+}
+
+/// The textbook files' learning rate by step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Schedule {
+    Constant,
+    InverseSqrt,
+    InverseTime,
+    InverseLinear(f64),
+}
+
+impl Schedule {
+    pub(crate) fn factor(self, t: u64) -> f64 {
+        let t = t as f64;
+        match self {
+            Self::Constant => 1.0,
+            Self::InverseSqrt => 1.0 / t.sqrt(),
+            Self::InverseTime => 1.0 / t,
+            Self::InverseLinear(decay) => 1.0 / (1.0 + decay * t),
+        }
+    }
+}
+
+/// Why a case is not for us, with the key.
+type Skip = String;
+
+/// A case's hyperparameters, each to be read or to be found neutral.
+struct Hyper<'a> {
+    case: &'a Case,
+    read: Vec<&'static str>,
+}
+
+impl Hyper<'_> {
+    fn value(&mut self, key: &'static str) -> Option<&Value> {
+        self.read.push(key);
+        self.case.hyper.get(key).filter(|value| !value.is_null())
+    }
+
+    fn number(&mut self, key: &'static str) -> Result<f64, Skip> {
+        self.value(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is not a number"))
+    }
+
+    fn number_or(&mut self, key: &'static str, default: f64) -> Result<f64, Skip> {
+        if self.value(key).is_none() { Ok(default) } else { self.number(key) }
+    }
+
+    fn flag(&mut self, key: &'static str) -> Result<bool, Skip> {
+        match self.value(key) {
+            None => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is not a flag")),
+        }
+    }
+
+    fn pair(&mut self, key: &'static str) -> Result<(f64, f64), Skip> {
+        let pair = self.value(key).and_then(Value::as_array);
+        let number = |k: usize| pair.and_then(|pair| pair.get(k)).and_then(Value::as_f64);
+        number(0).zip(number(1)).ok_or_else(|| format!("`{key}` is not a pair"))
+    }
+
+    /// Every key must have been read, or be one of these at the value that changes nothing.
+    fn finish(&self, neutral: &[(&str, Value)]) -> Result<(), Skip> {
+        for (key, value) in &self.case.hyper {
+            let is_neutral = |&(name, ref at): &(&str, Value)| name == key && equal(at, value);
+            if !self.read.contains(&key.as_str()) && !neutral.iter().any(is_neutral) {
+                return Err(format!("`{key}` = {value} is not implemented"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn equal(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
+}
+
+/// How a case runs here, or why it does not.
+pub(crate) fn setup(case: &Case) -> Result<Setup, Skip> {
+    let mut hyper = Hyper { case, read: Vec::new() };
+    match case.library.as_str() {
+        "torch" => torch(&mut hyper),
+        "keras" => keras(&mut hyper),
+        "optax" => optax(&mut hyper),
+        "textbook" => textbook(&mut hyper),
+        "bitsandbytes" => bitsandbytes(&mut hyper),
+        "pytorch-optimizer" => kozistr(&mut hyper),
+        other => Err(format!("library {other:?} is not known")),
+    }
+}
+
+fn plain(rule: impl Into<AnyRule>, settings: Settings) -> Setup {
+    let rule = rule.into();
+    Setup { rule, settings, schedule: Schedule::Constant, look_ahead: false, flipped_momentum: false }
+}
+
+fn unknown<T>(case: &Case) -> Result<T, Skip> {
+    Err(format!("optimizer `{}` is not implemented", case.optimizer))
+}
+
+fn decay(decoupled: bool, lambda: f64) -> WeightDecay {
+    match (decoupled, lambda) {
+        (_, 0.0) => WeightDecay::None,
+        (true, lambda) => WeightDecay::Decoupled(lambda),
+        (false, lambda) => WeightDecay::L2(lambda),
+    }
+}
+
+fn torch(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let optimizer = h.case.optimizer.as_str();
+    let rule: AnyRule = match optimizer {
+        "SGD" => match h.number("momentum")? {
+            0.0 if h.case.hyper.get("nesterov") != Some(&Value::Bool(true)) => {
+                h.read.extend(["dampening", "nesterov"]);
+                Sgd.into()
+            }
+            momentum => {
+                let (dampening, nesterov) = (h.number("dampening")?, h.flag("nesterov")?);
+                Momentum { momentum, dampening, nesterov, form: MomentumForm::LrOutside }.into()
+            }
+        },
+        "Adagrad" => AdaGrad {
+            lr_decay: h.number("lr_decay")?,
+            initial_accumulator_value: h.number("initial_accumulator_value")?,
+            eps: h.number("eps")?,
+            eps_inside: false,
+        }
+        .into(),
+        "RMSprop" => RmsProp {
+            alpha: h.number("alpha")?,
+            eps: h.number("eps")?,
+            centered: h.flag("centered")?,
+            momentum: h.number("momentum")?,
+            ..RmsProp::torch()
+        }
+        .into(),
+        "Adadelta" => AdaDelta { rho: h.number("rho")?, eps: h.number("eps")? }.into(),
+        "Adam" | "AdamW" => {
+            let (beta1, beta2) = h.pair("betas")?;
+            let amsgrad = h.flag("amsgrad")?.then_some(Amsgrad::Raw);
+            Adam { beta1, beta2, eps: h.number("eps")?, amsgrad, ..Adam::torch() }.into()
+        }
+        "Adamax" => {
+            let (beta1, beta2) = h.pair("betas")?;
+            AdaMax { beta1, beta2, eps: h.number("eps")?, ..AdaMax::torch() }.into()
+        }
+        "NAdam" => {
+            let (beta1, beta2) = h.pair("betas")?;
+            let momentum_decay = Some(h.number("momentum_decay")?);
+            NAdam { beta1, beta2, eps: h.number("eps")?, momentum_decay, ..NAdam::torch() }.into()
+        }
+        _ => return unknown(h.case),
+    };
+    let decoupled = h.flag("decoupled_weight_decay")? || optimizer == "AdamW";
+    let weight_decay = decay(decoupled, h.number("weight_decay")?);
+    let settings = Settings { weight_decay, maximize: h.flag("maximize")?, ..Settings::lr(h.number("lr")?) };
+    h.finish(&[])?;
+    Ok(plain(rule, settings))
+}
+
+fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let rule: AnyRule = match h.case.optimizer.as_str() {
+        "SGD" => match (h.number("momentum")?, h.flag("nesterov")?) {
+            (0.0, _) => Sgd.into(),
+            (momentum, nesterov) => Momentum { nesterov, ..Momentum::keras(momentum) }.into(),
+        },
+        "Adagrad" => AdaGrad {
+            initial_accumulator_value: h.number("initial_accumulator_value")?,
+            eps: h.number("epsilon")?,
+            ..AdaGrad::keras()
+        }
+        .into(),
+        "RMSprop" => RmsProp {
+            alpha: h.number("rho")?,
+            eps: h.number("epsilon")?,
+            centered: h.flag("centered")?,
+            momentum: h.number("momentum")?,
+            ..RmsProp::keras()
+        }
+        .into(),
+        "Adadelta" => AdaDelta { rho: h.number("rho")?, eps: h.number("epsilon")? }.into(),
+        "Adam" | "AdamW" => {
+            let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
+            let amsgrad = h.flag("amsgrad")?.then_some(Amsgrad::Raw);
+            Adam { beta1, beta2, eps: h.number("epsilon")?, amsgrad, ..Adam::keras() }.into()
+        }
+        "Adamax" => {
+            let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
+            AdaMax { beta1, beta2, eps: h.number("epsilon")?, ..AdaMax::keras() }.into()
+        }
+        "Nadam" => {
+            let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
+            NAdam { beta1, beta2, eps: h.number("epsilon")?, ..NAdam::keras() }.into()
+        }
+        _ => return unknown(h.case),
+    };
+    let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
+    let settings = Settings { weight_decay, ..Settings::lr(h.number("learning_rate")?) };
+    let mut neutral = vec![("use_ema", false.into())];
+    let off = ["clipnorm", "global_clipnorm", "clipvalue", "loss_scale_factor", "gradient_accumulation_steps"];
+    neutral.extend(off.map(|key| (key, Value::Null)));
+    // What these say matters with use_ema alone.
+    h.read.extend(["ema_momentum", "ema_overwrite_frequency"]);
+    h.finish(&neutral)?;
+    Ok(plain(rule, settings))
+}
+
+fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let optimizer = h.case.optimizer.as_str();
+    let rule: AnyRule = match optimizer {
+        "sgd" => match (h.number_or("momentum", 0.0)?, h.flag("nesterov")?) {
+            (0.0, _) => Sgd.into(),
+            (momentum, nesterov) => Momentum { nesterov, ..Momentum::torch(momentum) }.into(),
+        },
+        "adagrad" => AdaGrad {
+            initial_accumulator_value: h.number("initial_accumulator_value")?,
+            eps: h.number("eps")?,
+            ..AdaGrad::optax()
+        }
+        .into(),
+        "rmsprop" => RmsProp {
+            alpha: h.number("decay")?,
+            eps: h.number("eps")?,
+            eps_inside: h.flag("eps_in_sqrt")?,
+            centered: h.flag("centered")?,
+            momentum: h.number_or("momentum", 0.0)?,
+            initial: h.number_or("initial_scale", 0.0)?,
+            ..RmsProp::optax()
+        }
+        .into(),
+        "adadelta" => AdaDelta { rho: h.number("rho")?, eps: h.number("eps")? }.into(),
+        "adam" | "adamw" | "nadam" | "nadamw" | "amsgrad" => {
+            let (beta1, beta2, eps) = (h.number("b1")?, h.number("b2")?, h.number("eps")?);
+            let eps_root = h.number_or("eps_root", 0.0)?;
+            let nesterov = h.flag("nesterov")? || optimizer.starts_with("nadam");
+            let mut adam = Adam { beta1, beta2, eps, eps_root, ..Adam::optax() };
+            if optimizer == "amsgrad" {
+                adam.amsgrad = Some(Amsgrad::Corrected);
+                adam.bias_correction_m = h.flag("bias_correction_mu")?;
+                adam.bias_correction_v = h.flag("bias_correction_nu")?;
+            }
+            match nesterov {
+                true => NAdam { beta1, beta2, eps, eps_root, momentum_decay: None }.into(),
+                false => adam.into(),
+            }
+        }
+        "adamax" | "adamaxw" => {
+            let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
+            AdaMax { beta1, beta2, eps: h.number("eps")?, ..AdaMax::optax() }.into()
+        }
+        _ => return unknown(h.case),
+    };
+    // adadelta adds the decay before the scaling (L2), the …w after it (decoupled).
+    let weight_decay = decay(optimizer.ends_with('w'), h.number_or("weight_decay", 0.0)?);
+    let settings = Settings { weight_decay, ..Settings::lr(h.number("learning_rate")?) };
+    let mut neutral = vec![("bias_correction", false.into()), ("nesterov", false.into())];
+    neutral.extend(["mu_dtype", "accumulator_dtype", "mask", "weight_decay_mask"].map(|key| (key, Value::Null)));
+    h.finish(&neutral)?;
+    Ok(Setup { flipped_momentum: optimizer == "rmsprop", ..plain(rule, settings) })
+}
+
+fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let optimizer = h.case.optimizer.as_str();
+    let schedule = match h.value("schedule").and_then(Value::as_str).unwrap_or("const") {
+        "const" => Schedule::Constant,
+        "inv_sqrt" => Schedule::InverseSqrt,
+        "inv_t" => Schedule::InverseTime,
+        "inv_linear" => Schedule::InverseLinear(h.number("decay")?),
+        other => return Err(format!("`schedule` = {other:?} is not implemented")),
+    };
+    let mut settings = Settings::lr(h.number_or("lr", 1.0)?);
+    let form = h.value("form").and_then(Value::as_str).map(str::to_owned);
+    let unknown_form = Err(format!("`form` = {form:?} is not implemented"));
+    let rule: AnyRule = match optimizer {
+        "SGD" => Sgd.into(),
+        "ClassicalMomentum" | "NesterovLookahead" => Momentum::keras(h.number("rho")?).into(),
+        "HeavyBall" => Momentum::heavy_ball(h.number("rho")?).into(),
+        "EmaMomentum" => Momentum::ema(h.number("beta")?).into(),
+        "AdaGrad" => {
+            AdaGrad { eps: h.number("eps")?, eps_inside: h.flag("eps_inside")?, ..AdaGrad::torch() }.into()
+        }
+        "RMSProp" => {
+            let (alpha, eps) = (h.number("rho")?, h.number("eps")?);
+            RmsProp { alpha, eps, eps_inside: h.flag("eps_inside")?, ..RmsProp::torch() }.into()
+        }
+        "GravesRMSProp" => {
+            let (alpha, momentum) = (h.number("rho")?, h.number("mu")?);
+            RmsProp { alpha, momentum, eps: h.number("eps")?, ..RmsProp::graves() }.into()
+        }
+        "AdaDelta" => AdaDelta { rho: h.number("rho")?, eps: h.number("eps")? }.into(),
+        "Adam" | "AMSGrad" => {
+            let (beta1, beta2, eps) = (h.number("b1")?, h.number("b2")?, h.number("eps")?);
+            let base = match (optimizer, form.as_deref()) {
+                ("Adam", Some("paper") | None) => Adam::torch(),
+                ("Adam", Some("no_bias_correction")) => Adam::uncorrected(),
+                ("Adam", Some("eps_hat")) => Adam::keras(),
+                ("Adam", Some("decoupled_paper")) => {
+                    settings.lr_factor = h.number("eta")?;
+                    settings.weight_decay = WeightDecay::DecoupledFromLr(h.number("wd")?);
+                    Adam::torch()
+                }
+                ("AMSGrad", Some("reddi")) => Adam::amsgrad_reddi(),
+                ("AMSGrad", Some("mhat")) => Adam::amsgrad_mhat(),
+                ("AMSGrad", Some("max_of_vhat")) => Adam::amsgrad_optax(),
+                _ => return unknown_form,
+            };
+            Adam { beta1, beta2, eps, ..base }.into()
+        }
+        "AdaMax" => AdaMax { beta1: h.number("b1")?, beta2: h.number("b2")?, ..AdaMax::paper() }.into(),
+        "Nadam" => {
+            let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
+            NAdam { beta1, beta2, eps: h.number("eps")?, ..NAdam::optax() }.into()
+        }
+        _ => return unknown(h.case),
+    };
+    h.finish(&[])?;
+    let look_ahead = optimizer == "NesterovLookahead";
+    let flipped_momentum = optimizer == "GravesRMSProp";
+    Ok(Setup { schedule, look_ahead, flipped_momentum, ..plain(rule, settings) })
+}
+
+fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let rule: AnyRule = match h.case.optimizer.as_str() {
+        "Adam" => {
+            let (beta1, beta2) = h.pair("betas")?;
+            Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into()
+        }
+        "RMSprop" => RmsProp { alpha: h.pair("betas")?.0, eps: h.number("eps")?, ..RmsProp::torch() }.into(),
+        _ => return unknown(h.case),
+    };
+    let settings = Settings::lr(h.number("lr")?);
+    if let Some(args) = h.value("args").cloned() {
+        let neutral = |key: &str, value: &Value| match key {
+            "optim_bits" => equal(value, &32.into()),
+            "max_unorm" => equal(value, &0.into()),
+            "skip_zeros" => *value == Value::Bool(false),
+            "min_8bit_size" => true,
+            _ => false,
+        };
+        for (key, value) in args.as_object().into_iter().flatten() {
+            if !neutral(key, value) {
+                return Err(format!("`args.{key}` = {value} is not implemented"));
+            }
+        }
+    }
+    h.finish(&[("weight_decay", 0.into()), ("amsgrad", false.into())])?;
+    Ok(plain(rule, settings))
+}
+
+fn kozistr(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    if h.case.optimizer != "SGDW" {
+        return unknown(h.case);
+    }
+    let (momentum, dampening, nesterov) = (h.number("momentum")?, h.number("dampening")?, h.flag("nesterov")?);
+    let rule = Momentum { momentum, dampening, nesterov, form: MomentumForm::LrOutside };
+    let weight_decay = decay(h.flag("weight_decouple")?, h.number("weight_decay")?);
+    let settings = Settings { weight_decay, ..Settings::lr(h.number("lr")?) };
+    h.finish(&[("maximize", false.into())])?;
+    Ok(plain(rule, settings))
+}
+
+/// Our name for a state in the file, the tensor that it is of (all of them: `None`), and its sign.
+pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'static str, Option<usize>, f64)> {
+    let (name, tensor) = match case.library.as_str() {
+        "keras" => {
+            let (tensor, name) = key.split_once("/p")?.1.split_once('_')?;
+            (name, Some(tensor.parse().ok()?))
+        }
+        "optax" => {
+            let (name, tensor) = key.rsplit_once('.')?.1.strip_suffix(']')?.split_once('[')?;
+            (name, Some(tensor.parse().ok()?))
+        }
+        _ => (key, None),
+    };
+    let slots = setup.rule.slots();
+    let rule = setup.rule.name();
+    let ours = match (rule, name) {
+        ("adam" | "nadam" | "adamax", "m" | "mu" | "momentum" | "state1") => "exp_avg",
+        ("adam" | "nadam", "v" | "nu" | "velocity" | "state2") => "exp_avg_sq",
+        ("adam", "vmax" | "nu_max" | "velocity_hat") => "max_exp_avg_sq",
+        ("adamax", "u" | "nu" | "norm") => "exp_inf",
+        ("momentum" | "rmsprop", "trace" | "momentum" | "delta") | ("momentum", "v" | "m") => "momentum_buffer",
+        ("rmsprop", "s" | "n" | "nu" | "velocity" | "state1") => "square_avg",
+        ("rmsprop", "gbar" | "mu" | "average_gradient") => "grad_avg",
+        ("adagrad", "s" | "sum_of_squares" | "accumulator") => "sum",
+        ("adadelta", "Eg2" | "e_g" | "accumulated_grad") => "square_avg",
+        ("adadelta", "Ed2" | "e_x" | "accumulated_delta_var") => "acc_delta",
+        _ => slots.iter().copied().find(|slot| *slot == name)?,
+    };
+    let sign = if setup.flipped_momentum && ours == "momentum_buffer" { -1.0 } else { 1.0 };
+    slots.contains(&ours).then_some((ours, tensor, sign))
+}

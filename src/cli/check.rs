@@ -1,0 +1,297 @@
+//! `wgpu-optim check`: our steps against the trajectories of PyTorch, Keras, optax and the papers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+use wgpu_optim::{Device, Optimizer, ParameterId, Real, Settings};
+
+use super::cases::{Setup, setup, state_name};
+use super::golden::{Case, Golden, Tensors, numbers_of};
+use super::{GET_ADAPTER, Outcome, device_list, devices, progress, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A directory of golden files; default: those in this binary.
+    #[arg(long, value_name = "DIR")]
+    golden: Option<PathBuf>,
+    /// Only files whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Only adapters whose name contains this (`none` for the CPU alone).
+    #[arg(long, value_name = "TEXT")]
+    adapter: Option<String>,
+    /// One JSON object a file.
+    #[arg(long)]
+    json: bool,
+}
+
+/// 1e-11 in f64 (README of the golden files); where the library itself computes a part in f32, 1e-5.
+const F64: f64 = 1e-11;
+const F64_IMPURE: f64 = 1e-5;
+/// f32 against an f64 file that has no float32 run of the library beside it.
+const F32_ALONE: f64 = 5e-6;
+/// f32 against a file that exists in float32 alone.
+const F32_FILE: f64 = 1e-5;
+/// Half a unit in the last place: each step rounds parameter and state, and the terms of each, a few times.
+const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// Where a case runs, and how exactly.
+struct Engine {
+    name: String,
+    device: Device,
+    f64: bool,
+}
+
+/// What a run leaves: parameters by step (and look-ahead points), the last state.
+struct Trajectory {
+    params: BTreeMap<u64, Tensors>,
+    look_ahead: BTreeMap<u64, Tensors>,
+    state: BTreeMap<(&'static str, usize), Vec<f64>>,
+    /// The largest magnitude of each state so far, element by element: the scale of its error.
+    state_scale: BTreeMap<(&'static str, usize), Vec<f64>>,
+}
+
+/// The worst error of one comparison: 1 is the tolerance.
+struct Worst {
+    ratio: f64,
+    error: f64,
+    what: String,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let golden = match &args.golden {
+        Some(directory) => Golden::open(directory)?,
+        None => Golden::embedded()?,
+    };
+    let (gpus, notes) = devices(args.adapter.as_deref());
+    if gpus.is_empty() && args.adapter.as_deref() != Some("none") {
+        eprintln!("On the CPU alone: {}. {GET_ADAPTER}", notes.join("; "));
+    }
+    let cpu = |name: &str, f64| Engine { name: name.into(), device: Device::Cpu, f64 };
+    let mut engines = vec![cpu("CPU f64", true), cpu("CPU f32", false)];
+    engines.extend(device_list(&gpus).into_iter().map(|device| Engine { name: device.name(), device, f64: false }));
+    let only = args.only.as_deref().unwrap_or_default();
+    let files: Vec<_> = golden.names().into_iter().filter(|file| file.contains(only)).collect();
+    let bar = (!args.json).then(|| progress(files.len()));
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for file in &files {
+        let verdict = match golden.case(file) {
+            Err(e) => Verdict::Failed { worst: Worst { ratio: f64::INFINITY, error: f64::NAN, what: e }, engine: String::new() },
+            Ok(case) => verdict(&golden, &case, &engines)?,
+        };
+        match verdict {
+            Verdict::Passed { .. } => passed += 1,
+            Verdict::Failed { .. } => failed += 1,
+            Verdict::Skipped(_) => skipped += 1,
+        }
+        let line = if args.json { verdict.json(file) } else { verdict.line(file) };
+        say(bar.as_ref(), &line);
+        bar.iter().for_each(|bar| bar.inc(1));
+    }
+    bar.iter().for_each(|bar| bar.finish_and_clear());
+    if !args.json {
+        let names: Vec<_> = engines.iter().map(|engine| engine.name.as_str()).collect();
+        say(None, &format!("on {}", names.join(", ")));
+    }
+    say(None, &format!("{passed} passed, {failed} failed, {skipped} skipped"));
+    if passed + failed == 0 {
+        return Err("nothing was compared".into());
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+enum Verdict {
+    Passed { worst: Worst, engine: String },
+    Failed { worst: Worst, engine: String },
+    Skipped(String),
+}
+
+impl Verdict {
+    fn line(&self, file: &str) -> String {
+        let (word, worst, engine) = match self {
+            Self::Passed { worst, engine } => ("ok  ", worst, engine),
+            Self::Failed { worst, engine } => ("FAIL", worst, engine),
+            Self::Skipped(why) => return format!("skip {file:<50} {why}"),
+        };
+        format!("{word} {file:<50} {:8.1e} {:5.2} of tolerance: {} on {engine}", worst.error, worst.ratio, worst.what)
+    }
+
+    fn json(&self, file: &str) -> String {
+        let (verdict, worst, engine) = match self {
+            Self::Passed { worst, engine } => ("passed", worst, engine),
+            Self::Failed { worst, engine } => ("failed", worst, engine),
+            Self::Skipped(why) => return json!({ "file": file, "verdict": "skipped", "why": why }).to_string(),
+        };
+        let (error, ratio, what) = (worst.error, worst.ratio, &worst.what);
+        json!({ "file": file, "verdict": verdict, "worst_error": error, "of_tolerance": ratio, "what": what, "engine": engine })
+            .to_string()
+    }
+}
+
+fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Result<Verdict, wgpu_optim::Error> {
+    let setup = match setup(case) {
+        Ok(setup) => setup,
+        Err(why) => return Ok(Verdict::Skipped(why)),
+    };
+    let twin = |from: &str, to: &str| case.file.replace(from, to);
+    // A float32 file is compared through its f64 twin: that is exact, the library's own float32 run is not.
+    let f64_twin = (!case.f64).then(|| twin(".f32.", ".f64.")).filter(|file| golden.has(file));
+    let reference = match f64_twin.map(|file| golden.case(&file)).transpose() {
+        Ok(reference) => reference,
+        Err(e) => return Ok(Verdict::Skipped(format!("its f64 twin: {e}"))),
+    };
+    let expected = reference.as_ref().unwrap_or(case);
+    if !case.f32_comparable && !case.f64 {
+        return Ok(Verdict::Skipped("not comparable in f32, says the file".into()));
+    }
+    let f32_here = case.f32_comparable && (!case.f64 || !golden.has(&twin(".f64.", ".f32.")));
+    // The oracle gives the scale of each state's error; where the file is f64, it is the first engine itself.
+    let oracle = trajectory::<f64>(&Device::Cpu, expected, &setup)?;
+    let mut worst: Option<(Worst, String)> = None;
+    for engine in engines.iter().filter(|engine| if engine.f64 { case.f64 } else { f32_here }) {
+        let ours = match engine.f64 {
+            true => trajectory::<f64>(&engine.device, expected, &setup)?,
+            false => trajectory::<f32>(&engine.device, expected, &setup)?,
+        };
+        let found = compare(expected, &setup, &oracle, &ours, engine.f64);
+        if worst.as_ref().is_none_or(|(worst, _)| worst.ratio.is_finite() && !(found.ratio <= worst.ratio)) {
+            worst = Some((found, engine.name.clone()));
+        }
+    }
+    Ok(match worst {
+        None => Verdict::Skipped("no device for it here".into()),
+        Some((worst, engine)) if worst.ratio <= 1.0 => Verdict::Passed { worst, engine },
+        Some((worst, engine)) => Verdict::Failed { worst, engine },
+    })
+}
+
+/// Runs the case on one device, through the same calls as any user.
+fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Trajectory, wgpu_optim::Error> {
+    let cast = |v: &Vec<f64>| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
+    let mut optimizer = Optimizer::new(device, setup.rule.clone(), setup.settings)?;
+    let names: Vec<_> = (0..case.params0.len()).map(|k| format!("p{k}")).collect();
+    let values: Vec<_> = case.params0.iter().map(cast).collect();
+    let tensors: Vec<_> = names.iter().zip(&values).map(|(name, v)| (name.as_str(), v.as_slice())).collect();
+    let ids = optimizer.add_all(0, &tensors)?;
+    let mut run = Trajectory {
+        params: BTreeMap::new(),
+        look_ahead: BTreeMap::new(),
+        state: BTreeMap::new(),
+        state_scale: BTreeMap::new(),
+    };
+    let slots = setup.rule.slots();
+    for t in 1..=case.steps {
+        if setup.look_ahead {
+            optimizer.look_ahead()?;
+        }
+        for (&id, g) in ids.iter().zip(&case.grads[t as usize - 1]) {
+            optimizer.write_gradient(id, &cast(g))?;
+        }
+        let lr_factor = setup.settings.lr_factor * setup.schedule.factor(t);
+        optimizer.set_settings(0, Settings { lr_factor, ..setup.settings })?;
+        optimizer.step()?;
+        if case.params.contains_key(&t) {
+            run.params.insert(t, read::<F>(&optimizer, &ids)?);
+        }
+        if case.lookahead_params.contains_key(&t) {
+            optimizer.look_ahead()?;
+            run.look_ahead.insert(t, read::<F>(&optimizer, &ids)?);
+        }
+        // Each read waits for the device: only the oracle needs the state of every step.
+        if matches!(device, Device::Cpu) || t == case.steps {
+            for (&slot, (tensor, &id)) in slots.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id))) {
+                let state = optimizer.read_state_blocking::<F>(id, slot)?;
+                let state: Vec<f64> = state.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
+                let scale = run.state_scale.entry((slot, tensor)).or_insert_with(|| vec![0.0; state.len()]);
+                scale.iter_mut().zip(&state).for_each(|(scale, x)| *scale = scale.max(x.abs()));
+                run.state.insert((slot, tensor), state);
+            }
+        }
+    }
+    Ok(run)
+}
+
+fn read<F: Real>(optimizer: &Optimizer, ids: &[ParameterId]) -> Result<Tensors, wgpu_optim::Error> {
+    let widen = |v: Vec<F>| v.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
+    ids.iter().map(|&id| optimizer.read_blocking::<F>(id).map(widen)).collect()
+}
+
+/// The worst of: parameters at every recorded step, their displacement at the last one, and the state.
+fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f64: bool) -> Worst {
+    let steps = case.steps as f64;
+    let f32_file = !case.f64;
+    let tolerance = match (f64, case.suggested_tol_f32) {
+        (true, _) if case.pure => F64,
+        (true, _) => F64_IMPURE,
+        _ if f32_file => F32_FILE,
+        (false, Some(suggested)) => suggested,
+        (false, None) => F32_ALONE,
+    };
+    // A state's error is the sum of its steps' roundings, of at most four operations each.
+    let state_tolerance = if f64 || f32_file { tolerance } else { F32_ALONE.max(4.0 * ROUNDING * steps) };
+    let mut worst = Worst { ratio: 0.0, error: 0.0, what: "nothing".into() };
+    let mut note = |error: f64, tolerance: f64, what: &dyn Fn() -> String| {
+        // NaN is worse than anything.
+        if !(error / tolerance <= worst.ratio) {
+            let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+            worst = Worst { ratio, error, what: what() };
+        }
+    };
+    let mut scale: Tensors = case.params0.iter().map(|p| p.iter().map(|x| x.abs()).collect()).collect();
+    for (&t, expected) in &case.params {
+        for (k, b) in expected.iter().enumerate() {
+            for (i, &b) in b.iter().enumerate() {
+                scale[k][i] = scale[k][i].max(b.abs());
+                let points = [("p", &ours.params, &case.params), ("look-ahead p", &ours.look_ahead, &case.lookahead_params)];
+                for (what, ours, golden) in points {
+                    let Some((x, b)) = ours.get(&t).zip(golden.get(&t)).map(|(x, b)| (x[k][i], b[k][i])) else { continue };
+                    note(scaled(x, b, scale[k][i]), tolerance, &|| format!("{what}{k}[{i}] at step {t}"));
+                }
+            }
+        }
+    }
+    if let (false, Some((t, b)), Some((_, x))) = (f64, case.params.last_key_value(), ours.params.last_key_value()) {
+        for (k, (b, x)) in b.iter().zip(x).enumerate() {
+            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+            let moved = norm(&mut b.iter().zip(&case.params0[k]).map(|(b, p)| b - p));
+            if moved > 0.0 {
+                let error = norm(&mut b.iter().zip(x).map(|(b, x)| b - x)) / moved;
+                // What rounding the parameters once a step may cost, or four times what it costs the library.
+                let rounding = ROUNDING * steps * norm(&mut scale[k].iter().copied()) / moved;
+                let tolerance = (4.0 * case.f32_displacement).max(4.0 * rounding).max(1e-5);
+                note(error, tolerance, &|| format!("displacement of p{k} at step {t}"));
+            }
+        }
+    }
+    for (key, value) in &case.state {
+        let Some((slot, tensor, sign)) = state_name(case, setup, key) else { continue };
+        let per_tensor = match tensor {
+            Some(tensor) => vec![(tensor, numbers_of(value))],
+            None => value.as_array().into_iter().flatten().map(numbers_of).enumerate().collect(),
+        };
+        for (k, expected) in per_tensor {
+            let name = || format!("state {slot} of p{k}");
+            let (Ok(b), Some(x)) = (expected, ours.state.get(&(slot, k))) else {
+                note(f64::NAN, 1.0, &name);
+                continue;
+            };
+            if b.len() != x.len() {
+                note(f64::NAN, 1.0, &name);
+                continue;
+            }
+            let scale = &oracle.state_scale[&(slot, k)];
+            for (i, (&x, b)) in x.iter().zip(b).enumerate() {
+                let b = sign * b;
+                note(scaled(x, b, scale[i].max(b.abs())), state_tolerance, &|| format!("{}[{i}]", name()));
+            }
+        }
+    }
+    worst
+}
+
+/// |x − b| / scale; 0 where they are equal, also both NaN.
+fn scaled(x: f64, b: f64, scale: f64) -> f64 {
+    if x == b || (x.is_nan() && b.is_nan()) { 0.0 } else { (x - b).abs() / scale }
+}

@@ -1,0 +1,81 @@
+//! `wgpu-optim info` and `wgpu-optim shader`.
+
+use std::process::ExitCode;
+
+use comfy_table::{Table, presets};
+use serde_json::json;
+use wgpu_optim::{Gpu, GradientAccess, Lane, rules};
+
+use super::{GET_ADAPTER, Outcome, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// One JSON object an adapter instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let adapters = match pollster::block_on(Gpu::adapters()) {
+        Ok(adapters) => adapters,
+        Err(e) => {
+            say(None, &format!("{e}. Steps run on the CPU, on {} threads. {GET_ADAPTER}", rayon::current_num_threads()));
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    for adapter in adapters {
+        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        let has = |feature| features.contains(feature);
+        let rows = [
+            ("adapter", json!(info.name)),
+            ("backend", json!(info.backend.to_string())),
+            ("type", json!(format!("{:?}", info.device_type))),
+            ("driver", json!(format!("{} {}", info.driver, info.driver_info).trim())),
+            ("max_storage_buffer_binding_size", json!(limits.max_storage_buffer_binding_size)),
+            ("max_buffer_size", json!(limits.max_buffer_size)),
+            ("max_storage_buffers_per_shader_stage", json!(limits.max_storage_buffers_per_shader_stage)),
+            ("max_compute_workgroups_per_dimension", json!(limits.max_compute_workgroups_per_dimension)),
+            ("min_storage_buffer_offset_alignment", json!(limits.min_storage_buffer_offset_alignment)),
+            ("min_uniform_buffer_offset_alignment", json!(limits.min_uniform_buffer_offset_alignment)),
+            ("timestamps", json!(has(wgpu::Features::TIMESTAMP_QUERY))),
+            ("f16", json!(has(wgpu::Features::SHADER_F16))),
+            ("subgroups", json!(has(wgpu::Features::SUBGROUP))),
+        ];
+        if args.json {
+            let object: serde_json::Map<_, _> = rows.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+            say(None, &serde_json::Value::from(object).to_string());
+            continue;
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        for (key, value) in rows {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            table.add_row([key.to_owned(), text]);
+        }
+        say(None, &format!("{table}\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShaderArgs {
+    /// A rule's name; a wrong one lists them all.
+    rule: String,
+    /// The kernel of the up to three elements behind the last whole four.
+    #[arg(long)]
+    tail: bool,
+    /// The kernel that clears the gradient once it is read.
+    #[arg(long)]
+    zero_grad: bool,
+}
+
+pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
+    let rule = rules::by_name(&args.rule)?;
+    let lane = if args.tail { Lane::Tail } else { Lane::Four };
+    let access = if args.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
+    say(None, wgpu_optim::shader(&rule, lane, access).trim_end());
+    for (name, value) in rule.overrides() {
+        say(None, &format!("// pipeline constant: {name} = {value}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}

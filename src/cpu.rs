@@ -1,0 +1,120 @@
+//! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
+
+use crate::rule::{Fields, Real, Rule, Step};
+use crate::settings::Coefficients;
+
+/// Elements that a rule updates from its registers' point of view: loaded, computed and stored as one block that stays in L1.
+const BLOCK: usize = 256;
+/// Elements that one thread takes at a time.
+#[cfg(not(target_family = "wasm"))]
+const CHUNK: usize = 1 << 14;
+/// The most states that a rule may keep on the CPU.
+pub(crate) const MAX_SLOTS: usize = 8;
+
+/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order.
+#[derive(Debug)]
+pub(crate) struct Job<'a, F> {
+    pub(crate) parameter: &'a mut [F],
+    pub(crate) gradient: Gradient<'a, F>,
+    pub(crate) slots: Vec<&'a mut [F]>,
+}
+
+/// A gradient, ours to clear or the caller's to read.
+#[derive(Debug)]
+pub(crate) enum Gradient<'a, F> {
+    Ours(&'a mut [F]),
+    Callers(&'a [F]),
+}
+
+impl<'a, F> Gradient<'a, F> {
+    fn get(&self) -> &[F] {
+        match self {
+            Self::Ours(g) => g,
+            Self::Callers(g) => g,
+        }
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    fn split_at(self, at: usize) -> (Self, Self) {
+        match self {
+            Self::Ours(g) => {
+                let (a, b) = g.split_at_mut(at);
+                (Self::Ours(a), Self::Ours(b))
+            }
+            Self::Callers(g) => {
+                let (a, b) = g.split_at(at);
+                (Self::Callers(a), Self::Callers(b))
+            }
+        }
+    }
+}
+
+impl<'a, F: Real> Job<'a, F> {
+    #[cfg(not(target_family = "wasm"))]
+    fn split(self, at: usize) -> (Self, Self) {
+        let (a, b) = self.parameter.split_at_mut(at);
+        let (ga, gb) = self.gradient.split_at(at);
+        let (sa, sb) = self.slots.into_iter().map(|s| s.split_at_mut(at)).unzip();
+        (Self { parameter: a, gradient: ga, slots: sa }, Self { parameter: b, gradient: gb, slots: sb })
+    }
+}
+
+/// One step of one parameter, on all threads.
+pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step) {
+    let mut rounded = [F::zero(); 32];
+    rule.hyper(step).store(|k, x| rounded[k] = F::of(x));
+    let hyper = R::Hyper::<F>::load(|k| rounded[k]);
+    let names = <R::State<F> as Fields<F>>::NAMES;
+    let used: Vec<usize> = (0..names.len()).filter(|&k| rule.uses(names[k])).collect();
+    parallel(rule, job, &used, c, &hyper);
+}
+
+/// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
+#[cfg(not(target_family = "wasm"))]
+fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>)
+{
+    let chunks = job.parameter.len().div_ceil(CHUNK);
+    if chunks <= 1 {
+        return serial(rule, job, used, c, h);
+    }
+    let (a, b) = job.split(chunks / 2 * CHUNK);
+    rayon::join(|| parallel(rule, a, used, c, h), || parallel(rule, b, used, c, h));
+}
+
+#[cfg(target_family = "wasm")]
+fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
+    serial(rule, job, used, c, h);
+}
+
+/// The twin of shaders/update.wgsl.
+fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
+    let [grad_scale, l2, decay] = [c.grad_scale, c.l2, c.decay].map(F::of);
+    let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
+    let gradient = job.gradient.get();
+    for (block, (w, g)) in job.parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate() {
+        let at = block * BLOCK..block * BLOCK + w.len();
+        for (&k, slot) in used.iter().zip(&job.slots) {
+            state[k][..w.len()].copy_from_slice(&slot[at.clone()]);
+        }
+        for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
+            let mut s = R::State::<F>::load(|k| state[k][i]);
+            let g = grad_scale * g + l2 * *w;
+            *w = rule.update(*w - decay * *w, g, &mut s, h);
+            s.store(|k, x| state[k][i] = x);
+        }
+        for (&k, slot) in used.iter().zip(&mut job.slots) {
+            slot[at.clone()].copy_from_slice(&state[k][..w.len()]);
+        }
+    }
+    if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {
+        g.fill(F::zero());
+    }
+}
+
+/// `w ← w + shift·v`: the twin of shaders/look_ahead.wgsl.
+pub(crate) fn look_ahead<F: Real>(w: &mut [F], v: &[F], shift: f64) {
+    let shift = F::of(shift);
+    for (w, &v) in w.iter_mut().zip(v) {
+        *w += shift * v;
+    }
+}

@@ -1,0 +1,197 @@
+//! The one error type.
+
+/// What can go wrong between a gradient and an updated parameter.
+///
+/// Whatever the variant, nothing has changed: parameters, state and step counts are as they were before the call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No adapter answered.
+    #[error("no GPU adapter was found: {reason}")]
+    NoAdapter {
+        /// What was looked for, and what there was.
+        reason: String,
+    },
+    /// The adapter would not make a device; the reason names the limit or the feature.
+    #[error("`{adapter}` refused the device: {reason}")]
+    DeviceRefused {
+        /// Name of the adapter.
+        adapter: String,
+        /// wgpu's reason.
+        reason: String,
+    },
+    /// A rule's shader did not compile.
+    #[error("the shader of `{rule}` was rejected{}: {message}", line.map(|l| format!(" at line {l}")).unwrap_or_default())]
+    Shader {
+        /// Name of the rule.
+        rule: String,
+        /// Line of the rule's own `.wgsl` text, where the compiler named one.
+        line: Option<u32>,
+        /// The compiler's message.
+        message: String,
+    },
+    /// A slice or a range has another length than the parameter.
+    #[error("`{name}` holds {expected} elements but {found} were given")]
+    Length {
+        /// The parameter.
+        name: String,
+        /// Elements that the parameter has.
+        expected: usize,
+        /// Elements that were given.
+        found: usize,
+    },
+    /// No parameter has this name or handle (it may have been removed).
+    #[error("there is no parameter {name}")]
+    UnknownParameter {
+        /// The name, or the handle's number.
+        name: String,
+    },
+    /// The rule of this parameter keeps no such state.
+    #[error("`{parameter}` has no state `{slot}`, only {known:?}")]
+    UnknownState {
+        /// The parameter.
+        parameter: String,
+        /// The state that was asked for.
+        slot: String,
+        /// The states that its rule keeps.
+        known: Vec<&'static str>,
+    },
+    /// The optimizer has no such parameter group.
+    #[error("there is no group {index}: the optimizer has {groups}")]
+    UnknownGroup {
+        /// The group that was asked for.
+        index: usize,
+        /// How many there are.
+        groups: usize,
+    },
+    /// No rule has this name.
+    #[error("there is no rule `{name}`; known: {known}")]
+    UnknownRule {
+        /// The name that was asked for.
+        name: String,
+        /// All names, separated by commas.
+        known: String,
+    },
+    /// A caller's buffer lacks a usage flag.
+    #[error("the buffer of `{name}` needs {usage:?}, it was created with {found:?}")]
+    MissingUsage {
+        /// The parameter or gradient.
+        name: String,
+        /// The flags that are needed.
+        usage: wgpu::BufferUsages,
+        /// The flags that it has.
+        found: wgpu::BufferUsages,
+    },
+    /// Two ranges of one buffer overlap, and one of them is written.
+    #[error("{a} and {b} overlap in one buffer")]
+    Overlap {
+        /// One range.
+        a: String,
+        /// The other range.
+        b: String,
+    },
+    /// An offset is no multiple of what the device demands.
+    #[error("`{name}` starts at byte {offset}, which is not a multiple of {alignment}")]
+    Misaligned {
+        /// The parameter or gradient.
+        name: String,
+        /// Its offset in bytes.
+        offset: u64,
+        /// The alignment in bytes.
+        alignment: u64,
+    },
+    /// A range ends beyond its buffer.
+    #[error("`{name}` ends at byte {end} of a buffer of {size} bytes")]
+    OutOfBounds {
+        /// The parameter or gradient.
+        name: String,
+        /// Where the range ends, in bytes.
+        end: u64,
+        /// Size of the buffer in bytes.
+        size: u64,
+    },
+    /// The device cannot do this within its limits.
+    #[error("`{name}` needs {limit} = {needed}, this device has {available}")]
+    OverLimit {
+        /// The parameter or rule.
+        name: String,
+        /// wgpu's name of the limit.
+        limit: &'static str,
+        /// What is needed.
+        needed: u64,
+        /// What the device has.
+        available: u64,
+    },
+    /// A hyperparameter is outside its range.
+    #[error("{name} = {value} is outside {range}")]
+    Hyperparameter {
+        /// Its name.
+        name: &'static str,
+        /// The value given.
+        value: f64,
+        /// The range, in words.
+        range: &'static str,
+    },
+    /// Two parameters would have one name.
+    #[error("a parameter `{name}` exists already")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A slice of one element type was given where the parameter has another.
+    #[error("`{name}` holds {expected}, {found} was given")]
+    ElementType {
+        /// The parameter.
+        name: String,
+        /// Type of its elements.
+        expected: &'static str,
+        /// Type of the slice.
+        found: &'static str,
+    },
+    /// The operation is not for this parameter's kind of memory or device.
+    #[error("{operation} is not possible for `{name}`: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        operation: &'static str,
+        /// The parameter, rule or group.
+        name: String,
+        /// Why it cannot be done.
+        reason: &'static str,
+    },
+    /// As many recorded steps as there are slots for coefficients wait for the GPU.
+    #[error("{limit} recorded steps have not finished on the GPU: submit them and poll the device")]
+    TooManyStepsInFlight {
+        /// The number of slots.
+        limit: usize,
+    },
+    /// The device was lost; a new device, a new optimizer and a checkpoint are needed.
+    #[error("the GPU device was lost")]
+    DeviceLost,
+    /// Reading back from the GPU failed.
+    #[error("`{name}` could not be read back: {reason}")]
+    ReadBack {
+        /// What was read.
+        name: String,
+        /// wgpu's reason.
+        reason: String,
+    },
+    /// wgpu refused an operation: out of memory, or a buffer that is destroyed or another device's.
+    #[error("the GPU refused {operation}: {reason}")]
+    Rejected {
+        /// What was tried.
+        operation: &'static str,
+        /// wgpu's message.
+        reason: String,
+    },
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// `Ok` if `inside`, else the [`Error::Hyperparameter`] that names the value: for [`Rule::check`](crate::Rule::check).
+///
+/// # Errors
+/// [`Error::Hyperparameter`].
+pub fn require(inside: bool, name: &'static str, value: f64, range: &'static str) -> Result<()> {
+    if inside { Ok(()) } else { Err(Error::Hyperparameter { name, value, range }) }
+}

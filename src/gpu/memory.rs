@@ -1,0 +1,216 @@
+//! Where a parameter's numbers are: ranges of the caller's buffers, or of our arena.
+
+use std::collections::BTreeMap;
+
+use super::Gpu;
+use crate::error::{Error, Result};
+
+/// Tensors of an arena start at multiples of this many elements: 256 bytes, the strictest alignment that a device may demand.
+pub(crate) const ALIGN: u64 = 64;
+/// The smallest chunk of an arena, in elements.
+const MIN_CHUNK: u64 = 1 << 14;
+
+/// `len` consecutive `f32` of a buffer, from a byte offset on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BufferRange {
+    /// The buffer.
+    pub buffer: wgpu::Buffer,
+    /// Where the range starts, in bytes.
+    pub offset: u64,
+    /// How many elements it has.
+    pub len: usize,
+}
+
+impl BufferRange {
+    /// `len` elements from byte `offset` on.
+    pub fn new(buffer: &wgpu::Buffer, offset: u64, len: usize) -> Self {
+        Self { buffer: buffer.clone(), offset, len }
+    }
+
+    /// The whole buffer.
+    pub fn whole(buffer: &wgpu::Buffer) -> Self {
+        Self::new(buffer, 0, (buffer.size() / 4) as usize)
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        4 * self.len as u64
+    }
+
+    /// Where the range ends, in bytes.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.size())
+    }
+
+    /// What a caller's bind group binds.
+    pub fn binding(&self) -> wgpu::BindingResource<'_> {
+        let size = wgpu::BufferSize::new(self.size());
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
+    }
+
+    /// Whether a kernel of this device can bind the range.
+    pub(crate) fn check(&self, gpu: &Gpu, name: &str) -> Result<()> {
+        let limits = gpu.device().limits();
+        let (usage, found) = (wgpu::BufferUsages::STORAGE, self.buffer.usage());
+        if !found.contains(usage) {
+            return Err(Error::MissingUsage { name: name.into(), usage, found });
+        }
+        if self.end() > self.buffer.size() {
+            return Err(Error::OutOfBounds { name: name.into(), end: self.end(), size: self.buffer.size() });
+        }
+        let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+        if !self.offset.is_multiple_of(alignment) {
+            return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_usage(&self, name: &str, usage: wgpu::BufferUsages) -> Result<()> {
+        let found = self.buffer.usage();
+        if found.contains(usage) { Ok(()) } else { Err(Error::MissingUsage { name: name.into(), usage, found }) }
+    }
+}
+
+/// One parameter's memory on the GPU.
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    /// Parameter and gradient lie in the group's arena, padded; else in the caller's buffers.
+    pub(crate) owned: bool,
+    /// Where its part of the arena is: all of it, or the states alone.
+    pub(crate) place: Place,
+    pub(crate) parameter: BufferRange,
+    /// What the next step reads, if anything.
+    pub(crate) gradient: Option<BufferRange>,
+    /// The gradient in the arena.
+    pub(crate) own_gradient: Option<BufferRange>,
+    pub(crate) slots: Vec<BufferRange>,
+}
+
+/// A part of a chunk: the same elements of each of its buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) chunk: usize,
+    /// In elements, a multiple of [`ALIGN`].
+    pub(crate) start: u64,
+    /// In elements, a multiple of [`ALIGN`].
+    pub(crate) len: u64,
+}
+
+/// A few large buffers, cut into aligned places. Chunks never move, so that ranges handed out stay valid.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    labels: Vec<String>,
+    chunks: Vec<Chunk>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    buffers: Vec<wgpu::Buffer>,
+    len: u64,
+    /// Free places: start → length.
+    free: BTreeMap<u64, u64>,
+}
+
+impl Arena {
+    /// An arena whose chunks have a buffer for each label.
+    pub(crate) fn new(labels: Vec<String>) -> Self {
+        Self { labels, chunks: Vec::new() }
+    }
+
+    /// Elements that a tensor occupies.
+    pub(crate) fn padded(len: usize) -> u64 {
+        (len as u64).max(1).next_multiple_of(ALIGN)
+    }
+
+    /// Makes a new chunk for `len` padded elements, unless a present one has such a place free. `exact` leaves no room for more.
+    pub(crate) fn reserve(&mut self, gpu: &Gpu, name: &str, len: u64, exact: bool) -> Result<()> {
+        let fits = |chunk: &Chunk| chunk.free.values().any(|&free| free >= len);
+        if self.labels.is_empty() || self.chunks.iter().any(fits) {
+            return Ok(());
+        }
+        let most = gpu.device().limits().max_buffer_size / 4 / ALIGN * ALIGN;
+        if len > most {
+            let (needed, available) = (4 * len, 4 * most);
+            return Err(Error::OverLimit { name: name.into(), limit: "max_buffer_size", needed, available });
+        }
+        // Tensors added one by one: chunks grow by half of what there is, so that they stay few.
+        let half = self.chunks.iter().map(|chunk| chunk.len).sum::<u64>() / 2;
+        let room = if exact { len } else { len.max(half).max(MIN_CHUNK).next_multiple_of(ALIGN).min(most) };
+        let buffers = gpu.scoped("a buffer of the arena", || {
+            let usage =
+                wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let create = |label: &String| {
+                let label = Some(label.as_str());
+                let descriptor = wgpu::BufferDescriptor { label, size: 4 * room, usage, mapped_at_creation: false };
+                gpu.device().create_buffer(&descriptor)
+            };
+            self.labels.iter().map(create).collect()
+        })?;
+        self.chunks.push(Chunk { buffers, len: room, free: BTreeMap::from([(0, room)]) });
+        Ok(())
+    }
+
+    /// The first free place of `len` padded elements. After [`Arena::reserve`] there is one.
+    pub(crate) fn take(&mut self, len: u64) -> Option<Place> {
+        if self.labels.is_empty() {
+            return Some(Place { chunk: 0, start: 0, len: 0 });
+        }
+        for (chunk, c) in self.chunks.iter_mut().enumerate() {
+            if let Some((&start, &free)) = c.free.iter().find(|&(_, &free)| free >= len) {
+                c.free.remove(&start);
+                if free > len {
+                    c.free.insert(start + len, free - len);
+                }
+                return Some(Place { chunk, start, len });
+            }
+        }
+        None
+    }
+
+    /// Gives a place back, joined with free neighbours.
+    pub(crate) fn release(&mut self, place: Place) {
+        let Some(chunk) = self.chunks.get_mut(place.chunk).filter(|_| place.len > 0) else { return };
+        let (mut start, mut len) = (place.start, place.len);
+        if let Some((&before, &free)) = chunk.free.range(..start).next_back().filter(|&(&s, &l)| s + l == start) {
+            chunk.free.remove(&before);
+            (start, len) = (before, free + len);
+        }
+        if let Some(behind) = chunk.free.remove(&(start + len)) {
+            len += behind;
+        }
+        chunk.free.insert(start, len);
+    }
+
+    /// The first `len` elements of a place, in each of its chunk's buffers.
+    pub(crate) fn ranges(&self, place: Place, len: usize) -> Vec<BufferRange> {
+        let buffers = self.chunks.get(place.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
+        buffers.iter().map(|buffer| BufferRange::new(buffer, 4 * place.start, len)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(len: u64) -> Arena {
+        let chunk = Chunk { buffers: Vec::new(), len, free: BTreeMap::from([(0, len)]) };
+        Arena { labels: vec!["param".into()], chunks: vec![chunk] }
+    }
+
+    #[test]
+    fn released_places_join_and_are_taken_again() {
+        let mut arena = arena(4 * ALIGN);
+        let places: Vec<_> = (0..4).map(|_| arena.take(ALIGN).unwrap()).collect();
+        assert_eq!(places[3].start, 3 * ALIGN);
+        assert_eq!(arena.take(ALIGN), None);
+        for k in [0, 2, 1] {
+            arena.release(places[k]);
+        }
+        assert_eq!(arena.chunks[0].free, BTreeMap::from([(0, 3 * ALIGN)]));
+        assert_eq!(arena.take(3 * ALIGN), Some(Place { chunk: 0, start: 0, len: 3 * ALIGN }));
+    }
+}

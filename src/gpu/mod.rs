@@ -1,0 +1,250 @@
+//! The GPU: one device with its queue, limits and compiled kernels.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+use kernel::{Kernel, KernelKey};
+
+pub(crate) mod kernel;
+pub(crate) mod memory;
+pub(crate) mod plan;
+
+pub(crate) mod slots;
+pub(crate) mod transfer;
+
+/// A wgpu device and queue with what is compiled on them. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Gpu(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    /// Set by our callback on a device of our own; a caller's device keeps the caller's callbacks.
+    lost: Option<Arc<AtomicBool>>,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+}
+
+impl Gpu {
+    /// The best adapter there is, hardware before software, with the limits and features that it has.
+    ///
+    /// `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`) and `WGPU_ADAPTER_NAME` (part of the name) narrow the choice.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::DeviceRefused`].
+    pub async fn new() -> Result<Self> {
+        let adapters = Self::adapters().await?;
+        let best = adapters.into_iter().min_by_key(|adapter| preference(adapter.get_info().device_type));
+        match best {
+            Some(adapter) => Self::from_adapter(&adapter).await,
+            None => Err(Error::NoAdapter { reason: "wgpu found none".into() }),
+        }
+    }
+
+    /// [`Gpu::new`], waiting for it. Not in a browser, where nothing may block.
+    ///
+    /// # Errors
+    /// As [`Gpu::new`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn new_blocking() -> Result<Self> {
+        pollster::block_on(Self::new())
+    }
+
+    /// All adapters that run compute shaders and pass `WGPU_BACKEND` and `WGPU_ADAPTER_NAME`.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] with what was looked for.
+    pub async fn adapters() -> Result<Vec<wgpu::Adapter>> {
+        let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        let backends = descriptor.backends;
+        let instance = wgpu::Instance::new(descriptor);
+        #[cfg(not(target_family = "wasm"))]
+        let mut adapters = instance.enumerate_adapters(backends).await;
+        #[cfg(target_family = "wasm")]
+        let mut adapters: Vec<_> = instance.request_adapter(&Default::default()).await.into_iter().collect();
+        let compute = wgpu::DownlevelFlags::COMPUTE_SHADERS;
+        adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(compute));
+        let names: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+        let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
+        adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted));
+        if adapters.is_empty() {
+            let reason = format!("backends {backends:?}, name containing {wanted:?}, present {names:?}");
+            return Err(Error::NoAdapter { reason });
+        }
+        Ok(adapters)
+    }
+
+    /// A device on this adapter with all its limits, and timestamps where it has them.
+    ///
+    /// # Errors
+    /// [`Error::DeviceRefused`].
+    pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        Self::with_limits(adapter, features, adapter.limits()).await
+    }
+
+    /// A device on this adapter with just these features and limits.
+    ///
+    /// # Errors
+    /// [`Error::DeviceRefused`], which names the limit or the features that the adapter does not have.
+    pub async fn with_limits(
+        adapter: &wgpu::Adapter,
+        required_features: wgpu::Features,
+        required_limits: wgpu::Limits,
+    ) -> Result<Self> {
+        let refused = |reason: String| Error::DeviceRefused { adapter: adapter.get_info().name, reason };
+        let missing = required_features - adapter.features();
+        if !missing.is_empty() {
+            return Err(refused(format!("it lacks the features {missing:?}")));
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("wgpu-optim"),
+            required_features,
+            required_limits,
+            ..Default::default()
+        };
+        let request = adapter.request_device(&descriptor).await;
+        let (device, queue) = request.map_err(|e| refused(e.to_string()))?;
+        let lost = Arc::new(AtomicBool::new(false));
+        let flag = lost.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                log::error!("GPU device lost: {message}");
+            }
+            flag.store(true, Ordering::Relaxed);
+        });
+        Ok(Self::wrap(device, queue, Some(lost)))
+    }
+
+    /// The caller's device and queue, with whatever limits they have. Installs no callback on them.
+    ///
+    /// That a device is lost shows when something is read back; ask your own callback for more.
+    ///
+    /// ```no_run
+    /// # async fn f(device: wgpu::Device, queue: wgpu::Queue) {
+    /// use wgpu_optim::Gpu;
+    /// let gpu = Gpu::from_wgpu(device.clone(), queue.clone());
+    /// # }
+    /// ```
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::wrap(device, queue, None)
+    }
+
+    fn wrap(device: wgpu::Device, queue: wgpu::Queue, lost: Option<Arc<AtomicBool>>) -> Self {
+        Self(Arc::new(Inner { device, queue, lost, kernels: Mutex::default() }))
+    }
+
+    /// The wgpu device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The wgpu queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// What the adapter calls itself: `name (backend)`.
+    pub fn name(&self) -> String {
+        let info = self.0.device.adapter_info();
+        format!("{} ({})", info.name, info.backend)
+    }
+
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
+        if lost { Err(Error::DeviceLost) } else { Ok(()) }
+    }
+
+    fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Kernel>>> {
+        self.0.kernels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `f` and returns what wgpu has against it. In a browser, where the answer comes later, errors go to the console.
+    pub(crate) fn scoped<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+            let result = f();
+            let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
+            self.check_alive()?;
+            match errors.into_iter().flatten().next() {
+                None => Ok(result),
+                Some(e) => Err(Error::Rejected { operation, reason: e.to_string() }),
+            }
+        }
+        #[cfg(target_family = "wasm")]
+        {
+            let _ = operation;
+            Ok(f())
+        }
+    }
+}
+
+/// Discrete before integrated before virtual before unknown before software.
+fn preference(kind: wgpu::DeviceType) -> u8 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+/// Where an optimizer's parameters live and its steps run.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// Buffers of a wgpu device.
+    Gpu(Gpu),
+    /// Slices in memory, on all cores.
+    Cpu,
+}
+
+impl Device {
+    /// A hardware GPU, else the CPU: our native path is several times faster than a software adapter on the same cores.
+    ///
+    /// The choice and its reason are logged at level `info`. For a software adapter ask for it: [`Gpu::new`].
+    pub async fn auto() -> Self {
+        let why = match Gpu::new().await {
+            Err(e) => e.to_string(),
+            Ok(gpu) if gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu => {
+                format!("{} is a software adapter, slower than the CPU path", gpu.name())
+            }
+            Ok(gpu) => {
+                log::info!("device: {}", gpu.name());
+                return Self::Gpu(gpu);
+            }
+        };
+        log::info!("device: CPU ({why})");
+        Self::Cpu
+    }
+
+    /// [`Device::auto`], waiting for it.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn auto_blocking() -> Self {
+        pollster::block_on(Self::auto())
+    }
+
+    /// The adapter's name, or `CPU`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Gpu(gpu) => gpu.name(),
+            Self::Cpu => "CPU".into(),
+        }
+    }
+}
+
+impl From<Gpu> for Device {
+    fn from(gpu: Gpu) -> Self {
+        Self::Gpu(gpu)
+    }
+}
+
+impl From<&Gpu> for Device {
+    fn from(gpu: &Gpu) -> Self {
+        Self::Gpu(gpu.clone())
+    }
+}

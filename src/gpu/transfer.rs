@@ -1,0 +1,93 @@
+//! From a range to a `Vec`, and back.
+
+use super::Gpu;
+use super::memory::BufferRange;
+use crate::error::{Error, Result};
+use crate::rule::Real;
+
+/// Elements that one write hands to wgpu, which keeps a copy until the next submission.
+const PIECE: usize = 1 << 22;
+
+impl Gpu {
+    /// Copies the range to the host, after all work submitted so far.
+    pub(crate) async fn read(&self, range: &BufferRange, name: &str) -> Result<Vec<f32>> {
+        self.check_alive()?;
+        range.check_usage(name, wgpu::BufferUsages::COPY_SRC)?;
+        if range.len == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |reason: String| Error::ReadBack { name: name.into(), reason };
+        let copied = self.scoped("a read-back", || {
+            let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgpu-optim read-back"),
+                size: range.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.size());
+            self.queue().submit([encoder.finish()]);
+            staging
+        });
+        let staging = copied.map_err(|e| match e {
+            Error::Rejected { reason, .. } => failed(reason),
+            e => e,
+        })?;
+        let (sender, mapped) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
+        #[cfg(not(target_family = "wasm"))]
+        self.wait()?;
+        let mapped = mapped.await.map_err(|_| failed("the device dropped the request".into()))?;
+        // A mapping of a healthy buffer fails only where there is no device any more.
+        mapped.map_err(|_| Error::DeviceLost)?;
+        let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        Ok(bytemuck::pod_collect_to_vec(&view))
+    }
+
+    /// Writes the range before all work submitted from now on. The pieces are submitted one by one, so that a large tensor is
+    /// not copied to the staging memory as a whole.
+    pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
+        self.check_alive()?;
+        range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
+        self.scoped("a write", || {
+            let offsets = (range.offset..).step_by(4 * PIECE);
+            for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
+                self.queue().write_buffer(&range.buffer, offset, bytemuck::cast_slice(piece));
+                if piece.len() == PIECE {
+                    self.queue().submit([]);
+                }
+            }
+        })
+    }
+
+    /// Sets the first `len` elements of each range to its value, before all work submitted from now on.
+    pub(crate) fn fill(&self, ranges: &[BufferRange], values: &[f64], len: u64, name: &str) -> Result<()> {
+        let pieces = ranges.iter().zip(values);
+        let (zero, other): (Vec<_>, Vec<_>) = pieces.partition(|&(_, &value)| value == 0.0);
+        self.scoped("a fill", || {
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            for (range, _) in zero {
+                encoder.clear_buffer(&range.buffer, range.offset, Some(4 * len));
+            }
+            self.queue().submit([encoder.finish()]);
+        })?;
+        for (range, &value) in other {
+            let piece = vec![f32::of(value); PIECE.min(len as usize)];
+            for start in (0..len as usize).step_by(PIECE) {
+                let part = PIECE.min(len as usize - start);
+                let at = BufferRange::new(&range.buffer, range.offset + 4 * start as u64, part);
+                self.write(&at, &piece[..part], name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for all work submitted so far.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn wait(&self) -> Result<()> {
+        match self.device().poll(wgpu::PollType::wait_indefinitely()) {
+            Ok(_) => self.check_alive(),
+            Err(e) => Err(Error::Rejected { operation: "waiting", reason: e.to_string() }),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `wgpu-optim`: measures the rules, certifies a device, shows what runs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cli;
+
+/// Fused optimizer steps for the GPU through wgpu: benchmark, conformance check, inspection.
+///
+/// Without a subcommand: `bench`. WGPU_BACKEND and WGPU_ADAPTER_NAME narrow the adapters.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    bench: cli::bench::Args,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cross-check CPU against GPU for every rule, then time both.
+    Bench(cli::bench::Args),
+    /// Compare every rule with trajectories of PyTorch, Keras and optax, on the CPU and on every adapter.
+    Check(cli::check::Args),
+    /// List adapters with their drivers, and the features and limits that matter here.
+    Info(cli::info::Args),
+    /// Print the WGSL that runs for a rule.
+    Shader(cli::info::ShaderArgs),
+}
+
+fn main() -> ExitCode {
+    // wgpu's own chatter about software adapters is not ours to repeat.
+    let filter = env_logger::Env::default().default_filter_or("warn,wgpu_hal=off,wgpu_core=error");
+    env_logger::Builder::from_env(filter).format_timestamp(None).init();
+    let args = CommandLine::parse();
+    let outcome = match args.command.unwrap_or(Command::Bench(args.bench)) {
+        Command::Bench(args) => cli::bench::run(&args),
+        Command::Check(args) => cli::check::run(&args),
+        Command::Info(args) => cli::info::run(&args),
+        Command::Shader(args) => cli::info::shader(&args),
+    };
+    outcome.unwrap_or_else(|e| {
+        eprintln!("error: {e}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,300 @@
+//! Reading and writing parameters, gradients and state, by handle or by name.
+
+use super::{Gradient, Key, Memory, Optimizer, Parameter, Vectors};
+use crate::error::{Error, Result};
+use crate::gpu::Device;
+use crate::gpu::memory::BufferRange;
+use crate::rule::Real;
+
+/// Which of a parameter's vectors.
+#[derive(Clone, Copy)]
+enum Part {
+    Parameter,
+    Gradient,
+    State(usize),
+}
+
+impl Optimizer {
+    /// The parameter's values. On a GPU this waits for all work submitted so far: the future needs no polling of the device.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the caller's slice,
+    /// [`Error::MissingUsage`] for a caller's buffer without `COPY_SRC`, [`Error::ReadBack`], [`Error::DeviceLost`].
+    pub async fn read<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
+        self.read_part(self.get(key)?, Part::Parameter).await
+    }
+
+    /// The state of this name: `exp_avg`, `momentum_buffer`, …
+    ///
+    /// # Errors
+    /// As [`Optimizer::read`], and [`Error::UnknownState`].
+    pub async fn read_state<'k, F: Real>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<Vec<F>> {
+        let parameter = self.get(key)?;
+        self.read_part(parameter, self.state(parameter, slot)?).await
+    }
+
+    /// The gradient that the next step will read; for a missing one, the optimizer's own.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read`], and [`Error::Unsupported`] if there is none.
+    pub async fn read_gradient<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
+        self.read_part(self.get(key)?, Part::Gradient).await
+    }
+
+    /// [`Optimizer::read`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_blocking<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
+        pollster::block_on(self.read(key))
+    }
+
+    /// [`Optimizer::read_state`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read_state`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_state_blocking<'k, F: Real>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<Vec<F>> {
+        pollster::block_on(self.read_state(key, slot))
+    }
+
+    /// [`Optimizer::read_gradient`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read_gradient`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_gradient_blocking<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
+        pollster::block_on(self.read_gradient(key))
+    }
+
+    /// Sets the parameter's values, before the work that is submitted next.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the
+    /// caller's slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`, [`Error::Rejected`], [`Error::DeviceLost`].
+    pub fn write<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
+        self.write_part(key.into(), |_, _| Ok(Part::Parameter), values)
+    }
+
+    /// Sets the state of this name, before the work that is submitted next.
+    ///
+    /// # Errors
+    /// As [`Optimizer::write`], and [`Error::UnknownState`].
+    pub fn write_state<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, slot: &str, values: &[F]) -> Result<()> {
+        self.write_part(key.into(), |optimizer, parameter| optimizer.state(parameter, slot), values)
+    }
+
+    /// Sets the gradient, before the work that is submitted next.
+    ///
+    /// # Errors
+    /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
+    pub fn write_gradient<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
+        self.write_part(key.into(), |_, _| Ok(Part::Gradient), values)
+    }
+
+    /// Steps that this parameter has taken (on a GPU: that were recorded).
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn steps<'k>(&self, key: impl Into<Key<'k>>) -> Result<u64> {
+        Ok(self.get(key)?.steps)
+    }
+
+    /// Where the next steps find the parameter's gradient, until it is set again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::Unsupported`] for a kind of gradient that this parameter cannot
+    /// have; for a buffer those of [`Optimizer::add_buffer`], with [`Error::Overlap`] if a parameter is in it.
+    pub fn set_gradient<'k>(&mut self, key: impl Into<Key<'k>>, gradient: Gradient) -> Result<()> {
+        let id = self.find(key.into())?;
+        let parameter = self.get(id)?;
+        let refuse = |reason| Err(parameter.unsupported("set_gradient", reason));
+        let (range, missing) = match (&parameter.memory, &gradient) {
+            (_, Gradient::Missing) => (None, true),
+            (Memory::Gpu(tensor), Gradient::Own) => match &tensor.own_gradient {
+                Some(own) => (Some(own.clone()), false),
+                None => return refuse("a parameter in the caller's buffer has its gradient in one, too"),
+            },
+            (Memory::Gpu(_), Gradient::Buffer(range)) => {
+                parameter.check_len(range.len)?;
+                let name = format!("gradient of {}", parameter.name);
+                range.check(&self.gpu("set_gradient")?, &name)?;
+                self.check_overlap(Some(id), &parameter.name, range, false)?;
+                (Some(range.clone()), false)
+            }
+            (_, Gradient::Buffer(_)) => return refuse("the optimizer runs on the CPU"),
+            (Memory::F32(Vectors { own: Some(_), .. }) | Memory::F64(Vectors { own: Some(_), .. }), Gradient::Own) => {
+                (None, false)
+            }
+            (_, Gradient::Own) => return refuse("a parameter in the caller's slice has its gradient in step_slices"),
+        };
+        let Some(parameter) = self.parameters.get_mut(&id.0) else { return Ok(()) };
+        let mut changed = parameter.missing != missing;
+        parameter.missing = missing;
+        if let (Memory::Gpu(tensor), Some(range)) = (&mut parameter.memory, range) {
+            changed |= tensor.gradient.as_ref() != Some(&range);
+            tensor.gradient = Some(range);
+        }
+        if changed {
+            self.plan = None;
+        }
+        Ok(())
+    }
+
+    /// The range of a parameter on the GPU, for your kernels to bind. It stays where it is until the parameter is removed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU.
+    pub fn parameter<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
+        self.range(self.get(key)?, Part::Parameter)
+    }
+
+    /// The range of the gradient on the GPU, for your kernels to write.
+    ///
+    /// # Errors
+    /// As [`Optimizer::parameter`], also if the parameter has none.
+    pub fn gradient<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
+        self.range(self.get(key)?, Part::Gradient)
+    }
+
+    /// The range of a state on the GPU.
+    ///
+    /// # Errors
+    /// As [`Optimizer::parameter`], and [`Error::UnknownState`].
+    pub fn state_range<'k>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<&BufferRange> {
+        let parameter = self.get(key)?;
+        self.range(parameter, self.state(parameter, slot)?)
+    }
+
+    /// Sets all gradients to 0; see [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
+    ///
+    /// # Errors
+    /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`], [`Error::Rejected`].
+    pub fn zero_grad(&mut self) -> Result<()> {
+        if let Device::Gpu(gpu) = self.device.clone() {
+            gpu.check_alive()?;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            return gpu.scoped("zero_grad", || {
+                self.encode_zero_grad(&mut encoder)?;
+                gpu.queue().submit([encoder.finish()]);
+                Ok(())
+            })?;
+        }
+        for parameter in self.parameters.values_mut() {
+            match &mut parameter.memory {
+                Memory::F32(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
+                Memory::F64(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Records [`Optimizer::zero_grad`] into the caller's encoder.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] as [`Optimizer::zero_grad`]; then nothing is recorded.
+    pub fn encode_zero_grad(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.gpu("encode_zero_grad")?;
+        let mut ranges = Vec::new();
+        for parameter in self.parameters.values() {
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            for range in tensor.gradient.iter().filter(|range| range.len > 0) {
+                range.check_usage(&format!("gradient of {}", parameter.name), wgpu::BufferUsages::COPY_DST)?;
+                ranges.push(range);
+            }
+        }
+        for range in ranges {
+            encoder.clear_buffer(&range.buffer, range.offset, Some(range.size()));
+        }
+        Ok(())
+    }
+
+    fn state(&self, parameter: &Parameter, slot: &str) -> Result<Part> {
+        let known = self.groups[parameter.group].rule.slots();
+        match known.iter().position(|name| *name == slot) {
+            Some(k) => Ok(Part::State(k)),
+            None => Err(Error::UnknownState { parameter: parameter.name.clone(), slot: slot.into(), known }),
+        }
+    }
+
+    fn range<'a>(&self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
+        let Memory::Gpu(tensor) = &parameter.memory else {
+            return Err(parameter.unsupported("a buffer range", "the optimizer runs on the CPU"));
+        };
+        let range = match part {
+            Part::Parameter => Some(&tensor.parameter),
+            Part::Gradient => tensor.gradient.as_ref(),
+            Part::State(k) => tensor.slots.get(k),
+        };
+        range.ok_or_else(|| parameter.unsupported("the gradient", "the parameter has none"))
+    }
+
+    async fn read_part<F: Real>(&self, parameter: &Parameter, part: Part) -> Result<Vec<F>> {
+        check_element::<F>(parameter)?;
+        match (&parameter.memory, &self.device) {
+            (Memory::Gpu(_), Device::Gpu(gpu)) => {
+                let values = gpu.read(self.range(parameter, part)?, &parameter.name).await?;
+                Ok(bytemuck::cast_vec(values))
+            }
+            (Memory::F32(v), _) => v.part(part, parameter).map(|v| bytemuck::cast_slice(v).to_vec()),
+            (Memory::F64(v), _) => v.part(part, parameter).map(|v| bytemuck::cast_slice(v).to_vec()),
+            (Memory::Gpu(_), Device::Cpu) => Err(parameter.unsupported("reading", "the optimizer runs on the CPU")),
+        }
+    }
+
+    fn write_part<F: Real>(
+        &mut self,
+        key: Key<'_>,
+        part: impl Fn(&Self, &Parameter) -> Result<Part>,
+        values: &[F],
+    ) -> Result<()> {
+        let id = self.find(key)?;
+        let parameter = self.get(id)?;
+        let part = part(self, parameter)?;
+        check_element::<F>(parameter)?;
+        parameter.check_len(values.len())?;
+        if let (Memory::Gpu(_), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
+            return gpu.write(self.range(parameter, part)?, bytemuck::cast_slice(values), &parameter.name);
+        }
+        let name = parameter.name.clone();
+        let target = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
+            Some(Memory::F32(v)) => v.part_mut(part).map(bytemuck::cast_slice_mut),
+            Some(Memory::F64(v)) => v.part_mut(part).map(bytemuck::cast_slice_mut),
+            _ => None,
+        };
+        let reason = "it is in the caller's slice";
+        let target: &mut [F] = target.ok_or(Error::Unsupported { operation: "writing", name, reason })?;
+        target.copy_from_slice(values);
+        Ok(())
+    }
+}
+
+fn check_element<F: Real>(parameter: &Parameter) -> Result<()> {
+    let (expected, found, name) = (parameter.element(), F::NAME, parameter.name.clone());
+    if expected == found { Ok(()) } else { Err(Error::ElementType { name, expected, found }) }
+}
+
+impl<F: Real> Vectors<F> {
+    fn part(&self, part: Part, parameter: &Parameter) -> Result<&[F]> {
+        let vector = match (part, &self.own) {
+            (Part::State(k), _) => self.slots.get(k),
+            (Part::Parameter, Some(own)) => Some(&own.parameter),
+            (Part::Gradient, Some(own)) => Some(&own.gradient),
+            _ => None,
+        };
+        let refused = || parameter.unsupported("reading", "it is in the caller's slice");
+        vector.map(Vec::as_slice).ok_or_else(refused)
+    }
+
+    fn part_mut(&mut self, part: Part) -> Option<&mut [F]> {
+        let vector = match (part, &mut self.own) {
+            (Part::State(k), _) => self.slots.get_mut(k),
+            (Part::Parameter, Some(own)) => Some(&mut own.parameter),
+            (Part::Gradient, Some(own)) => Some(&mut own.gradient),
+            _ => None,
+        };
+        vector.map(Vec::as_mut_slice)
+    }
+}

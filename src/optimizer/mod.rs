@@ -1,0 +1,512 @@
+//! The front door: groups, parameters and their memory. `step.rs` steps, `access.rs` reads and writes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::error::{Error, Result};
+use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::plan::{BindGroups, Plan};
+use crate::gpu::slots::{MAX_HYPER, Slots};
+use crate::gpu::{Device, Gpu};
+use crate::rule::{AnyRule, Real, Step};
+use crate::settings::Settings;
+
+mod access;
+mod step;
+
+pub use step::Slices;
+
+/// A parameter's handle. Never used again once the parameter is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParameterId(pub(crate) u64);
+
+/// How methods name a parameter: by its handle, or by its name.
+#[derive(Clone, Copy, Debug)]
+pub enum Key<'a> {
+    /// By handle.
+    Id(ParameterId),
+    /// By name.
+    Name(&'a str),
+}
+
+impl From<ParameterId> for Key<'_> {
+    fn from(id: ParameterId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl<'a> From<&'a str> for Key<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
+    }
+}
+
+/// Where the next steps find a parameter's gradient; see [`Optimizer::set_gradient`].
+#[derive(Clone, Debug)]
+pub enum Gradient {
+    /// In the optimizer's own memory, beside the parameter.
+    Own,
+    /// In the caller's buffer.
+    Buffer(BufferRange),
+    /// Nowhere, as PyTorch's `grad = None`: parameter, state and step count stay as they are.
+    Missing,
+}
+
+/// An optimizer: parameter groups, each with a rule, settings and any number of parameters.
+///
+/// On a GPU a parameter lives in the optimizer's arena ([`Optimizer::add`]: a whole group is one dispatch) or in the caller's buffer
+/// ([`Optimizer::add_buffer`]). On the CPU it is a `Vec` of `f32` or `f64`, or the caller's slice ([`Optimizer::add_slice`]).
+///
+/// ```
+/// use wgpu_optim::{Device, Optimizer, rules::Adam};
+/// let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
+/// let w = optimizer.add(0, "w", &[3.0f32, -2.0])?;
+/// for _ in 0..200 {
+///     let gradient: Vec<f32> = optimizer.read_blocking(w)?.iter().map(|w: &f32| 2.0 * w).collect();
+///     optimizer.write_gradient(w, &gradient)?;
+///     optimizer.step()?;
+/// }
+/// assert!(optimizer.read_blocking::<f32>("w")?.iter().all(|w| w.abs() < 0.01));
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Optimizer {
+    device: Device,
+    groups: Vec<Group>,
+    parameters: BTreeMap<u64, Parameter>,
+    names: HashMap<String, ParameterId>,
+    next: u64,
+    slots: Option<Slots>,
+    plan: Option<Plan>,
+    look_ahead_plan: Option<Plan>,
+    bind_groups: BindGroups,
+    /// Rows of coefficients, kept for their allocation.
+    rows: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Group {
+    rule: AnyRule,
+    settings: Settings,
+    /// Parameters, gradients and states of [`Optimizer::add`].
+    owned: Arena,
+    /// States of [`Optimizer::add_buffer`].
+    states: Arena,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    group: usize,
+    len: usize,
+    /// Steps taken.
+    steps: u64,
+    /// It stands at `x + shift·v`.
+    shift: f64,
+    missing: bool,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Gpu(Tensor),
+    F32(Vectors<f32>),
+    F64(Vectors<f64>),
+}
+
+/// One parameter's memory on the CPU.
+#[derive(Debug)]
+struct Vectors<F> {
+    /// `None` for a parameter in the caller's slice.
+    own: Option<Own<F>>,
+    slots: Vec<Vec<F>>,
+}
+
+#[derive(Debug)]
+struct Own<F> {
+    parameter: Vec<F>,
+    gradient: Vec<F>,
+}
+
+impl Parameter {
+    fn next_step(&self, settings: &Settings) -> Step {
+        Step { t: self.steps + 1, lr: settings.effective_lr(), look_ahead: self.shift }
+    }
+
+    fn element(&self) -> &'static str {
+        match self.memory {
+            Memory::F64(_) => f64::NAME,
+            _ => f32::NAME,
+        }
+    }
+
+    fn check_len(&self, found: usize) -> Result<()> {
+        let (expected, name) = (self.len, self.name.clone());
+        if found == expected { Ok(()) } else { Err(Error::Length { name, expected, found }) }
+    }
+
+    fn unsupported(&self, operation: &'static str, reason: &'static str) -> Error {
+        Error::Unsupported { operation, name: self.name.clone(), reason }
+    }
+}
+
+impl Optimizer {
+    /// An optimizer with one group, number 0. `settings` is a learning rate or [`Settings`].
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a value outside its range; on a GPU [`Error::Shader`] if the rule does not compile, and
+    /// [`Error::OverLimit`] if it keeps more states than the device binds buffers.
+    pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
+        let mut optimizer = Self {
+            device: device.clone(),
+            groups: Vec::new(),
+            parameters: BTreeMap::new(),
+            names: HashMap::new(),
+            next: 0,
+            slots: None,
+            plan: None,
+            look_ahead_plan: None,
+            bind_groups: BindGroups::new(),
+            rows: Vec::new(),
+        };
+        optimizer.add_group(rule, settings)?;
+        Ok(optimizer)
+    }
+
+    /// Another group with its own rule and settings; returns its number.
+    ///
+    /// # Errors
+    /// As [`Optimizer::new`].
+    pub fn add_group(&mut self, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<usize> {
+        let (rule, settings) = (rule.into(), settings.into());
+        rule.0.check()?;
+        settings.check()?;
+        let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
+        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS {
+            let reason = "a rule may have 32 coefficients and 8 states";
+            return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
+        }
+        if let Device::Gpu(gpu) = &self.device {
+            step::compile(gpu, &rule, &settings)?;
+        }
+        let label = |part: &str| format!("{} {part}", rule.name());
+        let states: Vec<_> = rule.slots().into_iter().map(label).collect();
+        let owned = [label("parameters"), label("gradients")].into_iter().chain(states.clone()).collect();
+        self.groups.push(Group { rule, settings, owned: Arena::new(owned), states: Arena::new(states) });
+        Ok(self.groups.len() - 1)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A group's rule.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn rule(&self, group: usize) -> Result<&AnyRule> {
+        Ok(&self.group(group)?.rule)
+    }
+
+    /// Another configuration of a group's rule: other β, ε, …, from the next recorded step on. What it compiles to and the states
+    /// that it keeps must stay the same.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] if it is another rule or keeps other states.
+    pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
+        let rule = rule.into();
+        rule.0.check()?;
+        let old = &self.group(group)?.rule;
+        let same = (old.name(), old.shader()) == (rule.name(), rule.shader());
+        if !same || old.slots() != rule.slots() || old.overrides() != rule.overrides() {
+            let reason = "another rule, or one that keeps other states, needs a group of its own";
+            return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
+        }
+        self.groups[group].rule = rule;
+        Ok(())
+    }
+
+    /// A group's settings.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn settings(&self, group: usize) -> Result<&Settings> {
+        Ok(&self.group(group)?.settings)
+    }
+
+    /// Other settings, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
+        let settings = settings.into();
+        settings.check()?;
+        if self.group(group)?.settings.zero_grad != settings.zero_grad {
+            self.plan = None;
+        }
+        self.groups[group].settings = settings;
+        Ok(())
+    }
+
+    /// Another learning rate, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<()> {
+        let settings = Settings { lr, ..*self.settings(group)? };
+        self.set_settings(group, settings)
+    }
+
+    /// Adds a parameter in the optimizer's own memory; see [`Optimizer::add_all`].
+    ///
+    /// # Errors
+    /// As [`Optimizer::add_all`].
+    pub fn add<F: Real>(&mut self, group: usize, name: &str, values: &[F]) -> Result<ParameterId> {
+        self.add_owned(group, &[(name, values)], false).map(|ids| ids[0])
+    }
+
+    /// Adds parameters in the optimizer's own memory: `f32` on a GPU, `f32` or `f64` on the CPU. Their gradients are 0.
+    ///
+    /// On a GPU they share buffers of just their size, and step in one dispatch. [`Optimizer::parameter`] and
+    /// [`Optimizer::gradient`] are the ranges for your kernels to bind.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, [`Error::OverLimit`] for more
+    /// than `max_buffer_size` bytes, [`Error::Rejected`] if the GPU has no memory left.
+    pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
+        self.add_owned(group, tensors, true)
+    }
+
+    fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
+        self.group(group)?;
+        for (k, (name, _)) in tensors.iter().enumerate() {
+            if self.names.contains_key(*name) || tensors[..k].iter().any(|(other, _)| other == name) {
+                return Err(Error::DuplicateName { name: (*name).into() });
+            }
+        }
+        let memories = match self.device.clone() {
+            Device::Gpu(gpu) => self.gpu_memories(&gpu, group, tensors, exact)?,
+            Device::Cpu => tensors.iter().map(|(_, values)| self.cpu_memory(group, values.len(), Some(values))).collect(),
+        };
+        let insert = |((name, values), memory): (&(&str, &[F]), _)| self.insert(name, group, values.len(), memory);
+        Ok(tensors.iter().zip(memories).map(insert).collect())
+    }
+
+    fn gpu_memories<F: Real>(&mut self, gpu: &Gpu, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<Memory>> {
+        gpu.check_alive()?;
+        let most = gpu.device().limits().max_buffer_size / 4;
+        let Group { rule, owned, .. } = &mut self.groups[group];
+        let mut room = 0;
+        for (name, values) in tensors {
+            if F::NAME != f32::NAME {
+                return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
+            }
+            // One buffer for as many as fit.
+            let len = Arena::padded(values.len());
+            if room + len > most && room > 0 {
+                owned.reserve(gpu, name, room, exact)?;
+                room = 0;
+            }
+            room += len;
+        }
+        if let Some((name, _)) = tensors.last() {
+            owned.reserve(gpu, name, room, exact)?;
+        }
+        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
+        let mut taken = Vec::new();
+        for (name, values) in tensors {
+            let memory = place(gpu, owned, name, bytemuck::cast_slice(values), &initial);
+            match memory {
+                Ok(tensor) => taken.push(tensor),
+                Err(e) => {
+                    taken.into_iter().for_each(|tensor: Tensor| owned.release(tensor.place));
+                    return Err(e);
+                }
+            }
+        }
+        Ok(taken.into_iter().map(Memory::Gpu).collect())
+    }
+
+    fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
+        let rule = &self.groups[group].rule;
+        let slots = rule.slots().iter().map(|slot| vec![F::of(rule.0.initial(slot)); len]).collect();
+        let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
+        let vectors = Vectors { own, slots };
+        match F::NAME == f64::NAME {
+            true => Memory::F64(vectors.cast()),
+            false => Memory::F32(vectors.cast()),
+        }
+    }
+
+    /// Adds a parameter that stays in the caller's buffer and is updated there. It has no gradient until
+    /// [`Optimizer::set_gradient`] gives it one. Nothing beside the range is touched.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] without
+    /// `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of the device's
+    /// `min_storage_buffer_offset_alignment`, [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or
+    /// [`Error::Rejected`] if there is no room for the state.
+    pub fn add_buffer(&mut self, group: usize, name: &str, range: BufferRange) -> Result<ParameterId> {
+        self.group(group)?;
+        self.check_new(name)?;
+        let Device::Gpu(gpu) = self.device.clone() else {
+            let reason = "the optimizer runs on the CPU";
+            return Err(Error::Unsupported { operation: "add_buffer", name: name.into(), reason });
+        };
+        gpu.check_alive()?;
+        range.check(&gpu, name)?;
+        self.check_overlap(None, name, &range, true)?;
+        let Group { rule, states, .. } = &mut self.groups[group];
+        let len = range.len;
+        states.reserve(&gpu, name, Arena::padded(len), false)?;
+        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
+        let (place, slots) = place_states(&gpu, states, name, len, &initial)?;
+        let tensor = Tensor { owned: false, place, parameter: range, gradient: None, own_gradient: None, slots };
+        Ok(self.insert(name, group, len, Memory::Gpu(tensor)))
+    }
+
+    /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU.
+    pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
+        self.group(group)?;
+        self.check_new(name)?;
+        if let Device::Gpu(_) = self.device {
+            let reason = "the optimizer runs on a GPU";
+            return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
+        }
+        let memory = self.cpu_memory::<F>(group, len, None);
+        Ok(self.insert(name, group, len, memory))
+    }
+
+    /// Removes a parameter with its state. Its memory in the arena is used again: submit what you have recorded before.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn remove<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
+        let id = self.find(key.into())?;
+        if let Some(parameter) = self.parameters.remove(&id.0) {
+            self.names.remove(&parameter.name);
+            if let Memory::Gpu(tensor) = parameter.memory {
+                let group = &mut self.groups[parameter.group];
+                let arena = if tensor.owned { &mut group.owned } else { &mut group.states };
+                arena.release(tensor.place);
+            }
+        }
+        self.plan = None;
+        self.look_ahead_plan = None;
+        Ok(())
+    }
+
+    /// The handle of the parameter of this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn id(&self, name: &str) -> Result<ParameterId> {
+        self.find(Key::Name(name))
+    }
+
+    /// Handles and names, in the order in which they were added.
+    pub fn parameters(&self) -> impl Iterator<Item = (ParameterId, &str)> {
+        self.parameters.iter().map(|(&id, parameter)| (ParameterId(id), parameter.name.as_str()))
+    }
+
+    fn insert(&mut self, name: &str, group: usize, len: usize, memory: Memory) -> ParameterId {
+        let id = ParameterId(self.next);
+        self.next += 1;
+        let missing = matches!(&memory, Memory::Gpu(tensor) if tensor.gradient.is_none());
+        let parameter = Parameter { name: name.into(), group, len, steps: 0, shift: 0.0, missing, memory };
+        self.parameters.insert(id.0, parameter);
+        self.names.insert(name.into(), id);
+        self.plan = None;
+        self.look_ahead_plan = None;
+        id
+    }
+
+    fn group(&self, index: usize) -> Result<&Group> {
+        self.groups.get(index).ok_or(Error::UnknownGroup { index, groups: self.groups.len() })
+    }
+
+    fn find(&self, key: Key<'_>) -> Result<ParameterId> {
+        let (found, name) = match key {
+            Key::Id(id) => (self.parameters.contains_key(&id.0).then_some(id), format!("number {}", id.0)),
+            Key::Name(name) => (self.names.get(name).copied(), format!("`{name}`")),
+        };
+        found.ok_or(Error::UnknownParameter { name })
+    }
+
+    fn get<'k>(&self, key: impl Into<Key<'k>>) -> Result<&Parameter> {
+        let id = self.find(key.into())?;
+        self.parameters.get(&id.0).ok_or(Error::UnknownParameter { name: format!("number {}", id.0) })
+    }
+
+    fn check_new(&self, name: &str) -> Result<()> {
+        if self.names.contains_key(name) { Err(Error::DuplicateName { name: name.into() }) } else { Ok(()) }
+    }
+
+    /// Whether a step would write what it reads elsewhere: `written` says that the new range is a parameter.
+    fn check_overlap(&self, id: Option<ParameterId>, name: &str, range: &BufferRange, written: bool) -> Result<()> {
+        for (&other, parameter) in &self.parameters {
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            let gradient = tensor.gradient.as_ref().filter(|_| written && Some(ParameterId(other)) != id);
+            let what = if range.overlaps(&tensor.parameter) {
+                "parameter"
+            } else if gradient.is_some_and(|gradient| range.overlaps(gradient)) {
+                "gradient"
+            } else {
+                continue;
+            };
+            let role = if written { "parameter" } else { "gradient" };
+            return Err(Error::Overlap { a: format!("{role} `{name}`"), b: format!("{what} `{}`", parameter.name) });
+        }
+        Ok(())
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    /// The same vectors, `G` being the same type as `F`.
+    fn cast<G: Real>(self) -> Vectors<G> {
+        let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
+        let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
+        Vectors { own, slots: self.slots.into_iter().map(cast).collect() }
+    }
+}
+
+/// Takes a place in the arena and fills it: the values, a gradient of 0, the states' initial values.
+fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
+    let mut start = vec![0.0, 0.0];
+    start.extend(initial);
+    let (place, mut ranges) = place_states(gpu, arena, name, values.len(), &start)?;
+    let slots = ranges.split_off(2);
+    let (gradient, parameter) = (ranges.pop(), ranges.pop());
+    let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
+        return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
+    };
+    if let Err(e) = gpu.write(&parameter, values, name) {
+        arena.release(place);
+        return Err(e);
+    }
+    let own_gradient = Some(gradient.clone());
+    Ok(Tensor { owned: true, place, parameter, gradient: Some(gradient), own_gradient, slots })
+}
+
+/// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.
+fn place_states(
+    gpu: &Gpu,
+    arena: &mut Arena,
+    name: &str,
+    len: usize,
+    initial: &[f64],
+) -> Result<(crate::gpu::memory::Place, Vec<BufferRange>)> {
+    let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
+    let place = arena.take(Arena::padded(len)).ok_or(full)?;
+    let ranges = arena.ranges(place, len);
+    match gpu.fill(&ranges, initial, Arena::padded(len), name) {
+        Ok(()) => Ok((place, ranges)),
+        Err(e) => {
+            arena.release(place);
+            Err(e)
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! A step: on the GPU recorded from the plan, on the CPU computed.
+
+use std::collections::HashMap;
+
+use super::{Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::gpu::kernel::{GradientAccess, KernelKey, Lane};
+use crate::gpu::memory::{ALIGN, BufferRange, Tensor};
+use crate::gpu::plan::Plan;
+use crate::gpu::slots::Slots;
+use crate::gpu::{Device, Gpu};
+use crate::rule::{AnyRule, Real};
+use crate::settings::Settings;
+
+/// A parameter in the caller's slices; see [`Optimizer::step_slices`].
+#[derive(Debug)]
+pub struct Slices<'a, F> {
+    /// Which parameter.
+    pub id: ParameterId,
+    /// Its values, updated in place.
+    pub parameter: &'a mut [F],
+    /// Its gradient; `None` leaves it out of this step.
+    pub gradient: Option<&'a [F]>,
+}
+
+/// Compiles what a group's first step will need.
+pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings) -> Result<()> {
+    let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
+    gpu.kernel(KernelKey::update(rule, Lane::Four, access)).map(|_| ())
+}
+
+/// What makes parameters of a group step together: the group, the step count, the look-ahead.
+type Cohort = (usize, u64, u64);
+
+/// Adjacent tensors of one cohort in the arena, or one tensor elsewhere.
+struct Run {
+    ranges: Vec<BufferRange>,
+    row: usize,
+    access: GradientAccess,
+}
+
+impl Run {
+    /// Joins a tensor that lies just behind, padding included.
+    fn extend(&mut self, next: &Self, owned: bool) -> bool {
+        let pairs = || self.ranges.iter().zip(&next.ranges);
+        let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
+        let same = (self.row, self.access) == (next.row, next.access) && self.ranges.len() == next.ranges.len();
+        if !owned || !same || !pairs().all(adjacent) {
+            return false;
+        }
+        for (a, b) in self.ranges.iter_mut().zip(&next.ranges) {
+            a.len += b.len;
+        }
+        true
+    }
+}
+
+impl Optimizer {
+    /// One step of every parameter that has a gradient. On a GPU this is one submission, and it waits only if 128 steps have not
+    /// finished yet.
+    ///
+    /// Parameters of [`Optimizer::add_slice`] have their gradients in [`Optimizer::step_slices`]; this leaves them out.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::Rejected`] if the GPU has no memory left or a caller's buffer was destroyed,
+    /// [`Error::TooManyStepsInFlight`] if 128 steps are recorded in encoders that were not submitted.
+    pub fn step(&mut self) -> Result<()> {
+        match self.device.clone() {
+            Device::Gpu(gpu) => self.submit(&gpu, Self::encode),
+            Device::Cpu => {
+                self.step_vectors();
+                Ok(())
+            }
+        }
+    }
+
+    /// Records one step into the caller's encoder, in one compute pass. Submits nothing and waits for nothing.
+    ///
+    /// The step counts from now on, with the settings that the groups have now; an encoder that is dropped instead of submitted
+    /// leaves the counts one ahead. Several steps may be recorded into one encoder.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on the CPU, [`Error::TooManyStepsInFlight`] once 128 recorded steps have not finished,
+    /// [`Error::DeviceLost`], [`Error::Rejected`]; then nothing is recorded.
+    pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let gpu = self.gpu("encode")?;
+        gpu.check_alive()?;
+        let plan = match self.plan.take() {
+            Some(plan) => plan,
+            None => self.make_plan(&gpu)?,
+        };
+        let recorded = self.record(&gpu, &plan, encoder, |parameter, settings, rule, row| {
+            row.extend(settings.coefficients().row());
+            rule.0.hyper_f32(&parameter.next_step(settings), row);
+        });
+        if recorded.is_ok() {
+            for &(id, _) in &plan.members {
+                if let Some(parameter) = self.parameters.get_mut(&id) {
+                    parameter.steps += 1;
+                    parameter.shift = 0.0;
+                }
+            }
+        }
+        self.plan = Some(plan);
+        recorded
+    }
+
+    /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the next step takes
+    /// that back. Of groups with [`Momentum`](crate::rules::Momentum) without `nesterov`; others stay. A parameter that stands
+    /// there already stays too. Between this and the step, reading a parameter gives the look-ahead point.
+    ///
+    /// # Errors
+    /// As [`Optimizer::encode`].
+    pub fn encode_look_ahead(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let gpu = self.gpu("encode_look_ahead")?;
+        gpu.check_alive()?;
+        let members = self.look_ahead_members();
+        let plan = match self.look_ahead_plan.take() {
+            Some(plan) if plan.members.iter().map(|&(id, _)| id).eq(members.iter().map(|&(id, _)| id)) => plan,
+            _ => self.make_look_ahead_plan(&gpu, &members)?,
+        };
+        let recorded = self.record(&gpu, &plan, encoder, |_, settings, rule, row| {
+            row.extend([0.0; 4]);
+            row.push(f32::of(rule.0.look_ahead(settings.effective_lr()).unwrap_or(0.0)));
+        });
+        self.look_ahead_plan = Some(plan);
+        if recorded.is_ok() {
+            self.shift(&members);
+        }
+        recorded
+    }
+
+    /// [`Optimizer::encode_look_ahead`] with a submission of its own; on the CPU, the look-ahead itself.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    pub fn look_ahead(&mut self) -> Result<()> {
+        match self.device.clone() {
+            Device::Gpu(gpu) => self.submit(&gpu, Self::encode_look_ahead),
+            Device::Cpu => {
+                let members = self.look_ahead_members();
+                for (id, shift) in &members {
+                    match self.parameters.get_mut(id).map(|parameter| &mut parameter.memory) {
+                        Some(Memory::F32(v)) => v.look_ahead(*shift),
+                        Some(Memory::F64(v)) => v.look_ahead(*shift),
+                        _ => {}
+                    }
+                }
+                self.shift(&members);
+                Ok(())
+            }
+        }
+    }
+
+    /// One step of parameters in the caller's slices, on the CPU.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
+    /// let mut optimizer = Optimizer::new(&Device::Cpu, Momentum::default(), 0.1)?;
+    /// let id = optimizer.add_slice::<f64>(0, "w", 2)?;
+    /// let mut w = [1.0, 2.0];
+    /// optimizer.step_slices(&mut [Slices { id, parameter: &mut w, gradient: Some(&[1.0, 0.0]) }])?;
+    /// assert_eq!(w, [0.9, 2.0]);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
+    /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
+    pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        let mut seen = HashMap::new();
+        for (k, tensor) in tensors.iter().enumerate() {
+            let parameter = self.get(tensor.id)?;
+            let slices = match &parameter.memory {
+                Memory::Gpu(_) => false,
+                Memory::F32(v) => v.own.is_none(),
+                Memory::F64(v) => v.own.is_none(),
+            };
+            if !slices {
+                return Err(parameter.unsupported("step_slices", "it was not added with add_slice"));
+            }
+            if parameter.element() != F::NAME {
+                let (expected, name) = (parameter.element(), parameter.name.clone());
+                return Err(Error::ElementType { name, expected, found: F::NAME });
+            }
+            parameter.check_len(tensor.parameter.len())?;
+            parameter.check_len(tensor.gradient.map_or(parameter.len, <[F]>::len))?;
+            if seen.insert(tensor.id.0, k).is_some() {
+                return Err(parameter.unsupported("step_slices", "it is given twice"));
+            }
+        }
+        let mut tensors: Vec<_> = tensors.iter_mut().map(Some).collect();
+        let groups = &self.groups;
+        let with_slices = |(id, parameter)| {
+            let tensor = tensors[*seen.get(id)?].take()?;
+            let gradient = tensor.gradient?;
+            Some((parameter, &mut *tensor.parameter, gradient))
+        };
+        let work: Vec<_> = self.parameters.iter_mut().filter_map(with_slices).collect();
+        for_each(work, |(parameter, w, g): (&mut Parameter, &mut [F], &[F])| {
+            let group = &groups[parameter.group];
+            let step = parameter.next_step(&group.settings);
+            let c = group.settings.coefficients();
+            match &mut parameter.memory {
+                Memory::Gpu(_) => {}
+                Memory::F32(v) => {
+                    let (parameter, g) = (bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g));
+                    let slots = v.slots.iter_mut().map(Vec::as_mut_slice).collect();
+                    let job = cpu::Job { parameter, gradient: cpu::Gradient::Callers(g), slots };
+                    group.rule.0.update_f32(job, &c, &step);
+                }
+                Memory::F64(v) => {
+                    let (parameter, g) = (bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g));
+                    let slots = v.slots.iter_mut().map(Vec::as_mut_slice).collect();
+                    let job = cpu::Job { parameter, gradient: cpu::Gradient::Callers(g), slots };
+                    group.rule.0.update_f64(job, &c, &step);
+                }
+            }
+            parameter.steps += 1;
+            parameter.shift = 0.0;
+        });
+        Ok(())
+    }
+
+    fn step_vectors(&mut self) {
+        let groups = &self.groups;
+        let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.missing).collect();
+        for_each(work, |parameter| {
+            let group = &groups[parameter.group];
+            let step = parameter.next_step(&group.settings);
+            let c = group.settings.coefficients();
+            let stepped = match &mut parameter.memory {
+                Memory::Gpu(_) => false,
+                Memory::F32(v) => v.job().map(|job| group.rule.0.update_f32(job, &c, &step)).is_some(),
+                Memory::F64(v) => v.job().map(|job| group.rule.0.update_f64(job, &c, &step)).is_some(),
+            };
+            if stepped {
+                parameter.steps += 1;
+                parameter.shift = 0.0;
+            }
+        });
+    }
+
+    pub(super) fn gpu(&self, operation: &'static str) -> Result<Gpu> {
+        match &self.device {
+            Device::Gpu(gpu) => Ok(gpu.clone()),
+            Device::Cpu => {
+                let reason = "the optimizer runs on the CPU";
+                Err(Error::Unsupported { operation, name: "the optimizer".into(), reason })
+            }
+        }
+    }
+
+    /// Encodes and submits, waiting for a slot if there is none free. If wgpu refuses the submission, the counts go back.
+    fn submit(
+        &mut self,
+        gpu: &Gpu,
+        mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        gpu.check_alive()?;
+        let before: Vec<_> = self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)).collect();
+        let submitted = gpu.scoped("a step", || {
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let mut encoded = encode(self, &mut encoder);
+            #[cfg(not(target_family = "wasm"))]
+            for poll in [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()] {
+                if matches!(encoded, Err(Error::TooManyStepsInFlight { .. })) && gpu.device().poll(poll).is_ok() {
+                    encoded = encode(self, &mut encoder);
+                }
+            }
+            if encoded.is_ok() {
+                gpu.queue().submit([encoder.finish()]);
+            }
+            encoded
+        });
+        if submitted.is_err() {
+            for (parameter, (steps, shift)) in self.parameters.values_mut().zip(before) {
+                (parameter.steps, parameter.shift) = (steps, shift);
+            }
+        }
+        submitted?
+    }
+
+    /// Fills a slot with a row a cohort and records the plan.
+    fn record(
+        &mut self,
+        gpu: &Gpu,
+        plan: &Plan,
+        encoder: &mut wgpu::CommandEncoder,
+        fill: impl Fn(&Parameter, &Settings, &AnyRule, &mut Vec<f32>),
+    ) -> Result<()> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        if !self.slots.as_ref().is_some_and(|slots| slots.holds(plan.rows.len())) {
+            self.slots = Some(Slots::new(gpu, plan.rows.len())?);
+        }
+        let Some(slots) = &self.slots else { return Ok(()) };
+        let slot = slots.acquire()?;
+        self.rows.clear();
+        for (row, &leader) in plan.rows.iter().enumerate() {
+            self.rows.resize(row * slots.stride(), 0.0);
+            if let Some(parameter) = self.parameters.get(&leader) {
+                let group = &self.groups[parameter.group];
+                fill(parameter, &group.settings, &group.rule, &mut self.rows);
+            }
+        }
+        slots.write(gpu.queue(), &slot, &self.rows);
+        plan.record(slots, slot, encoder);
+        Ok(())
+    }
+
+    fn make_plan(&mut self, gpu: &Gpu) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut cohorts = HashMap::<Cohort, usize>::new();
+        let mut runs = Vec::<(usize, Run)>::new();
+        for (id, parameter, tensor) in self.tensors_in_place() {
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.missing) else { continue };
+            let cohort = (parameter.group, parameter.steps, parameter.shift.to_bits());
+            let row = *cohorts.entry(cohort).or_insert_with(|| {
+                plan.rows.push(id);
+                plan.rows.len() - 1
+            });
+            plan.members.push((id, row));
+            let access = match self.groups[parameter.group].settings.zero_grad {
+                true => GradientAccess::Zero,
+                false if gradient.buffer == tensor.parameter.buffer => GradientAccess::Aliased,
+                false => GradientAccess::Read,
+            };
+            let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
+            let ranges = ranges(tensor, Some(gradient), in_arena);
+            push_run(&mut runs, parameter.group, Run { ranges, row, access }, in_arena);
+        }
+        self.keep_bind_groups(runs.len());
+        for (group, run) in runs {
+            let rule = &self.groups[group].rule;
+            let key = |lane| KernelKey::update(rule, lane, run.access);
+            plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
+        }
+        Ok(plan)
+    }
+
+    fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut rows = HashMap::<usize, usize>::new();
+        let mut runs = Vec::<(usize, Run)>::new();
+        for (id, parameter, tensor) in self.tensors_in_place() {
+            if !members.iter().any(|&(member, _)| member == id) {
+                continue;
+            }
+            let row = *rows.entry(parameter.group).or_insert_with(|| {
+                plan.rows.push(id);
+                plan.rows.len() - 1
+            });
+            let ranges = ranges(tensor, None, tensor.owned);
+            push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
+        }
+        plan.members = members.iter().map(|&(id, _)| (id, 0)).collect();
+        for (_, run) in runs {
+            plan.add_run(gpu, &mut self.bind_groups, KernelKey::look_ahead, run.access, &run.ranges, run.row)?;
+        }
+        Ok(plan)
+    }
+
+    /// The tensors on the GPU, those of a group's arena in the order of their places.
+    fn tensors_in_place(&self) -> Vec<(u64, &Parameter, &Tensor)> {
+        let mut tensors = Vec::new();
+        for (&id, parameter) in &self.parameters {
+            if let Memory::Gpu(tensor) = &parameter.memory {
+                tensors.push((id, parameter, tensor));
+            }
+        }
+        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.place));
+        tensors
+    }
+
+    /// Forgets bind groups that plans of the past have left, once they are many.
+    fn keep_bind_groups(&mut self, runs: usize) {
+        if self.bind_groups.len() > 256 + 8 * runs {
+            self.bind_groups.clear();
+        }
+    }
+
+    /// Parameters that a look-ahead moves, and their shift.
+    fn look_ahead_members(&self) -> Vec<(u64, f64)> {
+        let shift = |(&id, parameter): (&u64, &Parameter)| {
+            let group = &self.groups[parameter.group];
+            let shift = group.rule.0.look_ahead(group.settings.effective_lr())?;
+            (parameter.shift == 0.0).then_some((id, shift))
+        };
+        self.parameters.iter().filter_map(shift).collect()
+    }
+
+    fn shift(&mut self, members: &[(u64, f64)]) {
+        for (id, shift) in members {
+            if let Some(parameter) = self.parameters.get_mut(id) {
+                parameter.shift = *shift;
+            }
+        }
+    }
+
+    /// Dispatches of the last recorded step: for tests and the curious.
+    pub fn dispatches(&self) -> usize {
+        self.plan.as_ref().map_or(0, Plan::len)
+    }
+}
+
+/// Parameter, gradient and states, in binding order. In the arena, padding belongs to a tensor.
+fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, padded: bool) -> Vec<BufferRange> {
+    let ranges = [Some(&tensor.parameter), gradient].into_iter().flatten().chain(&tensor.slots);
+    let pad = |range: &BufferRange| {
+        let len = if padded { range.len.max(1).next_multiple_of(ALIGN as usize) } else { range.len };
+        BufferRange { len, ..range.clone() }
+    };
+    ranges.map(pad).collect()
+}
+
+fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run, in_arena: bool) {
+    let joined = runs.last_mut().is_some_and(|(g, last)| *g == group && last.extend(&run, in_arena));
+    if !joined {
+        runs.push((group, run));
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    fn job(&mut self) -> Option<cpu::Job<'_, F>> {
+        let Own { parameter, gradient } = self.own.as_mut()?;
+        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
+        Some(cpu::Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
+    }
+
+    fn look_ahead(&mut self, shift: f64) {
+        if let (Some(own), Some(v)) = (&mut self.own, self.slots.first()) {
+            cpu::look_ahead(&mut own.parameter, v, shift);
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn for_each<T: Send>(work: Vec<T>, f: impl Fn(T) + Send + Sync) {
+    use rayon::prelude::*;
+    work.into_par_iter().for_each(f);
+}
+
+#[cfg(target_family = "wasm")]
+fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
+    work.into_iter().for_each(f);
+}

@@ -1,0 +1,265 @@
+//! What an optimizer is: a rule on one parameter, its gradient and its state.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::cpu;
+use crate::error::Result;
+use crate::settings::Coefficients;
+
+/// An element: `f32`, or `f64` on the CPU.
+pub trait Real: num_traits::Float + num_traits::NumAssign + bytemuck::Pod + Default + Debug + Send + Sync {
+    /// The type's name.
+    const NAME: &'static str;
+    /// `x` rounded once.
+    fn of(x: f64) -> Self;
+}
+
+impl Real for f32 {
+    const NAME: &'static str = "f32";
+    #[allow(clippy::cast_possible_truncation, reason = "the one rounding of a coefficient")]
+    fn of(x: f64) -> Self {
+        x as Self
+    }
+}
+
+impl Real for f64 {
+    const NAME: &'static str = "f64";
+    fn of(x: f64) -> Self {
+        x
+    }
+}
+
+/// `a / b`, and 0 where `b` is 0: the twin of the shaders' `ratio`.
+///
+/// A denominator of 0 means that no gradient was ever different from 0; PyTorch would make a NaN of it, optax makes it 0.
+#[inline]
+pub fn ratio<F: Real>(a: F, b: F) -> F {
+    if b == F::zero() { F::zero() } else { a / b }
+}
+
+/// A struct of named numbers: a rule's coefficients, or the state of one element. Made by [`fields!`](crate::fields).
+pub trait Fields<F>: Copy + Debug + Send + Sync {
+    /// The names, in order.
+    const NAMES: &'static [&'static str];
+    /// A value whose field `k` is `get(k)`.
+    fn load(get: impl FnMut(usize) -> F) -> Self;
+    /// Calls `put(k, value)` for each field `k`.
+    fn store(&self, put: impl FnMut(usize, F));
+}
+
+/// No state.
+impl<F> Fields<F> for () {
+    const NAMES: &'static [&'static str] = &[];
+    fn load(_: impl FnMut(usize) -> F) -> Self {}
+    fn store(&self, _: impl FnMut(usize, F)) {}
+}
+
+/// Defines a struct of numbers, generic over `f32` and `f64`, whose fields can be walked by index and by name.
+///
+/// ```
+/// wgpu_optim::fields! {
+///     /// Coefficients of my rule.
+///     pub struct Hyper { lr, eps }
+/// }
+/// use wgpu_optim::Fields;
+/// assert_eq!(<Hyper<f32> as Fields<f32>>::NAMES, ["lr", "eps"]);
+/// ```
+#[macro_export]
+macro_rules! fields {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        #[allow(missing_docs, reason = "the fields are the symbols of the formula")]
+        $vis struct $name<F> { $($vis $field: F),+ }
+
+        impl<F: Copy + ::std::fmt::Debug + Send + Sync> $crate::Fields<F> for $name<F> {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),+];
+            #[inline(always)]
+            fn load(mut get: impl FnMut(usize) -> F) -> Self {
+                let mut k = 0usize..;
+                Self { $($field: get($crate::__next(&mut k))),+ }
+            }
+            #[inline(always)]
+            fn store(&self, mut put: impl FnMut(usize, F)) {
+                let mut k = 0usize..;
+                $(put($crate::__next(&mut k), self.$field);)+
+            }
+        }
+    };
+}
+
+#[doc(hidden)]
+#[inline(always)]
+pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
+    let now = k.start;
+    k.start += 1;
+    now
+}
+
+/// What the host knows when a step is recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Number of this step for this parameter, counted from 1.
+    pub t: u64,
+    /// Learning rate: the group's `lr` times its `lr_factor`.
+    pub lr: f64,
+    /// The parameters stand at `x + look_ahead · v` (see [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead)); 0 otherwise.
+    pub look_ahead: f64,
+}
+
+/// What one optimizer does to one parameter: in WGSL for the GPU, and the same arithmetic here for the CPU.
+///
+/// Weight decay, `maximize`, gradient scale and memory are not a rule's concern: they are written once, around it.
+/// A rule of your own is a `.wgsl` text and an `impl`; `examples/custom_rule.rs` shows both.
+///
+/// The shader declares `struct Hyper` (`f32` fields named as [`Rule::Hyper`]), `struct State` (fields of type `Lane`, named as
+/// [`Rule::State`]; none for a rule without state), its `override`s, and
+///
+/// ```text
+/// fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane
+/// ```
+///
+/// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
+pub trait Rule: Clone + Debug + Send + Sync + 'static {
+    /// The coefficients of one step; see [`fields!`](crate::fields).
+    type Hyper<F: Real>: Fields<F>;
+    /// The state of one element, named as PyTorch's `state_dict` names it; `()` for none.
+    type State<F: Real>: Fields<F>;
+    /// The rule's name, as users type it.
+    const NAME: &'static str;
+    /// The rule in WGSL.
+    const SHADER: &'static str;
+    /// PyTorch's default learning rate.
+    const LR: f64;
+
+    /// # Errors
+    /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see [`require`](crate::require)).
+    fn check(&self) -> Result<()>;
+    /// Whether this configuration keeps the state of this name.
+    fn uses(&self, _slot: &str) -> bool {
+        true
+    }
+    /// What the state of this name starts from.
+    fn initial(&self, _slot: &str) -> f64 {
+        0.0
+    }
+    /// Values of the shader's `override` constants.
+    fn overrides(&self) -> Vec<(&'static str, bool)> {
+        Vec::new()
+    }
+    /// The coefficients of a step, all derived ones computed here in f64.
+    fn hyper(&self, step: &Step) -> Self::Hyper<f64>;
+    /// The twin of the shader's `update`.
+    fn update<F: Real>(&self, w: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
+    /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` at this learning rate.
+    fn look_ahead(&self, _lr: f64) -> Option<f64> {
+        None
+    }
+}
+
+/// Any [`Rule`], its type erased: what a parameter group holds, and what [`rules::by_name`](crate::rules::by_name) returns.
+#[derive(Clone, Debug)]
+pub struct AnyRule(pub(crate) Arc<dyn Erased>);
+
+impl<R: Rule> From<R> for AnyRule {
+    fn from(rule: R) -> Self {
+        Self(Arc::new(rule))
+    }
+}
+
+impl AnyRule {
+    /// The rule's name.
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    /// Its WGSL.
+    pub fn shader(&self) -> &'static str {
+        self.0.shader()
+    }
+    /// PyTorch's default learning rate.
+    pub fn default_lr(&self) -> f64 {
+        self.0.default_lr()
+    }
+    /// The names of the states that this configuration keeps.
+    pub fn slots(&self) -> Vec<&'static str> {
+        let rule = &self.0;
+        rule.slot_names().iter().copied().filter(|slot| rule.uses(slot)).collect()
+    }
+    /// All states that the shader declares, kept by this configuration or not.
+    pub fn declared_slots(&self) -> &'static [&'static str] {
+        self.0.slot_names()
+    }
+    /// Names of the coefficients, in order.
+    pub fn hyper_names(&self) -> &'static [&'static str] {
+        self.0.hyper_names()
+    }
+    /// Values of the shader's `override` constants.
+    pub fn overrides(&self) -> Vec<(&'static str, bool)> {
+        self.0.overrides()
+    }
+    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read.
+    pub fn bytes_per_parameter(&self) -> usize {
+        4 * (3 + 2 * self.slots().len())
+    }
+}
+
+/// [`Rule`] without its associated types.
+pub(crate) trait Erased: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn shader(&self) -> &'static str;
+    fn default_lr(&self) -> f64;
+    fn slot_names(&self) -> &'static [&'static str];
+    fn hyper_names(&self) -> &'static [&'static str];
+    fn check(&self) -> Result<()>;
+    fn uses(&self, slot: &str) -> bool;
+    fn initial(&self, slot: &str) -> f64;
+    fn overrides(&self) -> Vec<(&'static str, bool)>;
+    fn look_ahead(&self, lr: f64) -> Option<f64>;
+    /// Appends the step's coefficients, rounded.
+    fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>);
+    fn update_f32(&self, job: cpu::Job<'_, f32>, c: &Coefficients, step: &Step);
+    fn update_f64(&self, job: cpu::Job<'_, f64>, c: &Coefficients, step: &Step);
+}
+
+impl<R: Rule> Erased for R {
+    fn name(&self) -> &'static str {
+        R::NAME
+    }
+    fn shader(&self) -> &'static str {
+        R::SHADER
+    }
+    fn default_lr(&self) -> f64 {
+        R::LR
+    }
+    fn slot_names(&self) -> &'static [&'static str] {
+        <R::State<f32> as Fields<f32>>::NAMES
+    }
+    fn hyper_names(&self) -> &'static [&'static str] {
+        <R::Hyper<f32> as Fields<f32>>::NAMES
+    }
+    fn check(&self) -> Result<()> {
+        Rule::check(self)
+    }
+    fn uses(&self, slot: &str) -> bool {
+        Rule::uses(self, slot)
+    }
+    fn initial(&self, slot: &str) -> f64 {
+        Rule::initial(self, slot)
+    }
+    fn overrides(&self) -> Vec<(&'static str, bool)> {
+        Rule::overrides(self)
+    }
+    fn look_ahead(&self, lr: f64) -> Option<f64> {
+        Rule::look_ahead(self, lr)
+    }
+    fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>) {
+        self.hyper(step).store(|_, x| row.push(f32::of(x)));
+    }
+    fn update_f32(&self, job: cpu::Job<'_, f32>, c: &Coefficients, step: &Step) {
+        cpu::update(self, job, c, step);
+    }
+    fn update_f64(&self, job: cpu::Job<'_, f64>, c: &Coefficients, step: &Step) {
+        cpu::update(self, job, c, step);
+    }
+}

@@ -1,0 +1,114 @@
+//! The rules, one file each beside `shaders/` of the same name, and the one list of them.
+
+mod adadelta;
+mod adagrad;
+mod adam;
+mod adamax;
+mod momentum;
+mod nadam;
+mod rmsprop;
+mod sgd;
+
+pub use adadelta::AdaDelta;
+pub use adagrad::AdaGrad;
+pub use adam::{Adam, Amsgrad};
+pub use adamax::AdaMax;
+pub use momentum::{Momentum, MomentumForm};
+pub use nadam::NAdam;
+pub use rmsprop::RmsProp;
+pub use sgd::Sgd;
+
+use crate::error::{Error, Result};
+use crate::rule::AnyRule;
+
+/// Every rule with every variant, by the name that users type. Tests, `bench`, `check` and `shader` run over this list.
+pub fn all() -> Vec<(&'static str, AnyRule)> {
+    let momentum = Momentum::default();
+    let centered = RmsProp { centered: true, ..RmsProp::torch() };
+    vec![
+        ("sgd", Sgd.into()),
+        ("momentum", momentum.into()),
+        ("momentum-dampened", Momentum { dampening: 0.1, ..momentum }.into()),
+        ("momentum-lr-inside", Momentum::keras(0.9).into()),
+        ("momentum-ema", Momentum::ema(0.9).into()),
+        ("nesterov", momentum.nesterov().into()),
+        ("nesterov-lr-inside", Momentum::keras(0.9).nesterov().into()),
+        ("adagrad", AdaGrad::torch().into()),
+        ("adagrad-lr-decay", AdaGrad { lr_decay: 0.01, ..AdaGrad::torch() }.into()),
+        ("adagrad-keras", AdaGrad::keras().into()),
+        ("rmsprop", RmsProp::torch().into()),
+        ("rmsprop-keras", RmsProp::keras().into()),
+        ("rmsprop-momentum", RmsProp { momentum: 0.9, ..RmsProp::torch() }.into()),
+        ("rmsprop-momentum-keras", RmsProp { momentum: 0.9, ..RmsProp::keras() }.into()),
+        ("rmsprop-centered", centered.into()),
+        ("rmsprop-centered-momentum", RmsProp { momentum: 0.9, ..centered }.into()),
+        ("rmsprop-graves", RmsProp::graves().into()),
+        ("adadelta", AdaDelta::torch().into()),
+        ("adam", Adam::torch().into()),
+        ("adam-keras", Adam::keras().into()),
+        ("adam-eps-root", Adam { eps_root: 1e-6, ..Adam::optax() }.into()),
+        ("adam-uncorrected", Adam::uncorrected().into()),
+        ("amsgrad", Adam::amsgrad().into()),
+        ("amsgrad-keras", Adam::amsgrad_keras().into()),
+        ("amsgrad-optax", Adam::amsgrad_optax().into()),
+        ("amsgrad-reddi", Adam::amsgrad_reddi().into()),
+        ("amsgrad-mhat", Adam::amsgrad_mhat().into()),
+        ("adamax", AdaMax::torch().into()),
+        ("adamax-keras", AdaMax::keras().into()),
+        ("adamax-paper", AdaMax::paper().into()),
+        ("nadam", NAdam::torch().into()),
+        ("nadam-keras", NAdam::keras().into()),
+        ("nadam-optax", NAdam::optax().into()),
+    ]
+}
+
+/// The rule of this name in [`all`].
+///
+/// # Errors
+/// [`Error::UnknownRule`] with all names.
+///
+/// # Examples
+/// ```
+/// let adam = wgpu_optim::rules::by_name("adam")?;
+/// assert_eq!(adam.slots(), ["exp_avg", "exp_avg_sq"]);
+/// assert_eq!(adam.bytes_per_parameter(), 28);
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
+pub fn by_name(name: &str) -> Result<AnyRule> {
+    let mut rules = all();
+    match rules.iter().position(|(known, _)| *known == name) {
+        Some(at) => Ok(rules.swap_remove(at).1),
+        None => {
+            let known: Vec<_> = rules.iter().map(|(known, _)| *known).collect();
+            Err(Error::UnknownRule { name: name.into(), known: known.join(", ") })
+        }
+    }
+}
+
+/// What each rule's file needs.
+mod prelude {
+    pub(super) use crate::error::{Result, require};
+    pub(super) use crate::fields;
+    pub(super) use crate::rule::{Real, Rule, Step, ratio};
+
+    pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
+        require((0.0..1.0).contains(&x), name, x, "0 to below 1")
+    }
+    pub(super) fn at_least_zero(name: &'static str, x: f64) -> Result<()> {
+        require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite")
+    }
+    pub(super) fn above_zero(name: &'static str, x: f64) -> Result<()> {
+        require(x > 0.0 && x.is_finite(), name, x, "above 0, and finite")
+    }
+
+    /// `(eps, 0)` or `(0, eps)`.
+    pub(super) fn inside_outside(eps: f64, inside: bool) -> (f64, f64) {
+        if inside { (eps, 0.0) } else { (0.0, eps) }
+    }
+
+    /// 1 − βᵗ.
+    #[allow(clippy::cast_precision_loss, reason = "a step count is below 2^53")]
+    pub(super) fn one_minus_power(beta: f64, t: u64) -> f64 {
+        1.0 - beta.powf(t as f64)
+    }
+}

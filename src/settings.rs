@@ -1,0 +1,104 @@
+//! What surrounds every rule: learning rate, decay, sign and scale of the gradient.
+
+use crate::error::{Result, require};
+use crate::rule::Real;
+
+/// How parameters are pulled towards 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum WeightDecay {
+    /// Not at all.
+    #[default]
+    None,
+    /// `g + λw`: added to the gradient, before any momentum. PyTorch's `weight_decay` of all but `AdamW`.
+    L2(f64),
+    /// `w − lr·λ·w`, beside the gradient's step. `AdamW` as PyTorch, optax and Keras have it; each Keras optimizer's `weight_decay`.
+    Decoupled(f64),
+    /// `w − η·λ·w` with the schedule's factor η = [`Settings::lr_factor`] alone, not the learning rate:
+    /// [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101), algorithm 2.
+    DecoupledFromLr(f64),
+}
+
+/// A group's settings besides its rule. They may change between any two steps: a change holds from the next recorded step on.
+///
+/// ```text
+/// g ← ±grad_scale·g                    minus to maximize
+/// g ← g + λw                           WeightDecay::L2
+/// w ← w − lr·lr_factor·λ·w             WeightDecay::Decoupled
+/// w ← rule(w, g)
+/// ```
+///
+/// ```
+/// use wgpu_optim::{Settings, WeightDecay};
+/// let settings = Settings { weight_decay: WeightDecay::Decoupled(0.01), ..Settings::lr(1e-3) };
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// The base learning rate, 0 or more.
+    pub lr: f64,
+    /// The schedule's factor on `lr`, 0 or more: η in the AdamW paper.
+    pub lr_factor: f64,
+    /// Climb instead of descend: negates the gradient before the decay, as PyTorch.
+    pub maximize: bool,
+    /// How parameters are pulled towards 0.
+    pub weight_decay: WeightDecay,
+    /// Multiplies the gradient first: 1/n for a sum over n samples, 1/scale for a scaled loss.
+    pub grad_scale: f64,
+    /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
+    pub zero_grad: bool,
+}
+
+impl Settings {
+    /// A learning rate, and nothing else: no decay, descending, scale 1.
+    pub fn lr(lr: f64) -> Self {
+        Self { lr, lr_factor: 1.0, maximize: false, weight_decay: WeightDecay::None, grad_scale: 1.0, zero_grad: false }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let positive = "0 or more, and finite";
+        let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, positive);
+        at_least_0("lr", self.lr)?;
+        at_least_0("lr_factor", self.lr_factor)?;
+        require(self.grad_scale.is_finite(), "grad_scale", self.grad_scale, "finite")?;
+        match self.weight_decay {
+            WeightDecay::None => Ok(()),
+            WeightDecay::L2(x) | WeightDecay::Decoupled(x) | WeightDecay::DecoupledFromLr(x) => at_least_0("weight_decay", x),
+        }
+    }
+
+    pub(crate) fn effective_lr(&self) -> f64 {
+        self.lr * self.lr_factor
+    }
+
+    pub(crate) fn coefficients(&self) -> Coefficients {
+        let (l2, decay) = match self.weight_decay {
+            WeightDecay::None => (0.0, 0.0),
+            WeightDecay::L2(x) => (x, 0.0),
+            WeightDecay::Decoupled(x) => (0.0, self.effective_lr() * x),
+            WeightDecay::DecoupledFromLr(x) => (0.0, self.lr_factor * x),
+        };
+        let sign = if self.maximize { -1.0 } else { 1.0 };
+        Coefficients { grad_scale: sign * self.grad_scale, l2, decay, zero_grad: self.zero_grad }
+    }
+}
+
+impl From<f64> for Settings {
+    fn from(lr: f64) -> Self {
+        Self::lr(lr)
+    }
+}
+
+/// [`Settings`] as the driver around a rule uses them, each with a neutral value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Coefficients {
+    pub(crate) grad_scale: f64,
+    pub(crate) l2: f64,
+    pub(crate) decay: f64,
+    pub(crate) zero_grad: bool,
+}
+
+impl Coefficients {
+    /// The head of a row of the uniform buffer; the shader's `Row` pads it to 16 bytes.
+    pub(crate) fn row(&self) -> [f32; 4] {
+        [f32::of(self.grad_scale), f32::of(self.l2), f32::of(self.decay), 0.0]
+    }
+}
