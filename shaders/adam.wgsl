@@ -28,7 +28,7 @@ fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     (*s).exp_avg = m;
     (*s).exp_avg_sq = v;
     if AMSGRAD {
-        v = max((*s).max_exp_avg_sq, h.max_correction * v);
+        v = largest((*s).max_exp_avg_sq, h.max_correction * v);
         (*s).max_exp_avg_sq = v;
     }
     return w - h.step_size * ratio(m, sqrt(h.correction * v + h.eps_root) + h.eps);

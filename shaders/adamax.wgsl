@@ -18,7 +18,7 @@ struct State { exp_avg: Lane, exp_inf: Lane }
 
 fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     let m = h.beta1 * (*s).exp_avg + h.one_minus_beta1 * g;
-    let u = max(h.beta2 * (*s).exp_inf, abs(g) + h.eps_inside);
+    let u = largest(h.beta2 * (*s).exp_inf, abs(g) + h.eps_inside);
     (*s).exp_avg = m;
     (*s).exp_inf = u;
     return w - h.step_size * ratio(m, u + h.eps_outside);

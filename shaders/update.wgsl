@@ -21,6 +21,11 @@ fn finite(x: Lane) -> Mask {
     return (bitcast<Bits>(x) & Bits(0x7f800000u)) != Bits(0x7f800000u);
 }
 
+// The larger; NaN and ∞ pass through, where `max` may drop a NaN.
+fn largest(a: Lane, b: Lane) -> Lane {
+    return select(b, select(a, max(a, b), finite(a)), finite(b));
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var i = id.x;

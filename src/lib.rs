@@ -15,5 +15,5 @@ pub use gpu::{Device, Gpu};
 pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};
 #[doc(hidden)]
 pub use rule::__next;
-pub use rule::{AnyRule, Fields, Real, Rule, Step, ratio};
+pub use rule::{AnyRule, Fields, Real, Rule, Step, largest, ratio};
 pub use settings::{Settings, WeightDecay};

@@ -38,6 +38,13 @@ pub fn ratio<F: Real>(a: F, b: F) -> F {
     if b == F::zero() { F::zero() } else { a / b }
 }
 
+/// The larger of the two; NaN and ∞ pass through, as in `torch.maximum`: the twin of the shaders' `largest`.
+#[inline]
+pub fn largest<F: Real>(a: F, b: F) -> F {
+    let kept = if a.is_finite() { a.max(b) } else { a };
+    if b.is_finite() { kept } else { b }
+}
+
 /// A struct of named numbers: a rule's coefficients, or the state of one element. Made by [`fields!`](crate::fields).
 pub trait Fields<F>: Copy + Debug + Send + Sync {
     /// The names, in order.

@@ -359,7 +359,7 @@ fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             }
         }
     }
-    h.finish(&[("weight_decay", 0.into()), ("amsgrad", false.into())])?;
+    h.finish(&[("weight_decay", 0.into()), ("alpha", 0.into()), ("t_alpha", Value::Null), ("t_beta3", Value::Null)])?;
     Ok(plain(rule, settings))
 }
 

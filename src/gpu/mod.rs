@@ -24,8 +24,12 @@ struct Inner {
     queue: wgpu::Queue,
     /// Set by our callback on a device of our own; a caller's device keeps the caller's callbacks.
     lost: Option<Arc<AtomicBool>>,
+    /// Four bytes to write to.
+    probe: wgpu::Buffer,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
 }
+
+const FOUR: wgpu::BufferSize = wgpu::BufferSize::MIN.saturating_add(3);
 
 impl Gpu {
     /// The best adapter there is, hardware before software, with the limits and features that it has.
@@ -120,8 +124,6 @@ impl Gpu {
 
     /// The caller's device and queue, with whatever limits they have. Installs no callback on them.
     ///
-    /// That a device is lost shows when something is read back; ask your own callback for more.
-    ///
     /// ```no_run
     /// # async fn f(device: wgpu::Device, queue: wgpu::Queue) {
     /// use wgpu_optim::Gpu;
@@ -133,7 +135,13 @@ impl Gpu {
     }
 
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, lost: Option<Arc<AtomicBool>>) -> Self {
-        Self(Arc::new(Inner { device, queue, lost, kernels: Mutex::default() }))
+        let probe = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-optim probe"),
+            size: FOUR.get(),
+            usage: wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Self(Arc::new(Inner { device, queue, lost, probe, kernels: Mutex::default() }))
     }
 
     /// The wgpu device.
@@ -152,9 +160,22 @@ impl Gpu {
         format!("{} ({})", info.name, info.backend)
     }
 
-    pub(crate) fn check_alive(&self) -> Result<()> {
+    /// Whether our callback has seen the device lost; costs nothing.
+    pub(crate) fn check_flag(&self) -> Result<()> {
         let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
         if lost { Err(Error::DeviceLost) } else { Ok(()) }
+    }
+
+    /// The same, also of a device whose callbacks are the caller's: a lost one has no staging memory for a write.
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        self.check_flag()?;
+        if self.0.lost.is_some() {
+            return Ok(());
+        }
+        let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let alive = self.queue().write_buffer_with(&self.0.probe, 0, FOUR).is_some();
+        drop(scope);
+        if alive { Ok(()) } else { Err(Error::DeviceLost) }
     }
 
     fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Kernel>>> {
@@ -169,10 +190,12 @@ impl Gpu {
             let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
             let result = f();
             let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
-            self.check_alive()?;
             match errors.into_iter().flatten().next() {
-                None => Ok(result),
-                Some(e) => Err(Error::Rejected { operation, reason: e.to_string() }),
+                None => self.check_flag().map(|()| result),
+                Some(e) => {
+                    self.check_alive()?;
+                    Err(Error::Rejected { operation, reason: e.to_string() })
+                }
             }
         }
         #[cfg(target_family = "wasm")]

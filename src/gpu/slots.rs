@@ -87,9 +87,15 @@ impl Slots {
         (self.stride / 4) as usize
     }
 
-    /// Writes the slot's rows, all with one call, before the next submission.
-    pub(crate) fn write(&self, queue: &wgpu::Queue, slot: &Slot, rows: &[f32]) {
-        queue.write_buffer(&self.buffer, self.start(slot), bytemuck::cast_slice(rows));
+    /// Writes the slot's rows, all with one call, before the next submission. This is also where a lost device shows that is not
+    /// ours to watch: it has no staging memory.
+    pub(crate) fn write(&self, gpu: &Gpu, slot: &Slot, rows: &[f32]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(rows);
+        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return Ok(()) };
+        gpu.scoped("coefficients", || {
+            let view = gpu.queue().write_buffer_with(&self.buffer, self.start(slot), size);
+            view.map(|mut view| view.copy_from_slice(bytes)).ok_or(Error::DeviceLost)
+        })?
     }
 
     /// The dynamic offset of a row.

@@ -17,6 +17,7 @@ impl Gpu {
             return Ok(Vec::new());
         }
         let failed = |reason: String| Error::ReadBack { name: name.into(), reason };
+        let (sender, mapped) = futures_channel::oneshot::channel();
         let copied = self.scoped("a read-back", || {
             let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim read-back"),
@@ -27,14 +28,13 @@ impl Gpu {
             let mut encoder = self.device().create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.size());
             self.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
             staging
         });
         let staging = copied.map_err(|e| match e {
             Error::Rejected { reason, .. } => failed(reason),
             e => e,
         })?;
-        let (sender, mapped) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
         #[cfg(not(target_family = "wasm"))]
         self.wait()?;
         let mapped = mapped.await.map_err(|_| failed("the device dropped the request".into()))?;

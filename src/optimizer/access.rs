@@ -101,6 +101,20 @@ impl Optimizer {
         Ok(self.get(key)?.steps)
     }
 
+    /// Sets the number of steps taken, to go on where another run stopped; with [`Optimizer::write`] and
+    /// [`Optimizer::write_state`] the next step is then that run's next step.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
+        let id = self.find(key.into())?;
+        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.steps != steps) {
+            parameter.steps = steps;
+            self.plan = None;
+        }
+        Ok(())
+    }
+
     /// Where the next steps find the parameter's gradient, until it is set again.
     ///
     /// # Errors

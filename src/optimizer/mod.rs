@@ -296,33 +296,34 @@ impl Optimizer {
         gpu.check_alive()?;
         let most = gpu.device().limits().max_buffer_size / 4;
         let Group { rule, owned, .. } = &mut self.groups[group];
-        let mut room = 0;
-        for (name, values) in tensors {
-            if F::NAME != f32::NAME {
-                return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
-            }
-            // One buffer for as many as fit.
-            let len = Arena::padded(values.len());
-            if room + len > most && room > 0 {
-                owned.reserve(gpu, name, room, exact)?;
-                room = 0;
-            }
-            room += len;
-        }
-        if let Some((name, _)) = tensors.last() {
-            owned.reserve(gpu, name, room, exact)?;
+        if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
+            return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
         }
         let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
-        let mut taken = Vec::new();
-        for (name, values) in tensors {
-            let memory = place(gpu, owned, name, bytemuck::cast_slice(values), &initial);
-            match memory {
-                Ok(tensor) => taken.push(tensor),
-                Err(e) => {
-                    taken.into_iter().for_each(|tensor: Tensor| owned.release(tensor.place));
-                    return Err(e);
+        let mut taken = Vec::<Tensor>::new();
+        let mut fill = || -> Result<()> {
+            let mut rest = tensors;
+            while let Some((name, _)) = rest.first() {
+                // One buffer for as many as fit.
+                let mut room = 0;
+                let fits = |(_, values): &&(&str, &[F])| {
+                    room += Arena::padded(values.len());
+                    room <= most
+                };
+                let count = rest.iter().take_while(fits).count().max(1);
+                let (batch, behind) = rest.split_at(count);
+                let room = batch.iter().map(|(_, values)| Arena::padded(values.len())).sum();
+                owned.reserve(gpu, name, room, exact)?;
+                for (name, values) in batch {
+                    taken.push(place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?);
                 }
+                rest = behind;
             }
+            Ok(())
+        };
+        if let Err(e) = fill() {
+            taken.into_iter().for_each(|tensor| owned.release(tensor.place));
+            return Err(e);
         }
         Ok(taken.into_iter().map(Memory::Gpu).collect())
     }

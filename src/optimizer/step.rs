@@ -85,7 +85,7 @@ impl Optimizer {
     /// [`Error::DeviceLost`], [`Error::Rejected`]; then nothing is recorded.
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode")?;
-        gpu.check_alive()?;
+        gpu.check_flag()?;
         let plan = match self.plan.take() {
             Some(plan) => plan,
             None => self.make_plan(&gpu)?,
@@ -114,7 +114,7 @@ impl Optimizer {
     /// As [`Optimizer::encode`].
     pub fn encode_look_ahead(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_look_ahead")?;
-        gpu.check_alive()?;
+        gpu.check_flag()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
             Some(plan) if plan.members.iter().map(|&(id, _)| id).eq(members.iter().map(|&(id, _)| id)) => plan,
@@ -258,7 +258,7 @@ impl Optimizer {
         gpu: &Gpu,
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
-        gpu.check_alive()?;
+        gpu.check_flag()?;
         let before: Vec<_> = self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)).collect();
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -306,7 +306,7 @@ impl Optimizer {
                 fill(parameter, &group.settings, &group.rule, &mut self.rows);
             }
         }
-        slots.write(gpu.queue(), &slot, &self.rows);
+        slots.write(gpu, &slot, &self.rows)?;
         plan.record(slots, slot, encoder);
         Ok(())
     }

@@ -163,7 +163,7 @@ impl Rule for Adam {
         s.exp_avg = m;
         s.exp_avg_sq = v;
         if self.amsgrad.is_some() {
-            v = s.max_exp_avg_sq.max(h.max_correction * v);
+            v = largest(s.max_exp_avg_sq, h.max_correction * v);
             s.max_exp_avg_sq = v;
         }
         w - h.step_size * ratio(m, (h.correction * v + h.eps_root).sqrt() + h.eps)

@@ -82,7 +82,7 @@ impl Rule for AdaMax {
     #[inline(always)]
     fn update<F: Real>(&self, w: F, g: F, s: &mut State<F>, h: &Hyper<F>) -> F {
         let m = h.beta1 * s.exp_avg + h.one_minus_beta1 * g;
-        let u = (h.beta2 * s.exp_inf).max(g.abs() + h.eps_inside);
+        let u = largest(h.beta2 * s.exp_inf, g.abs() + h.eps_inside);
         s.exp_avg = m;
         s.exp_inf = u;
         w - h.step_size * ratio(m, u + h.eps_outside)

@@ -89,7 +89,7 @@ pub fn by_name(name: &str) -> Result<AnyRule> {
 mod prelude {
     pub(super) use crate::error::{Result, require};
     pub(super) use crate::fields;
-    pub(super) use crate::rule::{Real, Rule, Step, ratio};
+    pub(super) use crate::rule::{Real, Rule, Step, largest, ratio};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")

@@ -21,7 +21,7 @@ pub struct NAdam {
     pub eps: f64,
     /// A second ε, inside the root, as optax; 0 or more.
     pub eps_root: f64,
-    /// How fast μ grows to β₁, above 0; `None` for μ = β₁ at once.
+    /// How fast μ grows to β₁, 0 or more; `None` for μ = β₁ at once.
     pub momentum_decay: Option<f64>,
 }
 
@@ -86,7 +86,7 @@ impl Rule for NAdam {
         below_one("beta2", self.beta2)?;
         at_least_zero("eps", self.eps)?;
         at_least_zero("eps_root", self.eps_root)?;
-        self.momentum_decay.map_or(Ok(()), |x| above_zero("momentum_decay", x))
+        self.momentum_decay.map_or(Ok(()), |x| at_least_zero("momentum_decay", x))
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {

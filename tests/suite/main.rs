@@ -1,1 +1,70 @@
-fn main(){}
+//! Every test that needs a GPU, on every adapter there is; without one they are listed as ignored, with the reason.
+//! `WGPU_OPTIM_REQUIRE_GPU=1` makes that a failure.
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use wgpu_optim::Gpu;
+
+mod compare;
+mod convergence;
+mod errors;
+mod fixture;
+mod memory;
+mod parity;
+mod step;
+
+/// A test's name and body.
+type Test = (&'static str, fn(&Gpu) -> Result<(), Failed>);
+
+/// Names each function of a module as a test.
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        pub(crate) const TESTS: &[crate::Test] = &[$((concat!(module_path!(), "::", stringify!($test)), $test)),+];
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let tests = [convergence::TESTS, errors::TESTS, memory::TESTS, parity::TESTS, step::TESTS].concat();
+    let mut trials = compare::trials();
+    trials.extend(parity::cpu_trials());
+    match pollster::block_on(Gpu::adapters()) {
+        Ok(adapters) => {
+            for adapter in adapters {
+                trials.extend(on_adapter(&Arc::new(adapter), &tests));
+            }
+        }
+        Err(e) => {
+            let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
+            let reason = e.to_string();
+            trials.extend(tests.into_iter().map(|(name, _)| without_adapter(name, reason.clone(), required)));
+        }
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// One device for all tests of an adapter, made by the first of them.
+fn on_adapter(adapter: &Arc<wgpu::Adapter>, tests: &[Test]) -> Vec<Trial> {
+    let info = adapter.get_info();
+    let label = format!("{}/{}", info.backend, info.name.split([' ', ',']).next().unwrap_or_default());
+    let gpu = Arc::new(OnceLock::new());
+    let trial = |&(name, test): &Test| {
+        let (adapter, gpu) = (adapter.clone(), gpu.clone());
+        let name = name.trim_start_matches("suite::");
+        Trial::test(format!("{label}::{name}"), move || {
+            let gpu = gpu.get_or_init(|| pollster::block_on(Gpu::from_adapter(&adapter)));
+            test(gpu.as_ref().map_err(|e| Failed::from(e.to_string()))?)
+        })
+    };
+    tests.iter().map(trial).collect()
+}
+
+fn without_adapter(name: &str, reason: String, required: bool) -> Trial {
+    Trial::ignorable_test(name.trim_start_matches("suite::").to_owned(), move || match required {
+        true => Err(format!("WGPU_OPTIM_REQUIRE_GPU=1, but {reason}").into()),
+        false => Ok(Completion::ignored_with(reason)),
+    })
+}

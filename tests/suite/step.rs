@@ -1,0 +1,424 @@
+//! What a step is: recorded in the caller's encoder, counted by parameter, one dispatch a group.
+
+use libtest_mimic::Failed;
+use wgpu_optim::rules::{Adam, Momentum, NAdam, Sgd};
+use wgpu_optim::{Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
+
+use crate::compare::{TOLERANCE, close, ensure, same};
+use crate::fixture::{everything, gradients, parameters};
+use crate::tests;
+
+tests!(
+    a_hundred_steps_in_one_encoder,
+    a_missing_gradient_leaves_all_untouched,
+    steps_in_flight_are_limited,
+    a_dropped_encoder_gives_its_slots_back,
+    step_waits_for_slots,
+    two_hundred_tensors_are_one_dispatch,
+    cohorts_part_and_meet,
+    groups_have_their_own_rules,
+    settings_and_rules_change_between_steps,
+    look_ahead_is_taken_back,
+    look_ahead_repeated_stays,
+    gradients_are_zeroed,
+    parameters_come_and_go,
+    a_state_goes_round,
+    slices_equal_vectors,
+    the_second_step_makes_no_objects,
+);
+
+const LEN: usize = 1003;
+
+fn adam(gpu: &Gpu) -> Result<Optimizer, Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    optimizer.add_all(0, &[("a", parameters(LEN, 1).as_slice()), ("b", &parameters(70, 2))])?;
+    optimizer.write_gradient("a", &gradients(LEN, 3))?;
+    optimizer.write_gradient("b", &gradients(70, 4))?;
+    Ok(optimizer)
+}
+
+fn same_as(a: &Optimizer, b: &Optimizer) -> Result<(), Failed> {
+    for ((name, a), (_, b)) in everything(a)?.iter().zip(&everything(b)?) {
+        same(name, a, b)?;
+    }
+    Ok(())
+}
+
+fn encoder(gpu: &Gpu) -> wgpu::CommandEncoder {
+    gpu.device().create_command_encoder(&Default::default())
+}
+
+fn a_hundred_steps_in_one_encoder(gpu: &Gpu) -> Result<(), Failed> {
+    for rule in [rules::by_name("adam")?, rules::by_name("momentum")?, rules::by_name("nadam")?] {
+        let start = parameters(LEN, 1);
+        let make = || -> Result<Optimizer, Failed> {
+            let mut optimizer = Optimizer::new(&gpu.into(), rule.clone(), 0.01)?;
+            optimizer.add(0, "w", &start)?;
+            optimizer.write_gradient("w", &gradients(LEN, 2))?;
+            Ok(optimizer)
+        };
+        let lr = |t: u32| 0.01 / f64::from(1 + t);
+        let (mut recorded, mut submitted) = (make()?, make()?);
+        let mut encoder = encoder(gpu);
+        for t in 0..100 {
+            recorded.set_lr(0, lr(t))?;
+            recorded.encode(&mut encoder)?;
+            submitted.set_lr(0, lr(t))?;
+            submitted.step()?;
+        }
+        gpu.queue().submit([encoder.finish()]);
+        same_as(&recorded, &submitted)?;
+        // And both are what the CPU makes of it, lr by lr.
+        let mut cpu = Optimizer::new(&Device::Cpu, rule, 0.01)?;
+        cpu.add(0, "w", &start)?;
+        cpu.write_gradient("w", &gradients(LEN, 2))?;
+        for t in 0..100 {
+            cpu.set_lr(0, lr(t))?;
+            cpu.step()?;
+        }
+        let (x, b) = (recorded.read_blocking::<f32>("w")?, cpu.read_blocking::<f32>("w")?);
+        close("w", &x, &b, &start, 5.0 * TOLERANCE)?;
+    }
+    Ok(())
+}
+
+fn a_missing_gradient_leaves_all_untouched(gpu: &Gpu) -> Result<(), Failed> {
+    let run = |device: &Device| -> Result<Optimizer, Failed> {
+        let mut optimizer = Optimizer::new(device, NAdam::default(), 0.01)?;
+        for (k, name) in ["a", "b", "c"].into_iter().enumerate() {
+            optimizer.add(0, name, &parameters(LEN + k, k as u64))?;
+        }
+        for t in 1..=10 {
+            let missing = t == 3 || t == 7;
+            optimizer.set_gradient("b", if missing { Gradient::Missing } else { Gradient::Own })?;
+            for (k, name) in ["a", "b", "c"].into_iter().enumerate() {
+                optimizer.write_gradient(name, &gradients(LEN + k, t * 3 + k as u64))?;
+            }
+            let before = missing.then(|| everything::<f32>(&optimizer)).transpose()?;
+            optimizer.step()?;
+            for ((name, before), (_, after)) in before.iter().flatten().zip(&everything::<f32>(&optimizer)?) {
+                let untouched = same(name, after, before).is_ok();
+                ensure(untouched == name.starts_with('b'), format!("step {t}: {name} untouched: {untouched}"))?;
+            }
+        }
+        let steps = ["a", "b", "c"].map(|name| optimizer.steps(name).unwrap_or_default());
+        ensure(steps == [10, 8, 10], format!("{steps:?}"))?;
+        Ok(optimizer)
+    };
+    let (gpu, cpu) = (run(&gpu.into())?, run(&Device::Cpu)?);
+    for name in ["a", "b", "c"] {
+        let (x, b) = (gpu.read_blocking::<f32>(name)?, cpu.read_blocking::<f32>(name)?);
+        close(name, &x, &b, &vec![1.0; b.len()], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+fn steps_in_flight_are_limited(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = adam(gpu)?;
+    let mut encoder = encoder(gpu);
+    for _ in 0..128 {
+        optimizer.encode(&mut encoder)?;
+    }
+    let steps = optimizer.steps("a")?;
+    for _ in 0..3 {
+        let refused = optimizer.encode(&mut encoder);
+        ensure(matches!(refused, Err(Error::TooManyStepsInFlight { limit: 128 })), format!("{refused:?}"))?;
+    }
+    ensure(optimizer.steps("a")? == steps, "a refused step was counted")?;
+    // `step` waits for what is submitted, but this encoder is not.
+    let refused = optimizer.step();
+    ensure(matches!(refused, Err(Error::TooManyStepsInFlight { .. })), format!("{refused:?}"))?;
+    gpu.queue().submit([encoder.finish()]);
+    let mut reference = adam(gpu)?;
+    for _ in 0..128 {
+        reference.step()?;
+    }
+    same_as(&optimizer, &reference)?;
+    optimizer.step()?;
+    ensure(optimizer.steps("a")? == 129, "the next step")
+}
+
+fn a_dropped_encoder_gives_its_slots_back(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = adam(gpu)?;
+    for _ in 0..3 {
+        let mut encoder = encoder(gpu);
+        for _ in 0..128 {
+            optimizer.encode(&mut encoder)?;
+        }
+    }
+    optimizer.step()?;
+    Ok(())
+}
+
+fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = adam(gpu)?;
+    for _ in 0..400 {
+        optimizer.step()?;
+    }
+    ensure(optimizer.steps("b")? == 400, "400 steps")
+}
+
+fn two_hundred_tensors_are_one_dispatch(gpu: &Gpu) -> Result<(), Failed> {
+    let tensors: Vec<_> = (0..200).map(|k| (format!("t{k}"), parameters(k + 1, k as u64))).collect();
+    let borrowed: Vec<_> = tensors.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect();
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    optimizer.add_all(0, &borrowed)?;
+    for (k, (name, _)) in tensors.iter().enumerate() {
+        optimizer.write_gradient(name.as_str(), &gradients(k + 1, k as u64))?;
+    }
+    optimizer.step()?;
+    ensure(optimizer.dispatches() == 1, format!("{} dispatches", optimizer.dispatches()))?;
+    let mut alone = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    for (k, (name, values)) in tensors.iter().enumerate() {
+        alone.add(0, name, values)?;
+        alone.write_gradient(name.as_str(), &gradients(k + 1, k as u64))?;
+    }
+    alone.step()?;
+    ensure(alone.dispatches() <= 3, format!("{} dispatches of tensors added one by one", alone.dispatches()))?;
+    same_as(&optimizer, &alone)
+}
+
+fn cohorts_part_and_meet(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = adam(gpu)?;
+    optimizer.set_gradient("a", Gradient::Missing)?;
+    optimizer.step()?;
+    optimizer.set_gradient("a", Gradient::Own)?;
+    optimizer.step()?;
+    ensure(optimizer.dispatches() == 2, "two cohorts, two dispatches")?;
+    optimizer.set_steps("a", 2)?;
+    optimizer.step()?;
+    ensure(optimizer.dispatches() == 1, "one cohort again")?;
+    let nobody = ["a", "b"].map(|name| optimizer.set_gradient(name, Gradient::Missing));
+    ensure(nobody.iter().all(Result::is_ok), "set_gradient")?;
+    let before = everything::<f32>(&optimizer)?;
+    optimizer.step()?;
+    for ((name, a), (_, b)) in everything(&optimizer)?.iter().zip(&before) {
+        same(name, a, b)?;
+    }
+    Ok(())
+}
+
+fn groups_have_their_own_rules(gpu: &Gpu) -> Result<(), Failed> {
+    let (start, g) = (parameters(LEN, 1), gradients(LEN, 2));
+    let run = |device: &Device| -> Result<[Vec<f32>; 2], Failed> {
+        let mut optimizer = Optimizer::new(device, Adam::amsgrad(), 0.01)?;
+        let decayed = Settings { weight_decay: WeightDecay::Decoupled(0.1), ..Settings::lr(0.1) };
+        let group = optimizer.add_group(Sgd, decayed)?;
+        let (a, b) = (optimizer.add(0, "a", &start)?, optimizer.add(group, "b", &start)?);
+        for _ in 0..3 {
+            optimizer.write_gradient(a, &g)?;
+            optimizer.write_gradient(b, &g)?;
+            optimizer.step()?;
+        }
+        Ok([optimizer.read_blocking(a)?, optimizer.read_blocking(b)?])
+    };
+    let ([a, b], [cpu_a, cpu_b]) = (run(&gpu.into())?, run(&Device::Cpu)?);
+    close("a", &a, &cpu_a, &start, TOLERANCE)?;
+    close("b", &b, &cpu_b, &start, TOLERANCE)?;
+    ensure(a != b, "two rules, one result")
+}
+
+fn settings_and_rules_change_between_steps(gpu: &Gpu) -> Result<(), Failed> {
+    let (start, g) = (parameters(LEN, 1), gradients(LEN, 2));
+    let run = |device: &Device| -> Result<Vec<f32>, Failed> {
+        let mut optimizer = Optimizer::new(device, Adam::default(), 0.01)?;
+        optimizer.add(0, "w", &start)?;
+        for t in 0..6u32 {
+            optimizer.write_gradient("w", &g)?;
+            optimizer.set_rule(0, Adam { beta1: 0.5 + 0.05 * f64::from(t), ..Adam::default() })?;
+            let weight_decay = if t % 2 == 0 { WeightDecay::None } else { WeightDecay::L2(0.1) };
+            optimizer.set_settings(0, Settings { weight_decay, zero_grad: t > 3, ..Settings::lr(0.01) })?;
+            optimizer.step()?;
+        }
+        Ok(optimizer.read_blocking("w")?)
+    };
+    close("w", &run(&gpu.into())?, &run(&Device::Cpu)?, &start, TOLERANCE)
+}
+
+/// x and y of the two-point form, by hand: v ← ρv − lr·g, x ← x + v, y = x + ρv.
+fn look_ahead_is_taken_back(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Momentum::keras(0.9), 0.1)?;
+        optimizer.add(0, "w", &[1.0f32; 5])?;
+        let (mut x, mut v) = (1.0f64, 0.0f64);
+        for t in 0..5 {
+            optimizer.look_ahead()?;
+            let y = x + 0.9 * v;
+            close("y", &optimizer.read_blocking("w")?, &[y as f32; 5], &[1.0; 5], TOLERANCE)?;
+            optimizer.write_gradient("w", &[t as f32; 5])?;
+            optimizer.step()?;
+            v = 0.9 * v - 0.1 * f64::from(t);
+            x += v;
+            close("x", &optimizer.read_blocking("w")?, &[x as f32; 5], &[1.0; 5], TOLERANCE)?;
+        }
+        ensure(x < 0.5, "it has moved")?;
+    }
+    Ok(())
+}
+
+fn look_ahead_repeated_stays(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Momentum::torch(0.9), 0.1)?;
+        let group = optimizer.add_group(Adam::default(), 0.1)?;
+        optimizer.add(0, "w", &[1.0f32; 70])?;
+        optimizer.add(0, "late", &[1.0f32; 3])?;
+        optimizer.add(group, "other", &[1.0f32; 70])?;
+        for (name, len) in [("w", 70), ("late", 3), ("other", 70)] {
+            optimizer.write_gradient(name, &vec![1.0f32; len])?;
+        }
+        optimizer.step()?;
+        optimizer.look_ahead()?;
+        let once = [optimizer.read_blocking::<f32>("w")?, optimizer.read_blocking("other")?];
+        optimizer.look_ahead()?;
+        same("w", &optimizer.read_blocking("w")?, &once[0])?;
+        same("other", &optimizer.read_blocking("other")?, &once[1])?;
+        close("w", &once[0], &[0.9 - 0.09; 70], &[1.0; 70], TOLERANCE)?;
+        // A parameter without a gradient stays at its look-ahead point, whatever the others do.
+        optimizer.set_gradient("late", Gradient::Missing)?;
+        optimizer.step()?;
+        optimizer.look_ahead()?;
+        close("late", &optimizer.read_blocking("late")?, &[0.81; 3], &[1.0; 3], TOLERANCE)?;
+        close("w", &optimizer.read_blocking("w")?, &[0.71 - 0.09 * 1.9; 70], &[1.0; 70], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+fn gradients_are_zeroed(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        for fused in [false, true] {
+            let mut optimizer = Optimizer::new(&device, Sgd, Settings { zero_grad: fused, ..Settings::lr(1.0) })?;
+            optimizer.add(0, "w", &[1.0f32; 7])?;
+            optimizer.write_gradient("w", &[0.5f32; 7])?;
+            optimizer.step()?;
+            if !fused {
+                same("gradient", &optimizer.read_gradient_blocking("w")?, &[0.5; 7])?;
+                optimizer.zero_grad()?;
+            }
+            same("gradient", &optimizer.read_gradient_blocking("w")?, &[0.0; 7])?;
+            optimizer.step()?;
+            same("w", &optimizer.read_blocking("w")?, &[0.5; 7])?;
+        }
+    }
+    Ok(())
+}
+
+fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Adam::amsgrad(), 0.1)?;
+        let values = [("a", vec![1.0f32; 300]), ("b", vec![2.0; 5]), ("c", vec![3.0; 300])];
+        for (name, v) in &values {
+            optimizer.add(0, name, v)?;
+            optimizer.write_gradient(*name, &vec![1.0f32; v.len()])?;
+        }
+        optimizer.step()?;
+        let gone = optimizer.id("b")?;
+        optimizer.remove("b")?;
+        ensure(matches!(optimizer.read_blocking::<f32>(gone), Err(Error::UnknownParameter { .. })), "b is gone")?;
+        let before = optimizer.read_blocking::<f32>("c")?;
+        // The new one takes the old one's place: values, gradient and state are its own.
+        optimizer.add(0, "b", &[9.0f32; 64])?;
+        ensure(optimizer.id("b")? != gone, "handles are not used again")?;
+        for slot in ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] {
+            same(slot, &optimizer.read_state_blocking("b", slot)?, &[0.0; 64])?;
+        }
+        same("gradient", &optimizer.read_gradient_blocking("b")?, &[0.0; 64])?;
+        same("b", &optimizer.read_blocking("b")?, &[9.0; 64])?;
+        optimizer.step()?;
+        ensure(optimizer.read_blocking::<f32>("c")? != before, "c goes on")?;
+        same("b", &optimizer.read_blocking("b")?, &[9.0; 64])?;
+        ensure(optimizer.steps("b")? == 1 && optimizer.steps("c")? == 2, "steps")?;
+    }
+    Ok(())
+}
+
+/// Five steps, everything read and written into a fresh optimizer (also on the other device), five more: as ten in one go.
+fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
+    let devices = [gpu.into(), Device::Cpu];
+    for (name, rule) in rules::all() {
+        let (start, slots) = (parameters(LEN, 1), rule.slots());
+        let make = |device: &Device, start: &[f32]| -> Result<Optimizer, Failed> {
+            let mut optimizer = Optimizer::new(device, rule.clone(), 0.01)?;
+            optimizer.add(0, "w", start)?;
+            Ok(optimizer)
+        };
+        let go = |optimizer: &mut Optimizer, from: u64| -> Result<(), Failed> {
+            for t in from..from + 5 {
+                optimizer.write_gradient("w", &gradients(LEN, t))?;
+                optimizer.step()?;
+            }
+            Ok(())
+        };
+        for (from, to) in [(0, 0), (0, 1), (1, 0)] {
+            let mut first = make(&devices[from], &start)?;
+            go(&mut first, 0)?;
+            let mut second = make(&devices[to], &first.read_blocking::<f32>("w")?)?;
+            for slot in &slots {
+                second.write_state("w", slot, &first.read_state_blocking::<f32>("w", slot)?)?;
+            }
+            second.set_steps("w", first.steps("w")?)?;
+            go(&mut first, 5)?;
+            go(&mut second, 5)?;
+            let (x, b) = (second.read_blocking::<f32>("w")?, first.read_blocking::<f32>("w")?);
+            if from == to {
+                same(name, &x, &b)?;
+            }
+            // Elements whose parameter was once thrown to 1e27 are judged by that.
+            let scale: Vec<_> = b.iter().enumerate().map(|(i, b)| if i == 5 { 1e30 } else { b.abs().max(2.0) }).collect();
+            close(name, &x, &b, &scale, TOLERANCE)?;
+        }
+    }
+    Ok(())
+}
+
+fn slices_equal_vectors(_: &Gpu) -> Result<(), Failed> {
+    for (name, rule) in rules::all() {
+        let (start, g) = (parameters(40_000, 1), gradients(40_000, 2));
+        let mut own = Optimizer::new(&Device::Cpu, rule.clone(), 0.01)?;
+        own.add(0, "w", &start)?;
+        let mut slices = Optimizer::new(&Device::Cpu, rule, 0.01)?;
+        let (mut w, id) = (start.clone(), slices.add_slice::<f32>(0, "w", start.len())?);
+        for _ in 0..3 {
+            own.write_gradient("w", &g)?;
+            own.step()?;
+            let slice = wgpu_optim::Slices { id, parameter: &mut w, gradient: Some(&g) };
+            slices.step_slices(&mut [slice])?;
+        }
+        same(name, &w, &own.read_blocking("w")?)?;
+    }
+    Ok(())
+}
+
+fn the_second_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
+    // A device of its own: other tests make objects meanwhile.
+    let gpu = &crate::fixture::device_like(gpu, |_| {})?;
+    let mut optimizer = adam(gpu)?;
+    let momentum = optimizer.add_group(Momentum::default(), 0.1)?;
+    optimizer.add(momentum, "c", &parameters(9, 5))?;
+    let count = || {
+        let hal = gpu.device().get_internal_counters().hal;
+        let counters = [
+            &hal.buffers,
+            &hal.bind_groups,
+            &hal.bind_group_layouts,
+            &hal.pipeline_layouts,
+            &hal.compute_pipelines,
+            &hal.shader_modules,
+        ];
+        counters.map(|counter| counter.read())
+    };
+    let settled = |optimizer: &mut Optimizer| -> Result<_, Failed> {
+        optimizer.look_ahead()?;
+        optimizer.step()?;
+        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        Ok(count())
+    };
+    settled(&mut optimizer)?;
+    let before = settled(&mut optimizer)?;
+    ensure(before[4] > 0 && before[1] > 0, format!("nothing is counted: {before:?}"))?;
+    for t in 0..20u32 {
+        optimizer.set_lr(0, 0.1 / f64::from(t + 1))?;
+        let after = settled(&mut optimizer)?;
+        ensure(after == before, format!("buffers, bind groups, layouts, pipelines, shaders: {before:?} → {after:?}"))?;
+    }
+    Ok(())
+}
