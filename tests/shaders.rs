@@ -1,0 +1,153 @@
+//! Every composed shader, without a GPU: it validates, agrees with its Rust half, and translates to what each backend runs.
+
+use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{Module, TypeInner};
+use wgpu_optim::{AnyRule, GradientAccess, Lane, look_ahead_shader, rules, shader};
+
+const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
+const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
+
+fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+    (module, info)
+}
+
+/// All kernels there are: what a failure calls it, its pipeline constants, its text.
+fn kernels() -> Vec<(String, PipelineConstants, String)> {
+    let mut kernels = Vec::new();
+    for lane in LANES {
+        kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane)));
+        for (name, rule) in rules::all() {
+            let constants: PipelineConstants =
+                rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
+            for access in ACCESS {
+                let label = format!("{name} {lane:?} {access:?}");
+                kernels.push((label, constants.clone(), shader(&rule, lane, access)));
+            }
+        }
+    }
+    kernels
+}
+
+/// Names of a struct's fields.
+fn fields(module: &Module, name: &str) -> Vec<String> {
+    let found = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name));
+    match found.map(|(_, ty)| &ty.inner) {
+        Some(TypeInner::Struct { members, .. }) => members.iter().filter_map(|m| m.name.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn the_list_is_whole() {
+    let names: Vec<_> = rules::all().into_iter().map(|(name, _)| name).collect();
+    assert!(names.len() >= 30, "{names:?}");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders")).unwrap();
+    for file in files {
+        let file = file.unwrap().file_name().into_string().unwrap();
+        let stem = file.strip_suffix(".wgsl").unwrap();
+        let known = ["update", "look_ahead"].contains(&stem) || rules::all().iter().any(|(_, rule)| rule.name() == stem);
+        assert!(known, "shaders/{file} belongs to no rule");
+        let twin = format!("{}/src/rules/{stem}.rs", env!("CARGO_MANIFEST_DIR"));
+        assert!(["update", "look_ahead"].contains(&stem) || std::path::Path::new(&twin).exists(), "{twin} is missing");
+    }
+}
+
+#[test]
+fn both_halves_of_a_rule_agree() {
+    for (name, rule) in rules::all() {
+        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read));
+        assert_eq!(fields(&module, "Hyper"), rule.hyper_names(), "{name}: Hyper");
+        assert_eq!(fields(&module, "State"), rule.declared_slots(), "{name}: State");
+        let declared: Vec<_> = module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect();
+        let given: Vec<_> = rule.overrides().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(declared, given, "{name}: overrides");
+        let globals: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.binding.as_ref().is_some_and(|b| b.group == 1))
+            .map(|(_, v)| v.name.clone().unwrap_or_default())
+            .collect();
+        let expected: Vec<_> = ["param", "grad"].into_iter().chain(rule.slots()).collect();
+        assert_eq!(globals, expected, "{name}: bindings");
+    }
+}
+
+/// Bytes are counted from the bindings: nothing else touches memory.
+#[test]
+fn traffic_is_what_the_shader_binds() {
+    for (name, rule) in rules::all() {
+        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read));
+        let bytes: usize = module
+            .global_variables
+            .iter()
+            .filter_map(|(_, v)| match v.space {
+                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => Some(8),
+                naga::AddressSpace::Storage { .. } => Some(4),
+                _ => None,
+            })
+            .sum();
+        assert_eq!(rule.bytes_per_parameter(), bytes, "{name}");
+    }
+}
+
+#[test]
+fn a_variant_differs_from_its_neighbours() {
+    let text = |rule: &AnyRule| (shader(rule, Lane::Four, GradientAccess::Read), format!("{rule:?}"));
+    let all = rules::all();
+    for (k, (a, rule)) in all.iter().enumerate() {
+        for (b, other) in &all[..k] {
+            assert_ne!(text(rule), text(other), "{a} is {b}");
+        }
+    }
+}
+
+#[test]
+fn every_shader_translates_to_every_backend() {
+    for (name, constants, source) in kernels() {
+        let (module, info) = validate(&name, &source);
+        let entry = Some((naga::ShaderStage::Compute, "main"));
+        let (module, info) = pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let failed = |to: &str, e: &dyn std::fmt::Display| -> ! { panic!("{name} to {to}: {e}") };
+
+        let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+        let words = spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| failed("SPIR-V", &e));
+        assert!(words.len() > 100, "{name}");
+
+        let (text, _) = msl::write_string(&module, &info, &msl::Options::default(), &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| failed("MSL", &e));
+        assert!(text.contains("kernel void"), "{name}");
+
+        let (options, pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| failed("HLSL", &e));
+        assert!(text.contains("numthreads"), "{name}");
+
+        let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+        let pipeline = glsl::PipelineOptions {
+            shader_stage: naga::ShaderStage::Compute,
+            entry_point: "main".into(),
+            multiview: None,
+        };
+        let mut text = String::new();
+        glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, naga::proc::BoundsCheckPolicies::default())
+            .and_then(|mut writer| writer.write())
+            .unwrap_or_else(|e| failed("GLSL ES 3.1", &e));
+        assert!(text.contains("local_size_x"), "{name}");
+    }
+}
+
+/// A mistake in a rule is reported at the rule's own line.
+#[test]
+fn line_numbers_are_the_rules_own() {
+    let source = shader(&rules::by_name("adam").unwrap(), Lane::Four, GradientAccess::Read);
+    let own = include_str!("../shaders/adam.wgsl");
+    let line = |text: &str| text.lines().position(|line| line.contains("fn update(")).unwrap();
+    assert_eq!(line(&source), line(own));
+}
