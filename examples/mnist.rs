@@ -29,8 +29,7 @@ use data::{CLASSES, PIXELS, Samples};
 
 const HIDDEN: usize = 128;
 /// The parameters: names and lengths.
-const SHAPES: [(&str, usize); 4] =
-    [("w1", PIXELS * HIDDEN), ("b1", HIDDEN), ("w2", HIDDEN * CLASSES), ("b2", CLASSES)];
+const SHAPES: [(&str, usize); 4] = [("w1", PIXELS * HIDDEN), ("b1", HIDDEN), ("w2", HIDDEN * CLASSES), ("b2", CLASSES)];
 type Weights = [Vec<f32>; 4];
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -213,7 +212,8 @@ fn check(args: &Args, rule: &AnyRule, lr: f64, train: &Samples, test: &Samples) 
     let losses = relative.fold(0.0, |worst, e| if e <= worst { worst } else { e });
     let (first, last) = (cpu_losses[0], cpu_losses[batches.len() - 1]);
     println!("losses of the first {} steps, {first:.3} … {last:.3}: CPU and GPU within {losses:.1e}", batches.len());
-    if worst > 1e-4 || !(apart < 1e-4) || !(losses < 1e-3) || !(last < first) {
+    let within = worst < 1e-4 && apart < 1e-4 && losses < 1e-3 && last < first;
+    if !within {
         return Err("more than the 1e-4, 1e-4 and 1e-3 that are allowed, or the loss does not fall".into());
     }
     Ok(())

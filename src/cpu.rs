@@ -71,8 +71,7 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
 
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
 #[cfg(not(target_family = "wasm"))]
-fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>)
-{
+fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
     let chunks = job.parameter.len().div_ceil(CHUNK);
     if chunks <= 1 {
         return serial(rule, job, used, c, h);

@@ -1,4 +1,49 @@
-//! Fused optimizer steps for training on the GPU through wgpu.
+//! Fused optimizer steps for training on the GPU through wgpu: Vulkan, Metal, DX12, GL, WebGPU.
+//!
+//! ```
+//! use wgpu_optim::{Device, Optimizer, Settings, WeightDecay, rules::Adam};
+//!
+//! let device = Device::Cpu; // or Device::auto_blocking(), Gpu::new_blocking()?.into(), Gpu::from_wgpu(device, queue).into()
+//! let adamw = Settings { weight_decay: WeightDecay::Decoupled(0.01), ..Settings::lr(1e-3) };
+//! let mut optimizer = Optimizer::new(&device, Adam::default(), adamw)?;
+//! let ids = optimizer.add_all(0, &[("weight", &[0.5f32; 6][..]), ("bias", &[0.0f32; 2])])?;
+//! optimizer.write_gradient("bias", &[1.0f32, -1.0])?; // on a GPU your kernels write it: Optimizer::gradient
+//! optimizer.step()?; // or Optimizer::encode, into your own encoder
+//! let bias: Vec<f32> = optimizer.read_blocking("bias")?;
+//! # assert!((bias[0] + 0.001).abs() < 1e-6 && ids.len() == 2);
+//! # Ok::<(), wgpu_optim::Error>(())
+//! ```
+//!
+//! # How a step runs
+//!
+//! 1. [`Optimizer::step`] or [`Optimizer::encode`] (`src/optimizer/step.rs`) takes the plan of the last step, or makes one: tensors
+//!    with one step count that lie behind each other in the arena are one run.
+//! 2. Each run's dispatches (`src/gpu/plan.rs`) were cut to the device's limits, with the bind groups that they need.
+//! 3. Each rule computes the step's coefficients in f64 (`Rule::hyper`, `src/rules/adam.rs` and its neighbours); rounded once, they
+//!    go into a slot of the uniform buffer that no other step in flight shares (`src/gpu/slots.rs`).
+//! 4. The kernel (`src/gpu/kernel.rs`) is the rule's text, `shaders/adam.wgsl`, with the driver behind it, `shaders/update.wgsl`,
+//!    which loads parameter, gradient and states, applies decay and scale, calls `update`, and stores.
+//! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores (`src/cpu.rs`).
+//!
+//! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline, and nothing is read
+//! back. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
+//!
+//! # Numbers
+//!
+//! Coefficients (1 − β, lr/(1 − β₁ᵗ), …) are computed in f64 and rounded once; a kernel contains no `pow`. Between adapters results
+//! may differ in the last places (WGSL allows 2.5 ulp for a division, and contraction of a·b + c); on one adapter two runs are equal
+//! bit for bit. A NaN in a gradient makes its parameter NaN. An infinite gradient makes it ∓∞ with SGD and momentum (and NaN with
+//! the step behind it), NaN with all other rules. Gradients so large that their square overflows (|g| above 1.8e19) make no step
+//! with rules that divide by it. Subnormal gradients count as they are or as 0, as the device likes.
+//!
+//! # Limits
+//!
+//! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
+//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers and one a state: five for
+//! AMSGrad, of the eight that any WebGPU device has. Ranges of your buffers start at multiples of
+//! `min_storage_buffer_offset_alignment` (256 bytes by default). 128 steps may be recorded and not yet finished.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod cpu;
 mod error;

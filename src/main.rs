@@ -1,5 +1,7 @@
 //! `wgpu-optim`: measures the rules, certifies a device, shows what runs.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

@@ -17,7 +17,6 @@ pub trait Real: num_traits::Float + num_traits::NumAssign + bytemuck::Pod + Defa
 
 impl Real for f32 {
     const NAME: &'static str = "f32";
-    #[allow(clippy::cast_possible_truncation, reason = "the one rounding of a coefficient")]
     fn of(x: f64) -> Self {
         x as Self
     }

@@ -61,7 +61,9 @@ impl Settings {
         require(self.grad_scale.is_finite(), "grad_scale", self.grad_scale, "finite")?;
         match self.weight_decay {
             WeightDecay::None => Ok(()),
-            WeightDecay::L2(x) | WeightDecay::Decoupled(x) | WeightDecay::DecoupledFromLr(x) => at_least_0("weight_decay", x),
+            WeightDecay::L2(x) | WeightDecay::Decoupled(x) | WeightDecay::DecoupledFromLr(x) => {
+                at_least_0("weight_decay", x)
+            }
         }
     }
 

@@ -9,7 +9,8 @@ const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
 
 fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+    let module =
+        naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
     (module, info)
@@ -49,7 +50,8 @@ fn the_list_is_whole() {
     for file in files {
         let file = file.unwrap().file_name().into_string().unwrap();
         let stem = file.strip_suffix(".wgsl").unwrap();
-        let known = ["update", "look_ahead"].contains(&stem) || rules::all().iter().any(|(_, rule)| rule.name() == stem);
+        let known =
+            ["update", "look_ahead"].contains(&stem) || rules::all().iter().any(|(_, rule)| rule.name() == stem);
         assert!(known, "shaders/{file} belongs to no rule");
         let twin = format!("{}/src/rules/{stem}.rs", env!("CARGO_MANIFEST_DIR"));
         assert!(["update", "look_ahead"].contains(&stem) || std::path::Path::new(&twin).exists(), "{twin} is missing");

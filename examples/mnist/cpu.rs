@@ -58,7 +58,8 @@ impl<F: Real + std::iter::Sum> Network<F> {
         });
         let sum = |of: &dyn Fn(&Pass<F>) -> F| passes.iter().map(of).sum::<F>() * share;
         let g_b1 = (0..hidden).map(|j| sum(&|pass| pass.d_hidden[j])).collect();
-        let g_w2 = (0..hidden * CLASSES).map(|i| sum(&|pass| pass.hidden[i / CLASSES] * pass.d_logits[i % CLASSES])).collect();
+        let g_w2 =
+            (0..hidden * CLASSES).map(|i| sum(&|pass| pass.hidden[i / CLASSES] * pass.d_logits[i % CLASSES])).collect();
         let g_b2 = (0..CLASSES).map(|c| sum(&|pass| pass.d_logits[c])).collect();
         (sum(&|pass| pass.loss), [g_w1, g_b1, g_w2, g_b2])
     }
@@ -84,7 +85,8 @@ impl<F: Real + std::iter::Sum> Network<F> {
         let label = usize::from(samples.labels[k]);
         let largest = logits.iter().copied().fold(F::neg_infinity(), F::max);
         let total: F = logits.iter().map(|&z| (z - largest).exp()).sum();
-        let d_logit = |(c, &z): (usize, &F)| (z - largest).exp() / total - if c == label { F::one() } else { F::zero() };
+        let d_logit =
+            |(c, &z): (usize, &F)| (z - largest).exp() / total - if c == label { F::one() } else { F::zero() };
         let d_logits: Vec<F> = logits.iter().enumerate().map(d_logit).collect();
         let back = |(row, &h): (&[F], &F)| {
             let sum = row.iter().zip(&d_logits).map(|(&w, &d)| w * d).sum();

@@ -45,7 +45,8 @@ impl Network {
         batch: usize,
     ) -> Result<Self, Error> {
         let mut optimizer = Optimizer::new(&Device::from(gpu), rule.clone(), settings)?;
-        let tensors: Vec<_> = SHAPES.iter().zip(weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
+        let tensors: Vec<_> =
+            SHAPES.iter().zip(weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
         optimizer.add_all(0, &tensors)?;
         let train = Set::new(gpu, &optimizer, sets.0, batch)?;
         let test = Set::new(gpu, &optimizer, sets.1, batch)?;
@@ -137,7 +138,8 @@ impl Set {
                 compilation_options: Default::default(),
                 cache: None,
             });
-            let entry = |&binding: &u32| wgpu::BindGroupEntry { binding, resource: resources[binding as usize].clone() };
+            let entry =
+                |&binding: &u32| wgpu::BindGroupEntry { binding, resource: resources[binding as usize].clone() };
             let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
                 layout: &pipeline.get_bind_group_layout(0),
@@ -163,7 +165,8 @@ impl Set {
     fn encode(&self, encoder: &mut wgpu::CommandEncoder, train: bool) {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let backward = if train { self.backward.as_slice() } else { &[] };
-        for Pass { pipeline, bindings, workgroups: (x, y) } in self.forward.iter().chain(backward).chain([&self.finish]) {
+        for Pass { pipeline, bindings, workgroups: (x, y) } in self.forward.iter().chain(backward).chain([&self.finish])
+        {
             pass.set_pipeline(pipeline);
             pass.set_bind_group(0, bindings, &[]);
             pass.dispatch_workgroups(*x, *y, 1);

@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut failed = false;
     for (k, rows) in tables.iter().enumerate() {
         let adapter = gpus.get(k).map(Gpu::name);
-        failed |= rows.iter().any(|row| row.gpu.is_some_and(|(_, error)| !(error <= TOLERANCE)));
+        failed |= rows.iter().any(|row| row.gpu.is_some_and(|(_, error)| error > TOLERANCE));
         match args.json {
             true => rows.iter().for_each(|row| say(None, &json_row(row, adapter.as_deref()))),
             false => print(rows, adapter.as_deref()),
@@ -167,7 +167,15 @@ fn worst(x: &[f32], cpu: &Measured) -> f64 {
         if x == b { 0.0 } else { (f64::from(x) - f64::from(b)).abs() / f64::from(scale) }
     };
     let errors = x.iter().zip(&cpu.result).zip(&cpu.scale).map(error);
-    errors.fold(0.0, |worst, e| if e <= worst { worst } else if e.is_nan() { f64::INFINITY } else { e })
+    errors.fold(0.0, |worst, e| {
+        if e <= worst {
+            worst
+        } else if e.is_nan() {
+            f64::INFINITY
+        } else {
+            e
+        }
+    })
 }
 
 fn json_row(row: &Row, adapter: Option<&str>) -> String {
@@ -193,7 +201,8 @@ fn print(rows: &[Row], adapter: Option<&str>) {
     let threads = rayon::current_num_threads();
     let title = adapter.map_or_else(|| "no GPU".to_owned(), |adapter| format!("GPU: {adapter}"));
     say(None, &format!("{title}; CPU: {threads} threads; a step with its submission, median, wall time"));
-    let header = ["rule", "parameters", "state B", "traffic B", "CPU ms", "CPU GB/s", "GPU ms", "GPU GB/s", "worst error"];
+    let header =
+        ["rule", "parameters", "state B", "traffic B", "CPU ms", "CPU GB/s", "GPU ms", "GPU GB/s", "worst error"];
     table.set_header(header);
     for row in rows {
         let gpu = match row.gpu {
@@ -211,8 +220,10 @@ fn print(rows: &[Row], adapter: Option<&str>) {
         cells.extend(gpu);
         table.add_row(cells);
     }
-    for k in 1..header.len() {
-        table.column_mut(k).into_iter().for_each(|column| _ = column.set_cell_alignment(CellAlignment::Right));
+    for column in 1..header.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     say(None, &table.to_string());
 }

@@ -292,9 +292,7 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         "ClassicalMomentum" | "NesterovLookahead" => Momentum::keras(h.number("rho")?).into(),
         "HeavyBall" => Momentum::heavy_ball(h.number("rho")?).into(),
         "EmaMomentum" => Momentum::ema(h.number("beta")?).into(),
-        "AdaGrad" => {
-            AdaGrad { eps: h.number("eps")?, eps_inside: h.flag("eps_inside")?, ..AdaGrad::torch() }.into()
-        }
+        "AdaGrad" => AdaGrad { eps: h.number("eps")?, eps_inside: h.flag("eps_inside")?, ..AdaGrad::torch() }.into(),
         "RMSProp" => {
             let (alpha, eps) = (h.number("rho")?, h.number("eps")?);
             RmsProp { alpha, eps, eps_inside: h.flag("eps_inside")?, ..RmsProp::torch() }.into()

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Only adapters whose name contains this (`none` for the CPU alone).
     #[arg(long, value_name = "TEXT")]
     adapter: Option<String>,
-    /// One JSON object a file.
+    /// One JSON object a file, and a last one with the counts.
     #[arg(long)]
     json: bool,
 }
@@ -78,7 +78,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for file in &files {
         let verdict = match golden.case(file) {
-            Err(e) => Verdict::Failed { worst: Worst { ratio: f64::INFINITY, error: f64::NAN, what: e }, engine: String::new() },
+            Err(e) => Verdict::Failed {
+                worst: Worst { ratio: f64::INFINITY, error: f64::NAN, what: e },
+                engine: String::new(),
+            },
             Ok(case) => verdict(&golden, &case, &engines)?,
         };
         match verdict {
@@ -91,11 +94,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
         bar.iter().for_each(|bar| bar.inc(1));
     }
     bar.iter().for_each(|bar| bar.finish_and_clear());
-    if !args.json {
+    if args.json {
+        say(None, &json!({ "passed": passed, "failed": failed, "skipped": skipped }).to_string());
+    } else {
         let names: Vec<_> = engines.iter().map(|engine| engine.name.as_str()).collect();
         say(None, &format!("on {}", names.join(", ")));
+        say(None, &format!("{passed} passed, {failed} failed, {skipped} skipped"));
     }
-    say(None, &format!("{passed} passed, {failed} failed, {skipped} skipped"));
     if passed + failed == 0 {
         return Err("nothing was compared".into());
     }
@@ -122,7 +127,9 @@ impl Verdict {
         let (verdict, worst, engine) = match self {
             Self::Passed { worst, engine } => ("passed", worst, engine),
             Self::Failed { worst, engine } => ("failed", worst, engine),
-            Self::Skipped(why) => return json!({ "file": file, "verdict": "skipped", "why": why }).to_string(),
+            Self::Skipped(why) => {
+                return json!({ "file": file, "verdict": "skipped", "why": why }).to_string();
+            }
         };
         let (error, ratio, what) = (worst.error, worst.ratio, &worst.what);
         json!({ "file": file, "verdict": verdict, "worst_error": error, "of_tolerance": ratio, "what": what, "engine": engine })
@@ -156,7 +163,7 @@ fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Result<Verdict, 
             false => trajectory::<f32>(&engine.device, expected, &setup)?,
         };
         let found = compare(expected, &setup, &oracle, &ours, engine.f64);
-        if worst.as_ref().is_none_or(|(worst, _)| worst.ratio.is_finite() && !(found.ratio <= worst.ratio)) {
+        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
             worst = Some((found, engine.name.clone()));
         }
     }
@@ -201,7 +208,8 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
         }
         // Each read waits for the device: only the oracle needs the state of every step.
         if matches!(device, Device::Cpu) || t == case.steps {
-            for (&slot, (tensor, &id)) in slots.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id))) {
+            for (&slot, (tensor, &id)) in slots.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
+            {
                 let state = optimizer.read_state_blocking::<F>(id, slot)?;
                 let state: Vec<f64> = state.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
                 let scale = run.state_scale.entry((slot, tensor)).or_insert_with(|| vec![0.0; state.len()]);
@@ -231,11 +239,11 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
     };
     // A state's error is the sum of its steps' roundings, of at most four operations each.
     let state_tolerance = if f64 || f32_file { tolerance } else { F32_ALONE.max(4.0 * ROUNDING * steps) };
-    let mut worst = Worst { ratio: 0.0, error: 0.0, what: "nothing".into() };
+    let mut worst = Worst { ratio: -1.0, error: 0.0, what: "nothing".into() };
     let mut note = |error: f64, tolerance: f64, what: &dyn Fn() -> String| {
         // NaN is worse than anything.
-        if !(error / tolerance <= worst.ratio) {
-            let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+        let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+        if ratio > worst.ratio {
             worst = Worst { ratio, error, what: what() };
         }
     };
@@ -244,9 +252,12 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
         for (k, b) in expected.iter().enumerate() {
             for (i, &b) in b.iter().enumerate() {
                 scale[k][i] = scale[k][i].max(b.abs());
-                let points = [("p", &ours.params, &case.params), ("look-ahead p", &ours.look_ahead, &case.lookahead_params)];
+                let points =
+                    [("p", &ours.params, &case.params), ("look-ahead p", &ours.look_ahead, &case.lookahead_params)];
                 for (what, ours, golden) in points {
-                    let Some((x, b)) = ours.get(&t).zip(golden.get(&t)).map(|(x, b)| (x[k][i], b[k][i])) else { continue };
+                    let Some((x, b)) = ours.get(&t).zip(golden.get(&t)).map(|(x, b)| (x[k][i], b[k][i])) else {
+                        continue;
+                    };
                     note(scaled(x, b, scale[k][i]), tolerance, &|| format!("{what}{k}[{i}] at step {t}"));
                 }
             }
@@ -266,7 +277,9 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
         }
     }
     for (key, value) in &case.state {
-        let Some((slot, tensor, sign)) = state_name(case, setup, key) else { continue };
+        let Some((slot, tensor, sign)) = state_name(case, setup, key) else {
+            continue;
+        };
         let per_tensor = match tensor {
             Some(tensor) => vec![(tensor, numbers_of(value))],
             None => value.as_array().into_iter().flatten().map(numbers_of).enumerate().collect(),

@@ -41,7 +41,9 @@ pub(crate) type Tensors = Vec<Vec<f64>>;
 impl Golden {
     pub(crate) fn embedded() -> Result<Self, String> {
         let archive = inflate(ARCHIVE).and_then(|text| parse(&text))?;
-        let Value::Object(files) = archive else { return Err("the archive is not an object".into()) };
+        let Value::Object(files) = archive else {
+            return Err("the archive is not an object".into());
+        };
         Ok(Self(files.into_iter().map(|(name, value)| (name, Ok(value))).collect()))
     }
 
@@ -53,7 +55,8 @@ impl Golden {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let content = || std::fs::read(&path).map_err(|e| e.to_string());
             if let Some(name) = name.strip_suffix(".gz").filter(|name| name.ends_with(".json")) {
-                files.insert(name.to_owned(), content().and_then(|bytes| inflate(&bytes)).and_then(|text| parse(&text)));
+                files
+                    .insert(name.to_owned(), content().and_then(|bytes| inflate(&bytes)).and_then(|text| parse(&text)));
             } else if name.ends_with(".json") {
                 let text = content().and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
                 files.insert(name, text.and_then(|text| parse(&text)));

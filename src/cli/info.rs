@@ -19,7 +19,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let adapters = match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => adapters,
         Err(e) => {
-            say(None, &format!("{e}. Steps run on the CPU, on {} threads. {GET_ADAPTER}", rayon::current_num_threads()));
+            say(
+                None,
+                &format!("{e}. Steps run on the CPU, on {} threads. {GET_ADAPTER}", rayon::current_num_threads()),
+            );
             return Ok(ExitCode::SUCCESS);
         }
     };

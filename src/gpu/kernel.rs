@@ -76,7 +76,9 @@ impl KernelKey {
     /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, driver.
     fn compose(&self) -> String {
         let head = match self.lane {
-            Lane::Four => "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; ",
+            Lane::Four => {
+                "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; "
+            }
             Lane::Tail => "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; ",
         };
         let binding = |k: usize, access: &str, name: &str| {
@@ -143,7 +145,11 @@ pub(crate) struct Kernel {
 /// The layout of group 0: a uniform buffer with a dynamic offset.
 pub(crate) fn row_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     let ty = wgpu::BufferBindingType::Uniform;
-    layout(device, "wgpu-optim row", &[wgpu::BindingType::Buffer { ty, has_dynamic_offset: true, min_binding_size: None }])
+    layout(
+        device,
+        "wgpu-optim row",
+        &[wgpu::BindingType::Buffer { ty, has_dynamic_offset: true, min_binding_size: None }],
+    )
 }
 
 fn layout(device: &wgpu::Device, label: &str, types: &[wgpu::BindingType]) -> wgpu::BindGroupLayout {
@@ -173,7 +179,9 @@ impl Gpu {
         let compiled = self.scoped("a shader", || self.compile(&key, &mut module));
         let kernel = match (compiled, module) {
             (Ok(kernel), _) => Arc::new(kernel),
-            (Err(Error::Rejected { reason, .. }), Some(module)) => return Err(rejection(&key, &module, reason)),
+            (Err(Error::Rejected { reason, .. }), Some(module)) => {
+                return Err(rejection(&key, &module, reason));
+            }
             (Err(e), _) => return Err(e),
         };
         self.kernels().insert(key, kernel.clone());

@@ -141,8 +141,7 @@ impl Arena {
         let half = self.chunks.iter().map(|chunk| chunk.len).sum::<u64>() / 2;
         let room = if exact { len } else { len.max(half).max(MIN_CHUNK).next_multiple_of(ALIGN).min(most) };
         let buffers = gpu.scoped("a buffer of the arena", || {
-            let usage =
-                wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             let create = |label: &String| {
                 let label = Some(label.as_str());
                 let descriptor = wgpu::BufferDescriptor { label, size: 4 * room, usage, mapped_at_creation: false };
@@ -173,7 +172,9 @@ impl Arena {
 
     /// Gives a place back, joined with free neighbours.
     pub(crate) fn release(&mut self, place: Place) {
-        let Some(chunk) = self.chunks.get_mut(place.chunk).filter(|_| place.len > 0) else { return };
+        let Some(chunk) = self.chunks.get_mut(place.chunk).filter(|_| place.len > 0) else {
+            return;
+        };
         let (mut start, mut len) = (place.start, place.len);
         if let Some((&before, &free)) = chunk.free.range(..start).next_back().filter(|&(&s, &l)| s + l == start) {
             chunk.free.remove(&before);

@@ -1,5 +1,7 @@
 //! What a step dispatches: made once, replayed until a parameter, a gradient or a group changes.
 
+#![allow(clippy::mutable_key_type, reason = "a buffer hashes and compares by its identity")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -44,7 +46,9 @@ impl Plan {
         ranges: &[BufferRange],
         row: usize,
     ) -> Result<()> {
-        let Some(len) = ranges.first().map(|range| range.len as u64) else { return Ok(()) };
+        let Some(len) = ranges.first().map(|range| range.len as u64) else {
+            return Ok(());
+        };
         let limits = gpu.device().limits();
         let bound = limits.max_storage_buffer_binding_size / 4;
         let dispatched = u64::from(limits.max_compute_workgroups_per_dimension) * WORKGROUP * 4;
@@ -63,7 +67,6 @@ impl Plan {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the one private caller is above")]
-    #[allow(clippy::cast_possible_truncation, reason = "a window is below max_compute_workgroups_per_dimension, a u32")]
     fn add(
         &mut self,
         gpu: &Gpu,
@@ -102,10 +105,8 @@ impl Plan {
 
     /// Records all dispatches in one compute pass. The slot is released when the GPU has finished them.
     pub(crate) fn record(&self, slots: &Slots, slot: Slot, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some("wgpu-optim"),
-            timestamp_writes: None,
-        });
+        let mut pass = encoder
+            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("wgpu-optim"), timestamp_writes: None });
         let mut current: Option<&Arc<Kernel>> = None;
         for dispatch in &self.dispatches {
             if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &dispatch.kernel)) {

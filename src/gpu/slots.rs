@@ -91,7 +91,9 @@ impl Slots {
     /// ours to watch: it has no staging memory.
     pub(crate) fn write(&self, gpu: &Gpu, slot: &Slot, rows: &[f32]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(rows);
-        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return Ok(()) };
+        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else {
+            return Ok(());
+        };
         gpu.scoped("coefficients", || {
             let view = gpu.queue().write_buffer_with(&self.buffer, self.start(slot), size);
             view.map(|mut view| view.copy_from_slice(bytes)).ok_or(Error::DeviceLost)
@@ -99,7 +101,6 @@ impl Slots {
     }
 
     /// The dynamic offset of a row.
-    #[allow(clippy::cast_possible_truncation, reason = "the buffer is far smaller than 4 GiB")]
     pub(crate) fn offset(&self, slot: &Slot, row: usize) -> u32 {
         (self.start(slot) + row as u64 * self.stride) as u32
     }

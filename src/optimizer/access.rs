@@ -128,7 +128,9 @@ impl Optimizer {
             (_, Gradient::Missing) => (None, true),
             (Memory::Gpu(tensor), Gradient::Own) => match &tensor.own_gradient {
                 Some(own) => (Some(own.clone()), false),
-                None => return refuse("a parameter in the caller's buffer has its gradient in one, too"),
+                None => {
+                    return refuse("a parameter in the caller's buffer has its gradient in one, too");
+                }
             },
             (Memory::Gpu(_), Gradient::Buffer(range)) => {
                 parameter.check_len(range.len)?;
@@ -141,9 +143,13 @@ impl Optimizer {
             (Memory::F32(Vectors { own: Some(_), .. }) | Memory::F64(Vectors { own: Some(_), .. }), Gradient::Own) => {
                 (None, false)
             }
-            (_, Gradient::Own) => return refuse("a parameter in the caller's slice has its gradient in step_slices"),
+            (_, Gradient::Own) => {
+                return refuse("a parameter in the caller's slice has its gradient in step_slices");
+            }
         };
-        let Some(parameter) = self.parameters.get_mut(&id.0) else { return Ok(()) };
+        let Some(parameter) = self.parameters.get_mut(&id.0) else {
+            return Ok(());
+        };
         let mut changed = parameter.missing != missing;
         parameter.missing = missing;
         if let (Memory::Gpu(tensor), Some(range)) = (&mut parameter.memory, range) {
@@ -213,7 +219,9 @@ impl Optimizer {
         self.gpu("encode_zero_grad")?;
         let mut ranges = Vec::new();
         for parameter in self.parameters.values() {
-            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            let Memory::Gpu(tensor) = &parameter.memory else {
+                continue;
+            };
             for range in tensor.gradient.iter().filter(|range| range.len > 0) {
                 range.check_usage(&format!("gradient of {}", parameter.name), wgpu::BufferUsages::COPY_DST)?;
                 ranges.push(range);

@@ -296,7 +296,9 @@ impl Optimizer {
         if !self.slots.as_ref().is_some_and(|slots| slots.holds(plan.rows.len())) {
             self.slots = Some(Slots::new(gpu, plan.rows.len())?);
         }
-        let Some(slots) = &self.slots else { return Ok(()) };
+        let Some(slots) = &self.slots else {
+            return Ok(());
+        };
         let slot = slots.acquire()?;
         self.rows.clear();
         for (row, &leader) in plan.rows.iter().enumerate() {
@@ -316,7 +318,9 @@ impl Optimizer {
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
-            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.missing) else { continue };
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.missing) else {
+                continue;
+            };
             let cohort = (parameter.group, parameter.steps, parameter.shift.to_bits());
             let row = *cohorts.entry(cohort).or_insert_with(|| {
                 plan.rows.push(id);

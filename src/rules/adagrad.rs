@@ -66,7 +66,6 @@ impl Rule for AdaGrad {
         self.initial_accumulator_value
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a step count is below 2^53")]
     fn hyper(&self, step: &Step) -> Hyper<f64> {
         let lr = step.lr / (1.0 + (step.t - 1) as f64 * self.lr_decay);
         let (eps_inside, eps_outside) = inside_outside(self.eps, self.eps_inside);

@@ -107,7 +107,6 @@ mod prelude {
     }
 
     /// 1 − βᵗ.
-    #[allow(clippy::cast_precision_loss, reason = "a step count is below 2^53")]
     pub(super) fn one_minus_power(beta: f64, t: u64) -> f64 {
         1.0 - beta.powf(t as f64)
     }

@@ -51,7 +51,6 @@ impl NAdam {
             let now = 1.0 - one_minus_power(self.beta1, t);
             return [self.beta1, self.beta1, now, now * self.beta1];
         };
-        #[allow(clippy::cast_precision_loss, reason = "a step count is below 2^53")]
         let mu = |i: u64| self.beta1 * (1.0 - 0.5 * 0.96f64.powf(i as f64 * decay));
         let mut product = 1.0;
         for i in 1..=t {

@@ -41,7 +41,15 @@ impl Default for RmsProp {
 impl RmsProp {
     /// α = 0.99, ε = 1e-8 outside the root, lr outside the momentum.
     pub fn torch() -> Self {
-        Self { alpha: 0.99, eps: 1e-8, eps_inside: false, centered: false, momentum: 0.0, lr_inside: false, initial: 0.0 }
+        Self {
+            alpha: 0.99,
+            eps: 1e-8,
+            eps_inside: false,
+            centered: false,
+            momentum: 0.0,
+            lr_inside: false,
+            initial: 0.0,
+        }
     }
     /// α (Keras: rho) = 0.9, ε = 1e-7 inside the root, lr inside the momentum.
     pub fn keras() -> Self {

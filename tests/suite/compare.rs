@@ -17,15 +17,20 @@ pub(crate) fn close(what: &str, x: &[f32], b: &[f32], scale: &[f32], tolerance: 
     for (i, ((&x, &b), &scale)) in x.iter().zip(b).zip(scale).enumerate() {
         let scale = f64::from(b.abs().max(scale.abs()));
         let error = if x == b { 0.0 } else { (f64::from(x) - f64::from(b)).abs() / scale };
-        if !(error <= worst) {
-            (worst, at) = (if error.is_nan() { f64::INFINITY } else { error }, i);
+        let error = if error.is_nan() { f64::INFINITY } else { error };
+        if error > worst {
+            (worst, at) = (error, i);
         }
     }
     if worst <= tolerance {
         return Ok(());
     }
     let (x, b) = (x[at], b[at]);
-    Err(format!("{what}[{at}]: {x:e} against {b:e}, {} ulp, scaled error {worst:.1e} above {tolerance:.1e}", ulps(x, b)).into())
+    Err(format!(
+        "{what}[{at}]: {x:e} against {b:e}, {} ulp, scaled error {worst:.1e} above {tolerance:.1e}",
+        ulps(x, b)
+    )
+    .into())
 }
 
 /// `‖x − b‖ / ‖b − start‖`: a wrong update of a large parameter shows here. Finite elements only.

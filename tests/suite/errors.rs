@@ -2,7 +2,7 @@
 //! byte for byte before and after.
 
 use libtest_mimic::Failed;
-use wgpu_optim::rules::{Adam, AdaDelta, AdaGrad, AdaMax, Momentum, NAdam, RmsProp, Sgd};
+use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Momentum, NAdam, RmsProp, Sgd};
 use wgpu_optim::{
     AnyRule, BufferRange, Device, Error, Fields, Gpu, Gradient, Optimizer, Real, Result, Rule, Settings, Slices, Step,
     WeightDecay, rules,
@@ -77,7 +77,9 @@ impl Rule for Broken {
 fn shader_rejected(gpu: &Gpu) -> Result<(), Failed> {
     ensure(<Coefficients<f32> as Fields<f32>>::NAMES == ["lr"], "names")?;
     match Optimizer::new(&gpu.into(), Broken, 0.1).map(|_| ()) {
-        Err(Error::Shader { rule, line: Some(5), message }) if rule == "broken" => ensure(message.contains("rate"), message),
+        Err(Error::Shader { rule, line: Some(5), message }) if rule == "broken" => {
+            ensure(message.contains("rate"), message)
+        }
         other => Err(format!("{other:?}").into()),
     }
 }
@@ -164,7 +166,11 @@ fn wrong_input_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
     refuses!("overlap with a gradient", |o| o.add_buffer(0, "x", at(&gradients, 256, 9)), Error::Overlap { .. });
     let own_parameter = Gradient::Buffer(at(&parameters, 256, 100));
     refuses!("gradient = parameter", |o| o.set_gradient("foreign", own_parameter), Error::Overlap { .. });
-    refuses!("alignment", |o| o.add_buffer(0, "x", at(&free, 128, 9)), Error::Misaligned { offset: 128, alignment: 256, .. });
+    refuses!(
+        "alignment",
+        |o| o.add_buffer(0, "x", at(&free, 128, 9)),
+        Error::Misaligned { offset: 128, alignment: 256, .. }
+    );
     refuses!("odd offset", |o| o.add_buffer(0, "x", at(&free, 2, 9)), Error::Misaligned { offset: 2, .. });
     refuses!("end", |o| o.add_buffer(0, "x", at(&free, 1024, 45)), Error::OutOfBounds { end: 1204, size: 1200, .. });
     refuses!("far end", |o| o.add_buffer(0, "x", at(&free, u64::MAX - 255, 45)), Error::OutOfBounds { .. });
@@ -270,7 +276,11 @@ fn wrong_slices(_: &Gpu) -> Result<(), Failed> {
         optimizer.step_slices(&mut [with(a, &mut x[..], &g[..]), with(b, &mut y[..1], &g[..])]),
         optimizer.step_slices(&mut [with(a, &mut x[..], &g[..]), with(a, &mut y[..], &g[..])]),
         optimizer.step_slices(&mut [with(a, &mut x[..], &g[..]), with(own, &mut y[..], &g[..])]),
-        optimizer.step_slices(&mut [Slices { id: a, parameter: &mut [1.0f32; 2][..], gradient: Some(&[1.0f32; 2][..]) }]),
+        optimizer.step_slices(&mut [Slices {
+            id: a,
+            parameter: &mut [1.0f32; 2][..],
+            gradient: Some(&[1.0f32; 2][..]),
+        }]),
     ];
     let kinds = refused.map(|r| match r {
         Err(Error::Length { .. }) => "length",

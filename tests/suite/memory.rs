@@ -246,7 +246,8 @@ fn a_callers_device_keeps_its_callbacks(gpu: &Gpu) -> Result<(), Failed> {
     optimizer.step()?;
     ensure(errors.load(Ordering::Relaxed) == 0, "our own work raised an error")?;
     let storage = wgpu::BufferUsages::STORAGE;
-    let nonsense = wgpu::BufferDescriptor { label: None, size: u64::MAX / 2, usage: storage, mapped_at_creation: false };
+    let nonsense =
+        wgpu::BufferDescriptor { label: None, size: u64::MAX / 2, usage: storage, mapped_at_creation: false };
     drop(callers.device().create_buffer(&nonsense));
     ensure(errors.load(Ordering::Relaxed) == 1, "the caller's error handler is gone")?;
     callers.device().destroy();

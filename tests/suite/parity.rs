@@ -249,6 +249,14 @@ pub(crate) fn cpu_trials() -> Vec<Trial> {
             }
             Ok(())
         }),
+        Trial::test("cpu::a_gradient_whose_square_overflows_makes_no_step", || {
+            for name in ["adagrad", "rmsprop", "rmsprop-centered", "adadelta", "adam", "amsgrad", "nadam"] {
+                let rule = rules::by_name(name)?;
+                let all = run(&Device::Cpu, &rule, settings(&rule), &[1.0; 4], &[vec![1e30; 4], vec![1e20; 4]])?;
+                same(name, &all[0].1, &[1.0; 4])?;
+            }
+            Ok(())
+        }),
         Trial::test("cpu::no_finite_gradient_gives_nan", || {
             let start = vec![1.0; 8];
             let history = [0.0, 1e30, -1e30, 1e-30, f32::MAX, f32::MIN_POSITIVE, 3.0, 3.0];

@@ -363,7 +363,8 @@ fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
                 same(name, &x, &b)?;
             }
             // Elements whose parameter was once thrown to 1e27 are judged by that.
-            let scale: Vec<_> = b.iter().enumerate().map(|(i, b)| if i == 5 { 1e30 } else { b.abs().max(2.0) }).collect();
+            let scale: Vec<_> =
+                b.iter().enumerate().map(|(i, b)| if i == 5 { 1e30 } else { b.abs().max(2.0) }).collect();
             close(name, &x, &b, &scale, TOLERANCE)?;
         }
     }

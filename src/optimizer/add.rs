@@ -1,0 +1,223 @@
+//! Adding and removing parameters, and the memory that they get.
+
+use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use crate::error::{Error, Result};
+use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
+use crate::gpu::{Device, Gpu};
+use crate::rule::Real;
+
+impl Optimizer {
+    /// Adds a parameter in the optimizer's own memory; see [`Optimizer::add_all`].
+    ///
+    /// # Errors
+    /// As [`Optimizer::add_all`].
+    pub fn add<F: Real>(&mut self, group: usize, name: &str, values: &[F]) -> Result<ParameterId> {
+        self.add_owned(group, &[(name, values)], false).map(|ids| ids[0])
+    }
+
+    /// Adds parameters in the optimizer's own memory: `f32` on a GPU, `f32` or `f64` on the CPU. Their gradients are 0.
+    ///
+    /// On a GPU they share buffers of just their size, and step in one dispatch. [`Optimizer::parameter`] and
+    /// [`Optimizer::gradient`] are the ranges for your kernels to bind.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, [`Error::OverLimit`] for more
+    /// than `max_buffer_size` bytes, [`Error::Rejected`] if the GPU has no memory left.
+    pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
+        self.add_owned(group, tensors, true)
+    }
+
+    fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
+        self.group(group)?;
+        for (k, (name, _)) in tensors.iter().enumerate() {
+            if self.names.contains_key(*name) || tensors[..k].iter().any(|(other, _)| other == name) {
+                return Err(Error::DuplicateName { name: (*name).into() });
+            }
+        }
+        let memories = match self.device.clone() {
+            Device::Gpu(gpu) => self.gpu_memories(&gpu, group, tensors, exact)?,
+            Device::Cpu => {
+                tensors.iter().map(|(_, values)| self.cpu_memory(group, values.len(), Some(values))).collect()
+            }
+        };
+        let insert = |((name, values), memory): (&(&str, &[F]), _)| self.insert(name, group, values.len(), memory);
+        Ok(tensors.iter().zip(memories).map(insert).collect())
+    }
+
+    fn gpu_memories<F: Real>(
+        &mut self,
+        gpu: &Gpu,
+        group: usize,
+        tensors: &[(&str, &[F])],
+        exact: bool,
+    ) -> Result<Vec<Memory>> {
+        gpu.check_alive()?;
+        let most = gpu.device().limits().max_buffer_size / 4;
+        let Group { rule, owned, .. } = &mut self.groups[group];
+        if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
+            return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
+        }
+        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
+        let mut taken = Vec::<Tensor>::new();
+        let mut fill = || -> Result<()> {
+            let mut rest = tensors;
+            while let Some((name, _)) = rest.first() {
+                // One buffer for as many as fit.
+                let mut room = 0;
+                let fits = |(_, values): &&(&str, &[F])| {
+                    room += Arena::padded(values.len());
+                    room <= most
+                };
+                let count = rest.iter().take_while(fits).count().max(1);
+                let (batch, behind) = rest.split_at(count);
+                let room = batch.iter().map(|(_, values)| Arena::padded(values.len())).sum();
+                owned.reserve(gpu, name, room, exact)?;
+                for (name, values) in batch {
+                    taken.push(place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?);
+                }
+                rest = behind;
+            }
+            Ok(())
+        };
+        if let Err(e) = fill() {
+            taken.into_iter().for_each(|tensor| owned.release(tensor.place));
+            return Err(e);
+        }
+        Ok(taken.into_iter().map(Memory::Gpu).collect())
+    }
+
+    fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
+        let rule = &self.groups[group].rule;
+        let slots = rule.slots().iter().map(|slot| vec![F::of(rule.0.initial(slot)); len]).collect();
+        let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
+        let vectors = Vectors { own, slots };
+        match F::NAME == f64::NAME {
+            true => Memory::F64(vectors.cast()),
+            false => Memory::F32(vectors.cast()),
+        }
+    }
+
+    /// Adds a parameter that stays in the caller's buffer and is updated there. It has no gradient until
+    /// [`Optimizer::set_gradient`] gives it one. Nothing beside the range is touched.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] without
+    /// `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of the device's
+    /// `min_storage_buffer_offset_alignment`, [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or
+    /// [`Error::Rejected`] if there is no room for the state.
+    pub fn add_buffer(&mut self, group: usize, name: &str, range: BufferRange) -> Result<ParameterId> {
+        self.group(group)?;
+        self.check_new(name)?;
+        let Device::Gpu(gpu) = self.device.clone() else {
+            let reason = "the optimizer runs on the CPU";
+            return Err(Error::Unsupported { operation: "add_buffer", name: name.into(), reason });
+        };
+        gpu.check_alive()?;
+        range.check(&gpu, name)?;
+        self.check_overlap(None, name, &range, true)?;
+        let Group { rule, states, .. } = &mut self.groups[group];
+        let len = range.len;
+        states.reserve(&gpu, name, Arena::padded(len), false)?;
+        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
+        let (place, slots) = place_states(&gpu, states, name, len, &initial)?;
+        let tensor = Tensor { owned: false, place, parameter: range, gradient: None, own_gradient: None, slots };
+        Ok(self.insert(name, group, len, Memory::Gpu(tensor)))
+    }
+
+    /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU.
+    pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
+        self.group(group)?;
+        self.check_new(name)?;
+        if let Device::Gpu(_) = self.device {
+            let reason = "the optimizer runs on a GPU";
+            return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
+        }
+        let memory = self.cpu_memory::<F>(group, len, None);
+        Ok(self.insert(name, group, len, memory))
+    }
+
+    /// Removes a parameter with its state. Its memory in the arena is used again: submit what you have recorded before.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn remove<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
+        let id = self.find(key.into())?;
+        if let Some(parameter) = self.parameters.remove(&id.0) {
+            self.names.remove(&parameter.name);
+            if let Memory::Gpu(tensor) = parameter.memory {
+                let group = &mut self.groups[parameter.group];
+                let arena = if tensor.owned { &mut group.owned } else { &mut group.states };
+                arena.release(tensor.place);
+            }
+        }
+        self.plan = None;
+        self.look_ahead_plan = None;
+        Ok(())
+    }
+
+    fn insert(&mut self, name: &str, group: usize, len: usize, memory: Memory) -> ParameterId {
+        let id = ParameterId(self.next);
+        self.next += 1;
+        let missing = matches!(&memory, Memory::Gpu(tensor) if tensor.gradient.is_none());
+        let parameter = Parameter { name: name.into(), group, len, steps: 0, shift: 0.0, missing, memory };
+        self.parameters.insert(id.0, parameter);
+        self.names.insert(name.into(), id);
+        self.plan = None;
+        self.look_ahead_plan = None;
+        id
+    }
+
+    fn check_new(&self, name: &str) -> Result<()> {
+        if self.names.contains_key(name) { Err(Error::DuplicateName { name: name.into() }) } else { Ok(()) }
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    /// The same vectors, `G` being the same type as `F`.
+    fn cast<G: Real>(self) -> Vectors<G> {
+        let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
+        let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
+        Vectors { own, slots: self.slots.into_iter().map(cast).collect() }
+    }
+}
+
+/// Takes a place in the arena and fills it: the values, a gradient of 0, the states' initial values.
+fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
+    let mut start = vec![0.0, 0.0];
+    start.extend(initial);
+    let (place, mut ranges) = place_states(gpu, arena, name, values.len(), &start)?;
+    let slots = ranges.split_off(2);
+    let (gradient, parameter) = (ranges.pop(), ranges.pop());
+    let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
+        return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
+    };
+    if let Err(e) = gpu.write(&parameter, values, name) {
+        arena.release(place);
+        return Err(e);
+    }
+    let own_gradient = Some(gradient.clone());
+    Ok(Tensor { owned: true, place, parameter, gradient: Some(gradient), own_gradient, slots })
+}
+
+/// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.
+fn place_states(
+    gpu: &Gpu,
+    arena: &mut Arena,
+    name: &str,
+    len: usize,
+    initial: &[f64],
+) -> Result<(Place, Vec<BufferRange>)> {
+    let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
+    let place = arena.take(Arena::padded(len)).ok_or(full)?;
+    let ranges = arena.ranges(place, len);
+    match gpu.fill(&ranges, initial, Arena::padded(len), name) {
+        Ok(()) => Ok((place, ranges)),
+        Err(e) => {
+            arena.release(place);
+            Err(e)
+        }
+    }
+}

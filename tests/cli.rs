@@ -1,0 +1,225 @@
+//! The binary and the examples, as a user runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wgpu-optim")).args(args).output().unwrap()
+}
+
+/// The same where no Vulkan driver is and no other backend is asked for.
+fn run_without_adapter(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgpu-optim"));
+    command.args(args).env("WGPU_BACKEND", "vulkan").env("VK_ICD_FILENAMES", "/nonexistent.json");
+    command.env("VK_DRIVER_FILES", "/nonexistent.json").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn last_line(output: &Output) -> String {
+    text(&output.stdout).lines().last().unwrap_or_default().to_owned()
+}
+
+fn rows(output: &Output) -> Vec<Value> {
+    text(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// A directory of golden files for one test, removed behind it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wgpu-optim-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, file: &str, value: &Value) {
+        std::fs::write(self.0.join(file), value.to_string()).unwrap();
+    }
+
+    fn check(&self) -> Output {
+        run(&["check", "--adapter", "none", "--golden", self.0.to_str().unwrap()])
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The repository's own files.
+fn golden() -> serde_json::Map<String, Value> {
+    let archive = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.json.gz")).unwrap();
+    serde_json::from_reader(flate2::read::GzDecoder::new(archive)).unwrap()
+}
+
+#[test]
+fn every_golden_file_passes_on_every_device() {
+    let output = run(&["check", "--json"]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let verdicts = rows(&output);
+    let count = |verdict: &str| verdicts.iter().filter(|row| row["verdict"] == verdict).count();
+    assert_eq!((count("passed"), count("failed"), count("skipped")), (87, 0, 3));
+    let summary: Value = serde_json::from_str(&last_line(&output)).unwrap();
+    assert_eq!(summary, serde_json::json!({ "passed": 87, "failed": 0, "skipped": 3 }));
+    let skipped: Vec<_> = verdicts.iter().filter(|row| row["verdict"] == "skipped").collect();
+    assert!(skipped.iter().all(|row| row["why"].as_str().unwrap().contains("clip")), "{skipped:?}");
+    // Not each file is exact: these are comparisons, not copies.
+    let off = verdicts.iter().filter(|row| row["worst_error"].as_f64().is_some_and(|e| e > 1e-8)).count();
+    assert!(off > 60, "{off}");
+}
+
+#[test]
+fn a_changed_file_fails_and_an_unknown_key_is_named() {
+    let (golden, directory) = (golden(), Directory::new("changed"));
+    directory.write("inputs_pub.json", &golden["inputs_pub.json"]);
+    let adam = &golden["torch_adam_plain.f64.json"];
+    directory.write("right.f64.json", adam);
+    let change = |change: &dyn Fn(&mut Value)| {
+        let mut case = adam.clone();
+        change(&mut case);
+        case
+    };
+    directory.write("betas.f64.json", &change(&|case| case["hyper"]["betas"][0] = 0.89.into()));
+    directory.write("eps.f64.json", &change(&|case| case["hyper"]["eps"] = 1.1e-8.into()));
+    directory.write(
+        "parameter.f64.json",
+        &change(&|case| {
+            let x = case["params"]["20"][1][7].as_f64().unwrap();
+            case["params"]["20"][1][7] = (x * (1.0 + 1e-9)).into();
+        }),
+    );
+    directory.write("nan.f64.json", &change(&|case| case["params"]["3"][0][0] = "NaN".into()));
+    directory.write("state.f64.json", &change(&|case| case["state"]["exp_avg"][0][6] = 13.87.into()));
+    directory.write("key.f64.json", &change(&|case| case["hyper"]["capturable"] = true.into()));
+    directory.write("null.f64.json", &change(&|case| case["hyper"]["new_option"] = Value::Null));
+    directory.write("shape.f64.json", &change(&|case| case["params"]["20"][1] = Value::Array(vec![1.0.into()])));
+    std::fs::write(directory.0.join("truncated.f64.json"), &adam.to_string()[..1000]).unwrap();
+    let output = directory.check();
+    let said = text(&output.stdout);
+    assert!(!output.status.success());
+    assert_eq!(last_line(&output), "1 passed, 7 failed, 2 skipped", "{said}");
+    for file in ["betas", "eps", "parameter", "nan", "state", "shape", "truncated"] {
+        assert!(said.contains(&format!("FAIL {file}.f64.json")), "{file}: {said}");
+    }
+    let named =
+        |file: &str, key: &str| said.lines().any(|l| l.starts_with(&format!("skip {file}.")) && l.contains(key));
+    assert!(named("key", "`capturable` = true") && named("null", "`new_option` = null"), "{said}");
+}
+
+#[test]
+fn the_float32_twin_is_judged_by_the_f64_file() {
+    let (golden, directory) = (golden(), Directory::new("twin"));
+    directory.write("inputs_pub.json", &golden["inputs_pub.json"]);
+    let f64 = &golden["keras_adam_plain.f64.json"];
+    let mut f32 = f64.clone();
+    f32["dtype"] = "f32".into();
+    // The library's own float32 run may be anywhere: its numbers are not compared.
+    f32["params"]["20"][0][0] = 1e6.into();
+    directory.write("a.f64.json", f64);
+    directory.write("a.f32.json", &f32);
+    let output = directory.check();
+    assert_eq!(last_line(&output), "2 passed, 0 failed, 0 skipped", "{}", text(&output.stdout));
+    std::fs::remove_file(directory.0.join("a.f64.json")).unwrap();
+    let output = directory.check();
+    assert_eq!(last_line(&output), "0 passed, 1 failed, 0 skipped", "{}", text(&output.stdout));
+}
+
+#[test]
+fn nothing_to_compare_is_an_error() {
+    let directory = Directory::new("empty");
+    for output in [directory.check(), run(&["check", "--golden", "/nonexistent"])] {
+        assert!(!output.status.success() && text(&output.stderr).contains("error"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn bench_prints_a_row_a_rule() {
+    let output = run(&["bench", "--json", "--sizes", "1000,2^12", "--rules", "adam,sgd"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = rows(&output);
+    assert!(rows.len() >= 4 && rows.len().is_multiple_of(4), "{rows:?}");
+    for row in &rows {
+        assert!(row["cpu_ms"].as_f64().unwrap() > 0.0 && row["cpu_gbps"].as_f64().unwrap() > 0.0, "{row}");
+        let bytes = if row["rule"] == "adam" { (8, 28) } else { (0, 12) };
+        assert_eq!(
+            (row["state_bytes_per_param"].as_i64(), row["bytes_per_param"].as_i64()),
+            (Some(bytes.0), Some(bytes.1))
+        );
+    }
+    // Without a subcommand the same, as a table.
+    let output = run(&["--rules", "sgd", "--sizes", "1000"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("traffic B") && said.lines().any(|line| line.contains("| sgd")), "{said}");
+    for wrong in [["--rules", "adamm"], ["--sizes", "0"], ["--sizes", "2^77"]] {
+        assert!(!run(&["bench", wrong[0], wrong[1]]).status.success());
+    }
+}
+
+#[test]
+fn without_an_adapter_the_cpu_half_runs_and_says_so() {
+    let output = run_without_adapter(&["bench", "--rules", "adam", "--sizes", "1000"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("| adam"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("mesa-vulkan-drivers"), "{}", text(&output.stderr));
+    let output = run_without_adapter(&["check", "--only", "torch_adam_plain"]);
+    assert_eq!(last_line(&output), "1 passed, 0 failed, 0 skipped");
+    let output = run_without_adapter(&["info"]);
+    assert!(output.status.success() && text(&output.stdout).contains("no GPU adapter"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn info_and_shader_show_what_there_is() {
+    let output = run(&["info", "--json"]);
+    assert!(output.status.success());
+    for row in rows(&output) {
+        assert!(row["max_buffer_size"].as_u64().is_some_and(|size| size > 0), "{row}");
+    }
+    let output = run(&["shader", "amsgrad"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("max_exp_avg_sq[i] = s.max_exp_avg_sq;") && said.contains("AMSGRAD = true"), "{said}");
+    let output = run(&["shader", "nothing"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("adagrad-keras"), "{}", text(&output.stderr));
+}
+
+/// An example that `cargo test` has built beside this test.
+fn example(name: &str, args: &[&str]) -> Output {
+    let built = Path::new(env!("CARGO_BIN_EXE_wgpu-optim")).with_file_name("examples").join(name);
+    let output = Command::new(&built).args(args).output();
+    output.unwrap_or_else(|e| panic!("{}: {e}; plain `cargo test` builds the examples", built.display()))
+}
+
+#[test]
+fn examples_run() {
+    let output = example("quickstart", &[]);
+    assert!(text(&output.stdout).contains("[2.000, 1.000]"), "{}", text(&output.stdout));
+    let output = example("custom_rule", &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn mnist_learns_with_every_rule() {
+    let accuracy = |output: &Output| -> f64 {
+        let line = last_line(output);
+        let number = line.strip_prefix("test accuracy ").and_then(|rest| rest.strip_suffix(" %"));
+        number.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line:?} {}", text(&output.stderr)))
+    };
+    let reached = accuracy(&example("mnist", &["--device", "cpu", "--epochs", "2"]));
+    assert!(reached > 92.0, "{reached}");
+    for rule in ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "amsgrad", "adamax", "nadam"] {
+        let reached = accuracy(&example("mnist", &["--device", "cpu", "--epochs", "1", "--optimizer", rule]));
+        assert!(reached > 80.0, "{rule}: {reached}");
+    }
+    for wrong in [["--optimizer", "nothing"], ["--data", "/nonexistent"], ["--lr", "NaN"], ["--batch", "0"]] {
+        let output = example("mnist", &["--device", "cpu", wrong[0], wrong[1]]);
+        assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
+    }
+    let output = example("mnist", &["--device", "cpu", "--epochs", "1", "--lr", "1e30"]);
+    assert!(text(&output.stderr).contains("try a lower --lr"), "{}", text(&output.stderr));
+}
