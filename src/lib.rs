@@ -53,6 +53,10 @@ mod rule;
 pub mod rules;
 mod settings;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use error::{Error, Result, require};
 pub use gpu::kernel::{GradientAccess, Lane, look_ahead_shader, shader};
 pub use gpu::memory::BufferRange;

@@ -153,3 +153,27 @@ fn line_numbers_are_the_rules_own() {
     let line = |text: &str| text.lines().position(|line| line.contains("fn update(")).unwrap();
     assert_eq!(line(&source), line(own));
 }
+
+/// The README's table of rules has each rule's states and bytes, and its first code block is the quickstart.
+#[test]
+fn the_readme_is_true() {
+    let readme = include_str!("../README.md");
+    for (name, rule) in rules::all() {
+        let config = format!("{rule:?}");
+        let config = config.trim_start_matches("AnyRule(").split([' ', ')', '{']).next().unwrap().to_owned();
+        let amsgrad = name.starts_with("amsgrad");
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{config}`")) && line.contains("AMSGrad") == amsgrad);
+        let row = row.unwrap_or_else(|| panic!("README has no row for {name} ({config})"));
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let states: Vec<_> = rule.slots().into_iter().filter(|slot| !amsgrad || slot.starts_with("max")).collect();
+        assert!(states.iter().all(|state| cells[2].contains(&format!("`{state}`"))), "{name}: {}", cells[2]);
+        let bytes = rule.bytes_per_parameter();
+        let (low, high) = cells[3].split_once('–').unwrap_or((cells[3], cells[3]));
+        assert!((low.parse().unwrap()..=high.parse().unwrap()).contains(&bytes), "{name}: {bytes} is not {}", cells[3]);
+    }
+    let block = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let quickstart = include_str!("../examples/quickstart.rs").split_once("\n\n").unwrap().1;
+    assert_eq!(block.trim(), quickstart.trim());
+}
