@@ -1,7 +1,5 @@
 //! What a step dispatches: made once, replayed until a parameter, a gradient or a group changes.
 
-#![allow(clippy::mutable_key_type, reason = "a buffer hashes and compares by its identity")]
-
 use std::collections::HashMap;
 use std::sync::Arc;
 

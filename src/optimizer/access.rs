@@ -125,6 +125,7 @@ impl Optimizer {
         let parameter = self.get(id)?;
         let refuse = |reason| Err(parameter.unsupported("set_gradient", reason));
         let (range, missing) = match (&parameter.memory, &gradient) {
+            (Memory::Gpu(tensor), Gradient::Missing) => (tensor.own_gradient.clone(), true),
             (_, Gradient::Missing) => (None, true),
             (Memory::Gpu(tensor), Gradient::Own) => match &tensor.own_gradient {
                 Some(own) => (Some(own.clone()), false),
@@ -152,9 +153,9 @@ impl Optimizer {
         };
         let mut changed = parameter.missing != missing;
         parameter.missing = missing;
-        if let (Memory::Gpu(tensor), Some(range)) = (&mut parameter.memory, range) {
-            changed |= tensor.gradient.as_ref() != Some(&range);
-            tensor.gradient = Some(range);
+        if let Memory::Gpu(tensor) = &mut parameter.memory {
+            changed |= tensor.gradient != range;
+            tensor.gradient = range;
         }
         if changed {
             self.plan = None;

@@ -82,6 +82,8 @@ pub struct Optimizer {
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
     rows: Vec<f32>,
+    /// Steps and shift of each parameter before a submission that may be refused, kept for their allocation.
+    before: Vec<(u64, f64)>,
 }
 
 #[derive(Debug)]
@@ -168,6 +170,7 @@ impl Optimizer {
             look_ahead_plan: None,
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
+            before: Vec::new(),
         };
         optimizer.add_group(rule, settings)?;
         Ok(optimizer)

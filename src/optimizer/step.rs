@@ -1,6 +1,6 @@
 //! A step: on the GPU recorded from the plan, on the CPU computed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::cpu;
@@ -259,24 +259,27 @@ impl Optimizer {
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
         gpu.check_flag()?;
-        let before: Vec<_> = self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)).collect();
+        self.before.clear();
+        self.before.extend(self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)));
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            let mut encoded = encode(self, &mut encoder);
+            let encoded = encode(self, &mut encoder);
             #[cfg(not(target_family = "wasm"))]
-            for poll in [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()] {
-                if matches!(encoded, Err(Error::TooManyStepsInFlight { .. })) && gpu.device().poll(poll).is_ok() {
-                    encoded = encode(self, &mut encoder);
-                }
-            }
+            let encoded = [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()].into_iter().fold(
+                encoded,
+                |encoded, poll| {
+                    let full = matches!(encoded, Err(Error::TooManyStepsInFlight { .. }));
+                    if full && gpu.device().poll(poll).is_ok() { encode(self, &mut encoder) } else { encoded }
+                },
+            );
             if encoded.is_ok() {
                 gpu.queue().submit([encoder.finish()]);
             }
             encoded
         });
         if submitted.is_err() {
-            for (parameter, (steps, shift)) in self.parameters.values_mut().zip(before) {
-                (parameter.steps, parameter.shift) = (steps, shift);
+            for (parameter, before) in self.parameters.values_mut().zip(&self.before) {
+                (parameter.steps, parameter.shift) = *before;
             }
         }
         submitted?
@@ -379,11 +382,15 @@ impl Optimizer {
         tensors
     }
 
-    /// Forgets bind groups that plans of the past have left, once they are many.
+    /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once they are many.
     fn keep_bind_groups(&mut self, runs: usize) {
-        if self.bind_groups.len() > 256 + 8 * runs {
-            self.bind_groups.clear();
+        let mut known = HashSet::new();
+        for (_, _, tensor) in self.tensors_in_place() {
+            let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
+            known.extend(gradients.chain([&tensor.parameter]).chain(&tensor.slots).map(|range| range.buffer.clone()));
         }
+        let many = self.bind_groups.len() > 256 + 8 * runs;
+        self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
     }
 
     /// Parameters that a look-ahead moves, and their shift.

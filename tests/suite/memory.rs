@@ -19,6 +19,7 @@ tests!(
     default_limits_and_a_tensor_above_128_mib,
     small_buffers_hold_many_tensors,
     four_storage_buffers_run_adam,
+    gradients_in_fresh_buffers_are_let_go,
     a_callers_device_keeps_its_callbacks,
 );
 
@@ -229,6 +230,23 @@ fn four_storage_buffers_run_adam(gpu: &Gpu) -> Result<(), Failed> {
         Err(Error::OverLimit { limit: l, needed: 5, available: 4, .. }) if l == limit => Ok(()),
         other => Err(format!("{other:?}").into()),
     }
+}
+
+/// A caller that makes a new gradient buffer each step (as Burn does) gets the old ones back.
+fn gradients_in_fresh_buffers_are_let_go(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    optimizer.add_buffer(0, "w", BufferRange::whole(&buffer(gpu, &parameters(100, 1), FOREIGN)))?;
+    let mut step = || -> Result<isize, Failed> {
+        let gradient = BufferRange::whole(&buffer(gpu, &gradients(100, 2), wgpu::BufferUsages::STORAGE));
+        optimizer.set_gradient("w", Gradient::Buffer(gradient))?;
+        optimizer.step()?;
+        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        Ok(gpu.device().get_internal_counters().hal.buffers.read())
+    };
+    let first = (0..5).map(|_| step()).last().ok_or("no step")??;
+    let last = (0..50).map(|_| step()).last().ok_or("no step")??;
+    ensure(first > 0 && last <= first, format!("{first} buffers, then {last}"))
 }
 
 /// A mistake of the caller's on the caller's device reaches the caller's handler, also with an optimizer on it.
