@@ -169,7 +169,7 @@ fn shuffled(rng: &mut Pcg64Mcg, len: usize) -> Vec<u32> {
 
 /// The network's gradients against central differences in f64; the GPU's gradients and first 100 losses against the CPU's.
 fn check(args: &Args, rule: &AnyRule, lr: f64, train: &Samples, test: &Samples) -> Outcome<()> {
-    let batch = usize::from(args.batch);
+    let batch = usize::from(args.batch).min(train.len());
     let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
     let weights = initial(&mut rng);
     let order = shuffled(&mut rng, train.len());

@@ -12,7 +12,7 @@ struct State { square_avg: Lane, acc_delta: Lane }
 
 fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     let v = h.rho * (*s).square_avg + h.one_minus_rho * g * g;
-    let delta = sqrt((*s).acc_delta + h.eps) / sqrt(v + h.eps) * g;
+    let delta = ratio(sqrt((*s).acc_delta + h.eps), sqrt(v + h.eps)) * g;
     (*s).square_avg = v;
     (*s).acc_delta = h.rho * (*s).acc_delta + h.one_minus_rho * delta * delta;
     return w - h.lr * delta;

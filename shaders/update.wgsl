@@ -11,7 +11,7 @@ struct Row {
 @group(0) @binding(0) var<uniform> row: Row;
 //: bindings
 
-// 0 where b is 0: then no gradient was ever different from 0.
+// 0 where b is 0: with ε = 0, until a gradient's square is above 0.
 fn ratio(a: Lane, b: Lane) -> Lane {
     return select(a / b, Lane(0.0), b == Lane(0.0));
 }

@@ -19,6 +19,13 @@ pub(crate) struct Job<'a, F> {
     pub(crate) slots: Vec<&'a mut [F]>,
 }
 
+/// A job in one of the two precisions.
+#[derive(Debug)]
+pub(crate) enum AnyJob<'a> {
+    F32(Job<'a, f32>),
+    F64(Job<'a, f64>),
+}
+
 /// A gradient, ours to clear or the caller's to read.
 #[derive(Debug)]
 pub(crate) enum Gradient<'a, F> {

@@ -2,7 +2,8 @@
 
 /// What can go wrong between a gradient and an updated parameter.
 ///
-/// Whatever the variant, nothing has changed: parameters, state and step counts are as they were before the call.
+/// Parameters, gradients, state and step counts are then as they were before the call. (A device that is lost, or runs out of memory
+/// in the middle of a large write, may have taken a part of it.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -33,8 +33,9 @@
 //! Coefficients (1 − β, lr/(1 − β₁ᵗ), …) are computed in f64 and rounded once; a kernel contains no `pow`. Between adapters results
 //! may differ in the last places (WGSL allows 2.5 ulp for a division, and contraction of a·b + c); on one adapter two runs are equal
 //! bit for bit. A NaN in a gradient makes its parameter NaN. An infinite gradient makes it ∓∞ with SGD and momentum (and NaN with
-//! the step behind it), NaN with all other rules. Gradients so large that their square overflows (|g| above 1.8e19) make no step
-//! with rules that divide by it. Subnormal gradients count as they are or as 0, as the device likes.
+//! the step behind it), NaN with all other rules. A gradient whose square overflows (|g| above 1.8e19) makes no step with rules that
+//! divide by a root of squares, and as the square then stays infinite, its parameter never moves again. Subnormal gradients count as
+//! they are or as 0, as the device likes.
 //!
 //! # Limits
 //!

@@ -8,11 +8,20 @@ use crate::error::Result;
 use crate::settings::Coefficients;
 
 /// An element: `f32`, or `f64` on the CPU.
-pub trait Real: num_traits::Float + num_traits::NumAssign + bytemuck::Pod + Default + Debug + Send + Sync {
+pub trait Real:
+    sealed::Sealed + num_traits::Float + num_traits::NumAssign + bytemuck::Pod + Default + Debug + Send + Sync
+{
     /// The type's name.
     const NAME: &'static str;
     /// `x` rounded once.
     fn of(x: f64) -> Self;
+}
+
+mod sealed {
+    /// Closes [`Real`](super::Real): the memory that an optimizer keeps is of these two.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
 }
 
 impl Real for f32 {
@@ -31,7 +40,7 @@ impl Real for f64 {
 
 /// `a / b`, and 0 where `b` is 0: the twin of the shaders' `ratio`.
 ///
-/// A denominator of 0 means that no gradient was ever different from 0; PyTorch would make a NaN of it, optax makes it 0.
+/// With ε = 0 a denominator is 0 until a gradient's square is above 0; PyTorch makes a NaN or ∞ of it, optax makes it 0.
 #[inline]
 pub fn ratio<F: Real>(a: F, b: F) -> F {
     if b == F::zero() { F::zero() } else { a / b }
@@ -224,8 +233,7 @@ pub(crate) trait Erased: Debug + Send + Sync {
     fn look_ahead(&self, lr: f64) -> Option<f64>;
     /// Appends the step's coefficients, rounded.
     fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>);
-    fn update_f32(&self, job: cpu::Job<'_, f32>, c: &Coefficients, step: &Step);
-    fn update_f64(&self, job: cpu::Job<'_, f64>, c: &Coefficients, step: &Step);
+    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step);
 }
 
 impl<R: Rule> Erased for R {
@@ -262,10 +270,10 @@ impl<R: Rule> Erased for R {
     fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>) {
         self.hyper(step).store(|_, x| row.push(f32::of(x)));
     }
-    fn update_f32(&self, job: cpu::Job<'_, f32>, c: &Coefficients, step: &Step) {
-        cpu::update(self, job, c, step);
-    }
-    fn update_f64(&self, job: cpu::Job<'_, f64>, c: &Coefficients, step: &Step) {
-        cpu::update(self, job, c, step);
+    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step) {
+        match job {
+            cpu::AnyJob::F32(job) => cpu::update(self, job, c, step),
+            cpu::AnyJob::F64(job) => cpu::update(self, job, c, step),
+        }
     }
 }

@@ -54,17 +54,19 @@ impl Settings {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let positive = "0 or more, and finite";
-        let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, positive);
+        let in_f32 = |x: f64| x.abs() <= f64::from(f32::MAX);
+        let at_least_0 = |name, x: f64| require(x >= 0.0 && in_f32(x), name, x, "0 or more, and finite in f32");
         at_least_0("lr", self.lr)?;
         at_least_0("lr_factor", self.lr_factor)?;
-        require(self.grad_scale.is_finite(), "grad_scale", self.grad_scale, "finite")?;
-        match self.weight_decay {
-            WeightDecay::None => Ok(()),
-            WeightDecay::L2(x) | WeightDecay::Decoupled(x) | WeightDecay::DecoupledFromLr(x) => {
-                at_least_0("weight_decay", x)
-            }
-        }
+        at_least_0("lr · lr_factor", self.effective_lr())?;
+        require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
+        let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
+            self.weight_decay
+        else {
+            return Ok(());
+        };
+        at_least_0("weight_decay", lambda)?;
+        at_least_0("weight_decay · lr", self.coefficients().decay)
     }
 
     pub(crate) fn effective_lr(&self) -> f64 {

@@ -98,19 +98,24 @@ fn a_changed_file_fails_and_an_unknown_key_is_named() {
     directory.write("nan.f64.json", &change(&|case| case["params"]["3"][0][0] = "NaN".into()));
     directory.write("state.f64.json", &change(&|case| case["state"]["exp_avg"][0][6] = 13.87.into()));
     directory.write("key.f64.json", &change(&|case| case["hyper"]["capturable"] = true.into()));
+    directory
+        .write("look_ahead.f64.json", &change(&|case| case["lookahead_params"]["20"] = serde_json::json!([[1.0]])));
+    directory.write("states.f64.json", &change(&|case| case["state"]["exp_avg"] = serde_json::json!([])));
+    directory.write("range.f64.json", &change(&|case| case["hyper"]["betas"][0] = 1.0.into()));
     directory.write("null.f64.json", &change(&|case| case["hyper"]["new_option"] = Value::Null));
     directory.write("shape.f64.json", &change(&|case| case["params"]["20"][1] = Value::Array(vec![1.0.into()])));
     std::fs::write(directory.0.join("truncated.f64.json"), &adam.to_string()[..1000]).unwrap();
     let output = directory.check();
     let said = text(&output.stdout);
     assert!(!output.status.success());
-    assert_eq!(last_line(&output), "1 passed, 7 failed, 2 skipped", "{said}");
-    for file in ["betas", "eps", "parameter", "nan", "state", "shape", "truncated"] {
+    assert_eq!(last_line(&output), "1 passed, 9 failed, 3 skipped", "{said}");
+    for file in ["betas", "eps", "parameter", "nan", "state", "shape", "look_ahead", "states", "truncated"] {
         assert!(said.contains(&format!("FAIL {file}.f64.json")), "{file}: {said}");
     }
     let named =
         |file: &str, key: &str| said.lines().any(|l| l.starts_with(&format!("skip {file}.")) && l.contains(key));
     assert!(named("key", "`capturable` = true") && named("null", "`new_option` = null"), "{said}");
+    assert!(named("range", "`beta1` = 1"), "{said}");
 }
 
 #[test]
@@ -134,7 +139,8 @@ fn the_float32_twin_is_judged_by_the_f64_file() {
 #[test]
 fn nothing_to_compare_is_an_error() {
     let directory = Directory::new("empty");
-    for output in [directory.check(), run(&["check", "--golden", "/nonexistent"])] {
+    let typo = run(&["check", "--adapter", "no such adapter"]);
+    for output in [directory.check(), run(&["check", "--golden", "/nonexistent"]), typo] {
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{}", text(&output.stderr));
     }
 }
@@ -220,6 +226,12 @@ fn mnist_learns_with_every_rule() {
         let output = example("mnist", &["--device", "cpu", wrong[0], wrong[1]]);
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
     }
+    // On whatever adapter there is: gradients, and the losses of 100 steps, against the CPU.
+    let output = example("mnist", &["--check", "--batch", "16", "--seed", "7"]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
+    assert!(said.contains("central differences, 100 weights"), "{said}");
+    assert!(output.status.success() || (!required && said.contains("no GPU adapter")), "{said}");
     let output = example("mnist", &["--device", "cpu", "--epochs", "1", "--lr", "1e30"]);
     assert!(text(&output.stderr).contains("try a lower --lr"), "{}", text(&output.stderr));
 }

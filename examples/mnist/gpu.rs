@@ -63,15 +63,8 @@ impl Network {
     pub(crate) fn train(&mut self) -> Result<(), Error> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.train.encode(&mut encoder, true);
-        match self.optimizer.encode(&mut encoder) {
-            // The host is 128 steps ahead: let the GPU catch up.
-            Err(Error::TooManyStepsInFlight { .. }) => {
-                let waited = self.gpu.device().poll(wgpu::PollType::wait_indefinitely());
-                waited.map_err(|e| Error::ReadBack { name: "the loss".into(), reason: e.to_string() })?;
-                self.optimizer.encode(&mut encoder)?;
-            }
-            other => other?,
-        }
+        self.optimizer.wait_for_room()?; // waits only where the GPU is 128 steps behind
+        self.optimizer.encode(&mut encoder)?;
         self.gpu.queue().submit([encoder.finish()]);
         Ok(())
     }

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, rules};
 
-use super::{GET_ADAPTER, Outcome, devices, progress, say};
+use super::{Outcome, devices, progress, say};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if chosen.is_empty() {
         chosen = rules::all().into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect();
     }
-    let (gpus, notes) = devices(args.adapter.as_deref());
+    let gpus = devices(args.adapter.as_deref())?;
     let bar = (!args.json).then(|| progress(chosen.len() * args.sizes.len() * (1 + gpus.len())));
     let mut tables: Vec<Vec<Row>> = (0..gpus.len().max(1)).map(|_| Vec::new()).collect();
     for &len in &args.sizes {
@@ -106,9 +106,6 @@ pub(crate) fn run(args: &Args) -> Outcome {
             true => rows.iter().for_each(|row| say(None, &json_row(row, adapter.as_deref()))),
             false => print(rows, adapter.as_deref()),
         }
-    }
-    if gpus.is_empty() && args.adapter.as_deref() != Some("none") {
-        eprintln!("CPU only: {}. {GET_ADAPTER}", notes.join("; "));
     }
     if failed {
         return Err(format!("CPU and GPU differ by more than {TOLERANCE:.0e}: see the last column").into());

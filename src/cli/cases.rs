@@ -63,8 +63,12 @@ impl Hyper<'_> {
     }
 
     fn flag(&mut self, key: &'static str) -> Result<bool, Skip> {
+        self.flag_or(key, false)
+    }
+
+    fn flag_or(&mut self, key: &'static str, default: bool) -> Result<bool, Skip> {
         match self.value(key) {
-            None => Ok(false),
+            None => Ok(default),
             Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is not a flag")),
         }
     }
@@ -168,7 +172,7 @@ fn torch(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => return unknown(h.case),
     };
     let decoupled = h.flag("decoupled_weight_decay")? || optimizer == "AdamW";
-    let weight_decay = decay(decoupled, h.number("weight_decay")?);
+    let weight_decay = decay(decoupled, h.number_or("weight_decay", 0.0)?);
     let settings = Settings { weight_decay, maximize: h.flag("maximize")?, ..Settings::lr(h.number("lr")?) };
     h.finish(&[])?;
     Ok(plain(rule, settings))
@@ -211,9 +215,11 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => return unknown(h.case),
     };
     let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
-    let settings = Settings { weight_decay, ..Settings::lr(h.number("learning_rate")?) };
+    // Keras divides the gradients by the factor on the loss.
+    let grad_scale = 1.0 / h.number_or("loss_scale_factor", 1.0)?;
+    let settings = Settings { weight_decay, grad_scale, ..Settings::lr(h.number("learning_rate")?) };
     let mut neutral = vec![("use_ema", false.into())];
-    let off = ["clipnorm", "global_clipnorm", "clipvalue", "loss_scale_factor", "gradient_accumulation_steps"];
+    let off = ["clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"];
     neutral.extend(off.map(|key| (key, Value::Null)));
     // What these say matters with use_ema alone.
     h.read.extend(["ema_momentum", "ema_overwrite_frequency"]);
@@ -237,7 +243,7 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         "rmsprop" => RmsProp {
             alpha: h.number("decay")?,
             eps: h.number("eps")?,
-            eps_inside: h.flag("eps_in_sqrt")?,
+            eps_inside: h.flag_or("eps_in_sqrt", true)?,
             centered: h.flag("centered")?,
             momentum: h.number_or("momentum", 0.0)?,
             initial: h.number_or("initial_scale", 0.0)?,
@@ -252,8 +258,8 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let mut adam = Adam { beta1, beta2, eps, eps_root, ..Adam::optax() };
             if optimizer == "amsgrad" {
                 adam.amsgrad = Some(Amsgrad::Corrected);
-                adam.bias_correction_m = h.flag("bias_correction_mu")?;
-                adam.bias_correction_v = h.flag("bias_correction_nu")?;
+                adam.bias_correction_m = h.flag_or("bias_correction_mu", true)?;
+                adam.bias_correction_v = h.flag_or("bias_correction_nu", true)?;
             }
             match nesterov {
                 true => NAdam { beta1, beta2, eps, eps_root, momentum_decay: None }.into(),
@@ -284,6 +290,8 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         "inv_linear" => Schedule::InverseLinear(h.number("decay")?),
         other => return Err(format!("`schedule` = {other:?} is not implemented")),
     };
+    // `decay` is the inverse-linear schedule's alone.
+    h.read.push("decay");
     let mut settings = Settings::lr(h.number_or("lr", 1.0)?);
     let form = h.value("form").and_then(Value::as_str).map(str::to_owned);
     let unknown_form = Err(format!("`form` = {form:?} is not implemented"));
@@ -334,12 +342,16 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
 }
 
 fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let (beta1, beta2) = h.pair("betas")?;
+    let one_beta = if beta2 == 0.0 { Ok(beta1) } else { Err(format!("`betas[1]` = {beta2} is not implemented")) };
     let rule: AnyRule = match h.case.optimizer.as_str() {
-        "Adam" => {
-            let (beta1, beta2) = h.pair("betas")?;
-            Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into()
+        // Its AdamW decays after the step, which ours does before: only without decay they are the same.
+        "Adam" | "AdamW" => Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into(),
+        "RMSprop" => RmsProp { alpha: one_beta?, eps: h.number("eps")?, ..RmsProp::torch() }.into(),
+        "SGD" => {
+            h.read.extend(["momentum", "eps"]);
+            Momentum::torch(one_beta?).into()
         }
-        "RMSprop" => RmsProp { alpha: h.pair("betas")?.0, eps: h.number("eps")?, ..RmsProp::torch() }.into(),
         _ => return unknown(h.case),
     };
     let settings = Settings::lr(h.number("lr")?);
@@ -365,11 +377,16 @@ fn kozistr(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
     if h.case.optimizer != "SGDW" {
         return unknown(h.case);
     }
-    let (momentum, dampening, nesterov) = (h.number("momentum")?, h.number("dampening")?, h.flag("nesterov")?);
-    let rule = Momentum { momentum, dampening, nesterov, form: MomentumForm::LrOutside };
+    let rule: AnyRule = match (h.number("momentum")?, h.flag("nesterov")?) {
+        (0.0, _) => Sgd.into(),
+        (momentum, nesterov) => Momentum { nesterov, ..Momentum::torch(momentum) }.into(),
+    };
     let weight_decay = decay(h.flag("weight_decouple")?, h.number("weight_decay")?);
+    if let WeightDecay::L2(lambda) = weight_decay {
+        return Err(format!("`weight_decay` = {lambda} without `weight_decouple` is not implemented"));
+    }
     let settings = Settings { weight_decay, ..Settings::lr(h.number("lr")?) };
-    h.finish(&[("maximize", false.into())])?;
+    h.finish(&[("maximize", false.into()), ("dampening", 0.into())])?;
     Ok(plain(rule, settings))
 }
 
@@ -393,7 +410,9 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
         ("adam" | "nadam", "v" | "nu" | "velocity" | "state2") => "exp_avg_sq",
         ("adam", "vmax" | "nu_max" | "velocity_hat") => "max_exp_avg_sq",
         ("adamax", "u" | "nu" | "norm") => "exp_inf",
-        ("momentum" | "rmsprop", "trace" | "momentum" | "delta") | ("momentum", "v" | "m") => "momentum_buffer",
+        ("momentum" | "rmsprop", "trace" | "momentum" | "delta") | ("momentum", "v" | "m" | "state1") => {
+            "momentum_buffer"
+        }
         ("rmsprop", "s" | "n" | "nu" | "velocity" | "state1") => "square_avg",
         ("rmsprop", "gbar" | "mu" | "average_gradient") => "grad_avg",
         ("adagrad", "s" | "sum_of_squares" | "accumulator") => "sum",

@@ -93,7 +93,9 @@ impl Golden {
         let params = by_step("params")?;
         let steps = number("steps").map(|x| x as u64).ok_or("no `steps`")?;
         let complete = grads.len() as u64 >= steps && params.contains_key(&steps);
-        if !complete || params0.is_empty() || !same_shape(&params0, params.values().chain(&grads)) {
+        let lookahead_params = by_step("lookahead_params")?;
+        let tensors = params.values().chain(&grads).chain(lookahead_params.values());
+        if !complete || params0.is_empty() || !same_shape(&params0, tensors) {
             return Err("`steps`, `params0`, `grads` and `params` do not fit together".into());
         }
         Ok(Case {
@@ -110,7 +112,7 @@ impl Golden {
             params0,
             grads,
             params,
-            lookahead_params: by_step("lookahead_params")?,
+            lookahead_params,
             state: object("state"),
         })
     }

@@ -19,10 +19,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let adapters = match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => adapters,
         Err(e) => {
-            say(
-                None,
-                &format!("{e}. Steps run on the CPU, on {} threads. {GET_ADAPTER}", rayon::current_num_threads()),
-            );
+            let said = format!("{e}. Steps run on the CPU, on {} threads. {GET_ADAPTER}", rayon::current_num_threads());
+            if args.json {
+                eprintln!("{said}")
+            } else {
+                say(None, &said)
+            }
             return Ok(ExitCode::SUCCESS);
         }
     };

@@ -14,24 +14,27 @@ pub(crate) mod info;
 /// Whatever went wrong, as the user will read it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
 
-/// Every adapter with a device, narrowed to names that contain `name`; and why there is none, or which refused.
-fn devices(name: Option<&str>) -> (Vec<Gpu>, Vec<String>) {
+/// Every adapter with a device; `none` for no adapter, any other text for those whose names contain it. Where there is no adapter at
+/// all, says so and how to get one. An adapter that was asked for and is not there, or refuses its device, is an error.
+fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
+    if name == Some("none") {
+        return Ok(Vec::new());
+    }
     let adapters = match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => adapters,
-        Err(e) => return (Vec::new(), vec![e.to_string()]),
-    };
-    let (mut gpus, mut notes) = (Vec::new(), Vec::new());
-    let wanted = name.unwrap_or_default().to_lowercase();
-    for adapter in adapters.iter().filter(|adapter| full_name(adapter).to_lowercase().contains(&wanted)) {
-        match pollster::block_on(Gpu::from_adapter(adapter)) {
-            Ok(gpu) => gpus.push(gpu),
-            Err(e) => notes.push(e.to_string()),
+        Err(e) if name.is_none() => {
+            eprintln!("On the CPU alone: {e}. {GET_ADAPTER}");
+            return Ok(Vec::new());
         }
+        Err(e) => return Err(e.into()),
+    };
+    let wanted = name.unwrap_or_default().to_lowercase();
+    let chosen: Vec<_> = adapters.iter().filter(|a| full_name(a).to_lowercase().contains(&wanted)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = adapters.iter().map(full_name).collect();
+        return Err(format!("no adapter's name contains {wanted:?}; there are {}", names.join(", ")).into());
     }
-    if gpus.is_empty() && notes.is_empty() {
-        notes.push(format!("no adapter's name contains {wanted:?}"));
-    }
-    (gpus, notes)
+    Ok(chosen.into_iter().map(|adapter| pollster::block_on(Gpu::from_adapter(adapter))).collect::<Result<_, _>>()?)
 }
 
 fn full_name(adapter: &wgpu::Adapter) -> String {

@@ -10,6 +10,9 @@ use crate::rule::AnyRule;
 const DRIVER: &str = include_str!("../../shaders/update.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 
+/// The state that a look-ahead reads.
+pub(crate) const MOMENTUM: &str = "momentum_buffer";
+
 /// Threads in a workgroup; the driver's `@workgroup_size`.
 pub(crate) const WORKGROUP: u64 = 256;
 
@@ -61,7 +64,7 @@ impl KernelKey {
     }
 
     pub(crate) fn look_ahead(lane: Lane) -> Self {
-        let slots = &["momentum_buffer"];
+        let slots = &[MOMENTUM];
         Self {
             rule: "look_ahead",
             shader: LOOK_AHEAD,

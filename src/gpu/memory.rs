@@ -34,7 +34,7 @@ impl BufferRange {
 
     /// Size in bytes.
     pub fn size(&self) -> u64 {
-        4 * self.len as u64
+        (self.len as u64).saturating_mul(4)
     }
 
     /// Where the range ends, in bytes.
@@ -44,7 +44,8 @@ impl BufferRange {
 
     /// What a caller's bind group binds.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
-        let size = wgpu::BufferSize::new(self.size());
+        // An empty range cannot be bound: its padding then.
+        let size = wgpu::BufferSize::new(self.size().max(4));
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
@@ -90,6 +91,13 @@ pub(crate) struct Tensor {
     pub(crate) slots: Vec<BufferRange>,
 }
 
+impl Tensor {
+    /// Whether the kernel writes to this buffer.
+    pub(crate) fn binds(&self, buffer: &wgpu::Buffer) -> bool {
+        self.slots.iter().chain([&self.parameter]).any(|range| range.buffer == *buffer)
+    }
+}
+
 /// A part of a chunk: the same elements of each of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -100,7 +108,7 @@ pub(crate) struct Place {
     pub(crate) len: u64,
 }
 
-/// A few large buffers, cut into aligned places. Chunks never move, so that ranges handed out stay valid.
+/// A few large buffers, cut into aligned places. What is in use never moves, so that ranges handed out stay valid.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     labels: Vec<String>,
@@ -170,7 +178,7 @@ impl Arena {
         None
     }
 
-    /// Gives a place back, joined with free neighbours.
+    /// Gives a place back, joined with free neighbours; chunks at the end that are all free are let go.
     pub(crate) fn release(&mut self, place: Place) {
         let Some(chunk) = self.chunks.get_mut(place.chunk).filter(|_| place.len > 0) else {
             return;
@@ -184,6 +192,7 @@ impl Arena {
             len += behind;
         }
         chunk.free.insert(start, len);
+        while self.chunks.pop_if(|chunk| chunk.free.get(&0) == Some(&chunk.len)).is_some() {}
     }
 
     /// The first `len` elements of a place, in each of its chunk's buffers.
@@ -211,7 +220,12 @@ mod tests {
         for k in [0, 2, 1] {
             arena.release(places[k]);
         }
+        assert_eq!(arena.chunks.len(), 1, "the fourth is in use");
         assert_eq!(arena.chunks[0].free, BTreeMap::from([(0, 3 * ALIGN)]));
-        assert_eq!(arena.take(3 * ALIGN), Some(Place { chunk: 0, start: 0, len: 3 * ALIGN }));
+        let again = arena.take(3 * ALIGN).unwrap();
+        assert_eq!(again, Place { chunk: 0, start: 0, len: 3 * ALIGN });
+        arena.release(again);
+        arena.release(places[3]);
+        assert!(arena.chunks.is_empty(), "nothing is in use");
     }
 }

@@ -39,12 +39,19 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`], [`Error::DeviceRefused`].
     pub async fn new() -> Result<Self> {
-        let adapters = Self::adapters().await?;
-        let best = adapters.into_iter().min_by_key(|adapter| preference(adapter.get_info().device_type));
-        match best {
-            Some(adapter) => Self::from_adapter(&adapter).await,
-            None => Err(Error::NoAdapter { reason: "wgpu found none".into() }),
+        let mut adapters = Self::adapters().await?;
+        adapters.sort_by_key(|adapter| preference(adapter.get_info().device_type));
+        let mut refused = Error::NoAdapter { reason: "wgpu found none".into() };
+        for adapter in adapters {
+            match Self::from_adapter(&adapter).await {
+                Err(e) => {
+                    log::warn!("{e}");
+                    refused = e;
+                }
+                device => return device,
+            }
         }
+        Err(refused)
     }
 
     /// [`Gpu::new`], waiting for it. Not in a browser, where nothing may block.
@@ -80,13 +87,14 @@ impl Gpu {
         Ok(adapters)
     }
 
-    /// A device on this adapter with all its limits, and timestamps where it has them.
+    /// A device on this adapter with all its limits, and with timestamps, f16 and subgroups where it has them.
     ///
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
-        let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
-        Self::with_limits(adapter, features, adapter.limits()).await
+        use wgpu::Features;
+        let useful = Features::TIMESTAMP_QUERY | Features::SHADER_F16 | Features::SUBGROUP;
+        Self::with_limits(adapter, adapter.features() & useful, adapter.limits()).await
     }
 
     /// A device on this adapter with just these features and limits.
@@ -186,10 +194,10 @@ impl Gpu {
     pub(crate) fn scoped<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
         #[cfg(not(target_family = "wasm"))]
         {
-            let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+            use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+            let [a, b, c] = [Internal, OutOfMemory, Validation].map(|filter| self.device().push_error_scope(filter));
             let result = f();
-            let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
+            let errors = [c, b, a].map(|scope| pollster::block_on(scope.pop()));
             match errors.into_iter().flatten().next() {
                 None => self.check_flag().map(|()| result),
                 Some(e) => {

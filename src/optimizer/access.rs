@@ -1,7 +1,7 @@
 //! Reading and writing parameters, gradients and state, by handle or by name.
 
-use super::{Gradient, Key, Memory, Optimizer, Parameter, Vectors};
-use crate::error::{Error, Result};
+use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Role, Vectors};
+use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
@@ -105,9 +105,10 @@ impl Optimizer {
     /// [`Optimizer::write_state`] the next step is then that run's next step.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`].
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more.
     pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
         let id = self.find(key.into())?;
+        require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.steps != steps) {
             parameter.steps = steps;
             self.plan = None;
@@ -137,7 +138,13 @@ impl Optimizer {
                 parameter.check_len(range.len)?;
                 let name = format!("gradient of {}", parameter.name);
                 range.check(&self.gpu("set_gradient")?, &name)?;
-                self.check_overlap(Some(id), &parameter.name, range, false)?;
+                let zeroed = self.groups[parameter.group].settings.zero_grad;
+                self.check_overlap(
+                    Some(id),
+                    &parameter.name,
+                    range,
+                    if zeroed { Role::Zeroed } else { Role::Gradient },
+                )?;
                 (Some(range.clone()), false)
             }
             (_, Gradient::Buffer(_)) => return refuse("the optimizer runs on the CPU"),
@@ -278,6 +285,24 @@ impl Optimizer {
         let part = part(self, parameter)?;
         check_element::<F>(parameter)?;
         parameter.check_len(values.len())?;
+        if parameter.shift != 0.0 && matches!(part, Part::State(_)) {
+            return Err(
+                parameter.unsupported("writing a state", "the next step has to take the look-ahead back with it")
+            );
+        }
+        if parameter.shift != 0.0 && matches!(part, Part::Parameter) {
+            self.write_values(id, part, values)?;
+            if let Some(parameter) = self.parameters.get_mut(&id.0) {
+                parameter.shift = 0.0;
+                self.plan = None;
+            }
+            return Ok(());
+        }
+        self.write_values(id, part, values)
+    }
+
+    fn write_values<F: Real>(&mut self, id: ParameterId, part: Part, values: &[F]) -> Result<()> {
+        let parameter = self.get(id)?;
         if let (Memory::Gpu(_), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
             return gpu.write(self.range(parameter, part)?, bytemuck::cast_slice(values), &parameter.name);
         }

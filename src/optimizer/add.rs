@@ -1,6 +1,6 @@
 //! Adding and removing parameters, and the memory that they get.
 
-use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
 use crate::error::{Error, Result};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
 use crate::gpu::{Device, Gpu};
@@ -114,7 +114,7 @@ impl Optimizer {
         };
         gpu.check_alive()?;
         range.check(&gpu, name)?;
-        self.check_overlap(None, name, &range, true)?;
+        self.check_overlap(None, name, &range, Role::Parameter)?;
         let Group { rule, states, .. } = &mut self.groups[group];
         let len = range.len;
         states.reserve(&gpu, name, Arena::padded(len), false)?;
@@ -127,13 +127,19 @@ impl Optimizer {
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU, [`Error::OverLimit`] for a length that no
+    /// slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.group(group)?;
         self.check_new(name)?;
         if let Device::Gpu(_) = self.device {
             let reason = "the optimizer runs on a GPU";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
+        }
+        // No slice is longer than this, so neither is one of its states.
+        let (needed, available) = (len as u64, (isize::MAX as usize / size_of::<F>()) as u64);
+        if needed > available {
+            return Err(Error::OverLimit { name: name.into(), limit: "elements of a slice", needed, available });
         }
         let memory = self.cpu_memory::<F>(group, len, None);
         Ok(self.insert(name, group, len, memory))

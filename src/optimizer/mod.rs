@@ -241,11 +241,18 @@ impl Optimizer {
     /// Other settings, from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if `zero_grad` would zero what another parameter reads.
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
         if self.group(group)?.settings.zero_grad != settings.zero_grad {
+            let ours = self.parameters.iter().filter(|(_, parameter)| settings.zero_grad && parameter.group == group);
+            for (&id, parameter) in ours {
+                let Memory::Gpu(tensor) = &parameter.memory else { continue };
+                if let Some(gradient) = &tensor.gradient {
+                    self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
+                }
+            }
             self.plan = None;
         }
         self.groups[group].settings = settings;
@@ -291,23 +298,33 @@ impl Optimizer {
         self.parameters.get(&id.0).ok_or(Error::UnknownParameter { name: format!("number {}", id.0) })
     }
 
-    /// Whether a step would write what it reads elsewhere: `written` says that the new range is a parameter.
-    fn check_overlap(&self, id: Option<ParameterId>, name: &str, range: &BufferRange, written: bool) -> Result<()> {
+    /// Whether a step would write what it reads or writes elsewhere, if this range were bound in this role.
+    fn check_overlap(&self, id: Option<ParameterId>, name: &str, range: &BufferRange, role: Role) -> Result<()> {
         for (&other, parameter) in &self.parameters {
-            let Memory::Gpu(tensor) = &parameter.memory else {
-                continue;
-            };
-            let gradient = tensor.gradient.as_ref().filter(|_| written && Some(ParameterId(other)) != id);
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            let myself = Some(ParameterId(other)) == id;
+            let zeroed = self.groups[parameter.group].settings.zero_grad;
+            let gradient = tensor.gradient.as_ref().filter(|_| !myself && (role != Role::Gradient || zeroed));
             let what = if range.overlaps(&tensor.parameter) {
                 "parameter"
+            } else if tensor.slots.iter().any(|slot| range.overlaps(slot)) {
+                "a state of"
             } else if gradient.is_some_and(|gradient| range.overlaps(gradient)) {
-                "gradient"
+                "gradient of"
             } else {
                 continue;
             };
-            let role = if written { "parameter" } else { "gradient" };
+            let role = if role == Role::Parameter { "parameter" } else { "gradient of" };
             return Err(Error::Overlap { a: format!("{role} `{name}`"), b: format!("{what} `{}`", parameter.name) });
         }
         Ok(())
     }
+}
+
+/// What a range is bound as: a parameter is written, a gradient read, a zeroed gradient both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Parameter,
+    Gradient,
+    Zeroed,
 }

@@ -1,12 +1,13 @@
 //! A step: on the GPU recorded from the plan, on the CPU computed.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-use super::{Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
-use crate::cpu;
+use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use crate::cpu::{self, AnyJob, Job};
 use crate::error::{Error, Result};
-use crate::gpu::kernel::{GradientAccess, KernelKey, Lane};
-use crate::gpu::memory::{ALIGN, BufferRange, Tensor};
+use crate::gpu::kernel::{GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::Plan;
 use crate::gpu::slots::Slots;
 use crate::gpu::{Device, Gpu};
@@ -106,9 +107,30 @@ impl Optimizer {
         recorded
     }
 
+    /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished. For loops that
+    /// [`encode`](Optimizer::encode) and submit without ever polling the device.
+    ///
+    /// # Errors
+    /// [`Error::TooManyStepsInFlight`] if the 128 are recorded in encoders that were not submitted, [`Error::DeviceLost`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn wait_for_room(&self) -> Result<()> {
+        let (Device::Gpu(gpu), Some(slots)) = (&self.device, &self.slots) else { return Ok(()) };
+        for poll in [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()] {
+            gpu.check_flag()?;
+            if slots.acquire().is_ok() {
+                return Ok(());
+            }
+            if let Err(e) = gpu.device().poll(poll) {
+                return Err(Error::Rejected { operation: "waiting", reason: e.to_string() });
+            }
+        }
+        slots.acquire().map(drop)
+    }
+
     /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the next step takes
     /// that back. Of groups with [`Momentum`](crate::rules::Momentum) without `nesterov`; others stay. A parameter that stands
-    /// there already stays too. Between this and the step, reading a parameter gives the look-ahead point.
+    /// there already stays too. Between this and the step, reading a parameter gives the look-ahead point, and writing it takes it
+    /// from there. A look-ahead counts as a step for the 128 that may be recorded and not finished.
     ///
     /// # Errors
     /// As [`Optimizer::encode`].
@@ -140,11 +162,13 @@ impl Optimizer {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode_look_ahead),
             Device::Cpu => {
                 let members = self.look_ahead_members();
-                for (id, shift) in &members {
-                    match self.parameters.get_mut(id).map(|parameter| &mut parameter.memory) {
-                        Some(Memory::F32(v)) => v.look_ahead(*shift),
-                        Some(Memory::F64(v)) => v.look_ahead(*shift),
-                        _ => {}
+                for &(id, shift) in &members {
+                    let Some(parameter) = self.parameters.get_mut(&id) else { continue };
+                    let v = parameter.momentum_slot(&self.groups);
+                    match &mut parameter.memory {
+                        Memory::Gpu(_) => {}
+                        Memory::F32(vectors) => vectors.look_ahead(v, shift),
+                        Memory::F64(vectors) => vectors.look_ahead(v, shift),
                     }
                 }
                 self.shift(&members);
@@ -169,16 +193,58 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
     /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
     pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
-        let mut seen = HashMap::new();
-        for (k, tensor) in tensors.iter().enumerate() {
+        let mut places = self.check_slices(tensors)?;
+        let groups = &self.groups;
+        let with_slices = |(id, parameter)| {
+            let tensor: &mut Slices<'_, F> = places.remove(id)?;
+            let gradient = tensor.gradient?;
+            Some((parameter, &mut *tensor.parameter, gradient))
+        };
+        let work: Vec<_> = self.parameters.iter_mut().filter_map(with_slices).collect();
+        for_each(work, |(parameter, w, g): (&mut Parameter, &mut [F], &[F])| {
+            parameter.step(groups, |memory| match memory {
+                Memory::Gpu(_) => None,
+                Memory::F32(v) => Some(AnyJob::F32(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+                Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+            });
+        });
+        Ok(())
+    }
+
+    /// [`Optimizer::look_ahead`] of parameters in the caller's slices; their gradients are not read.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step_slices`].
+    pub fn look_ahead_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        let mut places = self.check_slices(tensors)?;
+        let groups = &self.groups;
+        for (id, parameter) in &mut self.parameters {
+            let (Some(tensor), Some(shift)) = (places.remove(id), parameter.look_ahead(groups)) else { continue };
+            let v = parameter.momentum_slot(groups);
+            match &mut parameter.memory {
+                Memory::Gpu(_) => {}
+                Memory::F32(vectors) => {
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                }
+                Memory::F64(vectors) => {
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                }
+            }
+            parameter.shift = shift;
+        }
+        Ok(())
+    }
+
+    /// The tensors by parameter, if all of them fit.
+    fn check_slices<'s, 'a, F: Real>(
+        &self,
+        tensors: &'s mut [Slices<'a, F>],
+    ) -> Result<HashMap<u64, &'s mut Slices<'a, F>>> {
+        let mut places = HashMap::new();
+        for tensor in tensors {
             let parameter = self.get(tensor.id)?;
-            let slices = match &parameter.memory {
-                Memory::Gpu(_) => false,
-                Memory::F32(v) => v.own.is_none(),
-                Memory::F64(v) => v.own.is_none(),
-            };
-            if !slices {
-                return Err(parameter.unsupported("step_slices", "it was not added with add_slice"));
+            if !parameter.in_slice() {
+                return Err(parameter.unsupported("a step on slices", "it was not added with add_slice"));
             }
             if parameter.element() != F::NAME {
                 let (expected, name) = (parameter.element(), parameter.name.clone());
@@ -186,59 +252,22 @@ impl Optimizer {
             }
             parameter.check_len(tensor.parameter.len())?;
             parameter.check_len(tensor.gradient.map_or(parameter.len, <[F]>::len))?;
-            if seen.insert(tensor.id.0, k).is_some() {
-                return Err(parameter.unsupported("step_slices", "it is given twice"));
+            if places.insert(tensor.id.0, tensor).is_some() {
+                return Err(parameter.unsupported("a step on slices", "it is given twice"));
             }
         }
-        let mut tensors: Vec<_> = tensors.iter_mut().map(Some).collect();
-        let groups = &self.groups;
-        let with_slices = |(id, parameter)| {
-            let tensor = tensors[*seen.get(id)?].take()?;
-            let gradient = tensor.gradient?;
-            Some((parameter, &mut *tensor.parameter, gradient))
-        };
-        let work: Vec<_> = self.parameters.iter_mut().filter_map(with_slices).collect();
-        for_each(work, |(parameter, w, g): (&mut Parameter, &mut [F], &[F])| {
-            let group = &groups[parameter.group];
-            let step = parameter.next_step(&group.settings);
-            let c = group.settings.coefficients();
-            match &mut parameter.memory {
-                Memory::Gpu(_) => {}
-                Memory::F32(v) => {
-                    let (parameter, g) = (bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g));
-                    let slots = v.slots.iter_mut().map(Vec::as_mut_slice).collect();
-                    let job = cpu::Job { parameter, gradient: cpu::Gradient::Callers(g), slots };
-                    group.rule.0.update_f32(job, &c, &step);
-                }
-                Memory::F64(v) => {
-                    let (parameter, g) = (bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g));
-                    let slots = v.slots.iter_mut().map(Vec::as_mut_slice).collect();
-                    let job = cpu::Job { parameter, gradient: cpu::Gradient::Callers(g), slots };
-                    group.rule.0.update_f64(job, &c, &step);
-                }
-            }
-            parameter.steps += 1;
-            parameter.shift = 0.0;
-        });
-        Ok(())
+        Ok(places)
     }
 
     fn step_vectors(&mut self) {
         let groups = &self.groups;
         let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.missing).collect();
         for_each(work, |parameter| {
-            let group = &groups[parameter.group];
-            let step = parameter.next_step(&group.settings);
-            let c = group.settings.coefficients();
-            let stepped = match &mut parameter.memory {
-                Memory::Gpu(_) => false,
-                Memory::F32(v) => v.job().map(|job| group.rule.0.update_f32(job, &c, &step)).is_some(),
-                Memory::F64(v) => v.job().map(|job| group.rule.0.update_f64(job, &c, &step)).is_some(),
-            };
-            if stepped {
-                parameter.steps += 1;
-                parameter.shift = 0.0;
-            }
+            parameter.step(groups, |memory| match memory {
+                Memory::Gpu(_) => None,
+                Memory::F32(v) => v.job().map(AnyJob::F32),
+                Memory::F64(v) => v.job().map(AnyJob::F64),
+            });
         });
     }
 
@@ -332,11 +361,11 @@ impl Optimizer {
             plan.members.push((id, row));
             let access = match self.groups[parameter.group].settings.zero_grad {
                 true => GradientAccess::Zero,
-                false if gradient.buffer == tensor.parameter.buffer => GradientAccess::Aliased,
+                false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
                 false => GradientAccess::Read,
             };
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
-            let ranges = ranges(tensor, Some(gradient), in_arena);
+            let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
             push_run(&mut runs, parameter.group, Run { ranges, row, access }, in_arena);
         }
         self.keep_bind_groups(runs.len());
@@ -353,14 +382,15 @@ impl Optimizer {
         let mut rows = HashMap::<usize, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
-            if !members.iter().any(|&(member, _)| member == id) {
+            if members.binary_search_by_key(&id, |&(member, _)| member).is_err() {
                 continue;
             }
             let row = *rows.entry(parameter.group).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
-            let ranges = ranges(tensor, None, tensor.owned);
+            let velocity = parameter.momentum_slot(&self.groups);
+            let ranges = ranges(tensor, None, velocity..velocity + 1, tensor.owned);
             push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
         }
         plan.members = members.iter().map(|&(id, _)| (id, 0)).collect();
@@ -395,12 +425,8 @@ impl Optimizer {
 
     /// Parameters that a look-ahead moves, and their shift.
     fn look_ahead_members(&self) -> Vec<(u64, f64)> {
-        let shift = |(&id, parameter): (&u64, &Parameter)| {
-            let group = &self.groups[parameter.group];
-            let shift = group.rule.0.look_ahead(group.settings.effective_lr())?;
-            (parameter.shift == 0.0).then_some((id, shift))
-        };
-        self.parameters.iter().filter_map(shift).collect()
+        let ours = self.parameters.iter().filter(|(_, parameter)| !parameter.in_slice());
+        ours.filter_map(|(&id, parameter)| Some((id, parameter.look_ahead(&self.groups)?))).collect()
     }
 
     fn shift(&mut self, members: &[(u64, f64)]) {
@@ -417,11 +443,11 @@ impl Optimizer {
     }
 }
 
-/// Parameter, gradient and states, in binding order. In the arena, padding belongs to a tensor.
-fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, padded: bool) -> Vec<BufferRange> {
-    let ranges = [Some(&tensor.parameter), gradient].into_iter().flatten().chain(&tensor.slots);
+/// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
+fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, padded: bool) -> Vec<BufferRange> {
+    let ranges = [Some(&tensor.parameter), gradient].into_iter().flatten().chain(&tensor.slots[slots]);
     let pad = |range: &BufferRange| {
-        let len = if padded { range.len.max(1).next_multiple_of(ALIGN as usize) } else { range.len };
+        let len = if padded { Arena::padded(range.len) as usize } else { range.len };
         BufferRange { len, ..range.clone() }
     };
     ranges.map(pad).collect()
@@ -434,15 +460,52 @@ fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run, in_arena: bool
     }
 }
 
-impl<F: Real> Vectors<F> {
-    fn job(&mut self) -> Option<cpu::Job<'_, F>> {
-        let Own { parameter, gradient } = self.own.as_mut()?;
-        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Some(cpu::Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
+impl Parameter {
+    /// One step on the CPU, of the job that its memory makes.
+    fn step<'a>(&'a mut self, groups: &[Group], job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>) {
+        let group = &groups[self.group];
+        let (step, c) = (self.next_step(&group.settings), group.settings.coefficients());
+        if let Some(job) = job(&mut self.memory) {
+            group.rule.0.update(job, &c, &step);
+            self.steps += 1;
+            self.shift = 0.0;
+        }
     }
 
-    fn look_ahead(&mut self, shift: f64) {
-        if let (Some(own), Some(v)) = (&mut self.own, self.slots.first()) {
+    fn in_slice(&self) -> bool {
+        match &self.memory {
+            Memory::Gpu(_) => false,
+            Memory::F32(vectors) => vectors.own.is_none(),
+            Memory::F64(vectors) => vectors.own.is_none(),
+        }
+    }
+
+    /// The shift of a look-ahead, unless its rule has none or the parameter stands there already.
+    fn look_ahead(&self, groups: &[Group]) -> Option<f64> {
+        let group = &groups[self.group];
+        group.rule.0.look_ahead(group.settings.effective_lr()).filter(|_| self.shift == 0.0)
+    }
+
+    /// Which of its states is the velocity; a rule with a look-ahead has one.
+    fn momentum_slot(&self, groups: &[Group]) -> usize {
+        groups[self.group].rule.slots().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    fn job(&mut self) -> Option<Job<'_, F>> {
+        let Own { parameter, gradient } = self.own.as_mut()?;
+        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
+        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
+    }
+
+    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
+        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
+        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }
+    }
+
+    fn look_ahead(&mut self, v: usize, shift: f64) {
+        if let (Some(own), Some(v)) = (&mut self.own, self.slots.get(v)) {
             cpu::look_ahead(&mut own.parameter, v, shift);
         }
     }

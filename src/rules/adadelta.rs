@@ -66,7 +66,7 @@ impl Rule for AdaDelta {
     #[inline(always)]
     fn update<F: Real>(&self, w: F, g: F, s: &mut State<F>, h: &Hyper<F>) -> F {
         let v = h.rho * s.square_avg + h.one_minus_rho * g * g;
-        let delta = (s.acc_delta + h.eps).sqrt() / (v + h.eps).sqrt() * g;
+        let delta = ratio((s.acc_delta + h.eps).sqrt(), (v + h.eps).sqrt()) * g;
         s.square_avg = v;
         s.acc_delta = h.rho * s.acc_delta + h.one_minus_rho * delta * delta;
         w - h.lr * delta

@@ -33,11 +33,13 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("momentum-ema", Momentum::ema(0.9).into()),
         ("nesterov", momentum.nesterov().into()),
         ("nesterov-lr-inside", Momentum::keras(0.9).nesterov().into()),
+        ("nesterov-ema", Momentum::ema(0.9).nesterov().into()),
         ("adagrad", AdaGrad::torch().into()),
         ("adagrad-lr-decay", AdaGrad { lr_decay: 0.01, ..AdaGrad::torch() }.into()),
         ("adagrad-keras", AdaGrad::keras().into()),
         ("rmsprop", RmsProp::torch().into()),
         ("rmsprop-keras", RmsProp::keras().into()),
+        ("rmsprop-initial", RmsProp { initial: 1.0, ..RmsProp::optax() }.into()),
         ("rmsprop-momentum", RmsProp { momentum: 0.9, ..RmsProp::torch() }.into()),
         ("rmsprop-momentum-keras", RmsProp { momentum: 0.9, ..RmsProp::keras() }.into()),
         ("rmsprop-centered", centered.into()),
@@ -51,6 +53,7 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("amsgrad", Adam::amsgrad().into()),
         ("amsgrad-keras", Adam::amsgrad_keras().into()),
         ("amsgrad-optax", Adam::amsgrad_optax().into()),
+        ("amsgrad-optax-uncorrected", Adam { bias_correction_v: false, ..Adam::amsgrad_optax() }.into()),
         ("amsgrad-reddi", Adam::amsgrad_reddi().into()),
         ("amsgrad-mhat", Adam::amsgrad_mhat().into()),
         ("adamax", AdaMax::torch().into()),
@@ -59,6 +62,7 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("nadam", NAdam::torch().into()),
         ("nadam-keras", NAdam::keras().into()),
         ("nadam-optax", NAdam::optax().into()),
+        ("nadam-eps-root", NAdam { eps_root: 1e-6, ..NAdam::optax() }.into()),
     ]
 }
 

@@ -13,7 +13,7 @@ use super::prelude::*;
 /// each of the two options.
 ///
 /// Centered, `v − ḡ²` can round below 0, where PyTorch's root is NaN. Here it counts as 0, and where v has overflowed (|g| above
-/// 1e19) the step is 0: no history of finite gradients gives a NaN.
+/// 1e19) the step is 0: with ε of 1e-19 or more, no history of finite gradients gives a NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsProp {
     /// α, in 0 ≤ α < 1.

@@ -230,6 +230,9 @@ fn hyperparameters_have_ranges(gpu: &Gpu) -> Result<(), Failed> {
         ("lr", Settings::lr(nan)),
         ("lr", Settings::lr(-0.1)),
         ("lr", Settings::lr(f64::INFINITY)),
+        ("lr", Settings::lr(1e39)),
+        ("lr · lr_factor", Settings { lr_factor: 1e30, ..Settings::lr(1e30) }),
+        ("grad_scale", Settings { grad_scale: 1e300, ..good }),
         ("lr_factor", Settings { lr_factor: -1.0, ..good }),
         ("grad_scale", Settings { grad_scale: nan, ..good }),
         ("weight_decay", Settings { weight_decay: WeightDecay::L2(-1.0), ..good }),
@@ -257,6 +260,8 @@ fn wrong_device(gpu: &Gpu) -> Result<(), Failed> {
     let range = BufferRange::whole(&buffer(gpu, &[0.0; 4], FOREIGN));
     unsupported(cpu.add_buffer(0, "x", range.clone()).map(|_| ()))?;
     unsupported(cpu.set_gradient(w, Gradient::Buffer(range)))?;
+    let endless = cpu.add_slice::<f64>(0, "endless", usize::MAX);
+    ensure(matches!(endless, Err(Error::OverLimit { .. })), format!("{endless:?}"))?;
     unsupported(Optimizer::new(&gpu.into(), Sgd, 0.1)?.add_slice::<f32>(0, "x", 4).map(|_| ()))?;
     same("w", &cpu.read_blocking(w)?, &[1.0; 4])
 }

@@ -11,6 +11,8 @@ mod compare;
 mod convergence;
 mod errors;
 mod fixture;
+mod formulas;
+mod look_ahead;
 mod memory;
 mod parity;
 mod step;
@@ -28,9 +30,12 @@ pub(crate) use tests;
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let tests = [convergence::TESTS, errors::TESTS, memory::TESTS, parity::TESTS, step::TESTS].concat();
+    let tests =
+        [convergence::TESTS, errors::TESTS, look_ahead::TESTS, memory::TESTS, parity::TESTS, step::TESTS].concat();
     let mut trials = compare::trials();
     trials.extend(parity::cpu_trials());
+    trials.extend(formulas::trials());
+    trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => {
             for adapter in adapters {
@@ -67,4 +72,20 @@ fn without_adapter(name: &str, reason: String, required: bool) -> Trial {
         true => Err(format!("WGPU_OPTIM_REQUIRE_GPU=1, but {reason}").into()),
         false => Ok(Completion::ignored_with(reason)),
     })
+}
+
+/// This suite again where no driver is: GPU tests are listed as ignored with the reason, or fail where a GPU is required.
+fn without_an_adapter() -> Result<(), Failed> {
+    let run = |required: &str| {
+        let mut again = std::process::Command::new(std::env::current_exe()?);
+        again.args(["--test-threads", "1", "step::"]).env("WGPU_BACKEND", "vulkan");
+        again.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+        again.env("WGPU_OPTIM_REQUIRE_GPU", required).output()
+    };
+    let (optional, required) = (run("0")?, run("1")?);
+    let said = String::from_utf8_lossy(&optional.stdout).into_owned();
+    let ignored = said.contains("step::step_waits_for_slots") && said.contains("no GPU adapter was found");
+    compare::ensure(optional.status.success() && ignored && !said.contains("0 ignored"), said)?;
+    let said = String::from_utf8_lossy(&required.stdout).into_owned();
+    compare::ensure(!required.status.success() && said.contains("WGPU_OPTIM_REQUIRE_GPU=1, but"), said)
 }

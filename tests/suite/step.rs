@@ -2,10 +2,10 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, NAdam, Sgd};
-use wgpu_optim::{Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
+use wgpu_optim::{BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{everything, gradients, parameters};
+use crate::fixture::{FOREIGN, buffer, everything, gradients, parameters};
 use crate::tests;
 
 tests!(
@@ -18,8 +18,9 @@ tests!(
     cohorts_part_and_meet,
     groups_have_their_own_rules,
     settings_and_rules_change_between_steps,
-    look_ahead_is_taken_back,
-    look_ahead_repeated_stays,
+    grad_scale_multiplies_the_gradient,
+    slots_grow_under_a_pending_encoder,
+    auto_avoids_software,
     gradients_are_zeroed,
     parameters_come_and_go,
     a_state_goes_round,
@@ -125,6 +126,8 @@ fn steps_in_flight_are_limited(gpu: &Gpu) -> Result<(), Failed> {
         ensure(matches!(refused, Err(Error::TooManyStepsInFlight { limit: 128 })), format!("{refused:?}"))?;
     }
     ensure(optimizer.steps("a")? == steps, "a refused step was counted")?;
+    let refused = optimizer.wait_for_room();
+    ensure(matches!(refused, Err(Error::TooManyStepsInFlight { .. })), format!("{refused:?}"))?;
     // `step` waits for what is submitted, but this encoder is not.
     let refused = optimizer.step();
     ensure(matches!(refused, Err(Error::TooManyStepsInFlight { .. })), format!("{refused:?}"))?;
@@ -151,11 +154,83 @@ fn a_dropped_encoder_gives_its_slots_back(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
-    let mut optimizer = adam(gpu)?;
-    for _ in 0..400 {
-        optimizer.step()?;
+    let run = |device: &Device, wait: bool| -> Result<Vec<f32>, Failed> {
+        let mut optimizer = Optimizer::new(device, Momentum::default(), 0.01)?;
+        optimizer.add(0, "w", &[1.0f32; 100_000])?;
+        optimizer.write_gradient("w", &[1.0f32; 100_000])?;
+        for t in 0..400u32 {
+            optimizer.set_lr(0, 1e-3 / f64::from(1 + t % 7))?;
+            match wait {
+                false => optimizer.step()?,
+                true => {
+                    optimizer.wait_for_room()?;
+                    let mut encoder = encoder(gpu);
+                    optimizer.encode(&mut encoder)?;
+                    gpu.queue().submit([encoder.finish()]);
+                }
+            }
+        }
+        ensure(optimizer.steps("w")? == 400, "400 steps")?;
+        Ok(optimizer.read_blocking("w")?)
+    };
+    let cpu = run(&Device::Cpu, false)?;
+    close("step", &run(&gpu.into(), false)?, &cpu, &vec![4.0; cpu.len()], 20.0 * TOLERANCE)?;
+    close("encode", &run(&gpu.into(), true)?, &cpu, &vec![4.0; cpu.len()], 20.0 * TOLERANCE)
+}
+
+/// A second group needs larger slots while steps in the smaller ones are not submitted yet; two encoders wait at a time.
+fn slots_grow_under_a_pending_encoder(gpu: &Gpu) -> Result<(), Failed> {
+    let run = |together: bool| -> Result<Optimizer, Failed> {
+        let mut optimizer = adam(gpu)?;
+        let mut pending = Vec::new();
+        for t in 0..6u32 {
+            let mut encoder = encoder(gpu);
+            optimizer.set_lr(0, 0.1 / f64::from(1 + t))?;
+            optimizer.encode(&mut encoder)?;
+            pending.push(encoder.finish());
+            if t == 2 {
+                let group = optimizer.add_group(Adam::default(), 0.5)?;
+                optimizer.add(group, "late", &parameters(9, 5))?;
+                optimizer.write_gradient("late", &gradients(9, 6))?;
+                optimizer.set_gradient("a", Gradient::Missing)?;
+            }
+            if !together {
+                gpu.queue().submit(pending.drain(..));
+            }
+        }
+        gpu.queue().submit(pending);
+        Ok(optimizer)
+    };
+    same_as(&run(true)?, &run(false)?)
+}
+
+fn grad_scale_multiplies_the_gradient(gpu: &Gpu) -> Result<(), Failed> {
+    let (start, g) = (parameters(LEN, 1), gradients(LEN, 2));
+    let eighth: Vec<_> = g.iter().map(|g| g * 0.125).collect();
+    for device in [gpu.into(), Device::Cpu] {
+        for (name, rule) in rules::all() {
+            let run = |grad_scale, g: &[f32]| -> Result<Vec<f32>, Failed> {
+                let mut optimizer =
+                    Optimizer::new(&device, rule.clone(), Settings { grad_scale, ..Settings::lr(0.1) })?;
+                optimizer.add(0, "w", &start)?;
+                optimizer.write_gradient("w", g)?;
+                optimizer.step()?;
+                optimizer.step()?;
+                Ok(optimizer.read_blocking("w")?)
+            };
+            // An eighth is exact.
+            same(name, &run(0.125, &g)?, &run(1.0, &eighth)?)?;
+            ensure(name != "sgd" || run(1.0, &g)? != run(1.0, &eighth)?, "no effect")?;
+        }
     }
-    ensure(optimizer.steps("b")? == 400, "400 steps")
+    Ok(())
+}
+
+fn auto_avoids_software(_: &Gpu) -> Result<(), Failed> {
+    let adapters = pollster::block_on(Gpu::adapters())?;
+    let software = adapters.iter().all(|adapter| adapter.get_info().device_type == wgpu::DeviceType::Cpu);
+    let auto = Device::auto_blocking();
+    ensure(matches!(auto, Device::Cpu) == software, format!("{} of {} adapters", auto.name(), adapters.len()))
 }
 
 fn two_hundred_tensors_are_one_dispatch(gpu: &Gpu) -> Result<(), Failed> {
@@ -233,54 +308,6 @@ fn settings_and_rules_change_between_steps(gpu: &Gpu) -> Result<(), Failed> {
         Ok(optimizer.read_blocking("w")?)
     };
     close("w", &run(&gpu.into())?, &run(&Device::Cpu)?, &start, TOLERANCE)
-}
-
-/// x and y of the two-point form, by hand: v ← ρv − lr·g, x ← x + v, y = x + ρv.
-fn look_ahead_is_taken_back(gpu: &Gpu) -> Result<(), Failed> {
-    for device in [gpu.into(), Device::Cpu] {
-        let mut optimizer = Optimizer::new(&device, Momentum::keras(0.9), 0.1)?;
-        optimizer.add(0, "w", &[1.0f32; 5])?;
-        let (mut x, mut v) = (1.0f64, 0.0f64);
-        for t in 0..5 {
-            optimizer.look_ahead()?;
-            let y = x + 0.9 * v;
-            close("y", &optimizer.read_blocking("w")?, &[y as f32; 5], &[1.0; 5], TOLERANCE)?;
-            optimizer.write_gradient("w", &[t as f32; 5])?;
-            optimizer.step()?;
-            v = 0.9 * v - 0.1 * f64::from(t);
-            x += v;
-            close("x", &optimizer.read_blocking("w")?, &[x as f32; 5], &[1.0; 5], TOLERANCE)?;
-        }
-        ensure(x < 0.5, "it has moved")?;
-    }
-    Ok(())
-}
-
-fn look_ahead_repeated_stays(gpu: &Gpu) -> Result<(), Failed> {
-    for device in [gpu.into(), Device::Cpu] {
-        let mut optimizer = Optimizer::new(&device, Momentum::torch(0.9), 0.1)?;
-        let group = optimizer.add_group(Adam::default(), 0.1)?;
-        optimizer.add(0, "w", &[1.0f32; 70])?;
-        optimizer.add(0, "late", &[1.0f32; 3])?;
-        optimizer.add(group, "other", &[1.0f32; 70])?;
-        for (name, len) in [("w", 70), ("late", 3), ("other", 70)] {
-            optimizer.write_gradient(name, &vec![1.0f32; len])?;
-        }
-        optimizer.step()?;
-        optimizer.look_ahead()?;
-        let once = [optimizer.read_blocking::<f32>("w")?, optimizer.read_blocking("other")?];
-        optimizer.look_ahead()?;
-        same("w", &optimizer.read_blocking("w")?, &once[0])?;
-        same("other", &optimizer.read_blocking("other")?, &once[1])?;
-        close("w", &once[0], &[0.9 - 0.09; 70], &[1.0; 70], TOLERANCE)?;
-        // A parameter without a gradient stays at its look-ahead point, whatever the others do.
-        optimizer.set_gradient("late", Gradient::Missing)?;
-        optimizer.step()?;
-        optimizer.look_ahead()?;
-        close("late", &optimizer.read_blocking("late")?, &[0.81; 3], &[1.0; 3], TOLERANCE)?;
-        close("w", &optimizer.read_blocking("w")?, &[0.71 - 0.09 * 1.9; 70], &[1.0; 70], TOLERANCE)?;
-    }
-    Ok(())
 }
 
 fn gradients_are_zeroed(gpu: &Gpu) -> Result<(), Failed> {
@@ -395,6 +422,9 @@ fn the_second_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = adam(gpu)?;
     let momentum = optimizer.add_group(Momentum::default(), 0.1)?;
     optimizer.add(momentum, "c", &parameters(9, 5))?;
+    let (w, g) = (buffer(gpu, &parameters(9, 6), FOREIGN), buffer(gpu, &gradients(9, 7), FOREIGN));
+    optimizer.add_buffer(momentum, "callers", BufferRange::whole(&w))?;
+    optimizer.set_gradient("callers", Gradient::Buffer(BufferRange::whole(&g)))?;
     let count = || {
         let hal = gpu.device().get_internal_counters().hal;
         let counters = [
