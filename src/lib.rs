@@ -16,8 +16,8 @@
 //!
 //! # How a step runs
 //!
-//! 1. [`Optimizer::step`] or [`Optimizer::encode`] (`src/optimizer/step.rs`) takes the plan of the last step, or makes one: tensors
-//!    with one step count that lie behind each other in the arena are one run.
+//! 1. [`Optimizer::step`] or [`Optimizer::encode`] (`src/optimizer/step.rs`) takes the plan of the last step, or makes one
+//!    (`src/optimizer/plan.rs`): tensors with one step count that lie behind each other in the arena are one run.
 //! 2. Each run's dispatches (`src/gpu/plan.rs`) were cut to the device's limits, with the bind groups that they need.
 //! 3. Each rule computes the step's coefficients in f64 (`Rule::hyper`, `src/rules/adam.rs` and its neighbours); rounded once, they
 //!    go into a slot of the uniform buffer that no other step in flight shares (`src/gpu/slots.rs`).

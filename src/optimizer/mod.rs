@@ -1,4 +1,4 @@
-//! The front door: groups, parameters and their memory. `add.rs` adds, `step.rs` steps, `access.rs` reads and writes.
+//! The front door: groups, parameters and their memory. `add.rs` adds, `plan.rs` and `step.rs` step, `access.rs` reads and writes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +12,7 @@ use crate::settings::Settings;
 
 mod access;
 mod add;
+mod plan;
 mod step;
 
 pub use step::Slices;

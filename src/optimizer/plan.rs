@@ -1,0 +1,139 @@
+//! Which tensors step together, and in which runs: the plan that `step.rs` records.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::{Memory, Optimizer, Parameter};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::kernel::{GradientAccess, KernelKey};
+use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::plan::Plan;
+
+/// What makes parameters of a group step together: the group, the step count, the look-ahead.
+type Cohort = (usize, u64, u64);
+
+/// Adjacent tensors of one cohort in the arena, or one tensor elsewhere.
+struct Run {
+    ranges: Vec<BufferRange>,
+    row: usize,
+    access: GradientAccess,
+}
+
+impl Run {
+    /// Joins a tensor that lies just behind, padding included.
+    fn extend(&mut self, next: &Self, owned: bool) -> bool {
+        let pairs = || self.ranges.iter().zip(&next.ranges);
+        let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
+        let same = (self.row, self.access) == (next.row, next.access) && self.ranges.len() == next.ranges.len();
+        if !owned || !same || !pairs().all(adjacent) {
+            return false;
+        }
+        for (a, b) in self.ranges.iter_mut().zip(&next.ranges) {
+            a.len += b.len;
+        }
+        true
+    }
+}
+
+impl Optimizer {
+    pub(super) fn make_plan(&mut self, gpu: &Gpu) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut cohorts = HashMap::<Cohort, usize>::new();
+        let mut runs = Vec::<(usize, Run)>::new();
+        for (id, parameter, tensor) in self.tensors_in_place() {
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.missing) else {
+                continue;
+            };
+            let cohort = (parameter.group, parameter.steps, parameter.shift.to_bits());
+            let row = *cohorts.entry(cohort).or_insert_with(|| {
+                plan.rows.push(id);
+                plan.rows.len() - 1
+            });
+            plan.members.push((id, row));
+            let access = match self.groups[parameter.group].settings.zero_grad {
+                true => GradientAccess::Zero,
+                false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
+                false => GradientAccess::Read,
+            };
+            let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
+            let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
+            push_run(&mut runs, parameter.group, Run { ranges, row, access }, in_arena);
+        }
+        self.keep_bind_groups(runs.len());
+        for (group, run) in runs {
+            let rule = &self.groups[group].rule;
+            let key = |lane| KernelKey::update(rule, lane, run.access);
+            plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
+        }
+        Ok(plan)
+    }
+
+    pub(super) fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut rows = HashMap::<usize, usize>::new();
+        let mut runs = Vec::<(usize, Run)>::new();
+        for (id, parameter, tensor) in self.tensors_in_place() {
+            if members.binary_search_by_key(&id, |&(member, _)| member).is_err() {
+                continue;
+            }
+            let row = *rows.entry(parameter.group).or_insert_with(|| {
+                plan.rows.push(id);
+                plan.rows.len() - 1
+            });
+            let velocity = parameter.momentum_slot(&self.groups);
+            let ranges = ranges(tensor, None, velocity..velocity + 1, tensor.owned);
+            push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
+        }
+        plan.members = members.iter().map(|&(id, _)| (id, 0)).collect();
+        for (_, run) in runs {
+            plan.add_run(gpu, &mut self.bind_groups, KernelKey::look_ahead, run.access, &run.ranges, run.row)?;
+        }
+        Ok(plan)
+    }
+
+    /// The tensors on the GPU, those of a group's arena in the order of their places.
+    fn tensors_in_place(&self) -> Vec<(u64, &Parameter, &Tensor)> {
+        let mut tensors = Vec::new();
+        for (&id, parameter) in &self.parameters {
+            if let Memory::Gpu(tensor) = &parameter.memory {
+                tensors.push((id, parameter, tensor));
+            }
+        }
+        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.place));
+        tensors
+    }
+
+    /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once they are many.
+    fn keep_bind_groups(&mut self, runs: usize) {
+        let mut known = HashSet::new();
+        for (_, _, tensor) in self.tensors_in_place() {
+            let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
+            known.extend(gradients.chain([&tensor.parameter]).chain(&tensor.slots).map(|range| range.buffer.clone()));
+        }
+        let many = self.bind_groups.len() > 256 + 8 * runs;
+        self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
+    }
+
+    /// Dispatches of the last recorded step: for tests and the curious.
+    pub fn dispatches(&self) -> usize {
+        self.plan.as_ref().map_or(0, Plan::len)
+    }
+}
+
+/// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
+fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, padded: bool) -> Vec<BufferRange> {
+    let ranges = [Some(&tensor.parameter), gradient].into_iter().flatten().chain(&tensor.slots[slots]);
+    let pad = |range: &BufferRange| {
+        let len = if padded { Arena::padded(range.len) as usize } else { range.len };
+        BufferRange { len, ..range.clone() }
+    };
+    ranges.map(pad).collect()
+}
+
+fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run, in_arena: bool) {
+    let joined = runs.last_mut().is_some_and(|(g, last)| *g == group && last.extend(&run, in_arena));
+    if !joined {
+        runs.push((group, run));
+    }
+}
