@@ -133,6 +133,14 @@ pub enum Error {
         /// The range, in words.
         range: &'static str,
     },
+    /// A schedule could not be read.
+    #[error("`{text}` is not a schedule: {reason}")]
+    Schedule {
+        /// What was read.
+        text: String,
+        /// The mistake and its place.
+        reason: String,
+    },
     /// Two parameters would have one name.
     #[error("a parameter `{name}` exists already")]
     DuplicateName {

@@ -52,7 +52,9 @@ mod gpu;
 mod optimizer;
 mod rule;
 pub mod rules;
+mod schedule;
 mod settings;
+mod stopping;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -66,4 +68,6 @@ pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};
 #[doc(hidden)]
 pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Step, largest, ratio};
+pub use schedule::Schedule;
 pub use settings::{Settings, WeightDecay};
+pub use stopping::{EarlyStopping, Mode, ReduceOnPlateau, Threshold, Verdict};

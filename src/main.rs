@@ -28,6 +28,8 @@ enum Command {
     Check(cli::check::Args),
     /// List adapters with their drivers, and the features and limits that matter here.
     Info(cli::info::Args),
+    /// Print a learning-rate schedule, or draw it.
+    Schedule(cli::schedules::Args),
     /// Print the WGSL that runs for a rule.
     Shader(cli::info::ShaderArgs),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => cli::bench::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Info(args) => cli::info::run(&args),
+        Command::Schedule(args) => cli::schedules::run(&args),
         Command::Shader(args) => cli::info::shader(&args),
     };
     outcome.unwrap_or_else(|e| {

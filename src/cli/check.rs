@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wgpu_optim::{Device, Error, Optimizer, ParameterId, Real, Settings};
 
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
+use super::schedules::{Rates, rates};
 use super::{Outcome, device_list, devices, progress, say};
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,8 @@ const F64_IMPURE: f64 = 1e-5;
 const F32_ALONE: f64 = 5e-6;
 /// f32 against a file that exists in float32 alone.
 const F32_FILE: f64 = 1e-5;
+/// A schedule's rates and momenta, relative.
+const SCHEDULE: f64 = 1e-12;
 /// Half a unit in the last place: each step rounds parameter and state, and the terms of each, a few times.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
@@ -82,9 +85,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let bar = (!args.json).then(|| progress(files.len()));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for file in &files {
-        let verdict = match golden.case(file) {
-            Err(e) => Verdict::Failed { worst: Worst::failed(e), engine: "any device".into() },
-            Ok(case) => verdict(&golden, &case, &engines),
+        let unreadable = |e| Verdict::Failed { worst: Worst::failed(e), engine: "any device".into() };
+        let verdict = match golden.schedule(file) {
+            Some(value) => schedule(value).unwrap_or_else(unreadable),
+            None => golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines)),
         };
         match verdict {
             Verdict::Passed { .. } => passed += 1,
@@ -180,6 +184,50 @@ fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Verdict {
         Some((worst, engine)) if worst.ratio <= 1.0 => Verdict::Passed { worst, engine },
         Some((worst, engine)) => Verdict::Failed { worst, engine },
     }
+}
+
+/// Compares a schedule's rates, and the momentum where it cycles, with a file's.
+fn schedule(file: &Value) -> Result<Verdict, String> {
+    let empty = serde_json::Map::new();
+    let (scheduler, hyper) =
+        (file["scheduler"].as_str().unwrap_or_default(), file["hyper"].as_object().unwrap_or(&empty));
+    let expected = numbers_of(&file["lr"])?;
+    let metric = if file["metric"].is_null() { Vec::new() } else { numbers_of(&file["metric"])? };
+    let ours: Vec<f64> = match rates(scheduler, hyper) {
+        Err(why) => return Ok(Verdict::Skipped(why)),
+        Ok(Rates::Plateau(mut plateau)) => {
+            let first = plateau.lr;
+            std::iter::once(first).chain(metric.iter().map(|&m| plateau.observe(m))).collect()
+        }
+        Ok(Rates::Schedule(base, schedule)) => {
+            if let Some(momentum) = file.get("momentum").map(numbers_of).transpose()? {
+                for (k, b) in (0..).zip(momentum) {
+                    let x = schedule.momentum(k).ok_or("the schedule has no momentum")?;
+                    if (x - b).abs() > SCHEDULE * b.abs() {
+                        return Err(format!("momentum {x} at step {k} is not {b}"));
+                    }
+                }
+            }
+            (0..expected.len() as u64).map(|k| base * schedule.at(k)).collect()
+        }
+    };
+    if ours.len() < expected.len() || expected.is_empty() {
+        return Err("`lr` and `metric` do not fit together".into());
+    }
+    let notes = file["notes"].as_str().unwrap_or_default();
+    let tolerance = if notes.contains("compare at 1e-5") { F64_IMPURE } else { SCHEDULE };
+    // Relative to the rate, but no finer than one rounding of the highest: torch's OneCycleLR ends in a difference of large numbers.
+    let floor = f64::EPSILON / SCHEDULE * expected.iter().copied().fold(0.0, f64::max);
+    let mut worst = Worst { ratio: -1.0, error: 0.0, what: String::new() };
+    for (k, (&x, &b)) in ours.iter().zip(&expected).enumerate() {
+        let error = if x == b { 0.0 } else { (x - b).abs() / b.abs().max(floor) };
+        let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+        if ratio > worst.ratio {
+            worst = Worst { ratio, error, what: format!("lr at step {k}") };
+        }
+    }
+    let engine = "the host, f64".into();
+    Ok(if worst.ratio <= 1.0 { Verdict::Passed { worst, engine } } else { Verdict::Failed { worst, engine } })
 }
 
 /// Runs the case on one device, through the same calls as any user.

@@ -67,12 +67,20 @@ impl Golden {
 
     /// Names of all trajectory files, and of those that cannot be read.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let relevant = |value: &Result<Value, String>| value.as_ref().map_or(true, |v| v["kind"] == "trajectory");
+        let kinds = ["trajectory", "lr_schedule"];
+        let relevant = |value: &Result<Value, String>| {
+            value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)))
+        };
         self.0.iter().filter(|(_, value)| relevant(value)).map(|(name, _)| name.as_str()).collect()
     }
 
     pub(crate) fn has(&self, file: &str) -> bool {
         self.0.contains_key(file)
+    }
+
+    /// The file, if it is a schedule's.
+    pub(crate) fn schedule(&self, file: &str) -> Option<&Value> {
+        self.value(file).ok().filter(|value| value["kind"] == "lr_schedule")
     }
 
     pub(crate) fn case(&self, file: &str) -> Result<Case, String> {

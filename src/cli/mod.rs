@@ -10,6 +10,7 @@ mod cases;
 pub(crate) mod check;
 mod golden;
 pub(crate) mod info;
+pub(crate) mod schedules;
 
 /// Whatever went wrong, as the user will read it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
