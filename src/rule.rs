@@ -117,8 +117,10 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
 pub struct Step {
     /// Number of this step for this parameter, counted from 1.
     pub t: u64,
-    /// Learning rate: the group's `lr` times its `lr_factor`.
+    /// Learning rate: the group's `lr` times its `lr_factor` times its schedule.
     pub lr: f64,
+    /// What the schedule says that the momentum, or β₁, is now; `None` for the rule's own.
+    pub momentum: Option<f64>,
     /// The parameters stand at `x + look_ahead · v` (see [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead)); 0 otherwise.
     pub look_ahead: f64,
 }
@@ -167,8 +169,8 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn hyper(&self, step: &Step) -> Self::Hyper<f64>;
     /// The twin of the shader's `update`.
     fn update<F: Real>(&self, w: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
-    /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` at this learning rate.
-    fn look_ahead(&self, _lr: f64) -> Option<f64> {
+    /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` before this step.
+    fn look_ahead(&self, _step: &Step) -> Option<f64> {
         None
     }
 }
@@ -230,7 +232,7 @@ pub(crate) trait Erased: Debug + Send + Sync {
     fn uses(&self, slot: &str) -> bool;
     fn initial(&self, slot: &str) -> f64;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
-    fn look_ahead(&self, lr: f64) -> Option<f64>;
+    fn look_ahead(&self, step: &Step) -> Option<f64>;
     /// Appends the step's coefficients, rounded.
     fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>);
     fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step);
@@ -264,8 +266,8 @@ impl<R: Rule> Erased for R {
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Rule::overrides(self)
     }
-    fn look_ahead(&self, lr: f64) -> Option<f64> {
-        Rule::look_ahead(self, lr)
+    fn look_ahead(&self, step: &Step) -> Option<f64> {
+        Rule::look_ahead(self, step)
     }
     fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>) {
         self.hyper(step).store(|_, x| row.push(f32::of(x)));

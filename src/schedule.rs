@@ -293,7 +293,6 @@ impl Schedule {
     /// # Errors
     /// [`Error::Hyperparameter`] with the name of the first that is not.
     pub fn check(&self) -> Result<()> {
-        let finite = |name, x: f64| require(x.is_finite(), name, x, "finite");
         let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite");
         let some = |name, k: u64| require(k > 0, name, k as f64, "1 or more");
         let rising = |name, mut at: Vec<f64>| -> Result<()> {
@@ -310,16 +309,17 @@ impl Schedule {
                 require(*every > 0.0 && every.is_finite(), "every", *every, "above 0")?;
                 at_least_0("gamma", *gamma)
             }
-            Self::Polynomial { from, to, steps, power, .. } => {
-                finite("from", *from).and(finite("to", *to)).and(some("steps", *steps)).and(at_least_0("power", *power))
-            }
-            Self::Cosine { from, to, steps, exponent, .. } => finite("from", *from)
-                .and(finite("to", *to))
+            Self::Polynomial { from, to, steps, power, .. } => at_least_0("from", *from)
+                .and(at_least_0("to", *to))
+                .and(some("steps", *steps))
+                .and(at_least_0("power", *power)),
+            Self::Cosine { from, to, steps, exponent, .. } => at_least_0("from", *from)
+                .and(at_least_0("to", *to))
                 .and(some("steps", *steps))
                 .and(at_least_0("exponent", *exponent)),
             Self::CosineRestarts { to, steps, t_mult, m_mult } => {
                 require(*t_mult >= 1.0 && t_mult.is_finite(), "t_mult", *t_mult, "1 or more")?;
-                finite("to", *to).and(some("steps", *steps)).and(at_least_0("m_mult", *m_mult))
+                at_least_0("to", *to).and(some("steps", *steps)).and(at_least_0("m_mult", *m_mult))
             }
             Self::InverseSqrt { warmup } => some("warmup", *warmup),
             Self::InverseLinear { rate, every } => at_least_0("rate", *rate).and(some("every", every.unwrap_or(1))),
@@ -328,7 +328,9 @@ impl Schedule {
                 require(!points.is_empty(), "points", 0.0, "one point or more")?;
                 let momenta = momentum.is_empty() || momentum.len() == points.len();
                 require(momenta, "momentum", momentum.len() as f64, "as many as points, or none")?;
-                points.iter().map(|p| p.1).chain(momentum.iter().copied()).try_for_each(|x| finite("points", x))?;
+                points.iter().try_for_each(|p| at_least_0("points", p.1))?;
+                let below_1 = |x: &f64| require((0.0..1.0).contains(x), "momentum", *x, "0 to below 1");
+                momentum.iter().try_for_each(below_1)?;
                 rising("points", points.iter().map(|p| p.0).collect())
             }
             Self::Cyclic { low, up, down, per_cycle, per_step, momentum } => {

@@ -194,6 +194,22 @@ fn info_and_shader_show_what_there_is() {
     assert!(!output.status.success() && text(&output.stderr).contains("adagrad-keras"), "{}", text(&output.stderr));
 }
 
+#[test]
+fn schedule_prints_and_draws() {
+    let directory = Directory::new("schedule");
+    let file = directory.0.join("warmup.svg");
+    let spec = "sequence([(10, polynomial(from: 0.1, to: 1.0, steps: 10)), (0, cosine(steps: 90))])";
+    let output = run(&["schedule", spec, "--lr", "0.5", "--steps", "100", "--json", "--plot", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = rows(&output);
+    assert_eq!(rows.len(), 100);
+    assert_eq!((rows[0]["lr"].as_f64(), rows[10]["lr"].as_f64()), (Some(0.05), Some(0.5)));
+    let drawn = std::fs::read_to_string(&file).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains("learning rate") && drawn.contains("<polyline"), "{drawn}");
+    let output = run(&["schedule", "cosine(stps: 1)"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("1:8"), "{}", text(&output.stderr));
+}
+
 /// An example that `cargo test` has built beside this test.
 fn example(name: &str, args: &[&str]) -> Output {
     let built = Path::new(env!("CARGO_BIN_EXE_wgpu-optim")).with_file_name("examples").join(name);

@@ -8,6 +8,7 @@ use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{AnyRule, Real, Step};
+use crate::schedule::Schedule;
 use crate::settings::Settings;
 
 mod access;
@@ -83,14 +84,25 @@ pub struct Optimizer {
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
     rows: Vec<f32>,
-    /// Steps and shift of each parameter before a submission that may be refused, kept for their allocation.
-    before: Vec<(u64, f64)>,
+    before: Before,
+}
+
+/// What counts before a submission that may be refused, kept for its allocations.
+#[derive(Debug, Default)]
+struct Before {
+    /// Steps and shift.
+    parameters: Vec<(u64, f64)>,
+    /// Where the schedules are.
+    groups: Vec<u64>,
 }
 
 #[derive(Debug)]
 struct Group {
     rule: AnyRule,
     settings: Settings,
+    schedule: Option<Schedule>,
+    /// Steps that the schedule has seen.
+    steps: u64,
     /// Parameters, gradients and states of [`Optimizer::add`].
     owned: Arena,
     /// States of [`Optimizer::add_buffer`].
@@ -131,9 +143,19 @@ struct Own<F> {
     gradient: Vec<F>,
 }
 
+impl Group {
+    /// The settings at the schedule's present step.
+    fn now(&self) -> Settings {
+        let factor = self.schedule.as_ref().map_or(1.0, |schedule| schedule.at(self.steps));
+        Settings { lr_factor: self.settings.lr_factor * factor, ..self.settings }
+    }
+}
+
 impl Parameter {
-    fn next_step(&self, settings: &Settings) -> Step {
-        Step { t: self.steps + 1, lr: settings.effective_lr(), look_ahead: self.shift }
+    /// What the host knows of this parameter's next step, in its group.
+    fn next_step(&self, group: &Group) -> Step {
+        let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(group.steps));
+        Step { t: self.steps + 1, lr: group.now().effective_lr(), momentum, look_ahead: self.shift }
     }
 
     fn element(&self) -> &'static str {
@@ -171,7 +193,7 @@ impl Optimizer {
             look_ahead_plan: None,
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
-            before: Vec::new(),
+            before: Before::default(),
         };
         optimizer.add_group(rule, settings)?;
         Ok(optimizer)
@@ -196,7 +218,14 @@ impl Optimizer {
         let label = |part: &str| format!("{} {part}", rule.name());
         let states: Vec<_> = rule.slots().into_iter().map(label).collect();
         let owned = [label("parameters"), label("gradients")].into_iter().chain(states.clone()).collect();
-        self.groups.push(Group { rule, settings, owned: Arena::new(owned), states: Arena::new(states) });
+        self.groups.push(Group {
+            rule,
+            settings,
+            schedule: None,
+            steps: 0,
+            owned: Arena::new(owned),
+            states: Arena::new(states),
+        });
         Ok(self.groups.len() - 1)
     }
 
@@ -267,6 +296,47 @@ impl Optimizer {
     pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<()> {
         let settings = Settings { lr, ..*self.settings(group)? };
         self.set_settings(group, settings)
+    }
+
+    /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded
+    /// step on; `None` for none. Each step of the optimizer takes the schedule one further, from 0.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Schedule, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 0.5)?;
+    /// sgd.set_schedule(0, Schedule::linear(1.0, 0.0, 10))?;
+    /// sgd.step()?;
+    /// assert_eq!(sgd.lr(0)?, 0.45);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`] for a schedule with a number outside its range.
+    pub fn set_schedule(&mut self, group: usize, schedule: impl Into<Option<Schedule>>) -> Result<()> {
+        let schedule = schedule.into();
+        self.group(group)?;
+        schedule.as_ref().map_or(Ok(()), Schedule::check)?;
+        self.groups[group].schedule = schedule;
+        self.groups[group].steps = 0;
+        Ok(())
+    }
+
+    /// Takes a group's schedule to another step, to go on where another run stopped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn set_schedule_step(&mut self, group: usize, step: u64) -> Result<()> {
+        self.group(group)?;
+        self.groups[group].steps = step;
+        Ok(())
+    }
+
+    /// The learning rate of a group's next step: `lr · lr_factor · schedule`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn lr(&self, group: usize) -> Result<f64> {
+        Ok(self.group(group)?.now().effective_lr())
     }
 
     /// The handle of the parameter of this name.

@@ -43,6 +43,7 @@ impl Optimizer {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode),
             Device::Cpu => {
                 self.step_vectors();
+                self.advance_schedules();
                 Ok(())
             }
         }
@@ -63,9 +64,9 @@ impl Optimizer {
             Some(plan) => plan,
             None => self.make_plan(&gpu)?,
         };
-        let recorded = self.record(&gpu, &plan, encoder, |parameter, settings, rule, row| {
-            row.extend(settings.coefficients().row());
-            rule.0.hyper_f32(&parameter.next_step(settings), row);
+        let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
+            row.extend(group.now().coefficients().row());
+            group.rule.0.hyper_f32(&parameter.next_step(group), row);
         });
         if recorded.is_ok() {
             for &(id, _) in &plan.members {
@@ -74,6 +75,7 @@ impl Optimizer {
                     parameter.shift = 0.0;
                 }
             }
+            self.advance_schedules();
         }
         self.plan = Some(plan);
         recorded
@@ -114,9 +116,9 @@ impl Optimizer {
             Some(plan) if plan.members.iter().map(|&(id, _)| id).eq(members.iter().map(|&(id, _)| id)) => plan,
             _ => self.make_look_ahead_plan(&gpu, &members)?,
         };
-        let recorded = self.record(&gpu, &plan, encoder, |_, settings, rule, row| {
+        let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
             row.extend([0.0; 4]);
-            row.push(f32::of(rule.0.look_ahead(settings.effective_lr()).unwrap_or(0.0)));
+            row.push(f32::of(group.rule.0.look_ahead(&parameter.next_step(group)).unwrap_or(0.0)));
         });
         self.look_ahead_plan = Some(plan);
         if recorded.is_ok() {
@@ -149,7 +151,7 @@ impl Optimizer {
         }
     }
 
-    /// One step of parameters in the caller's slices, on the CPU.
+    /// One step of parameters in the caller's slices, on the CPU: all of them in one call, which takes the schedules one further.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
@@ -180,6 +182,7 @@ impl Optimizer {
                 Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
             });
         });
+        self.advance_schedules();
         Ok(())
     }
 
@@ -231,6 +234,10 @@ impl Optimizer {
         Ok(places)
     }
 
+    fn advance_schedules(&mut self) {
+        self.groups.iter_mut().for_each(|group| group.steps += 1);
+    }
+
     fn step_vectors(&mut self) {
         let groups = &self.groups;
         let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.missing).collect();
@@ -260,8 +267,10 @@ impl Optimizer {
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
         gpu.check_flag()?;
-        self.before.clear();
-        self.before.extend(self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)));
+        self.before.parameters.clear();
+        self.before.parameters.extend(self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)));
+        self.before.groups.clear();
+        self.before.groups.extend(self.groups.iter().map(|group| group.steps));
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             let encoded = encode(self, &mut encoder);
@@ -279,7 +288,10 @@ impl Optimizer {
             encoded
         });
         if submitted.is_err() {
-            for (parameter, before) in self.parameters.values_mut().zip(&self.before) {
+            for (group, before) in self.groups.iter_mut().zip(&self.before.groups) {
+                group.steps = *before;
+            }
+            for (parameter, before) in self.parameters.values_mut().zip(&self.before.parameters) {
                 (parameter.steps, parameter.shift) = *before;
             }
         }
@@ -292,7 +304,7 @@ impl Optimizer {
         gpu: &Gpu,
         plan: &Plan,
         encoder: &mut wgpu::CommandEncoder,
-        fill: impl Fn(&Parameter, &Settings, &AnyRule, &mut Vec<f32>),
+        fill: impl Fn(&Parameter, &Group, &mut Vec<f32>),
     ) -> Result<()> {
         if plan.is_empty() {
             return Ok(());
@@ -308,8 +320,7 @@ impl Optimizer {
         for (row, &leader) in plan.rows.iter().enumerate() {
             self.rows.resize(row * slots.stride(), 0.0);
             if let Some(parameter) = self.parameters.get(&leader) {
-                let group = &self.groups[parameter.group];
-                fill(parameter, &group.settings, &group.rule, &mut self.rows);
+                fill(parameter, &self.groups[parameter.group], &mut self.rows);
             }
         }
         slots.write(gpu, &slot, &self.rows)?;
@@ -336,7 +347,7 @@ impl Parameter {
     /// One step on the CPU, of the job that its memory makes.
     fn step<'a>(&'a mut self, groups: &[Group], job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>) {
         let group = &groups[self.group];
-        let (step, c) = (self.next_step(&group.settings), group.settings.coefficients());
+        let (step, c) = (self.next_step(group), group.now().coefficients());
         if let Some(job) = job(&mut self.memory) {
             group.rule.0.update(job, &c, &step);
             self.steps += 1;
@@ -355,7 +366,7 @@ impl Parameter {
     /// The shift of a look-ahead, unless its rule has none or the parameter stands there already.
     fn look_ahead(&self, groups: &[Group]) -> Option<f64> {
         let group = &groups[self.group];
-        group.rule.0.look_ahead(group.settings.effective_lr()).filter(|_| self.shift == 0.0)
+        group.rule.0.look_ahead(&self.next_step(group)).filter(|_| self.shift == 0.0)
     }
 
     /// Which of its states is the velocity; a rule with a look-ahead has one.

@@ -135,14 +135,15 @@ impl Rule for Adam {
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
-        let m_hat = if self.bias_correction_m { 1.0 / one_minus_power(self.beta1, step.t) } else { 1.0 };
+        let beta1 = step.momentum.unwrap_or(self.beta1);
+        let m_hat = if self.bias_correction_m { 1.0 / one_minus_power(beta1, step.t) } else { 1.0 };
         let v_hat = if self.bias_correction_v { 1.0 / one_minus_power(self.beta2, step.t) } else { 1.0 };
         let (step_size, correction) =
             if self.eps_hat { (step.lr * m_hat / v_hat.sqrt(), 1.0) } else { (step.lr * m_hat, v_hat) };
         let max_of_corrected = self.amsgrad == Some(Amsgrad::Corrected);
         Hyper {
-            beta1: self.beta1,
-            one_minus_beta1: 1.0 - self.beta1,
+            beta1,
+            one_minus_beta1: 1.0 - beta1,
             beta2: self.beta2,
             one_minus_beta2: 1.0 - self.beta2,
             step_size,

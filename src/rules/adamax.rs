@@ -68,12 +68,13 @@ impl Rule for AdaMax {
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
+        let beta1 = step.momentum.unwrap_or(self.beta1);
         let (eps_inside, eps_outside) = inside_outside(self.eps, !self.eps_outside);
         Hyper {
-            beta1: self.beta1,
-            one_minus_beta1: 1.0 - self.beta1,
+            beta1,
+            one_minus_beta1: 1.0 - beta1,
             beta2: self.beta2,
-            step_size: step.lr / one_minus_power(self.beta1, step.t),
+            step_size: step.lr / one_minus_power(beta1, step.t),
             eps_inside,
             eps_outside,
         }

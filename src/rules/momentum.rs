@@ -97,7 +97,7 @@ impl Rule for Momentum {
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
-        let (rho, lr) = (self.momentum, step.lr);
+        let (rho, lr) = (step.momentum.unwrap_or(self.momentum), step.lr);
         let undamped = if step.t == 1 { 1.0 } else { 1.0 - self.dampening };
         let (gain, rate) = match self.form {
             MomentumForm::LrOutside => (undamped, -lr),
@@ -119,8 +119,8 @@ impl Rule for Momentum {
         x + h.rate * v
     }
 
-    fn look_ahead(&self, lr: f64) -> Option<f64> {
-        let rate = if self.form == MomentumForm::LrInside { 1.0 } else { -lr };
-        (!self.nesterov).then_some(rate * self.momentum)
+    fn look_ahead(&self, step: &Step) -> Option<f64> {
+        let rate = if self.form == MomentumForm::LrInside { 1.0 } else { -step.lr };
+        (!self.nesterov).then(|| rate * step.momentum.unwrap_or(self.momentum))
     }
 }

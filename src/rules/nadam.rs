@@ -46,12 +46,12 @@ impl NAdam {
     }
 
     /// μₜ, μₜ₊₁, Πₜ, Πₜ₊₁. The product stops once 1 − Π is 1 in f64: after 437 factors for β₁ = 0.9.
-    fn momentum_products(&self, t: u64) -> [f64; 4] {
+    fn momentum_products(&self, beta1: f64, t: u64) -> [f64; 4] {
         let Some(decay) = self.momentum_decay else {
-            let now = 1.0 - one_minus_power(self.beta1, t);
-            return [self.beta1, self.beta1, now, now * self.beta1];
+            let now = 1.0 - one_minus_power(beta1, t);
+            return [beta1, beta1, now, now * beta1];
         };
-        let mu = |i: u64| self.beta1 * (1.0 - 0.5 * 0.96f64.powf(i as f64 * decay));
+        let mu = |i: u64| beta1 * (1.0 - 0.5 * 0.96f64.powf(i as f64 * decay));
         let mut product = 1.0;
         for i in 1..=t {
             product *= mu(i);
@@ -89,10 +89,11 @@ impl Rule for NAdam {
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
-        let [mu, mu_next, product, product_next] = self.momentum_products(step.t);
+        let beta1 = step.momentum.unwrap_or(self.beta1);
+        let [mu, mu_next, product, product_next] = self.momentum_products(beta1, step.t);
         Hyper {
-            beta1: self.beta1,
-            one_minus_beta1: 1.0 - self.beta1,
+            beta1,
+            one_minus_beta1: 1.0 - beta1,
             beta2: self.beta2,
             one_minus_beta2: 1.0 - self.beta2,
             gradient_rate: step.lr * (1.0 - mu) / (1.0 - product),

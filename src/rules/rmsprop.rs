@@ -113,7 +113,7 @@ impl Rule for RmsProp {
             one_minus_alpha: 1.0 - self.alpha,
             eps_inside,
             eps_outside,
-            momentum: self.momentum,
+            momentum: step.momentum.unwrap_or(self.momentum),
             gain,
             rate,
         }

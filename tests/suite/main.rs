@@ -15,6 +15,7 @@ mod formulas;
 mod look_ahead;
 mod memory;
 mod parity;
+mod schedule;
 mod step;
 
 /// A test's name and body.
@@ -30,11 +31,20 @@ pub(crate) use tests;
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let tests =
-        [convergence::TESTS, errors::TESTS, look_ahead::TESTS, memory::TESTS, parity::TESTS, step::TESTS].concat();
+    let tests = [
+        convergence::TESTS,
+        errors::TESTS,
+        look_ahead::TESTS,
+        memory::TESTS,
+        parity::TESTS,
+        schedule::TESTS,
+        step::TESTS,
+    ]
+    .concat();
     let mut trials = compare::trials();
     trials.extend(parity::cpu_trials());
     trials.extend(formulas::trials());
+    trials.extend(schedule::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => {
