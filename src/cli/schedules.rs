@@ -381,7 +381,12 @@ fn plot(file: &std::path::Path, steps: u64, rate: &dyn Fn(u64) -> f64) -> Result
         .x_label_area_size(40)
         .y_label_area_size(80)
         .build_cartesian_2d(0.0..steps as f64, 0.0..high * 1.05)?;
-    chart.configure_mesh().x_desc("step").y_desc("learning rate").light_line_style(WHITE).draw()?;
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc("step")
+        .x_label_formatter(&|k| format!("{k:.0}"))
+        .y_desc("learning rate")
+        .light_line_style(WHITE)
+        .draw()?;
     chart.draw_series(LineSeries::new(points, BLUE.stroke_width(2)))?;
     root.present()?;
     Ok(())
