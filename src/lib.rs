@@ -69,5 +69,5 @@ pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};
 pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Step, largest, ratio};
 pub use schedule::Schedule;
-pub use settings::{Settings, WeightDecay};
+pub use settings::{Options, Settings, WeightDecay};
 pub use stopping::{EarlyStopping, Mode, ReduceOnPlateau, Threshold, Verdict};

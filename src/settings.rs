@@ -85,6 +85,39 @@ impl Settings {
     }
 }
 
+/// What sets one parameter apart from its group; see [`Optimizer::set_options`](crate::Optimizer::set_options).
+///
+/// Parameters with the same options step together: each distinct set of options in a group is at least one dispatch more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Multiplies the group's learning rate; 0 or more.
+    pub lr_scale: f64,
+    /// Whether the group's weight decay acts on it.
+    pub weight_decay: bool,
+    /// Leaves it out of every step, as PyTorch's `requires_grad = False`: parameter, state and step count stay as they are.
+    pub frozen: bool,
+}
+
+impl Default for Options {
+    /// As the group: scale 1, decayed, not frozen.
+    fn default() -> Self {
+        Self { lr_scale: 1.0, weight_decay: true, frozen: false }
+    }
+}
+
+impl Options {
+    pub(crate) fn check(&self) -> Result<()> {
+        let inside = self.lr_scale >= 0.0 && self.lr_scale <= f64::from(f32::MAX);
+        require(inside, "lr_scale", self.lr_scale, "0 or more, and finite in f32")
+    }
+
+    /// The group's settings for this parameter.
+    pub(crate) fn apply(&self, group: Settings) -> Settings {
+        let weight_decay = if self.weight_decay { group.weight_decay } else { WeightDecay::None };
+        Settings { lr: group.lr * self.lr_scale, weight_decay, ..group }
+    }
+}
+
 impl From<f64> for Settings {
     fn from(lr: f64) -> Self {
         Self::lr(lr)

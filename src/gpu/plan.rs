@@ -16,8 +16,8 @@ pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, bool), wgpu::BindGroup>;
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     dispatches: Vec<Dispatch>,
-    /// Who takes part: a parameter's number, and the row that its cohort reads.
-    pub(crate) members: Vec<(u64, usize)>,
+    /// Who takes part.
+    pub(crate) members: Vec<u64>,
     /// A member of each row's cohort.
     pub(crate) rows: Vec<u64>,
 }

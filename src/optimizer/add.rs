@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
+use crate::settings::Options;
 
 impl Optimizer {
     /// Adds a parameter in the optimizer's own memory; see [`Optimizer::add_all`].
@@ -168,7 +169,16 @@ impl Optimizer {
         let id = ParameterId(self.next);
         self.next += 1;
         let missing = matches!(&memory, Memory::Gpu(tensor) if tensor.gradient.is_none());
-        let parameter = Parameter { name: name.into(), group, len, steps: 0, shift: 0.0, missing, memory };
+        let parameter = Parameter {
+            name: name.into(),
+            group,
+            len,
+            steps: 0,
+            shift: 0.0,
+            missing,
+            options: Options::default(),
+            memory,
+        };
         self.parameters.insert(id.0, parameter);
         self.names.insert(name.into(), id);
         self.plan = None;

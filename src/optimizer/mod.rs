@@ -9,7 +9,7 @@ use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{AnyRule, Real, Step};
 use crate::schedule::Schedule;
-use crate::settings::Settings;
+use crate::settings::{Options, Settings};
 
 mod access;
 mod add;
@@ -119,6 +119,7 @@ struct Parameter {
     /// It stands at `x + shift·v`.
     shift: f64,
     missing: bool,
+    options: Options,
     memory: Memory,
 }
 
@@ -152,10 +153,20 @@ impl Group {
 }
 
 impl Parameter {
-    /// What the host knows of this parameter's next step, in its group.
+    /// Its group's settings now, with its own options.
+    fn settings(&self, group: &Group) -> Settings {
+        self.options.apply(group.now())
+    }
+
+    /// What the host knows of its next step.
     fn next_step(&self, group: &Group) -> Step {
         let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(group.steps));
-        Step { t: self.steps + 1, lr: group.now().effective_lr(), momentum, look_ahead: self.shift }
+        Step { t: self.steps + 1, lr: self.settings(group).effective_lr(), momentum, look_ahead: self.shift }
+    }
+
+    /// Whether the next step leaves it out.
+    fn stays(&self) -> bool {
+        self.missing || self.options.frozen
     }
 
     fn element(&self) -> &'static str {
@@ -337,6 +348,53 @@ impl Optimizer {
     /// [`Error::UnknownGroup`].
     pub fn lr(&self, group: usize) -> Result<f64> {
         Ok(self.group(group)?.now().effective_lr())
+    }
+
+    /// Sets one parameter apart from its group, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`].
+    pub fn set_options<'k>(&mut self, key: impl Into<Key<'k>>, options: Options) -> Result<()> {
+        let id = self.find(key.into())?;
+        options.check()?;
+        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.options != options) {
+            parameter.options = options;
+            self.plan = None;
+            self.look_ahead_plan = None;
+        }
+        Ok(())
+    }
+
+    /// [`Optimizer::set_options`] for every parameter whose name the predicate picks; returns how many.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Options, Settings, WeightDecay, rules::Adam};
+    /// let adamw = Settings { weight_decay: WeightDecay::Decoupled(0.1), ..Settings::lr(1e-3) };
+    /// let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), adamw)?;
+    /// optimizer.add_all(0, &[("fc.weight", &[1.0f32; 4][..]), ("fc.bias", &[1.0; 2])])?;
+    /// // No decay for biases and norms.
+    /// let plain = Options { weight_decay: false, ..Options::default() };
+    /// assert_eq!(optimizer.set_options_where(|name| name.ends_with("bias") || name.contains("norm"), plain)?, 1);
+    /// optimizer.step()?;
+    /// assert_eq!(optimizer.read_blocking::<f32>("fc.bias")?, [1.0; 2]);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`].
+    pub fn set_options_where(&mut self, pick: impl Fn(&str) -> bool, options: Options) -> Result<usize> {
+        options.check()?;
+        let picked: Vec<_> = self.parameters().filter(|(_, name)| pick(name)).map(|(id, _)| id).collect();
+        picked.iter().try_for_each(|id| self.set_options(*id, options))?;
+        Ok(picked.len())
+    }
+
+    /// A parameter's options.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn options<'k>(&self, key: impl Into<Key<'k>>) -> Result<Options> {
+        Ok(self.get(key)?.options)
     }
 
     /// The handle of the parameter of this name.

@@ -10,8 +10,13 @@ use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::Plan;
 
-/// What makes parameters of a group step together: the group, the step count, the look-ahead.
-type Cohort = (usize, u64, u64);
+/// What makes parameters step together: the group, the options, the step count, the look-ahead.
+type Cohort = (usize, u64, bool, u64, u64);
+
+fn cohort(parameter: &Parameter) -> Cohort {
+    let Parameter { group, options, steps, shift, .. } = parameter;
+    (*group, options.lr_scale.to_bits(), options.weight_decay, *steps, shift.to_bits())
+}
 
 /// Adjacent tensors of one cohort in the arena, or one tensor elsewhere.
 struct Run {
@@ -42,15 +47,14 @@ impl Optimizer {
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
-            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.missing) else {
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.stays()) else {
                 continue;
             };
-            let cohort = (parameter.group, parameter.steps, parameter.shift.to_bits());
-            let row = *cohorts.entry(cohort).or_insert_with(|| {
+            let row = *cohorts.entry(cohort(parameter)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
-            plan.members.push((id, row));
+            plan.members.push(id);
             let access = match self.groups[parameter.group].settings.zero_grad {
                 true => GradientAccess::Zero,
                 false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
@@ -71,13 +75,13 @@ impl Optimizer {
 
     pub(super) fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
         let mut plan = Plan::default();
-        let mut rows = HashMap::<usize, usize>::new();
+        let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
             if members.binary_search_by_key(&id, |&(member, _)| member).is_err() {
                 continue;
             }
-            let row = *rows.entry(parameter.group).or_insert_with(|| {
+            let row = *cohorts.entry(cohort(parameter)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
@@ -85,7 +89,7 @@ impl Optimizer {
             let ranges = ranges(tensor, None, velocity..velocity + 1, tensor.owned);
             push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
         }
-        plan.members = members.iter().map(|&(id, _)| (id, 0)).collect();
+        plan.members = members.iter().map(|&(id, _)| id).collect();
         for (_, run) in runs {
             plan.add_run(gpu, &mut self.bind_groups, KernelKey::look_ahead, run.access, &run.ranges, run.row)?;
         }

@@ -65,12 +65,12 @@ impl Optimizer {
             None => self.make_plan(&gpu)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
-            row.extend(group.now().coefficients().row());
+            row.extend(parameter.settings(group).coefficients().row());
             group.rule.0.hyper_f32(&parameter.next_step(group), row);
         });
         if recorded.is_ok() {
-            for &(id, _) in &plan.members {
-                if let Some(parameter) = self.parameters.get_mut(&id) {
+            for id in &plan.members {
+                if let Some(parameter) = self.parameters.get_mut(id) {
                     parameter.steps += 1;
                     parameter.shift = 0.0;
                 }
@@ -113,7 +113,7 @@ impl Optimizer {
         gpu.check_flag()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
-            Some(plan) if plan.members.iter().map(|&(id, _)| id).eq(members.iter().map(|&(id, _)| id)) => plan,
+            Some(plan) if plan.members.iter().eq(members.iter().map(|(id, _)| id)) => plan,
             _ => self.make_look_ahead_plan(&gpu, &members)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
@@ -169,12 +169,12 @@ impl Optimizer {
     pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
         let mut places = self.check_slices(tensors)?;
         let groups = &self.groups;
-        let with_slices = |(id, parameter)| {
-            let tensor: &mut Slices<'_, F> = places.remove(id)?;
-            let gradient = tensor.gradient?;
-            Some((parameter, &mut *tensor.parameter, gradient))
-        };
-        let work: Vec<_> = self.parameters.iter_mut().filter_map(with_slices).collect();
+        let mut work = Vec::new();
+        for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
+            if let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) {
+                work.push((parameter, &mut **w, *g));
+            }
+        }
         for_each(work, |(parameter, w, g): (&mut Parameter, &mut [F], &[F])| {
             parameter.step(groups, |memory| match memory {
                 Memory::Gpu(_) => None,
@@ -240,7 +240,7 @@ impl Optimizer {
 
     fn step_vectors(&mut self) {
         let groups = &self.groups;
-        let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.missing).collect();
+        let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.stays()).collect();
         for_each(work, |parameter| {
             parameter.step(groups, |memory| match memory {
                 Memory::Gpu(_) => None,
@@ -347,7 +347,7 @@ impl Parameter {
     /// One step on the CPU, of the job that its memory makes.
     fn step<'a>(&'a mut self, groups: &[Group], job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>) {
         let group = &groups[self.group];
-        let (step, c) = (self.next_step(group), group.now().coefficients());
+        let (step, c) = (self.next_step(group), self.settings(group).coefficients());
         if let Some(job) = job(&mut self.memory) {
             group.rule.0.update(job, &c, &step);
             self.steps += 1;
@@ -366,7 +366,7 @@ impl Parameter {
     /// The shift of a look-ahead, unless its rule has none or the parameter stands there already.
     fn look_ahead(&self, groups: &[Group]) -> Option<f64> {
         let group = &groups[self.group];
-        group.rule.0.look_ahead(&self.next_step(group)).filter(|_| self.shift == 0.0)
+        group.rule.0.look_ahead(&self.next_step(group)).filter(|_| self.shift == 0.0 && !self.options.frozen)
     }
 
     /// Which of its states is the velocity; a rule with a look-ahead has one.

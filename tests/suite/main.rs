@@ -14,6 +14,7 @@ mod fixture;
 mod formulas;
 mod look_ahead;
 mod memory;
+mod options;
 mod parity;
 mod schedule;
 mod step;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         errors::TESTS,
         look_ahead::TESTS,
         memory::TESTS,
+        options::TESTS,
         parity::TESTS,
         schedule::TESTS,
         step::TESTS,
