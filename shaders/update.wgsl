@@ -5,6 +5,7 @@ struct Row {
     grad_scale: f32,            // neutral 1; negative to maximize
     l2: f32,                    // neutral 0; λ of g + λw
     decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
+    average: f32,               // neutral 0; how far the average goes towards w
     @align(16) hyper: Hyper,
 }
 
@@ -37,6 +38,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let w = param[i];
     //: load
-    param[i] = /*: update */;
+    let p = /*: update */;
+    param[i] = p;
     //: store
 }

@@ -11,7 +11,8 @@ const CHUNK: usize = 1 << 14;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_SLOTS: usize = 8;
 
-/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order.
+/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order, and behind
+/// them the average if there is one.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],
@@ -110,6 +111,9 @@ fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &C
         }
         for (&k, slot) in used.iter().zip(&mut job.slots) {
             slot[at.clone()].copy_from_slice(&state[k][..w.len()]);
+        }
+        if let (Some(rate), Some(average)) = (c.average.map(F::of), job.slots.get_mut(used.len())) {
+            average[at].iter_mut().zip(w).for_each(|(a, w)| *a += rate * (*w - *a));
         }
     }
     if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {

@@ -46,6 +46,7 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod averaging;
 mod cpu;
 mod error;
 mod gpu;
@@ -60,8 +61,9 @@ mod stopping;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub use averaging::Averaging;
 pub use error::{Error, Result, require};
-pub use gpu::kernel::{GradientAccess, Lane, look_ahead_shader, shader};
+pub use gpu::kernel::{GradientAccess, Lane, averaging_shader, look_ahead_shader, shader, swap_shader};
 pub use gpu::memory::BufferRange;
 pub use gpu::{Device, Gpu};
 pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};

@@ -81,7 +81,7 @@ impl Settings {
             WeightDecay::DecoupledFromLr(x) => (0.0, self.lr_factor * x),
         };
         let sign = if self.maximize { -1.0 } else { 1.0 };
-        Coefficients { grad_scale: sign * self.grad_scale, l2, decay, zero_grad: self.zero_grad }
+        Coefficients { grad_scale: sign * self.grad_scale, l2, decay, zero_grad: self.zero_grad, average: None }
     }
 }
 
@@ -131,11 +131,13 @@ pub(crate) struct Coefficients {
     pub(crate) l2: f64,
     pub(crate) decay: f64,
     pub(crate) zero_grad: bool,
+    /// The rate of the average, where the group keeps one.
+    pub(crate) average: Option<f64>,
 }
 
 impl Coefficients {
-    /// The head of a row of the uniform buffer; the shader's `Row` pads it to 16 bytes.
+    /// The head of a row of the uniform buffer.
     pub(crate) fn row(&self) -> [f32; 4] {
-        [f32::of(self.grad_scale), f32::of(self.l2), f32::of(self.decay), 0.0]
+        [self.grad_scale, self.l2, self.decay, self.average.unwrap_or(0.0)].map(f32::of)
     }
 }

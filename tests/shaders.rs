@@ -3,7 +3,7 @@
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
-use wgpu_optim::{AnyRule, GradientAccess, Lane, look_ahead_shader, rules, shader};
+use wgpu_optim::{AnyRule, GradientAccess, Lane, averaging_shader, look_ahead_shader, rules, shader, swap_shader};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -21,11 +21,13 @@ fn kernels() -> Vec<(String, PipelineConstants, String)> {
     let mut kernels = Vec::new();
     for lane in LANES {
         kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane)));
+        kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane)));
         for (name, rule) in rules::all() {
             let constants: PipelineConstants =
                 rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
+                kernels.push((format!("{label} average"), constants.clone(), averaging_shader(&rule, lane, access)));
                 kernels.push((label, constants.clone(), shader(&rule, lane, access)));
             }
         }
@@ -50,11 +52,14 @@ fn the_list_is_whole() {
     for file in files {
         let file = file.unwrap().file_name().into_string().unwrap();
         let stem = file.strip_suffix(".wgsl").unwrap();
-        let known =
-            ["update", "look_ahead"].contains(&stem) || rules::all().iter().any(|(_, rule)| rule.name() == stem);
+        let known = ["update", "look_ahead", "swap"].contains(&stem)
+            || rules::all().iter().any(|(_, rule)| rule.name() == stem);
         assert!(known, "shaders/{file} belongs to no rule");
         let twin = format!("{}/src/rules/{stem}.rs", env!("CARGO_MANIFEST_DIR"));
-        assert!(["update", "look_ahead"].contains(&stem) || std::path::Path::new(&twin).exists(), "{twin} is missing");
+        assert!(
+            ["update", "look_ahead", "swap"].contains(&stem) || std::path::Path::new(&twin).exists(),
+            "{twin} is missing"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use wgpu_optim::{Device, Error, Optimizer, ParameterId, Real, Settings};
 
+use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
@@ -86,9 +87,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for file in &files {
         let unreadable = |e| Verdict::Failed { worst: Worst::failed(e), engine: "any device".into() };
-        let verdict = match golden.schedule(file) {
-            Some(value) => schedule(value).unwrap_or_else(unreadable),
-            None => golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines)),
+        let verdict = if let Some(value) = golden.of_kind("lr_schedule", file) {
+            schedule(value).unwrap_or_else(unreadable)
+        } else if let Some(value) = golden.of_kind("weight_averaging", file) {
+            averages(&golden, file, value, &engines).unwrap_or_else(unreadable)
+        } else {
+            golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines))
         };
         match verdict {
             Verdict::Passed { .. } => passed += 1,
@@ -120,6 +124,15 @@ enum Verdict {
 }
 
 impl Verdict {
+    /// Of the worst comparison and where it was made.
+    fn of(worst: Option<(Worst, String)>) -> Self {
+        match worst {
+            None => Self::Skipped("no device for it here".into()),
+            Some((worst, engine)) if worst.ratio <= 1.0 => Self::Passed { worst, engine },
+            Some((worst, engine)) => Self::Failed { worst, engine },
+        }
+    }
+
     fn line(&self, file: &str) -> String {
         let (word, worst, engine) = match self {
             Self::Passed { worst, engine } => ("ok  ", worst, engine),
@@ -179,11 +192,7 @@ fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Verdict {
             worst = Some((found, engine.name.clone()));
         }
     }
-    match worst {
-        None => Verdict::Skipped("no device for it here".into()),
-        Some((worst, engine)) if worst.ratio <= 1.0 => Verdict::Passed { worst, engine },
-        Some((worst, engine)) => Verdict::Failed { worst, engine },
-    }
+    Verdict::of(worst)
 }
 
 /// Compares a schedule's rates, and the momentum where it cycles, with a file's.
@@ -226,8 +235,49 @@ fn schedule(file: &Value) -> Result<Verdict, String> {
             worst = Worst { ratio, error, what: format!("lr at step {k}") };
         }
     }
-    let engine = "the host, f64".into();
-    Ok(if worst.ratio <= 1.0 { Verdict::Passed { worst, engine } } else { Verdict::Failed { worst, engine } })
+    Ok(Verdict::of(Some((worst, "the host, f64".into()))))
+}
+
+/// Compares a group's averages with a file's: an f64 file in f64, a float32 one (or an f64 one alone) in f32 on every device.
+fn averages(golden: &Golden, name: &str, file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
+    let is_f64 = file["dtype"] == "f64";
+    let twin = if is_f64 { None } else { golden.of_kind("weight_averaging", &name.replace(".f32.", ".f64.")) };
+    let f32_here = !is_f64 || !golden.has(&name.replace(".f64.", ".f32."));
+    let reference = twin.unwrap_or(file);
+    let case = match Averages::read(reference)? {
+        Ok(case) => case,
+        Err(why) => return Ok(Verdict::Skipped(why)),
+    };
+    let suggested = reference["suggested_tol_f32"].as_f64().unwrap_or(F32_FILE);
+    let mut worst: Option<(Worst, String)> = None;
+    for engine in engines.iter().filter(|engine| if engine.f64 { is_f64 } else { f32_here }) {
+        let tolerance = if engine.f64 { F64 } else { suggested };
+        let run = if engine.f64 { case.run::<f64>(&engine.device) } else { case.run::<f32>(&engine.device) };
+        let found = match run {
+            Err(e) => Worst::failed(e.to_string()),
+            Ok(ours) => {
+                let mut worst = Worst { ratio: -1.0, error: 0.0, what: String::new() };
+                let mut scale: Tensors = case.averaged[0].1.iter().map(|b| vec![0.0; b.len()]).collect();
+                for (x, (t, b)) in ours.iter().zip(&case.averaged) {
+                    for (k, (x, b)) in x.iter().zip(b).enumerate() {
+                        for (i, (&x, &b)) in x.iter().zip(b).enumerate() {
+                            scale[k][i] = f64::max(scale[k][i], b.abs());
+                            let error = scaled(x, b, scale[k][i]);
+                            let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+                            if ratio > worst.ratio {
+                                worst = Worst { ratio, error, what: format!("average of p{k}[{i}] at step {t}") };
+                            }
+                        }
+                    }
+                }
+                worst
+            }
+        };
+        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
+            worst = Some((found, engine.name.clone()));
+        }
+    }
+    Ok(Verdict::of(worst))
 }
 
 /// Runs the case on one device, through the same calls as any user.

@@ -67,7 +67,7 @@ impl Golden {
 
     /// Names of all trajectory files, and of those that cannot be read.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let kinds = ["trajectory", "lr_schedule"];
+        let kinds = ["trajectory", "lr_schedule", "weight_averaging"];
         let relevant = |value: &Result<Value, String>| {
             value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)))
         };
@@ -78,9 +78,9 @@ impl Golden {
         self.0.contains_key(file)
     }
 
-    /// The file, if it is a schedule's.
-    pub(crate) fn schedule(&self, file: &str) -> Option<&Value> {
-        self.value(file).ok().filter(|value| value["kind"] == "lr_schedule")
+    /// The file, if it is of this kind.
+    pub(crate) fn of_kind(&self, kind: &str, file: &str) -> Option<&Value> {
+        self.value(file).ok().filter(|value| value["kind"] == kind)
     }
 
     pub(crate) fn case(&self, file: &str) -> Result<Case, String> {
@@ -164,7 +164,7 @@ fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-fn tensors_of(value: &Value) -> Result<Tensors, String> {
+pub(crate) fn tensors_of(value: &Value) -> Result<Tensors, String> {
     value.as_array().ok_or("a list of tensors was expected")?.iter().map(numbers_of).collect()
 }
 

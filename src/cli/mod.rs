@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_optim::{Device, Gpu};
 
+mod averages;
 pub(crate) mod bench;
 mod cases;
 pub(crate) mod check;

@@ -9,7 +9,10 @@ use crate::rule::AnyRule;
 
 const DRIVER: &str = include_str!("../../shaders/update.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
+const SWAP: &str = include_str!("../../shaders/swap.wgsl");
 
+/// The parameter's average over the steps, a state beside the rule's.
+pub(crate) const AVERAGE: &str = "average";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
@@ -48,10 +51,12 @@ pub(crate) struct KernelKey {
     overrides: Vec<(&'static str, bool)>,
     lane: Lane,
     gradient: GradientAccess,
+    /// The parameter's average is bound behind the states and follows the step.
+    average: bool,
 }
 
 impl KernelKey {
-    pub(crate) fn update(rule: &AnyRule, lane: Lane, gradient: GradientAccess) -> Self {
+    pub(crate) fn update(rule: &AnyRule, lane: Lane, gradient: GradientAccess, average: bool) -> Self {
         Self {
             rule: rule.name(),
             shader: rule.shader(),
@@ -60,20 +65,21 @@ impl KernelKey {
             overrides: rule.overrides(),
             lane,
             gradient,
+            average,
         }
     }
 
     pub(crate) fn look_ahead(lane: Lane) -> Self {
-        let slots = &[MOMENTUM];
-        Self {
-            rule: "look_ahead",
-            shader: LOOK_AHEAD,
-            declared: slots,
-            used: slots.to_vec(),
-            overrides: Vec::new(),
-            lane,
-            gradient: GradientAccess::None,
-        }
+        Self::of_one_state("look_ahead", LOOK_AHEAD, &[MOMENTUM], lane)
+    }
+
+    pub(crate) fn swap(lane: Lane) -> Self {
+        Self::of_one_state("swap", SWAP, &[AVERAGE], lane)
+    }
+
+    fn of_one_state(rule: &'static str, shader: &'static str, state: &'static [&'static str], lane: Lane) -> Self {
+        let (used, overrides) = (state.to_vec(), Vec::new());
+        Self { rule, shader, declared: state, used, overrides, lane, gradient: GradientAccess::None, average: false }
     }
 
     /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, driver.
@@ -105,6 +111,10 @@ impl KernelKey {
             _ = writeln!(load, "    s.{slot} = {slot}[i];");
             _ = writeln!(store, "    {slot}[i] = s.{slot};");
         }
+        if self.average {
+            bindings += &binding(first + self.used.len(), "read_write", AVERAGE);
+            store.push_str("    average[i] += row.average * (p - average[i]);\n");
+        }
         if self.gradient == GradientAccess::Zero {
             store.push_str("    grad[i] = Lane(0.0);\n");
         }
@@ -115,6 +125,11 @@ impl KernelKey {
             .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
             .replace("//: store", store.trim());
         format!("{head}{}\n{driver}", self.shader)
+    }
+
+    /// Parameter, gradient, states, average.
+    fn bindings(&self) -> usize {
+        self.bindings_before_slots() + self.used.len() + usize::from(self.average)
     }
 
     fn bindings_before_slots(&self) -> usize {
@@ -130,7 +145,17 @@ impl KernelKey {
 /// assert!(wgsl.contains("fn update(") && wgsl.contains("@compute"));
 /// ```
 pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess) -> String {
-    KernelKey::update(rule, lane, gradient).compose()
+    KernelKey::update(rule, lane, gradient, false).compose()
+}
+
+/// The same with the parameters' average behind it; see [`Averaging`](crate::Averaging).
+pub fn averaging_shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess) -> String {
+    KernelKey::update(rule, lane, gradient, true).compose()
+}
+
+/// The WGSL that swaps parameters and averages.
+pub fn swap_shader(lane: Lane) -> String {
+    KernelKey::swap(lane).compose()
 }
 
 /// The WGSL of the look-ahead pass.
@@ -172,7 +197,7 @@ impl Gpu {
         if let Some(kernel) = self.kernels().get(&key) {
             return Ok(kernel.clone());
         }
-        let storage = (key.bindings_before_slots() + key.used.len()) as u64;
+        let storage = key.bindings() as u64;
         let available = u64::from(self.device().limits().max_storage_buffers_per_shader_stage);
         if storage > available {
             let limit = "max_storage_buffers_per_shader_stage";
@@ -201,7 +226,7 @@ impl Gpu {
             has_dynamic_offset: false,
             min_binding_size: None,
         };
-        let mut types = vec![storage(false); key.bindings_before_slots() + key.used.len()];
+        let mut types = vec![storage(false); key.bindings()];
         if key.gradient == GradientAccess::Read {
             types[1] = storage(true);
         }

@@ -242,7 +242,7 @@ impl Optimizer {
     }
 
     fn state(&self, parameter: &Parameter, slot: &str) -> Result<Part> {
-        let known = self.groups[parameter.group].rule.slots();
+        let known = self.groups[parameter.group].slots();
         match known.iter().position(|name| *name == slot) {
             Some(k) => Ok(Part::State(k)),
             None => Err(Error::UnknownState { parameter: parameter.name.clone(), slot: slot.into(), known }),

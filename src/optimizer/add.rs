@@ -1,6 +1,6 @@
 //! Adding and removing parameters, and the memory that they get.
 
-use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
+use super::{Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
 use crate::error::{Error, Result};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
 use crate::gpu::{Device, Gpu};
@@ -54,11 +54,11 @@ impl Optimizer {
     ) -> Result<Vec<Memory>> {
         gpu.check_alive()?;
         let most = gpu.device().limits().max_buffer_size / 4;
-        let Group { rule, owned, .. } = &mut self.groups[group];
+        let initial = self.groups[group].initial();
+        let owned = &mut self.groups[group].owned;
         if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
             return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
         }
-        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
         let mut taken = Vec::<Tensor>::new();
         let mut fill = || -> Result<()> {
             let mut rest = tensors;
@@ -88,8 +88,7 @@ impl Optimizer {
     }
 
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
-        let rule = &self.groups[group].rule;
-        let slots = rule.slots().iter().map(|slot| vec![F::of(rule.0.initial(slot)); len]).collect();
+        let slots = self.groups[group].initial().iter().map(|&x| vec![F::of(x); len]).collect();
         let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
         let vectors = Vectors { own, slots };
         match F::NAME == f64::NAME {
@@ -116,10 +115,10 @@ impl Optimizer {
         gpu.check_alive()?;
         range.check(&gpu, name)?;
         self.check_overlap(None, name, &range, Role::Parameter)?;
-        let Group { rule, states, .. } = &mut self.groups[group];
+        let initial = self.groups[group].initial();
+        let states = &mut self.groups[group].states;
         let len = range.len;
         states.reserve(&gpu, name, Arena::padded(len), false)?;
-        let initial: Vec<_> = rule.slots().iter().map(|slot| rule.0.initial(slot)).collect();
         let (place, slots) = place_states(&gpu, states, name, len, &initial)?;
         let tensor = Tensor { owned: false, place, parameter: range, gradient: None, own_gradient: None, slots };
         Ok(self.insert(name, group, len, Memory::Gpu(tensor)))

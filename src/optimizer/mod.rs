@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
+use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{AnyRule, Real, Step};
 use crate::schedule::Schedule;
-use crate::settings::{Options, Settings};
+use crate::settings::{Coefficients, Options, Settings};
 
 mod access;
 mod add;
@@ -101,6 +103,9 @@ struct Group {
     rule: AnyRule,
     settings: Settings,
     schedule: Option<Schedule>,
+    averaging: Option<Averaging>,
+    /// The averages stand where the parameters belong.
+    swapped: bool,
     /// Steps that the schedule has seen.
     steps: u64,
     /// Parameters, gradients and states of [`Optimizer::add`].
@@ -145,6 +150,27 @@ struct Own<F> {
 }
 
 impl Group {
+    /// The states that it keeps: its rule's, and the average.
+    fn slots(&self) -> Vec<&'static str> {
+        let mut slots = self.rule.slots();
+        slots.extend(self.averaging.map(|_| AVERAGE));
+        slots
+    }
+
+    /// What each of them starts from.
+    fn initial(&self) -> Vec<f64> {
+        let rule = &self.rule.0;
+        self.slots().iter().map(|slot| if *slot == AVERAGE { 0.0 } else { rule.initial(slot) }).collect()
+    }
+
+    /// Arenas with a buffer for each state, while there is no parameter in them.
+    fn make_arenas(&mut self) {
+        let label = |part: &str| format!("{} {part}", self.rule.name());
+        let states: Vec<_> = self.slots().into_iter().map(label).collect();
+        let owned = [label("parameters"), label("gradients")].into_iter().chain(states.clone()).collect();
+        (self.owned, self.states) = (Arena::new(owned), Arena::new(states));
+    }
+
     /// The settings at the schedule's present step.
     fn now(&self) -> Settings {
         let factor = self.schedule.as_ref().map_or(1.0, |schedule| schedule.at(self.steps));
@@ -156,6 +182,12 @@ impl Parameter {
     /// Its group's settings now, with its own options.
     fn settings(&self, group: &Group) -> Settings {
         self.options.apply(group.now())
+    }
+
+    /// What the driver around the rule gets for its next step.
+    fn coefficients(&self, group: &Group) -> Coefficients {
+        let average = group.averaging.map(|averaging| averaging.rate(self.steps + 1));
+        Coefficients { average, ..self.settings(group).coefficients() }
     }
 
     /// What the host knows of its next step.
@@ -224,19 +256,20 @@ impl Optimizer {
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
         if let Device::Gpu(gpu) = &self.device {
-            step::compile(gpu, &rule, &settings)?;
+            step::compile(gpu, &rule, &settings, false)?;
         }
-        let label = |part: &str| format!("{} {part}", rule.name());
-        let states: Vec<_> = rule.slots().into_iter().map(label).collect();
-        let owned = [label("parameters"), label("gradients")].into_iter().chain(states.clone()).collect();
-        self.groups.push(Group {
+        let mut group = Group {
             rule,
             settings,
             schedule: None,
+            averaging: None,
+            swapped: false,
             steps: 0,
-            owned: Arena::new(owned),
-            states: Arena::new(states),
-        });
+            owned: Arena::default(),
+            states: Arena::default(),
+        };
+        group.make_arenas();
+        self.groups.push(group);
         Ok(self.groups.len() - 1)
     }
 
@@ -307,6 +340,45 @@ impl Optimizer {
     pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<()> {
         let settings = Settings { lr, ..*self.settings(group)? };
         self.set_settings(group, settings)
+    }
+
+    /// Keeps an average of a group's parameters, as the state `average`. The first call comes before the group's first parameter;
+    /// later ones change the kind, from the next recorded step on. A parameter that misses a step keeps its average.
+    ///
+    /// ```
+    /// use wgpu_optim::{Averaging, Device, Optimizer, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
+    /// sgd.set_averaging(0, Averaging::Swa { from: 1, every: 1 })?;
+    /// let w = sgd.add(0, "w", &[4.0f32])?;
+    /// sgd.write_gradient(w, &[1.0f32])?;
+    /// sgd.step()?; // w = 3
+    /// sgd.step()?; // w = 2
+    /// sgd.swap_averages(0)?; // evaluate on the average
+    /// assert_eq!(sgd.read_blocking::<f32>(w)?, [2.5]);
+    /// sgd.swap_averages(0)?; // and train on
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] for the first call if the group has parameters,
+    /// [`Error::OverLimit`] if the device binds too few buffers for one more.
+    pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
+        averaging.check()?;
+        let first = self.group(group)?.averaging.is_none();
+        if first && self.parameters.values().any(|parameter| parameter.group == group) {
+            let (name, reason) = (format!("group {group}"), "it has parameters without an average already");
+            return Err(Error::Unsupported { operation: "set_averaging", name, reason });
+        }
+        if let Device::Gpu(gpu) = &self.device {
+            let Group { rule, settings, .. } = self.group(group)?;
+            step::compile(gpu, rule, settings, true)?;
+        }
+        let group = &mut self.groups[group];
+        group.averaging = Some(averaging);
+        if first {
+            group.make_arenas();
+        }
+        Ok(())
     }
 
     /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded

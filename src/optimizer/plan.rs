@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::{Memory, Optimizer, Parameter};
+use super::{Group, Memory, Optimizer, Parameter};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::gpu::kernel::{GradientAccess, KernelKey};
+use crate::gpu::kernel::{AVERAGE, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::Plan;
 
@@ -66,32 +66,48 @@ impl Optimizer {
         }
         self.keep_bind_groups(runs.len());
         for (group, run) in runs {
-            let rule = &self.groups[group].rule;
-            let key = |lane| KernelKey::update(rule, lane, run.access);
+            let Group { rule, averaging, .. } = &self.groups[group];
+            let key = |lane| KernelKey::update(rule, lane, run.access, averaging.is_some());
             plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
         }
         Ok(plan)
     }
 
     pub(super) fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
+        let members = members.iter().map(|&(id, _)| id).collect();
+        self.make_plan_of_one_state(gpu, members, MOMENTUM, KernelKey::look_ahead)
+    }
+
+    pub(super) fn make_swap_plan(&mut self, gpu: &Gpu, group: usize) -> Result<Plan> {
+        let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group);
+        let members = ours.map(|(id, _)| *id).collect();
+        self.make_plan_of_one_state(gpu, members, AVERAGE, KernelKey::swap)
+    }
+
+    /// The plan of a kernel that binds the parameters of these members, sorted, and one of their states.
+    fn make_plan_of_one_state(
+        &mut self,
+        gpu: &Gpu,
+        members: Vec<u64>,
+        state: &str,
+        key: impl Fn(Lane) -> KernelKey,
+    ) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
-            if members.binary_search_by_key(&id, |&(member, _)| member).is_err() {
-                continue;
-            }
+            let slot = self.groups[parameter.group].slots().iter().position(|slot| *slot == state);
+            let Some(slot) = slot.filter(|_| members.binary_search(&id).is_ok()) else { continue };
             let row = *cohorts.entry(cohort(parameter)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
-            let velocity = parameter.momentum_slot(&self.groups);
-            let ranges = ranges(tensor, None, velocity..velocity + 1, tensor.owned);
+            let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
             push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
         }
-        plan.members = members.iter().map(|&(id, _)| id).collect();
+        plan.members = members;
         for (_, run) in runs {
-            plan.add_run(gpu, &mut self.bind_groups, KernelKey::look_ahead, run.access, &run.ranges, run.row)?;
+            plan.add_run(gpu, &mut self.bind_groups, &key, run.access, &run.ranges, run.row)?;
         }
         Ok(plan)
     }

@@ -24,9 +24,9 @@ pub struct Slices<'a, F> {
 }
 
 /// Compiles what a group's first step will need.
-pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings) -> Result<()> {
+pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, average: bool) -> Result<()> {
     let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    gpu.kernel(KernelKey::update(rule, Lane::Four, access)).map(|_| ())
+    gpu.kernel(KernelKey::update(rule, Lane::Four, access, average)).map(|_| ())
 }
 
 impl Optimizer {
@@ -37,11 +37,12 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::Rejected`] if the GPU has no memory left or a caller's buffer was destroyed,
-    /// [`Error::TooManyStepsInFlight`] if 128 steps are recorded in encoders that were not submitted.
+    /// [`Error::Unsupported`] while averages are swapped in, [`Error::TooManyStepsInFlight`] if 128 steps are recorded in encoders that were not submitted.
     pub fn step(&mut self) -> Result<()> {
         match self.device.clone() {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode),
             Device::Cpu => {
+                self.check_swapped()?;
                 self.step_vectors();
                 self.advance_schedules();
                 Ok(())
@@ -60,12 +61,13 @@ impl Optimizer {
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode")?;
         gpu.check_flag()?;
+        self.check_swapped()?;
         let plan = match self.plan.take() {
             Some(plan) => plan,
             None => self.make_plan(&gpu)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
-            row.extend(parameter.settings(group).coefficients().row());
+            row.extend(parameter.coefficients(group).row());
             group.rule.0.hyper_f32(&parameter.next_step(group), row);
         });
         if recorded.is_ok() {
@@ -111,6 +113,7 @@ impl Optimizer {
     pub fn encode_look_ahead(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_look_ahead")?;
         gpu.check_flag()?;
+        self.check_swapped()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
             Some(plan) if plan.members.iter().eq(members.iter().map(|(id, _)| id)) => plan,
@@ -135,6 +138,7 @@ impl Optimizer {
         match self.device.clone() {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode_look_ahead),
             Device::Cpu => {
+                self.check_swapped()?;
                 let members = self.look_ahead_members();
                 for &(id, shift) in &members {
                     let Some(parameter) = self.parameters.get_mut(&id) else { continue };
@@ -232,6 +236,49 @@ impl Optimizer {
             }
         }
         Ok(places)
+    }
+
+    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. In between no step is possible.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], or with parameters in the
+    /// caller's slices; on a GPU those of [`Optimizer::step`].
+    pub fn swap_averages(&mut self, group: usize) -> Result<()> {
+        let refuse =
+            |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });
+        if self.group(group)?.averaging.is_none() {
+            return refuse("it keeps no average");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.in_slice()) {
+            return refuse("some of its parameters are in the caller's slices");
+        }
+        if let Device::Gpu(gpu) = self.device.clone() {
+            self.submit(&gpu, |optimizer, encoder| {
+                let plan = optimizer.make_swap_plan(&gpu, group)?;
+                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0.0; 5]))
+            })?;
+        }
+        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {
+            match &mut parameter.memory {
+                Memory::Gpu(_) => {}
+                Memory::F32(vectors) => vectors.swap(),
+                Memory::F64(vectors) => vectors.swap(),
+            }
+        }
+        self.groups[group].swapped ^= true;
+        Ok(())
+    }
+
+    /// No step starts from averages.
+    fn check_swapped(&self) -> Result<()> {
+        match self.groups.iter().position(|group| group.swapped) {
+            None => Ok(()),
+            Some(group) => {
+                let (name, reason) =
+                    (format!("group {group}"), "its averages stand where the parameters belong: swap back first");
+                Err(Error::Unsupported { operation: "a step", name, reason })
+            }
+        }
     }
 
     fn advance_schedules(&mut self) {
@@ -347,7 +394,7 @@ impl Parameter {
     /// One step on the CPU, of the job that its memory makes.
     fn step<'a>(&'a mut self, groups: &[Group], job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>) {
         let group = &groups[self.group];
-        let (step, c) = (self.next_step(group), self.settings(group).coefficients());
+        let (step, c) = (self.next_step(group), self.coefficients(group));
         if let Some(job) = job(&mut self.memory) {
             group.rule.0.update(job, &c, &step);
             self.steps += 1;
@@ -385,6 +432,13 @@ impl<F: Real> Vectors<F> {
     fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
         let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
         Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }
+    }
+
+    /// The average is the last of the states.
+    fn swap(&mut self) {
+        if let (Some(own), Some(average)) = (&mut self.own, self.slots.last_mut()) {
+            std::mem::swap(&mut own.parameter, average);
+        }
     }
 
     fn look_ahead(&mut self, v: usize, shift: f64) {

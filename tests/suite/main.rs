@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
 
+mod averages;
 mod compare;
 mod convergence;
 mod errors;
@@ -33,6 +34,7 @@ pub(crate) use tests;
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
+        averages::TESTS,
         convergence::TESTS,
         errors::TESTS,
         look_ahead::TESTS,

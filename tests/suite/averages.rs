@@ -1,0 +1,162 @@
+//! The average of the parameters, updated in the step's own pass.
+
+use libtest_mimic::Failed;
+use wgpu_optim::rules::{Adam, Sgd};
+use wgpu_optim::{Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, Slices, rules};
+
+use crate::compare::{TOLERANCE, close, ensure, same};
+use crate::fixture::{FOREIGN, buffer, device_like, gradients, parameters};
+use crate::tests;
+
+tests!(
+    each_kind_is_its_formula,
+    every_rule_averages_and_steps_as_without,
+    swapped_and_back_is_the_same,
+    a_missing_step_keeps_the_average,
+    in_the_callers_memory,
+    averaging_refuses,
+);
+
+fn averaged(device: &Device, kind: Averaging, start: &[f32], g: &[f32], steps: usize) -> Result<Optimizer, Failed> {
+    let mut optimizer = Optimizer::new(device, Sgd, 0.1)?;
+    optimizer.set_averaging(0, kind)?;
+    optimizer.add(0, "w", start)?;
+    optimizer.write_gradient("w", g)?;
+    for _ in 0..steps {
+        optimizer.step()?;
+    }
+    Ok(optimizer)
+}
+
+fn each_kind_is_its_formula(gpu: &Gpu) -> Result<(), Failed> {
+    let w = |t: u32| 1.0 - 0.1 * f64::from(t);
+    let ema =
+        |from_zero: bool| (1..=7).fold(0.0, |a, t| if t == 1 && !from_zero { w(t) } else { 0.8 * a + 0.2 * w(t) });
+    let kinds = [
+        (Averaging::Ema(0.8), ema(false)),
+        (Averaging::EmaFromZero(0.8), ema(true)),
+        (Averaging::EmaDebiased(0.8), ema(true) / (1.0 - 0.8f64.powi(7))),
+        (Averaging::Swa { from: 1, every: 1 }, (1..=7).map(w).sum::<f64>() / 7.0),
+        (Averaging::Swa { from: 3, every: 2 }, (w(3) + w(5) + w(7)) / 3.0),
+        (Averaging::Swa { from: 8, every: 1 }, 0.0),
+    ];
+    for device in [gpu.into(), Device::Cpu] {
+        for (kind, expected) in kinds {
+            let optimizer = averaged(&device, kind, &[1.0; 67], &[1.0; 67], 7)?;
+            let average = optimizer.read_state_blocking("w", "average")?;
+            close(&format!("{kind:?}"), &average, &[expected as f32; 67], &[1.0; 67], TOLERANCE)?;
+        }
+    }
+    Ok(())
+}
+
+fn every_rule_averages_and_steps_as_without(gpu: &Gpu) -> Result<(), Failed> {
+    let (start, g) = (parameters(1027, 1), gradients(1027, 2));
+    for (name, rule) in rules::all() {
+        let run = |device: &Device, average: bool| -> Result<Optimizer, Failed> {
+            let mut optimizer = Optimizer::new(device, rule.clone(), Settings::lr(0.01))?;
+            if average {
+                optimizer.set_averaging(0, Averaging::Ema(0.9))?;
+            }
+            optimizer.add(0, "w", &start)?;
+            for _ in 0..4 {
+                optimizer.write_gradient("w", &g)?;
+                optimizer.step()?;
+            }
+            Ok(optimizer)
+        };
+        let (on_gpu, on_cpu) = (run(&gpu.into(), true)?, run(&Device::Cpu, true)?);
+        same(name, &on_gpu.read_blocking("w")?, &run(&gpu.into(), false)?.read_blocking("w")?)?;
+        same(name, &on_cpu.read_blocking("w")?, &run(&Device::Cpu, false)?.read_blocking("w")?)?;
+        let average = |optimizer: &Optimizer| optimizer.read_state_blocking::<f32>("w", "average");
+        close(name, &average(&on_gpu)?, &average(&on_cpu)?, &start, TOLERANCE)?;
+        ensure(average(&on_gpu)? != on_gpu.read_blocking::<f32>("w")?, "the average is the parameter")?;
+    }
+    Ok(())
+}
+
+fn swapped_and_back_is_the_same(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = averaged(&device, Averaging::Ema(0.9), &parameters(301, 1), &parameters(301, 2), 3)?;
+        let read = |o: &Optimizer| -> Result<[Vec<f32>; 2], Failed> {
+            Ok([o.read_blocking("w")?, o.read_state_blocking("w", "average")?])
+        };
+        let [w, average] = read(&optimizer)?;
+        optimizer.swap_averages(0)?;
+        let [a, b] = read(&optimizer)?;
+        same("swapped in", &a, &average)?;
+        same("put away", &b, &w)?;
+        for refused in [optimizer.step(), optimizer.look_ahead()] {
+            ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+        }
+        optimizer.swap_averages(0)?;
+        let [a, b] = read(&optimizer)?;
+        same("back", &a, &w)?;
+        same("average", &b, &average)?;
+        optimizer.step()?;
+        ensure(optimizer.read_blocking::<f32>("w")? != w && optimizer.steps("w")? == 4, "it goes on")?;
+    }
+    Ok(())
+}
+
+fn a_missing_step_keeps_the_average(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = averaged(&device, Averaging::Ema(0.9), &[1.0; 5], &[1.0; 5], 2)?;
+        let before = optimizer.read_state_blocking::<f32>("w", "average")?;
+        optimizer.set_gradient("w", Gradient::Missing)?;
+        optimizer.step()?;
+        same("average", &optimizer.read_state_blocking("w", "average")?, &before)?;
+    }
+    Ok(())
+}
+
+/// Buffers of the caller's (with a tail), and slices.
+fn in_the_callers_memory(gpu: &Gpu) -> Result<(), Failed> {
+    let (start, g) = (parameters(263, 1), parameters(263, 2));
+    let mut foreign = Optimizer::new(&gpu.into(), Adam::default(), 0.1)?;
+    let mut slices = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
+    for optimizer in [&mut foreign, &mut slices] {
+        optimizer.set_averaging(0, Averaging::EmaDebiased(0.9))?;
+    }
+    let (w, gradient) = (buffer(gpu, &start, FOREIGN), buffer(gpu, &g, FOREIGN));
+    foreign.add_buffer(0, "w", BufferRange::whole(&w))?;
+    foreign.set_gradient("w", Gradient::Buffer(BufferRange::whole(&gradient)))?;
+    let (mut w, id) = (start.clone(), slices.add_slice::<f32>(0, "w", 263)?);
+    for _ in 0..3 {
+        foreign.step()?;
+        slices.step_slices(&mut [Slices { id, parameter: &mut w, gradient: Some(&g) }])?;
+    }
+    let averages = [&foreign, &slices].map(|o| o.read_state_blocking::<f32>("w", "average"));
+    let [a, b] = averages;
+    close("average", &a?, &b?, &start, TOLERANCE)?;
+    let refused = slices.swap_averages(0);
+    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+    foreign.swap_averages(0)?;
+    close("swapped", &foreign.read_blocking("w")?, &slices.read_state_blocking("w", "average")?, &start, TOLERANCE)
+}
+
+fn averaging_refuses(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.1)?;
+    optimizer.add(0, "w", &[1.0f32; 5])?;
+    let late = optimizer.set_averaging(0, Averaging::Ema(0.9));
+    ensure(matches!(late, Err(Error::Unsupported { .. })), format!("{late:?}"))?;
+    let none = optimizer.swap_averages(0);
+    ensure(matches!(none, Err(Error::Unsupported { .. })), format!("{none:?}"))?;
+    let group = optimizer.add_group(Adam::default(), 0.1)?;
+    for (bad, key) in [
+        (Averaging::Ema(1.0), "decay"),
+        (Averaging::EmaDebiased(f64::NAN), "decay"),
+        (Averaging::Swa { from: 0, every: 1 }, "from"),
+        (Averaging::Swa { from: 1, every: 0 }, "every"),
+    ] {
+        let refused = optimizer.set_averaging(group, bad);
+        let named = matches!(refused, Err(Error::Hyperparameter { name, .. }) if name == key);
+        ensure(named, format!("{refused:?}"))?;
+    }
+    // Adam's four buffers and the average are five.
+    let low = device_like(gpu, |limits| limits.max_storage_buffers_per_shader_stage = 4)?;
+    let refused = Optimizer::new(&(&low).into(), Adam::default(), 0.1)?.set_averaging(0, Averaging::Ema(0.9));
+    ensure(matches!(refused, Err(Error::OverLimit { needed: 5, .. })), format!("{refused:?}"))?;
+    optimizer.step()?;
+    Ok(())
+}
