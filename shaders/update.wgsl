@@ -5,7 +5,8 @@ struct Row {
     grad_scale: f32,            // neutral 1; negative to maximize
     l2: f32,                    // neutral 0; λ of g + λw
     decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
-    average: f32,               // neutral 0; how far the average goes towards w
+    average: f32,               // how far the average goes towards w
+    clip_value: f32,            // the largest magnitude that a gradient may have
     @align(16) hyper: Hyper,
 }
 
@@ -20,6 +21,12 @@ fn ratio(a: Lane, b: Lane) -> Lane {
 // On the exponent bits, since a compiler may assume that there is no NaN and no ∞.
 fn finite(x: Lane) -> Mask {
     return (bitcast<Bits>(x) & Bits(0x7f800000u)) != Bits(0x7f800000u);
+}
+
+// To ±limit. NaN passes, where `clamp` may drop it.
+fn clip(x: Lane, limit: f32) -> Lane {
+    let is_nan = (bitcast<Bits>(x) & Bits(0x7fffffffu)) > Bits(0x7f800000u);
+    return select(clamp(x, Lane(-limit), Lane(limit)), x, is_nan);
 }
 
 // The larger; NaN and ∞ pass through, where `max` may drop a NaN.

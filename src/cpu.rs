@@ -96,6 +96,7 @@ fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coe
 /// The twin of shaders/update.wgsl.
 fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
     let [grad_scale, l2, decay] = [c.grad_scale, c.l2, c.decay].map(F::of);
+    let clip_value = c.clip_value.map(F::of);
     let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
     let gradient = job.gradient.get();
     for (block, (w, g)) in job.parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate() {
@@ -105,7 +106,7 @@ fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &C
         }
         for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
             let mut s = R::State::<F>::load(|k| state[k][i]);
-            let g = grad_scale * g + l2 * *w;
+            let g = clip_value.map_or(grad_scale * g, |limit| clip(grad_scale * g, limit)) + l2 * *w;
             *w = rule.update(*w - decay * *w, g, &mut s, h);
             s.store(|k, x| state[k][i] = x);
         }
@@ -118,6 +119,17 @@ fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &C
     }
     if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {
         g.fill(F::zero());
+    }
+}
+
+/// To ±limit; NaN passes: the twin of the shaders' `clip`.
+fn clip<F: Real>(x: F, limit: F) -> F {
+    if x > limit {
+        limit
+    } else if x < -limit {
+        -limit
+    } else {
+        x
     }
 }
 

@@ -63,7 +63,7 @@ struct Readme;
 
 pub use averaging::Averaging;
 pub use error::{Error, Result, require};
-pub use gpu::kernel::{GradientAccess, Lane, averaging_shader, look_ahead_shader, shader, swap_shader};
+pub use gpu::kernel::{Extras, GradientAccess, Lane, look_ahead_shader, shader, swap_shader};
 pub use gpu::memory::BufferRange;
 pub use gpu::{Device, Gpu};
 pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};

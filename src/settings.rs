@@ -22,6 +22,7 @@ pub enum WeightDecay {
 ///
 /// ```text
 /// g ← ±grad_scale·g                    minus to maximize
+/// g ← min(max(g, −clip_value), clip_value)
 /// g ← g + λw                           WeightDecay::L2
 /// w ← w − lr·lr_factor·λ·w             WeightDecay::Decoupled
 /// w ← rule(w, g)
@@ -43,6 +44,9 @@ pub struct Settings {
     pub weight_decay: WeightDecay,
     /// Multiplies the gradient first: 1/n for a sum over n samples, 1/scale for a scaled loss.
     pub grad_scale: f64,
+    /// Clip each element of the gradient to ±this, after `grad_scale`: PyTorch's `clip_grad_value_`, optax' `clip`, Keras'
+    /// `clipvalue`. NaN passes; 0 or more.
+    pub clip_value: Option<f64>,
     /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
     pub zero_grad: bool,
 }
@@ -50,7 +54,15 @@ pub struct Settings {
 impl Settings {
     /// A learning rate, and nothing else: no decay, descending, scale 1.
     pub fn lr(lr: f64) -> Self {
-        Self { lr, lr_factor: 1.0, maximize: false, weight_decay: WeightDecay::None, grad_scale: 1.0, zero_grad: false }
+        Self {
+            lr,
+            lr_factor: 1.0,
+            maximize: false,
+            weight_decay: WeightDecay::None,
+            grad_scale: 1.0,
+            clip_value: None,
+            zero_grad: false,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -59,6 +71,7 @@ impl Settings {
         at_least_0("lr", self.lr)?;
         at_least_0("lr_factor", self.lr_factor)?;
         at_least_0("lr · lr_factor", self.effective_lr())?;
+        at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
         require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
         let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
             self.weight_decay
@@ -81,7 +94,8 @@ impl Settings {
             WeightDecay::DecoupledFromLr(x) => (0.0, self.lr_factor * x),
         };
         let sign = if self.maximize { -1.0 } else { 1.0 };
-        Coefficients { grad_scale: sign * self.grad_scale, l2, decay, zero_grad: self.zero_grad, average: None }
+        let Self { clip_value, zero_grad, .. } = *self;
+        Coefficients { grad_scale: sign * self.grad_scale, clip_value, l2, decay, zero_grad, average: None }
     }
 }
 
@@ -124,10 +138,14 @@ impl From<f64> for Settings {
     }
 }
 
+/// Numbers in a row before the rule's own: the shader's `Row`, padded to 16 bytes.
+pub(crate) const ROW_HEAD: usize = 8;
+
 /// [`Settings`] as the driver around a rule uses them, each with a neutral value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
     pub(crate) grad_scale: f64,
+    pub(crate) clip_value: Option<f64>,
     pub(crate) l2: f64,
     pub(crate) decay: f64,
     pub(crate) zero_grad: bool,
@@ -137,7 +155,8 @@ pub(crate) struct Coefficients {
 
 impl Coefficients {
     /// The head of a row of the uniform buffer.
-    pub(crate) fn row(&self) -> [f32; 4] {
-        [self.grad_scale, self.l2, self.decay, self.average.unwrap_or(0.0)].map(f32::of)
+    pub(crate) fn row(&self) -> [f32; ROW_HEAD] {
+        let (average, clip_value) = (self.average.unwrap_or(0.0), self.clip_value.unwrap_or(0.0));
+        [self.grad_scale, self.l2, self.decay, average, clip_value, 0.0, 0.0, 0.0].map(f32::of)
     }
 }

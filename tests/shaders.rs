@@ -3,7 +3,7 @@
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
-use wgpu_optim::{AnyRule, GradientAccess, Lane, averaging_shader, look_ahead_shader, rules, shader, swap_shader};
+use wgpu_optim::{AnyRule, Extras, GradientAccess, Lane, look_ahead_shader, rules, shader, swap_shader};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -27,8 +27,9 @@ fn kernels() -> Vec<(String, PipelineConstants, String)> {
                 rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
-                kernels.push((format!("{label} average"), constants.clone(), averaging_shader(&rule, lane, access)));
-                kernels.push((label, constants.clone(), shader(&rule, lane, access)));
+                let all = Extras { average: true, clip: true };
+                kernels.push((format!("{label} {all:?}"), constants.clone(), shader(&rule, lane, access, all)));
+                kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default())));
             }
         }
     }
@@ -66,7 +67,7 @@ fn the_list_is_whole() {
 #[test]
 fn both_halves_of_a_rule_agree() {
     for (name, rule) in rules::all() {
-        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read));
+        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
         assert_eq!(fields(&module, "Hyper"), rule.hyper_names(), "{name}: Hyper");
         assert_eq!(fields(&module, "State"), rule.declared_slots(), "{name}: State");
         let declared: Vec<_> = module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect();
@@ -87,7 +88,7 @@ fn both_halves_of_a_rule_agree() {
 #[test]
 fn traffic_is_what_the_shader_binds() {
     for (name, rule) in rules::all() {
-        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read));
+        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
         let bytes: usize = module
             .global_variables
             .iter()
@@ -103,7 +104,8 @@ fn traffic_is_what_the_shader_binds() {
 
 #[test]
 fn a_variant_differs_from_its_neighbours() {
-    let text = |rule: &AnyRule| (shader(rule, Lane::Four, GradientAccess::Read), format!("{rule:?}"));
+    let text =
+        |rule: &AnyRule| (shader(rule, Lane::Four, GradientAccess::Read, Extras::default()), format!("{rule:?}"));
     let all = rules::all();
     for (k, (a, rule)) in all.iter().enumerate() {
         for (b, other) in &all[..k] {
@@ -153,7 +155,7 @@ fn every_shader_translates_to_every_backend() {
 /// A mistake in a rule is reported at the rule's own line.
 #[test]
 fn line_numbers_are_the_rules_own() {
-    let source = shader(&rules::by_name("adam").unwrap(), Lane::Four, GradientAccess::Read);
+    let source = shader(&rules::by_name("adam").unwrap(), Lane::Four, GradientAccess::Read, Extras::default());
     let own = include_str!("../shaders/adam.wgsl");
     let line = |text: &str| text.lines().position(|line| line.contains("fn update(")).unwrap();
     assert_eq!(line(&source), line(own));

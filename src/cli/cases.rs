@@ -217,9 +217,10 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
     let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
     // Keras divides the gradients by the factor on the loss.
     let grad_scale = 1.0 / h.number_or("loss_scale_factor", 1.0)?;
-    let settings = Settings { weight_decay, grad_scale, ..Settings::lr(h.number("learning_rate")?) };
+    let clip_value = h.value("clipvalue").and_then(Value::as_f64);
+    let settings = Settings { weight_decay, grad_scale, clip_value, ..Settings::lr(h.number("learning_rate")?) };
     let mut neutral = vec![("use_ema", false.into())];
-    let off = ["clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"];
+    let off = ["clipnorm", "global_clipnorm", "gradient_accumulation_steps"];
     neutral.extend(off.map(|key| (key, Value::Null)));
     // What these say matters with use_ema alone.
     h.read.extend(["ema_momentum", "ema_overwrite_frequency"]);

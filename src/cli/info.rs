@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use serde_json::json;
-use wgpu_optim::{Gpu, GradientAccess, Lane, rules};
+use wgpu_optim::{Extras, Gpu, GradientAccess, Lane, rules};
 
 use super::{GET_ADAPTER, Outcome, say};
 
@@ -72,13 +72,20 @@ pub(crate) struct ShaderArgs {
     /// The kernel that clears the gradient once it is read.
     #[arg(long)]
     zero_grad: bool,
+    /// The kernel that keeps an average of the parameters.
+    #[arg(long)]
+    average: bool,
+    /// The kernel that clips gradients by value.
+    #[arg(long)]
+    clip: bool,
 }
 
 pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
     let rule = rules::by_name(&args.rule)?;
     let lane = if args.tail { Lane::Tail } else { Lane::Four };
     let access = if args.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    say(None, wgpu_optim::shader(&rule, lane, access).trim_end());
+    let extras = Extras { average: args.average, clip: args.clip };
+    say(None, wgpu_optim::shader(&rule, lane, access, extras).trim_end());
     for (name, value) in rule.overrides() {
         say(None, &format!("// pipeline constant: {name} = {value}"));
     }

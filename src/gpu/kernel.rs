@@ -51,12 +51,20 @@ pub(crate) struct KernelKey {
     overrides: Vec<(&'static str, bool)>,
     lane: Lane,
     gradient: GradientAccess,
-    /// The parameter's average is bound behind the states and follows the step.
-    average: bool,
+    extras: Extras,
+}
+
+/// What the driver does besides; each costs nothing where it is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Extras {
+    /// The parameter's average is bound behind the states and follows the step: [`Averaging`](crate::Averaging).
+    pub average: bool,
+    /// Gradients are clipped to [`Settings::clip_value`](crate::Settings::clip_value).
+    pub clip: bool,
 }
 
 impl KernelKey {
-    pub(crate) fn update(rule: &AnyRule, lane: Lane, gradient: GradientAccess, average: bool) -> Self {
+    pub(crate) fn update(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> Self {
         Self {
             rule: rule.name(),
             shader: rule.shader(),
@@ -65,7 +73,7 @@ impl KernelKey {
             overrides: rule.overrides(),
             lane,
             gradient,
-            average,
+            extras,
         }
     }
 
@@ -79,7 +87,16 @@ impl KernelKey {
 
     fn of_one_state(rule: &'static str, shader: &'static str, state: &'static [&'static str], lane: Lane) -> Self {
         let (used, overrides) = (state.to_vec(), Vec::new());
-        Self { rule, shader, declared: state, used, overrides, lane, gradient: GradientAccess::None, average: false }
+        Self {
+            rule,
+            shader,
+            declared: state,
+            used,
+            overrides,
+            lane,
+            gradient: GradientAccess::None,
+            extras: Extras::default(),
+        }
     }
 
     /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, driver.
@@ -100,7 +117,9 @@ impl KernelKey {
             GradientAccess::Aliased | GradientAccess::Zero => bindings += &binding(1, "read_write", "grad"),
         }
         if self.gradient != GradientAccess::None {
-            load.push_str("    let g = row.grad_scale * grad[i] + row.l2 * w;\n");
+            let scaled = "row.grad_scale * grad[i]";
+            let clipped = if self.extras.clip { format!("clip({scaled}, row.clip_value)") } else { scaled.into() };
+            _ = writeln!(load, "    let g = {clipped} + row.l2 * w;");
         }
         let first = self.bindings_before_slots();
         if !self.declared.is_empty() {
@@ -111,7 +130,7 @@ impl KernelKey {
             _ = writeln!(load, "    s.{slot} = {slot}[i];");
             _ = writeln!(store, "    {slot}[i] = s.{slot};");
         }
-        if self.average {
+        if self.extras.average {
             bindings += &binding(first + self.used.len(), "read_write", AVERAGE);
             store.push_str("    average[i] += row.average * (p - average[i]);\n");
         }
@@ -129,7 +148,7 @@ impl KernelKey {
 
     /// Parameter, gradient, states, average.
     fn bindings(&self) -> usize {
-        self.bindings_before_slots() + self.used.len() + usize::from(self.average)
+        self.bindings_before_slots() + self.used.len() + usize::from(self.extras.average)
     }
 
     fn bindings_before_slots(&self) -> usize {
@@ -140,17 +159,12 @@ impl KernelKey {
 /// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's language.
 ///
 /// ```
-/// use wgpu_optim::{GradientAccess, Lane, rules::Adam, shader};
-/// let wgsl = shader(&Adam::default().into(), Lane::Four, GradientAccess::Read);
+/// use wgpu_optim::{Extras, GradientAccess, Lane, rules::Adam, shader};
+/// let wgsl = shader(&Adam::default().into(), Lane::Four, GradientAccess::Read, Extras::default());
 /// assert!(wgsl.contains("fn update(") && wgsl.contains("@compute"));
 /// ```
-pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess) -> String {
-    KernelKey::update(rule, lane, gradient, false).compose()
-}
-
-/// The same with the parameters' average behind it; see [`Averaging`](crate::Averaging).
-pub fn averaging_shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess) -> String {
-    KernelKey::update(rule, lane, gradient, true).compose()
+pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> String {
+    KernelKey::update(rule, lane, gradient, extras).compose()
 }
 
 /// The WGSL that swaps parameters and averages.

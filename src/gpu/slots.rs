@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Gpu, kernel};
 use crate::error::{Error, Result};
+use crate::settings::ROW_HEAD;
 
 /// Steps that may be recorded and not yet finished.
 pub(crate) const MAX_IN_FLIGHT: usize = 128;
 
 /// The most coefficients that a rule may have.
 pub(crate) const MAX_HYPER: usize = 32;
-/// The largest row, in bytes: four numbers of the driver, and a rule's `Hyper`.
-const ROW: u64 = 4 * (4 + MAX_HYPER as u64);
+/// The largest row, in bytes: the driver's numbers, and a rule's `Hyper`.
+const ROW: u64 = 4 * (ROW_HEAD + MAX_HYPER) as u64;
 
 #[derive(Debug)]
 pub(crate) struct Slots {

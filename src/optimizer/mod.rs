@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
-use crate::gpu::kernel::AVERAGE;
+use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
@@ -150,6 +150,10 @@ struct Own<F> {
 }
 
 impl Group {
+    fn extras(&self) -> Extras {
+        Extras { average: self.averaging.is_some(), clip: self.settings.clip_value.is_some() }
+    }
+
     /// The states that it keeps: its rule's, and the average.
     fn slots(&self) -> Vec<&'static str> {
         let mut slots = self.rule.slots();
@@ -256,7 +260,8 @@ impl Optimizer {
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
         if let Device::Gpu(gpu) = &self.device {
-            step::compile(gpu, &rule, &settings, false)?;
+            let extras = Extras { average: false, clip: settings.clip_value.is_some() };
+            step::compile(gpu, &rule, &settings, extras)?;
         }
         let mut group = Group {
             rule,
@@ -329,6 +334,9 @@ impl Optimizer {
             }
             self.plan = None;
         }
+        if self.groups[group].settings.clip_value.is_some() != settings.clip_value.is_some() {
+            self.plan = None;
+        }
         self.groups[group].settings = settings;
         Ok(())
     }
@@ -371,7 +379,8 @@ impl Optimizer {
         }
         if let Device::Gpu(gpu) = &self.device {
             let Group { rule, settings, .. } = self.group(group)?;
-            step::compile(gpu, rule, settings, true)?;
+            let extras = Extras { average: true, ..self.group(group)?.extras() };
+            step::compile(gpu, rule, settings, extras)?;
         }
         let group = &mut self.groups[group];
         group.averaging = Some(averaging);

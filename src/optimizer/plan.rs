@@ -66,8 +66,9 @@ impl Optimizer {
         }
         self.keep_bind_groups(runs.len());
         for (group, run) in runs {
-            let Group { rule, averaging, .. } = &self.groups[group];
-            let key = |lane| KernelKey::update(rule, lane, run.access, averaging.is_some());
+            let Group { rule, .. } = &self.groups[group];
+            let extras = self.groups[group].extras();
+            let key = |lane| KernelKey::update(rule, lane, run.access, extras);
             plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
         }
         Ok(plan)

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::cpu::{self, AnyJob, Job};
 use crate::error::{Error, Result};
-use crate::gpu::kernel::{GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::plan::Plan;
 use crate::gpu::slots::Slots;
 use crate::gpu::{Device, Gpu};
 use crate::rule::{AnyRule, Real};
-use crate::settings::Settings;
+use crate::settings::{ROW_HEAD, Settings};
 
 /// A parameter in the caller's slices; see [`Optimizer::step_slices`].
 #[derive(Debug)]
@@ -24,9 +24,9 @@ pub struct Slices<'a, F> {
 }
 
 /// Compiles what a group's first step will need.
-pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, average: bool) -> Result<()> {
+pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
     let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    gpu.kernel(KernelKey::update(rule, Lane::Four, access, average)).map(|_| ())
+    gpu.kernel(KernelKey::update(rule, Lane::Four, access, extras)).map(|_| ())
 }
 
 impl Optimizer {
@@ -120,7 +120,7 @@ impl Optimizer {
             _ => self.make_look_ahead_plan(&gpu, &members)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
-            row.extend([0.0; 4]);
+            row.extend([0.0; ROW_HEAD]);
             row.push(f32::of(group.rule.0.look_ahead(&parameter.next_step(group)).unwrap_or(0.0)));
         });
         self.look_ahead_plan = Some(plan);
@@ -255,7 +255,7 @@ impl Optimizer {
         if let Device::Gpu(gpu) = self.device.clone() {
             self.submit(&gpu, |optimizer, encoder| {
                 let plan = optimizer.make_swap_plan(&gpu, group)?;
-                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0.0; 5]))
+                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0.0; ROW_HEAD + 1]))
             })?;
         }
         for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {

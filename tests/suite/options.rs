@@ -22,6 +22,7 @@ const DECAYED: Settings = Settings {
     maximize: false,
     weight_decay: WeightDecay::Decoupled(0.1),
     grad_scale: 1.0,
+    clip_value: None,
     zero_grad: false,
 };
 

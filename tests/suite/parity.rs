@@ -147,6 +147,8 @@ fn every_setting(gpu: &Gpu) -> Result<(), Failed> {
         Settings { weight_decay: WeightDecay::L2(0.1), maximize: true, ..base },
         Settings { weight_decay: WeightDecay::Decoupled(0.1), ..base },
         Settings { weight_decay: WeightDecay::DecoupledFromLr(0.1), lr_factor: 0.3, ..base },
+        Settings { clip_value: Some(0.01), ..base },
+        Settings { clip_value: Some(0.5), weight_decay: WeightDecay::L2(0.1), maximize: true, ..base },
         Settings { zero_grad: true, ..base },
     ];
     let (start, steps) = (parameters(1027, 5), [gradients(1027, 6), gradients(1027, 7)]);

@@ -19,6 +19,7 @@ tests!(
     groups_have_their_own_rules,
     settings_and_rules_change_between_steps,
     grad_scale_multiplies_the_gradient,
+    clip_value_clips_and_lets_nan_pass,
     slots_grow_under_a_pending_encoder,
     auto_avoids_software,
     gradients_are_zeroed,
@@ -222,6 +223,29 @@ fn grad_scale_multiplies_the_gradient(gpu: &Gpu) -> Result<(), Failed> {
             same(name, &run(0.125, &g)?, &run(1.0, &eighth)?)?;
             ensure(name != "sgd" || run(1.0, &g)? != run(1.0, &eighth)?, "no effect")?;
         }
+    }
+    Ok(())
+}
+
+/// After the scale, before the decay; ∞ becomes the limit, NaN stays.
+fn clip_value_clips_and_lets_nan_pass(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let settings = Settings { clip_value: Some(0.5), grad_scale: 0.25, ..Settings::lr(1.0) };
+        let mut optimizer = Optimizer::new(&device, Sgd, settings)?;
+        optimizer.add(0, "w", &[0.0f32; 7])?;
+        let g = [1.0, 4.0, -4.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0];
+        optimizer.write_gradient("w", &g)?;
+        optimizer.step()?;
+        let w = optimizer.read_blocking::<f32>("w")?;
+        same("w", &w[..5], &[-0.25, -0.5, 0.5, -0.5, 0.5])?;
+        ensure(w[5].is_nan() && w[6] == 0.0, format!("{w:?}"))?;
+        // Off again: from the next step on.
+        optimizer.write("w", &[0.0f32; 7])?;
+        optimizer.set_settings(0, Settings::lr(1.0))?;
+        optimizer.step()?;
+        same("w", &optimizer.read_blocking::<f32>("w")?[..3], &[-1.0, -4.0, 4.0])?;
+        let refused = optimizer.set_settings(0, Settings { clip_value: Some(-1.0), ..settings });
+        ensure(matches!(refused, Err(Error::Hyperparameter { name: "clip_value", .. })), format!("{refused:?}"))?;
     }
     Ok(())
 }
