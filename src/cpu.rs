@@ -74,29 +74,51 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
     let hyper = R::Hyper::<F>::load(|k| rounded[k]);
     let names = <R::State<F> as Fields<F>>::NAMES;
     let used: Vec<usize> = (0..names.len()).filter(|&k| rule.uses(names[k])).collect();
-    parallel(rule, job, &used, c, &hyper);
+    // Compiled apart, so that who does not clip does not pay for it.
+    match c.clip_value {
+        Some(_) => parallel::<R, F, true>(rule, job, &used, c, &hyper),
+        None => parallel::<R, F, false>(rule, job, &used, c, &hyper),
+    }
 }
 
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
 #[cfg(not(target_family = "wasm"))]
-fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
+fn parallel<R: Rule, F: Real, const CLIP: bool>(
+    rule: &R,
+    job: Job<'_, F>,
+    used: &[usize],
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+) {
     let chunks = job.parameter.len().div_ceil(CHUNK);
     if chunks <= 1 {
-        return serial(rule, job, used, c, h);
+        return serial::<R, F, CLIP>(rule, job, used, c, h);
     }
     let (a, b) = job.split(chunks / 2 * CHUNK);
-    rayon::join(|| parallel(rule, a, used, c, h), || parallel(rule, b, used, c, h));
+    rayon::join(|| parallel::<R, F, CLIP>(rule, a, used, c, h), || parallel::<R, F, CLIP>(rule, b, used, c, h));
 }
 
 #[cfg(target_family = "wasm")]
-fn parallel<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
-    serial(rule, job, used, c, h);
+fn parallel<R: Rule, F: Real, const CLIP: bool>(
+    rule: &R,
+    job: Job<'_, F>,
+    used: &[usize],
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+) {
+    serial::<R, F, CLIP>(rule, job, used, c, h);
 }
 
 /// The twin of shaders/update.wgsl.
-fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &Coefficients, h: &R::Hyper<F>) {
+fn serial<R: Rule, F: Real, const CLIP: bool>(
+    rule: &R,
+    mut job: Job<'_, F>,
+    used: &[usize],
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+) {
     let [grad_scale, l2, decay] = [c.grad_scale, c.l2, c.decay].map(F::of);
-    let clip_value = c.clip_value.map(F::of);
+    let limit = F::of(c.clip_value.unwrap_or(f64::INFINITY));
     let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
     let gradient = job.gradient.get();
     for (block, (w, g)) in job.parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate() {
@@ -106,7 +128,7 @@ fn serial<R: Rule, F: Real>(rule: &R, mut job: Job<'_, F>, used: &[usize], c: &C
         }
         for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
             let mut s = R::State::<F>::load(|k| state[k][i]);
-            let g = clip_value.map_or(grad_scale * g, |limit| clip(grad_scale * g, limit)) + l2 * *w;
+            let g = if CLIP { clip(grad_scale * g, limit) } else { grad_scale * g } + l2 * *w;
             *w = rule.update(*w - decay * *w, g, &mut s, h);
             s.store(|k, x| state[k][i] = x);
         }
