@@ -5,8 +5,9 @@ use crate::error::{Result, require};
 /// How a group averages its parameters: one more state, `average`, updated in the same pass (8 bytes of traffic an element).
 ///
 /// ```text
-/// a ← a + rate(t)·(w − a)        after each step of the parameter, t = 1, 2, …
+/// a ← a + rate(t)·(w − a)        after each step of the parameter, t = 1, 2, …; w itself for rate 1
 /// ```
+/// Until its first step that counts a parameter has no average: the state is 0, and a swap leaves it out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Averaging {
     /// `a ← decay·a + (1 − decay)·w`, with a = w after the first step: PyTorch's `get_ema_multi_avg_fn`.
@@ -16,7 +17,7 @@ pub enum Averaging {
     /// The same from a = 0, not divided: optax' `ema(debias=False)`.
     EmaFromZero(f64),
     /// The mean of the parameters after step `from` and each `every` steps behind it: stochastic weight averaging,
-    /// [Izmailov et al., 2018](https://arxiv.org/abs/1803.05407); PyTorch's `AveragedModel`. Before `from` it is 0.
+    /// [Izmailov et al., 2018](https://arxiv.org/abs/1803.05407); PyTorch's `AveragedModel`.
     Swa {
         /// The first step that counts, from 1 on.
         from: u64,
@@ -35,6 +36,14 @@ impl Averaging {
                 require(from > 0, "from", from as f64, "1 or more")?;
                 require(every > 0, "every", every as f64, "1 or more")
             }
+        }
+    }
+
+    /// Whether there is an average after this many steps.
+    pub(crate) fn has(&self, steps: u64) -> bool {
+        match *self {
+            Self::Swa { from, .. } => steps >= from,
+            _ => steps > 0,
         }
     }
 

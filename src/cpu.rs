@@ -135,12 +135,22 @@ fn serial<R: Rule, F: Real, const CLIP: bool>(
         for (&k, slot) in used.iter().zip(&mut job.slots) {
             slot[at.clone()].copy_from_slice(&state[k][..w.len()]);
         }
-        if let (Some(rate), Some(average)) = (c.average.map(F::of), job.slots.get_mut(used.len())) {
-            average[at].iter_mut().zip(w).for_each(|(a, w)| *a += rate * (*w - *a));
+        if let (Some(rate), Some(average)) = (c.average, job.slots.get_mut(used.len())) {
+            follow(&mut average[at], w, rate);
         }
     }
     if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {
         g.fill(F::zero());
+    }
+}
+
+/// The average goes towards the parameters; it is them at rate 1, and stays at rate 0.
+fn follow<F: Real>(average: &mut [F], w: &[F], rate: f64) {
+    if rate == 1.0 {
+        average.copy_from_slice(w);
+    } else if rate != 0.0 {
+        let rate = F::of(rate);
+        average.iter_mut().zip(w).for_each(|(a, &w)| *a += rate * (w - *a));
     }
 }
 

@@ -185,9 +185,12 @@ impl Schedule {
         Self::InverseLinear { rate: 1.0, every: None }
     }
 
-    /// Up along (k + 1)/steps, then this schedule from its start.
+    /// Up along (k + 1)/steps, then this schedule from its start; with 0 steps this schedule as it is.
     #[must_use]
     pub fn warmup(self, steps: u64) -> Self {
+        if steps == 0 {
+            return self;
+        }
         let first = 1.0 / steps.max(1) as f64;
         Self::Sequence(vec![(steps, Self::linear(first, 1.0 + first, steps)), (0, self)])
     }
@@ -195,7 +198,8 @@ impl Schedule {
     /// Linear up, level, linear down to `to`: warm-up–stable–decay.
     pub fn warmup_stable_decay(warmup: u64, stable: u64, decay: u64, to: f64) -> Self {
         let at = |k: u64| k as f64;
-        let points = vec![(0.0, 0.0), (at(warmup), 1.0), (at(warmup + stable), 1.0), (at(warmup + stable + decay), to)];
+        let (level, end) = (at(warmup) + at(stable), at(warmup) + at(stable) + at(decay));
+        let points = vec![(0.0, 0.0), (at(warmup), 1.0), (level, 1.0), (end, to)];
         Self::Ramps { points, cosine: false, momentum: Vec::new() }
     }
 
@@ -230,8 +234,8 @@ impl Schedule {
             }
             Self::Exponential { gamma, every } => gamma.powf(t / every),
             Self::Polynomial { from, to, steps, power, cycle } => {
-                let stretch = if *cycle { k.div_ceil((*steps).max(1)).max(1) } else { 1 };
-                let left = 1.0 - way(t, steps * stretch);
+                let stretch = if *cycle { k.div_ceil((*steps).max(1)).max(1) as f64 } else { 1.0 };
+                let left = 1.0 - way(t / stretch, *steps);
                 (from - to) * left.powf(*power) + to
             }
             Self::Cosine { from, to, steps, exponent, periodic } => {
@@ -239,13 +243,16 @@ impl Schedule {
                 to + (from - to) * ((1.0 + (PI * way).cos()) / 2.0).powf(*exponent)
             }
             Self::CosineRestarts { to, steps, t_mult, m_mult } => {
-                let (mut start, mut len, mut height) = (0.0, *steps as f64, 1.0);
-                while t >= start + len {
-                    start += len;
-                    len *= t_mult;
-                    height *= m_mult;
-                }
-                to + (1.0 - to) * height * (1.0 + (PI * (t - start) / len).cos()) / 2.0
+                let (first, growth) = ((*steps).max(1) as f64, t_mult.max(1.0));
+                // Restarts so far, in closed form; at its edges the logarithm may be one off.
+                let passed =
+                    |n: f64| if growth > 1.0 { first * (growth.powf(n) - 1.0) / (growth - 1.0) } else { first * n };
+                let about =
+                    if growth > 1.0 { (1.0 + t * (growth - 1.0) / first).ln() / growth.ln() } else { t / first };
+                let guess = about.floor().max(1.0) - 1.0;
+                let n = [guess + 2.0, guess + 1.0].into_iter().find(|n| passed(*n) <= t).unwrap_or(guess);
+                let way = ((t - passed(n)) / (first * growth.powf(n))).clamp(0.0, 1.0);
+                to + (1.0 - to) * m_mult.powf(n) * (1.0 + (PI * way).cos()) / 2.0
             }
             Self::InverseSqrt { warmup } => {
                 let (t, warmup) = (t + 1.0, *warmup as f64);
@@ -261,7 +268,10 @@ impl Schedule {
             }
             Self::Ramps { points, cosine, .. } => ramps(points.iter().copied(), *cosine, t),
             Self::Cyclic { low, up, down, per_cycle, per_step, .. } => {
-                low + (1.0 - low) * triangle(k, *up, *down) * power(*per_cycle, k / (up + down)) * power(*per_step, k)
+                low + (1.0 - low)
+                    * triangle(k, *up, *down)
+                    * power(*per_cycle, k / period(*up, *down))
+                    * power(*per_step, k)
             }
             Self::Piecewise { boundaries, values } => {
                 values.get(boundaries.iter().filter(|b| k >= **b).count()).copied().unwrap_or(0.0)
@@ -278,7 +288,7 @@ impl Schedule {
                 Some(ramps(points.iter().map(|(t, _)| *t).zip(momentum.iter().copied()), *cosine, k as f64))
             }
             Self::Cyclic { up, down, per_cycle, per_step, momentum: Some((low, high)), .. } => {
-                let scale = power(*per_cycle, k / (up + down)) * power(*per_step, k);
+                let scale = power(*per_cycle, k / period(*up, *down)) * power(*per_step, k);
                 Some(high - (high - low) * triangle(k, *up, *down) * scale)
             }
             Self::Sequence(_) => self.current(k).and_then(|(schedule, k)| schedule.momentum(k)),
@@ -293,7 +303,7 @@ impl Schedule {
     /// [`Error::Hyperparameter`] with the name of the first that is not.
     pub fn check(&self) -> Result<()> {
         let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite");
-        let some = |name, k: u64| require(k > 0, name, k as f64, "1 or more");
+        let some = |name, k: u64| require((1..1 << 53).contains(&k), name, k as f64, "1 to 2^53");
         let rising = |name, mut at: Vec<f64>| -> Result<()> {
             let sorted = at.iter().all(|x| x.is_finite()) && at.windows(2).all(|w| w[0] <= w[1]);
             require(sorted, name, at.pop().unwrap_or(0.0), "in rising order")
@@ -336,6 +346,8 @@ impl Schedule {
                 let (a, b) = momentum.unwrap_or((0.0, 0.0));
                 at_least_0("low", *low).and(some("up", *up)).and(some("down", *down))?;
                 at_least_0("per_cycle", *per_cycle).and(at_least_0("per_step", *per_step))?;
+                let shrinking = momentum.is_none() || per_cycle.max(*per_step) <= 1.0;
+                require(shrinking, "per_cycle", per_cycle.max(*per_step), "at most 1 where the momentum is cycled")?;
                 require((0.0..1.0).contains(&a) && (0.0..1.0).contains(&b), "momentum", a.max(b), "0 to below 1")
             }
             Self::Piecewise { boundaries, values } => {
@@ -358,8 +370,9 @@ impl Schedule {
     /// # Errors
     /// [`Error::Schedule`] with the place of the mistake, [`Error::Hyperparameter`] for a value outside its range.
     pub fn parse(text: &str) -> Result<Self> {
+        let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
         let parsed: Self =
-            ron::from_str(text).map_err(|e| Error::Schedule { text: text.into(), reason: e.to_string() })?;
+            options.from_str(text).map_err(|e| Error::Schedule { text: text.into(), reason: e.to_string() })?;
         parsed.check()?;
         Ok(parsed)
     }
@@ -389,16 +402,22 @@ fn power(x: f64, n: u64) -> f64 {
 
 /// 0 → 1 in `up` steps, 1 → 0 in `down`.
 fn triangle(k: u64, up: u64, down: u64) -> f64 {
-    let k = k % (up + down);
-    if k <= up { k as f64 / up as f64 } else { (up + down - k) as f64 / down as f64 }
+    let k = k % period(up, down);
+    if k <= up { k as f64 / up.max(1) as f64 } else { (period(up, down) - k) as f64 / down.max(1) as f64 }
 }
 
+/// Steps of a cycle.
+fn period(up: u64, down: u64) -> u64 {
+    up.saturating_add(down).max(1)
+}
+
+/// The last of points with one k is where the next ramp starts.
 fn ramps(points: impl Iterator<Item = (f64, f64)>, cosine: bool, t: f64) -> f64 {
     let mut before: Option<(f64, f64)> = None;
     for (at, value) in points {
         match before {
-            None if t <= at => return value,
-            Some((start, from)) if t <= at => {
+            None if t < at => return value,
+            Some((start, from)) if t < at => {
                 let way = (t - start) / (at - start);
                 let way = if cosine { (1.0 - (PI * way).cos()) / 2.0 } else { way };
                 return from + (value - from) * way;

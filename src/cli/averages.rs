@@ -39,15 +39,26 @@ impl Averages {
         let step = |(t, tensors): (&String, &Value)| {
             Ok::<_, String>((t.parse().map_err(|_| t.clone())?, tensors_of(tensors)?))
         };
-        let (params, mut averaged): (Vec<_>, Vec<_>) =
+        let (params, mut averaged): (Vec<Tensors>, Vec<_>) =
             (params.collect::<Result<_, _>>()?, averaged.map(step).collect::<Result<_, _>>()?);
         averaged.sort_by_key(|(t, _): &(u64, _)| *t);
-        let fits = averaged.last().is_some_and(|(t, _)| (*t as usize) < params.len());
+        let times = averaged.first().is_some_and(|(t, _)| *t > 0)
+            && averaged.last().is_some_and(|(t, _)| (*t as usize) < params.len());
+        let shapes = |tensors: &Tensors| tensors.iter().map(Vec::len).collect::<Vec<_>>();
+        let all = || params.iter().chain(averaged.iter().map(|(_, tensors)| tensors));
+        let fits = times
+            && all().all(|tensors| shapes(tensors) == shapes(&params[0]))
+            && shapes(&params[0]).iter().sum::<usize>() > 0;
         if fits {
             Ok(Ok(Self { kind, params, averaged }))
         } else {
             Err("`model_params` and `averaged` do not fit".into())
         }
+    }
+
+    /// The parameters before the first step.
+    pub(crate) fn start(&self) -> &Tensors {
+        &self.params[0]
     }
 
     /// The averages after each recorded step on this device: no gradient, no rate, the parameters written by hand.

@@ -42,8 +42,8 @@ impl Hyper<'_> {
         self.value(key) == &Value::Bool(true)
     }
     fn numbers(&mut self, key: &'static str) -> Result<Vec<f64>, Skip> {
-        let numbers = self.value(key).as_array().map(|v| v.iter().filter_map(Value::as_f64).collect());
-        numbers.ok_or_else(|| format!("`{key}` is not a list"))
+        let numbers = self.value(key).as_array().and_then(|v| v.iter().map(Value::as_f64).collect());
+        numbers.ok_or_else(|| format!("`{key}` is not a list of numbers"))
     }
     /// optax' boundaries and scales as points: (boundary, value), from `init` on.
     fn scales(&mut self, init: f64) -> Result<Vec<(f64, f64)>, Skip> {
@@ -115,7 +115,7 @@ fn named(scheduler: &str, h: &mut Hyper<'_>) -> Result<Rates, Skip> {
         }
         "PiecewiseConstantDecay" => {
             // Keras changes after the boundary, we at the first step of the new piece.
-            let boundaries = h.numbers("boundaries")?.into_iter().map(|b| b as u64 + 1).collect();
+            let boundaries = h.numbers("boundaries")?.into_iter().map(|b| (b as u64).saturating_add(1)).collect();
             (1.0, Schedule::Piecewise { boundaries, values: h.numbers("values")? })
         }
         "PolynomialDecay" => {
@@ -212,7 +212,7 @@ fn torch(scheduler: &str, h: &mut Hyper<'_>) -> Result<Rates, Skip> {
         }
         "SequentialLR" => {
             let (warmup, then) = (h.text("warmup")?, h.text("then")?);
-            let milestone = h.numbers("milestones")?[0] as u64;
+            let milestone = *h.numbers("milestones")?.first().ok_or("`milestones` is empty")? as u64;
             Schedule::Sequence(vec![(milestone, called(&warmup)?), (0, called(&then)?)])
         }
         "CosineAnnealingLR" => {
@@ -244,12 +244,12 @@ fn torch(scheduler: &str, h: &mut Hyper<'_>) -> Result<Rates, Skip> {
         "OneCycleLR" => {
             let (steps, up) = (h.steps("total_steps")?, h.number("pct_start")?);
             let (div, final_div) = (h.number("div_factor")?, h.number("final_div_factor")?);
-            let momentum = [h.number("base_momentum")?, h.number("max_momentum")?];
+            let momentum = [h.number_or("base_momentum", 0.85)?, h.number_or("max_momentum", 0.95)?];
             let (cosine, three) = (h.text("anneal_strategy")? == "cos", h.flag("three_phase"));
-            if !h.flag("cycle_momentum") {
-                return Err("`cycle_momentum` = false is not implemented".into());
+            let mut schedule = Schedule::one_cycle(steps, up, div, final_div, cosine, three, momentum);
+            if let (false, Schedule::Ramps { momentum, .. }) = (h.flag("cycle_momentum"), &mut schedule) {
+                momentum.clear();
             }
-            let schedule = Schedule::one_cycle(steps, up, div, final_div, cosine, three, momentum);
             return Ok(Rates::Schedule(h.number("max_lr")?, schedule));
         }
         "SWALR" => {
@@ -296,8 +296,10 @@ fn simple(scheduler: &str, h: &mut Hyper<'_>) -> Result<Schedule, Skip> {
 fn called(text: &str) -> Result<Schedule, Skip> {
     let (name, rest) = text.split_once('(').ok_or_else(|| format!("{text:?} is not a call"))?;
     let pairs = rest.trim_end_matches(')').split(',').filter_map(|pair| pair.split_once('='));
-    let number = |text: &str| text.trim().parse::<f64>().ok().map(Value::from);
-    let hyper: Map<_, _> = pairs.filter_map(|(key, value)| Some((key.trim().to_owned(), number(value)?))).collect();
+    let number =
+        |text: &str| text.trim().parse::<f64>().map(Value::from).map_err(|_| format!("{text:?} is not a number"));
+    let pair = |(key, value): (&str, &str)| Ok::<_, String>((key.trim().to_owned(), number(value)?));
+    let hyper: Map<_, _> = pairs.map(pair).collect::<Result<_, _>>()?;
     let mut h = Hyper(&hyper, Vec::new());
     let schedule = simple(name, &mut h)?;
     match hyper.keys().find(|key| !h.1.contains(&key.as_str())) {

@@ -132,7 +132,9 @@ impl KernelKey {
         }
         if self.extras.average {
             bindings += &binding(first + self.used.len(), "read_write", AVERAGE);
-            store.push_str("    average[i] += row.average * (p - average[i]);\n");
+            store
+                .push_str("    if row.average == 1.0 {\n        average[i] = p;\n    } else if row.average != 0.0 {\n");
+            store.push_str("        average[i] += row.average * (p - average[i]);\n    }\n");
         }
         if self.gradient == GradientAccess::Zero {
             store.push_str("    grad[i] = Lane(0.0);\n");

@@ -7,7 +7,7 @@ use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
 
 /// Which of a parameter's vectors.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Part {
     Parameter,
     Gradient,
@@ -109,6 +109,7 @@ impl Optimizer {
     pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
+        self.check_swapped(self.get(id)?.group, "set_steps")?;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.steps != steps) {
             parameter.steps = steps;
             self.plan = None;
@@ -285,7 +286,11 @@ impl Optimizer {
         let part = part(self, parameter)?;
         check_element::<F>(parameter)?;
         parameter.check_len(values.len())?;
-        if parameter.shift != 0.0 && matches!(part, Part::State(_)) {
+        if !matches!(part, Part::Gradient) {
+            self.check_swapped(parameter.group, "writing")?;
+        }
+        let velocity = Part::State(parameter.momentum_slot(&self.groups));
+        if parameter.shift != 0.0 && part == velocity {
             return Err(
                 parameter.unsupported("writing a state", "the next step has to take the look-ahead back with it")
             );

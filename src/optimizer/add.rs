@@ -29,7 +29,7 @@ impl Optimizer {
     }
 
     fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
-        self.group(group)?;
+        self.check_swapped(group, "adding")?;
         for (k, (name, _)) in tensors.iter().enumerate() {
             if self.names.contains_key(*name) || tensors[..k].iter().any(|(other, _)| other == name) {
                 return Err(Error::DuplicateName { name: (*name).into() });
@@ -106,7 +106,7 @@ impl Optimizer {
     /// `min_storage_buffer_offset_alignment`, [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or
     /// [`Error::Rejected`] if there is no room for the state.
     pub fn add_buffer(&mut self, group: usize, name: &str, range: BufferRange) -> Result<ParameterId> {
-        self.group(group)?;
+        self.check_swapped(group, "adding")?;
         self.check_new(name)?;
         let Device::Gpu(gpu) = self.device.clone() else {
             let reason = "the optimizer runs on the CPU";
@@ -130,7 +130,7 @@ impl Optimizer {
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU, [`Error::OverLimit`] for a length that no
     /// slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
-        self.group(group)?;
+        self.check_swapped(group, "adding")?;
         self.check_new(name)?;
         if let Device::Gpu(_) = self.device {
             let reason = "the optimizer runs on a GPU";

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::averaging::Averaging;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
@@ -163,8 +163,9 @@ impl Group {
 
     /// What each of them starts from.
     fn initial(&self) -> Vec<f64> {
-        let rule = &self.rule.0;
-        self.slots().iter().map(|slot| if *slot == AVERAGE { 0.0 } else { rule.initial(slot) }).collect()
+        let mut initial: Vec<_> = self.rule.slots().iter().map(|slot| self.rule.0.initial(slot)).collect();
+        initial.extend(self.averaging.map(|_| 0.0));
+        initial
     }
 
     /// Arenas with a buffer for each state, while there is no parameter in them.
@@ -255,8 +256,8 @@ impl Optimizer {
         rule.0.check()?;
         settings.check()?;
         let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
-        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS {
-            let reason = "a rule may have 32 coefficients and 8 states";
+        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.declared_slots().contains(&AVERAGE) {
+            let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
         if let Device::Gpu(gpu) = &self.device {
@@ -372,6 +373,7 @@ impl Optimizer {
     /// [`Error::OverLimit`] if the device binds too few buffers for one more.
     pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
         averaging.check()?;
+        self.check_swapped(group, "set_averaging")?;
         let first = self.group(group)?.averaging.is_none();
         if first && self.parameters.values().any(|parameter| parameter.group == group) {
             let (name, reason) = (format!("group {group}"), "it has parameters without an average already");
@@ -391,7 +393,7 @@ impl Optimizer {
     }
 
     /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded
-    /// step on; `None` for none. Each step of the optimizer takes the schedule one further, from 0.
+    /// step on; `None` for none. It starts at step 0 now, and each step of the optimizer takes it one further.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Schedule, rules::Sgd};
@@ -413,12 +415,21 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Takes a group's schedule to another step, to go on where another run stopped.
+    /// Steps that a group's schedule has taken.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`].
+    pub fn schedule_step(&self, group: usize) -> Result<u64> {
+        Ok(self.group(group)?.steps)
+    }
+
+    /// Takes a group's schedule to another step, to go on where another run stopped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`] for 2^53 or more.
     pub fn set_schedule_step(&mut self, group: usize, step: u64) -> Result<()> {
         self.group(group)?;
+        require(step < 1 << 53, "step", step as f64, "below 2^53")?;
         self.groups[group].steps = step;
         Ok(())
     }
@@ -489,6 +500,15 @@ impl Optimizer {
     /// Handles and names, in the order in which they were added.
     pub fn parameters(&self) -> impl Iterator<Item = (ParameterId, &str)> {
         self.parameters.iter().map(|(&id, parameter)| (ParameterId(id), parameter.name.as_str()))
+    }
+
+    /// No change to a group whose averages stand where its parameters belong.
+    fn check_swapped(&self, group: usize, operation: &'static str) -> Result<()> {
+        if !self.group(group)?.swapped {
+            return Ok(());
+        }
+        let reason = "its averages stand where the parameters belong: swap back first";
+        Err(Error::Unsupported { operation, name: format!("group {group}"), reason })
     }
 
     fn group(&self, index: usize) -> Result<&Group> {

@@ -80,7 +80,9 @@ impl Optimizer {
     }
 
     pub(super) fn make_swap_plan(&mut self, gpu: &Gpu, group: usize) -> Result<Plan> {
-        let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group);
+        let averaging = self.groups[group].averaging;
+        let has = |parameter: &Parameter| averaging.is_some_and(|averaging| averaging.has(parameter.steps));
+        let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group && has(parameter));
         let members = ours.map(|(id, _)| *id).collect();
         self.make_plan_of_one_state(gpu, members, AVERAGE, KernelKey::swap)
     }

@@ -1,6 +1,6 @@
 //! A step: on the GPU recorded from the plan, on the CPU computed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::cpu::{self, AnyJob, Job};
@@ -42,9 +42,9 @@ impl Optimizer {
         match self.device.clone() {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode),
             Device::Cpu => {
-                self.check_swapped()?;
+                self.check_groups()?;
                 self.step_vectors();
-                self.advance_schedules();
+                self.advance_schedules_but_of_slices();
                 Ok(())
             }
         }
@@ -61,7 +61,7 @@ impl Optimizer {
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode")?;
         gpu.check_flag()?;
-        self.check_swapped()?;
+        self.check_groups()?;
         let plan = match self.plan.take() {
             Some(plan) => plan,
             None => self.make_plan(&gpu)?,
@@ -77,7 +77,7 @@ impl Optimizer {
                     parameter.shift = 0.0;
                 }
             }
-            self.advance_schedules();
+            self.advance_schedules(|_| true);
         }
         self.plan = Some(plan);
         recorded
@@ -113,7 +113,7 @@ impl Optimizer {
     pub fn encode_look_ahead(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_look_ahead")?;
         gpu.check_flag()?;
-        self.check_swapped()?;
+        self.check_groups()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
             Some(plan) if plan.members.iter().eq(members.iter().map(|(id, _)| id)) => plan,
@@ -138,7 +138,7 @@ impl Optimizer {
         match self.device.clone() {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode_look_ahead),
             Device::Cpu => {
-                self.check_swapped()?;
+                self.check_groups()?;
                 let members = self.look_ahead_members();
                 for &(id, shift) in &members {
                     let Some(parameter) = self.parameters.get_mut(&id) else { continue };
@@ -155,7 +155,7 @@ impl Optimizer {
         }
     }
 
-    /// One step of parameters in the caller's slices, on the CPU: all of them in one call, which takes the schedules one further.
+    /// One step of parameters in the caller's slices, on the CPU: all of a group in one call, which takes its schedule one further.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
@@ -171,7 +171,9 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
     /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
     pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        self.check_groups()?;
         let mut places = self.check_slices(tensors)?;
+        let stepped: HashSet<_> = places.keys().filter_map(|id| Some(self.parameters.get(id)?.group)).collect();
         let groups = &self.groups;
         let mut work = Vec::new();
         for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
@@ -186,7 +188,7 @@ impl Optimizer {
                 Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
             });
         });
-        self.advance_schedules();
+        self.advance_schedules(|group| stepped.contains(&group));
         Ok(())
     }
 
@@ -195,6 +197,7 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::step_slices`].
     pub fn look_ahead_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        self.check_groups()?;
         let mut places = self.check_slices(tensors)?;
         let groups = &self.groups;
         for (id, parameter) in &mut self.parameters {
@@ -238,11 +241,12 @@ impl Optimizer {
         Ok(places)
     }
 
-    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. In between no step is possible.
+    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without an average
+    /// yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's parameters and states.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], or with parameters in the
-    /// caller's slices; on a GPU those of [`Optimizer::step`].
+    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with parameters in the
+    /// caller's slices, or at their look-ahead point; on a GPU those of [`Optimizer::step`].
     pub fn swap_averages(&mut self, group: usize) -> Result<()> {
         let refuse =
             |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });
@@ -252,13 +256,18 @@ impl Optimizer {
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.in_slice()) {
             return refuse("some of its parameters are in the caller's slices");
         }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.shift != 0.0) {
+            return refuse("some of its parameters stand at their look-ahead point: step first");
+        }
         if let Device::Gpu(gpu) = self.device.clone() {
             self.submit(&gpu, |optimizer, encoder| {
                 let plan = optimizer.make_swap_plan(&gpu, group)?;
                 optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0.0; ROW_HEAD + 1]))
             })?;
         }
-        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {
+        let averaging = self.groups[group].averaging;
+        let has = |parameter: &&mut Parameter| averaging.is_some_and(|averaging| averaging.has(parameter.steps));
+        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group).filter(has) {
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
                 Memory::F32(vectors) => vectors.swap(),
@@ -269,20 +278,26 @@ impl Optimizer {
         Ok(())
     }
 
-    /// No step starts from averages.
-    fn check_swapped(&self) -> Result<()> {
-        match self.groups.iter().position(|group| group.swapped) {
-            None => Ok(()),
-            Some(group) => {
-                let (name, reason) =
-                    (format!("group {group}"), "its averages stand where the parameters belong: swap back first");
-                Err(Error::Unsupported { operation: "a step", name, reason })
-            }
+    /// No step starts from averages, or at a rate that is none in f32.
+    fn check_groups(&self) -> Result<()> {
+        for (k, group) in self.groups.iter().enumerate() {
+            self.check_swapped(k, "a step")?;
+            group.now().check()?;
         }
+        Ok(())
     }
 
-    fn advance_schedules(&mut self) {
-        self.groups.iter_mut().for_each(|group| group.steps += 1);
+    /// Takes the schedules of these groups one further.
+    fn advance_schedules(&mut self, stepped: impl Fn(usize) -> bool) {
+        let groups = self.groups.iter_mut().enumerate().filter(|(k, _)| stepped(*k));
+        groups.for_each(|(_, group)| group.steps += 1);
+    }
+
+    /// Groups of nothing but slices step in [`Optimizer::step_slices`] alone.
+    fn advance_schedules_but_of_slices(&mut self) {
+        let of = |group, slices| self.parameters.values().any(|p| p.group == group && p.in_slice() == slices);
+        let stepped: Vec<_> = (0..self.groups.len()).map(|group| of(group, false) || !of(group, true)).collect();
+        self.advance_schedules(|group| stepped[group]);
     }
 
     fn step_vectors(&mut self) {

@@ -1,7 +1,7 @@
 //! The average of the parameters, updated in the step's own pass.
 
 use libtest_mimic::Failed;
-use wgpu_optim::rules::{Adam, Sgd};
+use wgpu_optim::rules::{Adam, Momentum, Sgd};
 use wgpu_optim::{Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, Slices, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -13,6 +13,8 @@ tests!(
     every_rule_averages_and_steps_as_without,
     swapped_and_back_is_the_same,
     a_missing_step_keeps_the_average,
+    what_has_no_average_stays_in_a_swap,
+    a_swapped_group_is_left_alone,
     in_the_callers_memory,
     averaging_refuses,
 );
@@ -133,6 +135,62 @@ fn in_the_callers_memory(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     foreign.swap_averages(0)?;
     close("swapped", &foreign.read_blocking("w")?, &slices.read_state_blocking("w", "average")?, &start, TOLERANCE)
+}
+
+/// Frozen parameters, and all of them before the first step that counts.
+fn what_has_no_average_stays_in_a_swap(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = averaged(&device, Averaging::Ema(0.9), &[1.0; 5], &[1.0; 5], 0)?;
+        optimizer.add(0, "frozen", &[7.0f32; 3])?;
+        optimizer.set_options("frozen", wgpu_optim::Options { frozen: true, ..Default::default() })?;
+        optimizer.step()?;
+        optimizer.step()?;
+        for _ in 0..2 {
+            optimizer.swap_averages(0)?;
+            same("frozen", &optimizer.read_blocking("frozen")?, &[7.0; 3])?;
+        }
+        close("w", &optimizer.read_blocking("w")?, &[0.8; 5], &[1.0; 5], TOLERANCE)?;
+        let mut early = averaged(&device, Averaging::Swa { from: 3, every: 1 }, &[1.0; 5], &[1.0; 5], 2)?;
+        early.swap_averages(0)?;
+        close("early", &early.read_blocking("w")?, &[0.8; 5], &[1.0; 5], TOLERANCE)?;
+        early.swap_averages(0)?;
+        early.step()?;
+        close("average", &early.read_state_blocking("w", "average")?, &[0.7; 5], &[1.0; 5], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+fn a_swapped_group_is_left_alone(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Momentum::default(), 0.1)?;
+        optimizer.set_averaging(0, Averaging::Ema(0.9))?;
+        optimizer.add(0, "w", &[1.0f32; 5])?;
+        optimizer.write_gradient("w", &[1.0f32; 5])?;
+        optimizer.step()?;
+        optimizer.look_ahead()?;
+        let shifted = optimizer.swap_averages(0);
+        ensure(matches!(shifted, Err(Error::Unsupported { .. })), format!("{shifted:?}"))?;
+        // The average may be written meanwhile, the velocity not.
+        optimizer.write_state("w", "average", &[0.5f32; 5])?;
+        optimizer.step()?;
+        let before = optimizer.read_blocking::<f32>("w")?;
+        optimizer.swap_averages(0)?;
+        let refused = [
+            optimizer.add(0, "x", &[1.0f32]).map(|_| ()),
+            optimizer.write("w", &[1.0f32; 5]),
+            optimizer.write_state("w", "average", &[1.0f32; 5]),
+            optimizer.set_steps("w", 0),
+            optimizer.set_averaging(0, Averaging::Ema(0.5)),
+            optimizer.step(),
+        ];
+        for refused in refused {
+            ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+        }
+        optimizer.swap_averages(0)?;
+        same("w", &optimizer.read_blocking("w")?, &before)?;
+        optimizer.step()?;
+    }
+    Ok(())
 }
 
 fn averaging_refuses(gpu: &Gpu) -> Result<(), Failed> {

@@ -2,13 +2,22 @@
 
 use libtest_mimic::{Failed, Trial};
 use wgpu_optim::rules::{Adam, Momentum};
-use wgpu_optim::{Device, Error, Gpu, Optimizer, Schedule, Settings, WeightDecay, rules};
+use wgpu_optim::{
+    BufferRange, Device, Error, Gpu, Gradient, Optimizer, Schedule, Settings, Slices, WeightDecay, rules,
+};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{gradients, parameters};
+use crate::fixture::{FOREIGN, buffer, gradients, parameters};
 use crate::tests;
 
-tests!(a_schedule_is_set_lr_by_hand, momentum_is_cycled, a_refused_step_keeps_the_schedule, decay_follows_the_schedule);
+tests!(
+    slices_take_their_own_groups_further,
+    a_rate_beyond_f32_is_refused,
+    a_schedule_is_set_lr_by_hand,
+    momentum_is_cycled,
+    a_refused_step_keeps_the_schedule,
+    decay_follows_the_schedule
+);
 
 const LEN: usize = 1003;
 
@@ -35,6 +44,33 @@ fn a_schedule_is_set_lr_by_hand(gpu: &Gpu) -> Result<(), Failed> {
             }
             same(name, &scheduled.read_blocking("w")?, &by_hand.read_blocking("w")?)?;
         }
+    }
+    Ok(())
+}
+
+fn slices_take_their_own_groups_further(_: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
+    let group = optimizer.add_group(Adam::default(), 0.1)?;
+    optimizer.add(0, "own", &[1.0f32; 3])?;
+    let (id, mut w) = (optimizer.add_slice::<f32>(group, "slice", 3)?, [1.0f32; 3]);
+    for _ in 0..5 {
+        optimizer.step()?;
+        optimizer.step_slices(&mut [Slices { id, parameter: &mut w, gradient: Some(&[1.0; 3]) }])?;
+    }
+    let steps = (optimizer.schedule_step(0)?, optimizer.schedule_step(group)?);
+    ensure(steps == (5, 5), format!("{steps:?}"))
+}
+
+fn a_rate_beyond_f32_is_refused(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = optimizer(&device, Adam::default(), Settings::lr(0.1))?;
+        let before = optimizer.read_blocking::<f32>("w")?;
+        optimizer.set_schedule(0, Schedule::Exponential { gamma: 1e30, every: 1.0 })?;
+        optimizer.set_schedule_step(0, 5)?;
+        let refused = optimizer.step();
+        ensure(matches!(refused, Err(Error::Hyperparameter { .. })), format!("{refused:?}"))?;
+        same("w", &optimizer.read_blocking("w")?, &before)?;
+        ensure(optimizer.steps("w")? == 0 && optimizer.schedule_step(0)? == 5, "counted")?;
     }
     Ok(())
 }
@@ -78,6 +114,14 @@ fn a_refused_step_keeps_the_schedule(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(optimizer.encode(&mut encoder), Err(Error::TooManyStepsInFlight { .. })), "129 steps")?;
     ensure(optimizer.lr(0)? == before, "the schedule moved")?;
     drop(encoder);
+    // A submission that wgpu refuses takes the schedule back.
+    let gone = buffer(gpu, &[0.0; 9], FOREIGN);
+    optimizer.add_buffer(0, "gone", BufferRange::whole(&gone))?;
+    optimizer.set_gradient("gone", Gradient::Buffer(BufferRange::whole(&buffer(gpu, &[0.0; 9], FOREIGN))))?;
+    gone.destroy();
+    ensure(matches!(optimizer.step(), Err(Error::Rejected { .. })), "a destroyed buffer")?;
+    ensure(optimizer.lr(0)? == before && optimizer.schedule_step(0)? == 128, "the schedule moved")?;
+    optimizer.remove("gone")?;
     optimizer.set_schedule_step(0, 500)?;
     ensure((optimizer.lr(0)? - 0.05).abs() < 1e-12, "set_schedule_step")?;
     let bad = Schedule::Step { every: 0, gamma: 0.1 };
@@ -115,6 +159,8 @@ pub(crate) fn trials() -> Vec<Trial> {
                 Schedule::Product(vec![Schedule::InverseSqrt { warmup: 4 }, Schedule::Constant(0.5)]),
             ];
             for schedule in all {
+                let text = ron::to_string(&schedule)?;
+                ensure(Schedule::parse(&text)? == schedule, text)?;
                 let json = serde_json::to_string(&schedule)?;
                 ensure(serde_json::from_str::<Schedule>(&json)? == schedule, json)?;
                 ensure((0..300).all(|k| schedule.at(k).is_finite() && schedule.at(k) >= 0.0), format!("{schedule:?}"))?;
@@ -129,6 +175,37 @@ pub(crate) fn trials() -> Vec<Trial> {
             ensure((many.0 - few.0 - 1000f64.ln()).abs() < 1e-2, format!("{many:?}"))?;
             ensure((many.1 - std::f64::consts::PI.powi(2) / 6.0).abs() < 1e-5, format!("{many:?}"))
         }),
+        Trial::test("schedule::edges", || {
+            let end = u64::MAX;
+            let all = [
+                Schedule::CosineRestarts { to: 0.1, steps: 10, t_mult: 1.0, m_mult: 1.0 },
+                Schedule::CosineRestarts { to: 0.1, steps: 10, t_mult: 1.000_001, m_mult: 0.999 },
+                Schedule::Polynomial { from: 1.0, to: 0.0, steps: 10, power: 1.0, cycle: true },
+                Schedule::Cyclic { low: 0.1, up: 0, down: 0, per_cycle: 1.0, per_step: 1.0, momentum: None },
+                Schedule::Step { every: 0, gamma: 0.5 },
+                Schedule::cosine(0),
+                Schedule::InverseLinear { rate: 1.0, every: Some(0) },
+            ];
+            for schedule in all {
+                ensure(schedule.at(end).is_finite() && schedule.at(0).is_finite(), format!("{schedule:?}"))?;
+            }
+            // Of points with one k the last holds: no warm-up, no decay.
+            ensure(Schedule::warmup_stable_decay(0, 10, 10, 0.1).at(0) == 1.0, "no warm-up")?;
+            ensure(Schedule::warmup_stable_decay(0, 10, 0, 0.1).at(10) == 0.1, "no decay")?;
+            ensure(Schedule::cosine(10).warmup(0) == Schedule::cosine(10), "warmup(0)")?;
+            // Restarts against the sum, step by step.
+            let restarts = Schedule::CosineRestarts { to: 0.0, steps: 7, t_mult: 2.0, m_mult: 0.5 };
+            let (mut start, mut len, mut height) = (0u64, 7u64, 1.0);
+            for k in 0..2000 {
+                if k >= start + len {
+                    (start, len, height) = (start + len, len * 2, height * 0.5);
+                }
+                let way = (k - start) as f64 / len as f64;
+                let expected = height * (1.0 + (std::f64::consts::PI * way).cos()) / 2.0;
+                ensure((restarts.at(k) - expected).abs() < 1e-12, format!("{k}: {} {expected}", restarts.at(k)))?;
+            }
+            Ok(())
+        }),
         Trial::test("schedule::refuses", || {
             let bad = [
                 ("cosine(steps: 0)", "steps"),
@@ -140,6 +217,8 @@ pub(crate) fn trials() -> Vec<Trial> {
                 ("cyclic(low: 0.1, up: 0, down: 5)", "up"),
                 ("ramps(points: [])", "points"),
                 ("ramps(points: [(0, 1)], momentum: [1.5])", "momentum"),
+                ("cyclic(low: 0.1, up: 18446744073709551615, down: 5)", "up"),
+                ("cyclic(low: 0.1, up: 5, down: 5, per_cycle: 2, momentum: (0.8, 0.9))", "per_cycle"),
                 ("sequence([])", "sequence"),
                 ("sequence([(3, constant(-1)), (0, constant(1))])", "value"),
             ];
