@@ -26,7 +26,8 @@
 //! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores (`src/cpu.rs`).
 //!
 //! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline, and nothing is read
-//! back. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
+//! back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
+//! parameters. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
 //!
 //! # Numbers
 //!
@@ -40,8 +41,8 @@
 //! # Limits
 //!
 //! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
-//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers and one a state: five for
-//! AMSGrad, of the eight that any WebGPU device has. Ranges of your buffers start at multiples of
+//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state and one for an
+//! average: six for an averaged AMSGrad, of the eight that any WebGPU device has. Ranges of your buffers start at multiples of
 //! `min_storage_buffer_offset_alignment` (256 bytes by default). 128 steps may be recorded and not yet finished.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -1,0 +1,217 @@
+//! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
+
+use super::{Group, Key, Memory, Optimizer, ParameterId, Role, step};
+use crate::averaging::Averaging;
+use crate::error::{Error, Result, require};
+use crate::gpu::Device;
+use crate::gpu::kernel::Extras;
+use crate::rule::AnyRule;
+use crate::schedule::Schedule;
+use crate::settings::{Options, Settings};
+
+impl Optimizer {
+    /// A group's rule.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn rule(&self, group: usize) -> Result<&AnyRule> {
+        Ok(&self.group(group)?.rule)
+    }
+
+    /// Another configuration of a group's rule: other β, ε, …, from the next recorded step on. What it compiles to and the states
+    /// that it keeps must stay the same.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] if it is another rule or keeps other states.
+    pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
+        let rule = rule.into();
+        rule.0.check()?;
+        let old = &self.group(group)?.rule;
+        let same = (old.name(), old.shader()) == (rule.name(), rule.shader());
+        if !same || old.slots() != rule.slots() || old.overrides() != rule.overrides() {
+            let reason = "another rule, or one that keeps other states, needs a group of its own";
+            return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
+        }
+        self.groups[group].rule = rule;
+        Ok(())
+    }
+
+    /// A group's settings.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn settings(&self, group: usize) -> Result<&Settings> {
+        Ok(&self.group(group)?.settings)
+    }
+
+    /// Other settings, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if `zero_grad` would zero what another parameter reads.
+    pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
+        let settings = settings.into();
+        settings.check()?;
+        if self.group(group)?.settings.zero_grad != settings.zero_grad {
+            let ours = self.parameters.iter().filter(|(_, parameter)| settings.zero_grad && parameter.group == group);
+            for (&id, parameter) in ours {
+                let Memory::Gpu(tensor) = &parameter.memory else { continue };
+                if let Some(gradient) = &tensor.gradient {
+                    self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
+                }
+            }
+            self.plan = None;
+        }
+        if self.groups[group].settings.clip_value.is_some() != settings.clip_value.is_some() {
+            self.plan = None;
+        }
+        self.groups[group].settings = settings;
+        Ok(())
+    }
+
+    /// Another learning rate, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<()> {
+        let settings = Settings { lr, ..*self.settings(group)? };
+        self.set_settings(group, settings)
+    }
+
+    /// Keeps an average of a group's parameters, as the state `average`. The first call comes before the group's first parameter;
+    /// later ones change the kind, from the next recorded step on. A parameter that misses a step keeps its average.
+    ///
+    /// ```
+    /// use wgpu_optim::{Averaging, Device, Optimizer, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
+    /// sgd.set_averaging(0, Averaging::Swa { from: 1, every: 1 })?;
+    /// let w = sgd.add(0, "w", &[4.0f32])?;
+    /// sgd.write_gradient(w, &[1.0f32])?;
+    /// sgd.step()?; // w = 3
+    /// sgd.step()?; // w = 2
+    /// sgd.swap_averages(0)?; // evaluate on the average
+    /// assert_eq!(sgd.read_blocking::<f32>(w)?, [2.5]);
+    /// sgd.swap_averages(0)?; // and train on
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] for the first call if the group has parameters,
+    /// [`Error::OverLimit`] if the device binds too few buffers for one more.
+    pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
+        averaging.check()?;
+        self.check_swapped(group, "set_averaging")?;
+        let first = self.group(group)?.averaging.is_none();
+        if first && self.parameters.values().any(|parameter| parameter.group == group) {
+            let (name, reason) = (format!("group {group}"), "it has parameters without an average already");
+            return Err(Error::Unsupported { operation: "set_averaging", name, reason });
+        }
+        if let Device::Gpu(gpu) = &self.device {
+            let Group { rule, settings, .. } = self.group(group)?;
+            let extras = Extras { average: true, ..self.group(group)?.extras() };
+            step::compile(gpu, rule, settings, extras)?;
+        }
+        let group = &mut self.groups[group];
+        group.averaging = Some(averaging);
+        if first {
+            group.make_arenas();
+        }
+        Ok(())
+    }
+
+    /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded
+    /// step on; `None` for none. It starts at step 0 now, and each step of the optimizer takes it one further.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Schedule, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 0.5)?;
+    /// sgd.set_schedule(0, Schedule::linear(1.0, 0.0, 10))?;
+    /// sgd.step()?;
+    /// assert_eq!(sgd.lr(0)?, 0.45);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`] for a schedule with a number outside its range.
+    pub fn set_schedule(&mut self, group: usize, schedule: impl Into<Option<Schedule>>) -> Result<()> {
+        let schedule = schedule.into();
+        self.group(group)?;
+        schedule.as_ref().map_or(Ok(()), Schedule::check)?;
+        self.groups[group].schedule = schedule;
+        self.groups[group].steps = 0;
+        Ok(())
+    }
+
+    /// Steps that a group's schedule has taken.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn schedule_step(&self, group: usize) -> Result<u64> {
+        Ok(self.group(group)?.steps)
+    }
+
+    /// Takes a group's schedule to another step, to go on where another run stopped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`] for 2^53 or more.
+    pub fn set_schedule_step(&mut self, group: usize, step: u64) -> Result<()> {
+        self.group(group)?;
+        require(step < 1 << 53, "step", step as f64, "below 2^53")?;
+        self.groups[group].steps = step;
+        Ok(())
+    }
+
+    /// The learning rate of a group's next step: `lr · lr_factor · schedule`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn lr(&self, group: usize) -> Result<f64> {
+        Ok(self.group(group)?.now().effective_lr())
+    }
+
+    /// Sets one parameter apart from its group, from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`].
+    pub fn set_options<'k>(&mut self, key: impl Into<Key<'k>>, options: Options) -> Result<()> {
+        let id = self.find(key.into())?;
+        options.check()?;
+        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.options != options) {
+            parameter.options = options;
+            self.plan = None;
+            self.look_ahead_plan = None;
+        }
+        Ok(())
+    }
+
+    /// [`Optimizer::set_options`] for every parameter whose name the predicate picks; returns how many.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Options, Settings, WeightDecay, rules::Adam};
+    /// let adamw = Settings { weight_decay: WeightDecay::Decoupled(0.1), ..Settings::lr(1e-3) };
+    /// let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), adamw)?;
+    /// optimizer.add_all(0, &[("fc.weight", &[1.0f32; 4][..]), ("fc.bias", &[1.0; 2])])?;
+    /// // No decay for biases and norms.
+    /// let plain = Options { weight_decay: false, ..Options::default() };
+    /// assert_eq!(optimizer.set_options_where(|name| name.ends_with("bias") || name.contains("norm"), plain)?, 1);
+    /// optimizer.step()?;
+    /// assert_eq!(optimizer.read_blocking::<f32>("fc.bias")?, [1.0; 2]);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`].
+    pub fn set_options_where(&mut self, pick: impl Fn(&str) -> bool, options: Options) -> Result<usize> {
+        options.check()?;
+        let picked: Vec<_> = self.parameters().filter(|(_, name)| pick(name)).map(|(id, _)| id).collect();
+        picked.iter().try_for_each(|id| self.set_options(*id, options))?;
+        Ok(picked.len())
+    }
+
+    /// A parameter's options.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn options<'k>(&self, key: impl Into<Key<'k>>) -> Result<Options> {
+        Ok(self.get(key)?.options)
+    }
+}
