@@ -82,7 +82,6 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
 }
 
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
-#[cfg(not(target_family = "wasm"))]
 fn parallel<R: Rule, F: Real, const CLIP: bool>(
     rule: &R,
     job: Job<'_, F>,
@@ -90,22 +89,13 @@ fn parallel<R: Rule, F: Real, const CLIP: bool>(
     c: &Coefficients,
     h: &R::Hyper<F>,
 ) {
-    let chunks = job.parameter.len().div_ceil(CHUNK);
-    if chunks <= 1 {
-        return serial::<R, F, CLIP>(rule, job, used, c, h);
+    #[cfg(not(target_family = "wasm"))]
+    if job.parameter.len() > CHUNK {
+        let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
+        let (a, b) = job.split(half);
+        rayon::join(|| parallel::<R, F, CLIP>(rule, a, used, c, h), || parallel::<R, F, CLIP>(rule, b, used, c, h));
+        return;
     }
-    let (a, b) = job.split(chunks / 2 * CHUNK);
-    rayon::join(|| parallel::<R, F, CLIP>(rule, a, used, c, h), || parallel::<R, F, CLIP>(rule, b, used, c, h));
-}
-
-#[cfg(target_family = "wasm")]
-fn parallel<R: Rule, F: Real, const CLIP: bool>(
-    rule: &R,
-    job: Job<'_, F>,
-    used: &[usize],
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-) {
     serial::<R, F, CLIP>(rule, job, used, c, h);
 }
 

@@ -11,7 +11,7 @@ use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
-use super::{Outcome, device_list, devices, progress, say};
+use super::{Outcome, devices, progress, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let gpus = devices(args.adapter.as_deref())?;
     let cpu = |name: &str, f64| Engine { name: name.into(), device: Device::Cpu, f64 };
     let mut engines = vec![cpu("CPU f64", true), cpu("CPU f32", false)];
-    engines.extend(device_list(&gpus).into_iter().map(|device| Engine { name: device.name(), device, f64: false }));
+    engines.extend(gpus.iter().map(|gpu| Engine { name: gpu.name(), device: gpu.into(), f64: false }));
     let only = args.only.as_deref().unwrap_or_default();
     let files: Vec<_> = golden.names().into_iter().filter(|file| file.contains(only)).collect();
     let bar = (!args.json).then(|| progress(files.len()));

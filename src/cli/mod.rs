@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use wgpu_optim::{Device, Gpu};
+use wgpu_optim::Gpu;
 
 mod averages;
 pub(crate) mod bench;
@@ -64,8 +64,4 @@ fn say(bar: Option<&ProgressBar>, line: &str) {
     if written.is_err() {
         std::process::exit(0);
     }
-}
-
-fn device_list(gpus: &[Gpu]) -> Vec<Device> {
-    gpus.iter().map(Device::from).collect()
 }
