@@ -7,6 +7,11 @@ struct Row {
     decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
     average: f32,               // how far the average goes towards w
     clip_value: f32,            // the largest magnitude that a gradient may have
+    skip: u32,                  // neutral 0; 1 to leave everything as it is
+    noise: f32,                 // standard deviation of the noise on the gradient
+    noise_step: u32,            // its counter, with the tensor and the element
+    noise_seed: vec2<u32>,
+    noise_tensor: u32,
     @align(16) hyper: Hyper,
 }
 
@@ -21,6 +26,10 @@ fn ratio(a: Lane, b: Lane) -> Lane {
 // On the exponent bits, since a compiler may assume that there is no NaN and no ∞.
 fn finite(x: Lane) -> Mask {
     return (bitcast<Bits>(x) & Bits(0x7f800000u)) != Bits(0x7f800000u);
+}
+
+fn only_finite(x: Lane) -> Lane {
+    return select(Lane(0.0), x, finite(x));
 }
 
 // To ±limit. NaN passes, where `clamp` may drop it.
@@ -41,6 +50,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         i += arrayLength(&param) & ~3u;
     }
     if i >= arrayLength(&param) {
+        return;
+    }
+    if row.skip == 1u {
+        //: skipped
         return;
     }
     let w = param[i];

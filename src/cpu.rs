@@ -57,6 +57,92 @@ impl<'a, F> Gradient<'a, F> {
     }
 }
 
+impl AnyJob<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(job) => job.parameter.len(),
+            Self::F64(job) => job.parameter.len(),
+        }
+    }
+
+    /// The gradient's norm.
+    pub(crate) fn norm(&self, kind: u32, zero: bool) -> Measure {
+        match self {
+            Self::F32(job) => norm(job.gradient.get(), kind, zero),
+            Self::F64(job) => norm(job.gradient.get(), kind, zero),
+        }
+    }
+
+    /// Clears a gradient that is ours.
+    pub(crate) fn zero_gradient(&mut self) {
+        match self {
+            Self::F32(Job { gradient: Gradient::Ours(g), .. }) => g.fill(0.0),
+            Self::F64(Job { gradient: Gradient::Ours(g), .. }) => g.fill(0.0),
+            _ => {}
+        }
+    }
+}
+
+/// A norm, and whether the vector holds NaN or ∞.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Measure {
+    pub(crate) value: f64,
+    pub(crate) bad: bool,
+}
+
+/// The norm of a vector whose parts have these norms.
+pub(crate) fn join(norms: impl Iterator<Item = f64>, kind: u32) -> f64 {
+    norms.fold(0.0, |a, b| match kind {
+        0 => a + b,
+        1 => a.hypot(b),
+        _ if a.is_nan() || a > b => a,
+        _ => b,
+    })
+}
+
+/// The norm of this kind, in f64 and in a fixed order; with `zero`, of the finite elements. The twin of shaders/norm.wgsl.
+pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
+    #[cfg(not(target_family = "wasm"))]
+    let parts: Vec<Measure> = {
+        use rayon::prelude::*;
+        x.par_chunks(CHUNK).map(|x| part_of_norm(x, kind, zero)).collect()
+    };
+    #[cfg(target_family = "wasm")]
+    let parts = [part_of_norm(x, kind, zero)];
+    Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
+}
+
+fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
+    /// Sums beside each other, for the vector unit.
+    const LANES: usize = 16;
+    let (mut sums, mut bad) = ([0.0; LANES], [false; LANES]);
+    for x in x.chunks(LANES) {
+        for ((sum, bad), x) in sums.iter_mut().zip(&mut bad).zip(x) {
+            let finite = x.is_finite();
+            *bad |= !finite;
+            let x = if finite || !zero { x.abs().to_f64().unwrap_or(f64::NAN) } else { 0.0 };
+            match kind {
+                0 => *sum += x,
+                1 => *sum += x * x,
+                _ => *sum = if *sum >= x || sum.is_nan() { *sum } else { x },
+            }
+        }
+    }
+    let of = |sum: f64| if kind == 1 { sum.sqrt() } else { sum };
+    Measure { value: join(sums.into_iter().map(of), kind), bad: bad.contains(&true) }
+}
+
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn for_each<T: Send>(work: Vec<T>, f: impl Fn(T) + Send + Sync) {
+    use rayon::prelude::*;
+    work.into_par_iter().for_each(f);
+}
+
+#[cfg(target_family = "wasm")]
+pub(crate) fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
+    work.into_iter().for_each(f);
+}
+
 impl<'a, F: Real> Job<'a, F> {
     #[cfg(not(target_family = "wasm"))]
     fn split(self, at: usize) -> (Self, Self) {
@@ -74,15 +160,15 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
     let hyper = R::Hyper::<F>::load(|k| rounded[k]);
     let names = <R::State<F> as Fields<F>>::NAMES;
     let used: Vec<usize> = (0..names.len()).filter(|&k| rule.uses(names[k])).collect();
-    // Compiled apart, so that who does not clip does not pay for it.
-    match c.clip_value {
-        Some(_) => parallel::<R, F, true>(rule, job, &used, c, &hyper),
-        None => parallel::<R, F, false>(rule, job, &used, c, &hyper),
+    // Compiled apart, so that who does not use them does not pay for them.
+    match c.clip_value.is_some() || c.zero_non_finite {
+        true => parallel::<R, F, true>(rule, job, &used, c, &hyper),
+        false => parallel::<R, F, false>(rule, job, &used, c, &hyper),
     }
 }
 
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
-fn parallel<R: Rule, F: Real, const CLIP: bool>(
+fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     job: Job<'_, F>,
     used: &[usize],
@@ -93,14 +179,14 @@ fn parallel<R: Rule, F: Real, const CLIP: bool>(
     if job.parameter.len() > CHUNK {
         let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
         let (a, b) = job.split(half);
-        rayon::join(|| parallel::<R, F, CLIP>(rule, a, used, c, h), || parallel::<R, F, CLIP>(rule, b, used, c, h));
+        rayon::join(|| parallel::<R, F, EXTRAS>(rule, a, used, c, h), || parallel::<R, F, EXTRAS>(rule, b, used, c, h));
         return;
     }
-    serial::<R, F, CLIP>(rule, job, used, c, h);
+    serial::<R, F, EXTRAS>(rule, job, used, c, h);
 }
 
 /// The twin of shaders/update.wgsl.
-fn serial<R: Rule, F: Real, const CLIP: bool>(
+fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     mut job: Job<'_, F>,
     used: &[usize],
@@ -118,7 +204,11 @@ fn serial<R: Rule, F: Real, const CLIP: bool>(
         }
         for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
             let mut s = R::State::<F>::load(|k| state[k][i]);
-            let g = if CLIP { clip(grad_scale * g, limit) } else { grad_scale * g } + l2 * *w;
+            let g = match EXTRAS {
+                true if c.zero_non_finite && !g.is_finite() => F::zero(),
+                true => clip(grad_scale * g, limit),
+                false => grad_scale * g,
+            } + l2 * *w;
             *w = rule.update(*w - decay * *w, g, &mut s, h);
             s.store(|k, x| state[k][i] = x);
         }

@@ -48,12 +48,14 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod averaging;
+mod clipping;
 mod cpu;
 mod error;
 mod gpu;
 mod optimizer;
 mod rule;
 pub mod rules;
+mod scaling;
 mod schedule;
 mod settings;
 mod stopping;
@@ -63,14 +65,17 @@ mod stopping;
 struct Readme;
 
 pub use averaging::Averaging;
+pub use clipping::{ClipNorm, NonFinite, Norm};
 pub use error::{Error, Result, require};
 pub use gpu::kernel::{Extras, GradientAccess, Lane, look_ahead_shader, shader, swap_shader};
 pub use gpu::memory::BufferRange;
+pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
 pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};
 #[doc(hidden)]
 pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Step, largest, ratio};
+pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
 pub use settings::{Options, Settings, WeightDecay};
 pub use stopping::{EarlyStopping, Mode, ReduceOnPlateau, Threshold, Verdict};

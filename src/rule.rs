@@ -234,7 +234,7 @@ pub(crate) trait Erased: Debug + Send + Sync {
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn look_ahead(&self, step: &Step) -> Option<f64>;
     /// Appends the step's coefficients, rounded.
-    fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>);
+    fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>);
     fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step);
 }
 
@@ -269,8 +269,8 @@ impl<R: Rule> Erased for R {
     fn look_ahead(&self, step: &Step) -> Option<f64> {
         Rule::look_ahead(self, step)
     }
-    fn hyper_f32(&self, step: &Step, row: &mut Vec<f32>) {
-        self.hyper(step).store(|_, x| row.push(f32::of(x)));
+    fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>) {
+        self.hyper(step).store(|_, x| row.push(f32::of(x).to_bits()));
     }
     fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step) {
         match job {

@@ -1,5 +1,6 @@
 //! What surrounds every rule: learning rate, decay, sign and scale of the gradient.
 
+use crate::clipping::ClipNorm;
 use crate::error::{Result, require};
 use crate::rule::Real;
 
@@ -22,6 +23,7 @@ pub enum WeightDecay {
 ///
 /// ```text
 /// g ← ±grad_scale·g                    minus to maximize
+/// g ← min(1, max_norm / ‖g‖)·g         clip_norm
 /// g ← min(max(g, −clip_value), clip_value)
 /// g ← g + λw                           WeightDecay::L2
 /// w ← w − lr·lr_factor·λ·w             WeightDecay::Decoupled
@@ -47,13 +49,17 @@ pub struct Settings {
     /// Clip each element of the gradient to ±this, after `grad_scale`: PyTorch's `clip_grad_value_`, optax' `clip`, Keras'
     /// `clipvalue`. NaN passes; 0 or more.
     pub clip_value: Option<f64>,
+    /// Limit the norm of each parameter's gradient, after `grad_scale`: Keras' `clipnorm`, optax' `clip_by_block_rms`. Each parameter
+    /// of the group is then a dispatch of its own. For the norm of all gradients together see
+    /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm).
+    pub clip_norm: Option<ClipNorm>,
     /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
     pub zero_grad: bool,
 }
 
 impl Settings {
     /// A learning rate, and nothing else: no decay, descending, scale 1.
-    pub fn lr(lr: f64) -> Self {
+    pub const fn lr(lr: f64) -> Self {
         Self {
             lr,
             lr_factor: 1.0,
@@ -61,6 +67,7 @@ impl Settings {
             weight_decay: WeightDecay::None,
             grad_scale: 1.0,
             clip_value: None,
+            clip_norm: None,
             zero_grad: false,
         }
     }
@@ -72,6 +79,7 @@ impl Settings {
         at_least_0("lr_factor", self.lr_factor)?;
         at_least_0("lr · lr_factor", self.effective_lr())?;
         at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
+        self.clip_norm.map_or(Ok(()), |clip| clip.check())?;
         require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
         let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
             self.weight_decay
@@ -95,7 +103,15 @@ impl Settings {
         };
         let sign = if self.maximize { -1.0 } else { 1.0 };
         let Self { clip_value, zero_grad, .. } = *self;
-        Coefficients { grad_scale: sign * self.grad_scale, clip_value, l2, decay, zero_grad, average: None }
+        Coefficients {
+            grad_scale: sign * self.grad_scale,
+            clip_value,
+            l2,
+            decay,
+            zero_grad,
+            zero_non_finite: false,
+            average: None,
+        }
     }
 }
 
@@ -139,7 +155,7 @@ impl From<f64> for Settings {
 }
 
 /// Numbers in a row before the rule's own: the shader's `Row`, padded to 16 bytes.
-pub(crate) const ROW_HEAD: usize = 8;
+pub(crate) const ROW_HEAD: usize = 12;
 
 /// [`Settings`] as the driver around a rule uses them, each with a neutral value.
 #[derive(Clone, Copy, Debug)]
@@ -149,14 +165,19 @@ pub(crate) struct Coefficients {
     pub(crate) l2: f64,
     pub(crate) decay: f64,
     pub(crate) zero_grad: bool,
+    /// Elements of the gradient that are not finite count as 0.
+    pub(crate) zero_non_finite: bool,
     /// The rate of the average, where the group keeps one.
     pub(crate) average: Option<f64>,
 }
 
 impl Coefficients {
     /// The head of a row of the uniform buffer.
-    pub(crate) fn row(&self) -> [f32; ROW_HEAD] {
+    pub(crate) fn row(&self) -> [u32; ROW_HEAD] {
         let (average, clip_value) = (self.average.unwrap_or(0.0), self.clip_value.unwrap_or(0.0));
-        [self.grad_scale, self.l2, self.decay, average, clip_value, 0.0, 0.0, 0.0].map(f32::of)
+        let bits = |x: f64| f32::of(x).to_bits();
+        let mut row = [0; ROW_HEAD];
+        row[..5].copy_from_slice(&[self.grad_scale, self.l2, self.decay, average, clip_value].map(bits));
+        row
     }
 }

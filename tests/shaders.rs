@@ -3,7 +3,7 @@
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
-use wgpu_optim::{AnyRule, Extras, GradientAccess, Lane, look_ahead_shader, rules, shader, swap_shader};
+use wgpu_optim::{AnyRule, Extras, GradientAccess, Lane, look_ahead_shader, pass_shaders, rules, shader, swap_shader};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -16,20 +16,26 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
     (module, info)
 }
 
-/// All kernels there are: what a failure calls it, its pipeline constants, its text.
-fn kernels() -> Vec<(String, PipelineConstants, String)> {
+/// Texts that belong to no rule.
+const DRIVERS: [&str; 6] = ["update", "look_ahead", "swap", "reduce", "norm", "prepare"];
+
+/// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.
+fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
     let mut kernels = Vec::new();
+    for (name, entry, text) in pass_shaders() {
+        kernels.push((name.to_owned(), PipelineConstants::default(), text, entry));
+    }
     for lane in LANES {
-        kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane)));
-        kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane)));
+        kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane), "main"));
+        kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane), "main"));
         for (name, rule) in rules::all() {
             let constants: PipelineConstants =
                 rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
-                let all = Extras { average: true, clip: true };
-                kernels.push((format!("{label} {all:?}"), constants.clone(), shader(&rule, lane, access, all)));
-                kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default())));
+                let all = Extras { average: true, clip: true, zero: true };
+                kernels.push((format!("{label} {all:?}"), constants.clone(), shader(&rule, lane, access, all), "main"));
+                kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
         }
     }
@@ -53,14 +59,10 @@ fn the_list_is_whole() {
     for file in files {
         let file = file.unwrap().file_name().into_string().unwrap();
         let stem = file.strip_suffix(".wgsl").unwrap();
-        let known = ["update", "look_ahead", "swap"].contains(&stem)
-            || rules::all().iter().any(|(_, rule)| rule.name() == stem);
+        let known = DRIVERS.contains(&stem) || rules::all().iter().any(|(_, rule)| rule.name() == stem);
         assert!(known, "shaders/{file} belongs to no rule");
         let twin = format!("{}/src/rules/{stem}.rs", env!("CARGO_MANIFEST_DIR"));
-        assert!(
-            ["update", "look_ahead", "swap"].contains(&stem) || std::path::Path::new(&twin).exists(),
-            "{twin} is missing"
-        );
+        assert!(DRIVERS.contains(&stem) || std::path::Path::new(&twin).exists(), "{twin} is missing");
     }
 }
 
@@ -116,9 +118,9 @@ fn a_variant_differs_from_its_neighbours() {
 
 #[test]
 fn every_shader_translates_to_every_backend() {
-    for (name, constants, source) in kernels() {
+    for (name, constants, source, entry_point) in kernels() {
         let (module, info) = validate(&name, &source);
-        let entry = Some((naga::ShaderStage::Compute, "main"));
+        let entry = Some((naga::ShaderStage::Compute, entry_point));
         let (module, info) = pipeline_constants::process_overrides(&module, &info, entry, &constants)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let failed = |to: &str, e: &dyn std::fmt::Display| -> ! { panic!("{name} to {to}: {e}") };
@@ -141,7 +143,7 @@ fn every_shader_translates_to_every_backend() {
         let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
         let pipeline = glsl::PipelineOptions {
             shader_stage: naga::ShaderStage::Compute,
-            entry_point: "main".into(),
+            entry_point: entry_point.into(),
             multiview: None,
         };
         let mut text = String::new();

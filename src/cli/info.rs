@@ -84,7 +84,7 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
     let rule = rules::by_name(&args.rule)?;
     let lane = if args.tail { Lane::Tail } else { Lane::Four };
     let access = if args.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    let extras = Extras { average: args.average, clip: args.clip };
+    let extras = Extras { average: args.average, clip: args.clip, ..Extras::default() };
     say(None, wgpu_optim::shader(&rule, lane, access, extras).trim_end());
     for (name, value) in rule.overrides() {
         say(None, &format!("// pipeline constant: {name} = {value}"));

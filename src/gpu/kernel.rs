@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Gpu;
+use super::passes::storage;
 use crate::error::{Error, Result};
 use crate::rule::AnyRule;
 
@@ -61,6 +62,8 @@ pub struct Extras {
     pub average: bool,
     /// Gradients are clipped to [`Settings::clip_value`](crate::Settings::clip_value).
     pub clip: bool,
+    /// Elements of gradients that are not finite count as 0: [`NonFinite::Zero`](crate::NonFinite).
+    pub zero: bool,
 }
 
 impl KernelKey {
@@ -117,8 +120,9 @@ impl KernelKey {
             GradientAccess::Aliased | GradientAccess::Zero => bindings += &binding(1, "read_write", "grad"),
         }
         if self.gradient != GradientAccess::None {
-            let scaled = "row.grad_scale * grad[i]";
-            let clipped = if self.extras.clip { format!("clip({scaled}, row.clip_value)") } else { scaled.into() };
+            let raw = if self.extras.zero { "only_finite(grad[i])" } else { "grad[i]" };
+            let scaled = format!("row.grad_scale * {raw}");
+            let clipped = if self.extras.clip { format!("clip({scaled}, row.clip_value)") } else { scaled };
             _ = writeln!(load, "    let g = {clipped} + row.l2 * w;");
         }
         let first = self.bindings_before_slots();
@@ -144,6 +148,7 @@ impl KernelKey {
             .replace("//: bindings", bindings.trim())
             .replace("//: load", load.trim())
             .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
+            .replace("//: skipped", if self.gradient == GradientAccess::Zero { "grad[i] = Lane(0.0);" } else { "" })
             .replace("//: store", store.trim());
         format!("{head}{}\n{driver}", self.shader)
     }
@@ -196,7 +201,7 @@ pub(crate) fn row_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     )
 }
 
-fn layout(device: &wgpu::Device, label: &str, types: &[wgpu::BindingType]) -> wgpu::BindGroupLayout {
+pub(crate) fn layout(device: &wgpu::Device, label: &str, types: &[wgpu::BindingType]) -> wgpu::BindGroupLayout {
     let entry = |(binding, &ty)| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -237,11 +242,6 @@ impl Gpu {
         let label = Some(key.rule);
         let source = wgpu::ShaderSource::Wgsl(key.compose().into());
         let module = module.insert(device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source }));
-        let storage = |read_only| wgpu::BindingType::Buffer {
-            ty: wgpu::BufferBindingType::Storage { read_only },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        };
         let mut types = vec![storage(false); key.bindings()];
         if key.gradient == GradientAccess::Read {
             types[1] = storage(true);

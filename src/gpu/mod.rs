@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use kernel::{Kernel, KernelKey};
+use passes::Pass;
 
+pub(crate) mod control;
 pub(crate) mod kernel;
 pub(crate) mod memory;
+pub(crate) mod norm;
+pub(crate) mod passes;
 pub(crate) mod plan;
 
 pub(crate) mod slots;
@@ -27,6 +31,7 @@ struct Inner {
     /// Four bytes to write to.
     probe: wgpu::Buffer,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    passes: Mutex<HashMap<(String, &'static str), Arc<Pass>>>,
 }
 
 const FOUR: wgpu::BufferSize = wgpu::BufferSize::MIN.saturating_add(3);
@@ -149,7 +154,7 @@ impl Gpu {
             usage: wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        Self(Arc::new(Inner { device, queue, lost, probe, kernels: Mutex::default() }))
+        Self(Arc::new(Inner { device, queue, lost, probe, kernels: Mutex::default(), passes: Mutex::default() }))
     }
 
     /// The wgpu device.
@@ -184,6 +189,10 @@ impl Gpu {
         let alive = self.queue().write_buffer_with(&self.0.probe, 0, FOUR).is_some();
         drop(scope);
         if alive { Ok(()) } else { Err(Error::DeviceLost) }
+    }
+
+    fn passes(&self) -> MutexGuard<'_, HashMap<(String, &'static str), Arc<Pass>>> {
+        self.0.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Kernel>>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Gpu;
 use super::kernel::{GradientAccess, Kernel, KernelKey, Lane, WORKGROUP};
 use super::memory::{ALIGN, BufferRange};
-use super::slots::{Slot, Slots};
+use super::norm::Preparation;
 use crate::error::Result;
 
 /// Bind groups by what they bind; the flag is a gradient bound read-only.
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) members: Vec<u64>,
     /// A member of each row's cohort.
     pub(crate) rows: Vec<u64>,
+    /// What comes before the updates, where the device decides about the step.
+    pub(crate) preparation: Option<Preparation>,
 }
 
 #[derive(Debug)]
@@ -101,22 +103,23 @@ impl Plan {
         Ok(())
     }
 
-    /// Records all dispatches in one compute pass. The slot is released when the GPU has finished them.
-    pub(crate) fn record(&self, slots: &Slots, slot: Slot, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder
-            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("wgpu-optim"), timestamp_writes: None });
+    /// Records the updates, each with its row of `rows` at this dynamic offset.
+    pub(crate) fn record(
+        &self,
+        rows: &wgpu::BindGroup,
+        offset: impl Fn(usize) -> u32,
+        pass: &mut wgpu::ComputePass<'_>,
+    ) {
         let mut current: Option<&Arc<Kernel>> = None;
         for dispatch in &self.dispatches {
             if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &dispatch.kernel)) {
                 pass.set_pipeline(&dispatch.kernel.pipeline);
                 current = Some(&dispatch.kernel);
             }
-            pass.set_bind_group(0, &slots.bind_group, &[slots.offset(&slot, dispatch.row)]);
+            pass.set_bind_group(0, rows, &[offset(dispatch.row)]);
             pass.set_bind_group(1, &dispatch.bind_group, &[]);
             pass.dispatch_workgroups(dispatch.workgroups, 1, 1);
         }
-        drop(pass);
-        encoder.on_submitted_work_done(move || drop(slot));
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -14,7 +14,7 @@ pub(crate) const MAX_IN_FLIGHT: usize = 128;
 /// The most coefficients that a rule may have.
 pub(crate) const MAX_HYPER: usize = 32;
 /// The largest row, in bytes: the driver's numbers, and a rule's `Hyper`.
-const ROW: u64 = 4 * (ROW_HEAD + MAX_HYPER) as u64;
+pub(crate) const ROW: u64 = 4 * (ROW_HEAD + MAX_HYPER) as u64;
 
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -83,14 +83,14 @@ impl Slots {
         Ok(Slot { index, free: self.free.clone() })
     }
 
-    /// `f32`s from row to row, for [`Slots::write`].
+    /// Words from row to row, for [`Slots::write`].
     pub(crate) fn stride(&self) -> usize {
         (self.stride / 4) as usize
     }
 
     /// Writes the slot's rows, all with one call, before the next submission. This is also where a lost device shows that is not
     /// ours to watch: it has no staging memory.
-    pub(crate) fn write(&self, gpu: &Gpu, slot: &Slot, rows: &[f32]) -> Result<()> {
+    pub(crate) fn write(&self, gpu: &Gpu, slot: &Slot, rows: &[u32]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(rows);
         let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else {
             return Ok(());

@@ -93,12 +93,13 @@ impl Optimizer {
         self.write_part(key.into(), |_, _| Ok(Part::Gradient), values)
     }
 
-    /// Steps that this parameter has taken (on a GPU: that were recorded).
+    /// Steps that this parameter has taken (on a GPU: that were recorded; those that the device is known to have skipped do not count,
+    /// see [`Optimizer::settle`]).
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
     pub fn steps<'k>(&self, key: impl Into<Key<'k>>) -> Result<u64> {
-        Ok(self.get(key)?.steps)
+        Ok(self.get(key)?.recorded())
     }
 
     /// Sets the number of steps taken, to go on where another run stopped; with [`Optimizer::write`] and
@@ -110,8 +111,9 @@ impl Optimizer {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
         self.check_swapped(self.get(id)?.group, "set_steps")?;
-        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.steps != steps) {
-            parameter.steps = steps;
+        let changes = |parameter: &&mut Parameter| parameter.steps != steps || parameter.pending != 0;
+        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(changes) {
+            (parameter.steps, parameter.pending) = (steps, 0);
             self.plan = None;
         }
         Ok(())

@@ -173,6 +173,7 @@ impl Optimizer {
             group,
             len,
             steps: 0,
+            pending: 0,
             shift: 0.0,
             missing,
             options: Options::default(),

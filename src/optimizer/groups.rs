@@ -51,6 +51,7 @@ impl Optimizer {
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
+        self.check_clipping(self.guard.clip.as_ref(), group, settings.clip_norm.as_ref())?;
         if self.group(group)?.settings.zero_grad != settings.zero_grad {
             let ours = self.parameters.iter().filter(|(_, parameter)| settings.zero_grad && parameter.group == group);
             for (&id, parameter) in ours {
@@ -61,7 +62,9 @@ impl Optimizer {
             }
             self.plan = None;
         }
-        if self.groups[group].settings.clip_value.is_some() != settings.clip_value.is_some() {
+        let old = &self.groups[group].settings;
+        let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
+        if old.clip_value.is_some() != settings.clip_value.is_some() || kind(old) != kind(&settings) {
             self.plan = None;
         }
         self.groups[group].settings = settings;
@@ -107,7 +110,7 @@ impl Optimizer {
         }
         if let Device::Gpu(gpu) = &self.device {
             let Group { rule, settings, .. } = self.group(group)?;
-            let extras = Extras { average: true, ..self.group(group)?.extras() };
+            let extras = Extras { average: true, ..self.group(group)?.extras(false) };
             step::compile(gpu, rule, settings, extras)?;
         }
         let group = &mut self.groups[group];
@@ -137,16 +140,16 @@ impl Optimizer {
         self.group(group)?;
         schedule.as_ref().map_or(Ok(()), Schedule::check)?;
         self.groups[group].schedule = schedule;
-        self.groups[group].steps = 0;
+        (self.groups[group].steps, self.groups[group].pending) = (0, 0);
         Ok(())
     }
 
-    /// Steps that a group's schedule has taken.
+    /// Steps that a group's schedule has taken (on a GPU: that were recorded; those that the device is known to have skipped do not count).
     ///
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn schedule_step(&self, group: usize) -> Result<u64> {
-        Ok(self.group(group)?.steps)
+        Ok(self.group(group)?.recorded())
     }
 
     /// Takes a group's schedule to another step, to go on where another run stopped.
@@ -156,7 +159,7 @@ impl Optimizer {
     pub fn set_schedule_step(&mut self, group: usize, step: u64) -> Result<()> {
         self.group(group)?;
         require(step < 1 << 53, "step", step as f64, "below 2^53")?;
-        self.groups[group].steps = step;
+        (self.groups[group].steps, self.groups[group].pending) = (step, 0);
         Ok(())
     }
 

@@ -5,21 +5,25 @@ use std::collections::{BTreeMap, HashMap};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
+use crate::gpu::control::Control;
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{AnyRule, Real, Step};
+use crate::scaling::{Guard, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Coefficients, Options, Settings};
 
 mod access;
 mod add;
 mod groups;
+mod guard;
 mod plan;
 mod step;
+mod vectors;
 
-pub use step::Slices;
+pub use vectors::Slices;
 
 /// A parameter's handle. Never used again once the parameter is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,17 +90,31 @@ pub struct Optimizer {
     look_ahead_plan: Option<Plan>,
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
-    rows: Vec<f32>,
-    before: Before,
+    rows: Vec<u32>,
+    guard: Guard,
+    /// The device's half of the guard.
+    control: Option<Control>,
+    /// What the CPU's steps say.
+    report: Report,
+    /// Shifts before a submission that may be refused, kept for their allocation.
+    shifts: Vec<f64>,
+    recorded: Option<Recorded>,
 }
 
-/// What counts before a submission that may be refused, kept for its allocations.
-#[derive(Debug, Default)]
-struct Before {
-    /// Steps and shift.
-    parameters: Vec<(u64, f64)>,
-    /// Where the schedules are.
-    groups: Vec<u64>,
+/// How the step that was recorded last is counted.
+#[derive(Clone, Copy, Debug)]
+enum Recorded {
+    /// At once: the device takes it for certain.
+    Counted,
+    /// Under this number, once the device has told what became of it.
+    Pending(u32),
+}
+
+/// How many steps a parameter, and its group's schedule, have taken before the one that is recorded.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    steps: u64,
+    schedule: u64,
 }
 
 #[derive(Debug)]
@@ -107,8 +125,10 @@ struct Group {
     averaging: Option<Averaging>,
     /// The averages stand where the parameters belong.
     swapped: bool,
-    /// Steps that the schedule has seen.
+    /// Steps that the schedule has seen for certain.
     steps: u64,
+    /// Recorded steps that the device may have skipped, by [`Control::bit`].
+    pending: u128,
     /// Parameters, gradients and states of [`Optimizer::add`].
     owned: Arena,
     /// States of [`Optimizer::add_buffer`].
@@ -120,8 +140,10 @@ struct Parameter {
     name: String,
     group: usize,
     len: usize,
-    /// Steps taken.
+    /// Steps taken for certain.
     steps: u64,
+    /// Recorded steps in which it took part and which the device may have skipped, by [`Control::bit`].
+    pending: u128,
     /// It stands at `x + shift·v`.
     shift: f64,
     missing: bool,
@@ -151,8 +173,13 @@ struct Own<F> {
 }
 
 impl Group {
-    fn extras(&self) -> Extras {
-        Extras { average: self.averaging.is_some(), clip: self.settings.clip_value.is_some() }
+    fn extras(&self, zero: bool) -> Extras {
+        Extras { average: self.averaging.is_some(), clip: self.settings.clip_value.is_some(), zero }
+    }
+
+    /// Steps of its schedule so far, if none of those that are not known was skipped.
+    fn recorded(&self) -> u64 {
+        self.steps + u64::from(self.pending.count_ones())
     }
 
     /// The states that it keeps: its rule's, and the average.
@@ -179,27 +206,40 @@ impl Group {
 
     /// The settings at the schedule's present step.
     fn now(&self) -> Settings {
-        let factor = self.schedule.as_ref().map_or(1.0, |schedule| schedule.at(self.steps));
+        self.settings_at(self.recorded())
+    }
+
+    fn settings_at(&self, step: u64) -> Settings {
+        let factor = self.schedule.as_ref().map_or(1.0, |schedule| schedule.at(step));
         Settings { lr_factor: self.settings.lr_factor * factor, ..self.settings }
     }
 }
 
 impl Parameter {
-    /// Its group's settings now, with its own options.
-    fn settings(&self, group: &Group) -> Settings {
-        self.options.apply(group.now())
+    /// Steps so far, if none of those that are not known was skipped.
+    fn recorded(&self) -> u64 {
+        self.steps + u64::from(self.pending.count_ones())
     }
 
-    /// What the driver around the rule gets for its next step.
-    fn coefficients(&self, group: &Group) -> Coefficients {
-        let average = group.averaging.map(|averaging| averaging.rate(self.steps + 1));
-        Coefficients { average, ..self.settings(group).coefficients() }
+    fn at(&self, group: &Group) -> At {
+        At { steps: self.recorded(), schedule: group.recorded() }
     }
 
-    /// What the host knows of its next step.
-    fn next_step(&self, group: &Group) -> Step {
-        let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(group.steps));
-        Step { t: self.steps + 1, lr: self.settings(group).effective_lr(), momentum, look_ahead: self.shift }
+    /// Its group's settings, with its own options.
+    fn settings(&self, group: &Group, at: At) -> Settings {
+        self.options.apply(group.settings_at(at.schedule))
+    }
+
+    /// What the driver around the rule gets for the next step.
+    fn coefficients(&self, group: &Group, at: At) -> Coefficients {
+        let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1));
+        Coefficients { average, ..self.settings(group, at).coefficients() }
+    }
+
+    /// What the host knows of the next step.
+    fn next_step(&self, group: &Group, at: At) -> Step {
+        let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(at.schedule));
+        Step { t: at.steps + 1, lr: self.settings(group, at).effective_lr(), momentum, look_ahead: self.shift }
     }
 
     /// Whether the next step leaves it out.
@@ -242,7 +282,11 @@ impl Optimizer {
             look_ahead_plan: None,
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
-            before: Before::default(),
+            guard: Guard::default(),
+            control: None,
+            report: Report::default(),
+            shifts: Vec::new(),
+            recorded: None,
         };
         optimizer.add_group(rule, settings)?;
         Ok(optimizer)
@@ -256,13 +300,14 @@ impl Optimizer {
         let (rule, settings) = (rule.into(), settings.into());
         rule.0.check()?;
         settings.check()?;
+        self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), settings.clip_norm.as_ref())?;
         let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
         if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.declared_slots().contains(&AVERAGE) {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
         if let Device::Gpu(gpu) = &self.device {
-            let extras = Extras { average: false, clip: settings.clip_value.is_some() };
+            let extras = Extras { clip: settings.clip_value.is_some(), ..Extras::default() };
             step::compile(gpu, &rule, &settings, extras)?;
         }
         let mut group = Group {
@@ -272,6 +317,7 @@ impl Optimizer {
             averaging: None,
             swapped: false,
             steps: 0,
+            pending: 0,
             owned: Arena::default(),
             states: Arena::default(),
         };

@@ -8,14 +8,17 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::kernel::{AVERAGE, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::norm::{Measured, Preparation};
 use crate::gpu::plan::Plan;
 
-/// What makes parameters step together: the group, the options, the step count, the look-ahead.
-type Cohort = (usize, u64, bool, u64, u64);
+/// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
+/// it is, where each has coefficients of its own.
+type Cohort = (usize, u64, bool, (u64, u128), u64, Option<u64>);
 
-fn cohort(parameter: &Parameter) -> Cohort {
-    let Parameter { group, options, steps, shift, .. } = parameter;
-    (*group, options.lr_scale.to_bits(), options.weight_decay, *steps, shift.to_bits())
+fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
+    let Parameter { group, options, steps, pending, shift, .. } = parameter;
+    let alone = groups[*group].settings.clip_norm.map(|_| id);
+    (*group, options.lr_scale.to_bits(), options.weight_decay, (*steps, *pending), shift.to_bits(), alone)
 }
 
 /// Adjacent tensors of one cohort in the arena, or one tensor elsewhere.
@@ -46,11 +49,13 @@ impl Optimizer {
         let mut plan = Plan::default();
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
+        let mut measured = Vec::new();
+        let (kind, zero) = (self.norm_kind(), self.zeroes());
         for (id, parameter, tensor) in self.tensors_in_place() {
             let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.stays()) else {
                 continue;
             };
-            let row = *cohorts.entry(cohort(parameter)).or_insert_with(|| {
+            let row = *cohorts.entry(cohort(id, parameter, &self.groups)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
@@ -63,13 +68,21 @@ impl Optimizer {
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
             push_run(&mut runs, parameter.group, Run { ranges, row, access }, in_arena);
+            if self.measures() {
+                measured.push(Measured { range: gradient.clone(), row, kind, zero });
+            }
         }
         self.keep_bind_groups(runs.len());
         for (group, run) in runs {
             let Group { rule, .. } = &self.groups[group];
-            let extras = self.groups[group].extras();
+            let extras = self.groups[group].extras(zero);
             let key = |lane| KernelKey::update(rule, lane, run.access, extras);
             plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
+        }
+        if self.controlled() && !plan.is_empty() {
+            measured.sort_by_key(|part| part.row);
+            let control = self.control(gpu)?.buffer.clone();
+            plan.preparation = Some(Preparation::new(gpu, &control, plan.rows.len(), &measured)?);
         }
         Ok(plan)
     }
@@ -101,7 +114,7 @@ impl Optimizer {
         for (id, parameter, tensor) in self.tensors_in_place() {
             let slot = self.groups[parameter.group].slots().iter().position(|slot| *slot == state);
             let Some(slot) = slot.filter(|_| members.binary_search(&id).is_ok()) else { continue };
-            let row = *cohorts.entry(cohort(parameter)).or_insert_with(|| {
+            let row = *cohorts.entry(cohort(id, parameter, &self.groups)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });

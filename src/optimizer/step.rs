@@ -1,27 +1,15 @@
 //! A step: on the GPU recorded from the plan, on the CPU computed.
 
-use std::collections::{HashMap, HashSet};
-
-use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
-use crate::cpu::{self, AnyJob, Job};
+use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
-use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::control::Control;
+use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane};
+use crate::gpu::norm::ROW_STRIDE;
 use crate::gpu::plan::Plan;
 use crate::gpu::slots::Slots;
 use crate::gpu::{Device, Gpu};
 use crate::rule::{AnyRule, Real};
 use crate::settings::{ROW_HEAD, Settings};
-
-/// A parameter in the caller's slices; see [`Optimizer::step_slices`].
-#[derive(Debug)]
-pub struct Slices<'a, F> {
-    /// Which parameter.
-    pub id: ParameterId,
-    /// Its values, updated in place.
-    pub parameter: &'a mut [F],
-    /// Its gradient; `None` leaves it out of this step.
-    pub gradient: Option<&'a [F]>,
-}
 
 /// Compiles what a group's first step will need.
 pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
@@ -44,7 +32,6 @@ impl Optimizer {
             Device::Cpu => {
                 self.check_groups()?;
                 self.step_vectors();
-                self.advance_schedules_but_of_slices();
                 Ok(())
             }
         }
@@ -53,7 +40,8 @@ impl Optimizer {
     /// Records one step into the caller's encoder, in one compute pass. Submits nothing and waits for nothing.
     ///
     /// The step counts from now on, with the settings that the groups have now; an encoder that is dropped instead of submitted
-    /// leaves the counts one ahead. Several steps may be recorded into one encoder.
+    /// leaves the counts one ahead (unless the step may be skipped: then it was). Several steps may be recorded into one encoder, and
+    /// encoders are submitted in the order of their steps.
     ///
     /// # Errors
     /// [`Error::Unsupported`] on the CPU, [`Error::TooManyStepsInFlight`] once 128 recorded steps have not finished,
@@ -62,25 +50,50 @@ impl Optimizer {
         let gpu = self.gpu("encode")?;
         gpu.check_flag()?;
         self.check_groups()?;
+        self.resolve();
+        let controlled = self.controlled();
         let plan = match self.plan.take() {
-            Some(plan) => plan,
-            None => self.make_plan(&gpu)?,
+            Some(plan) if plan.is_empty() || plan.preparation.is_some() == controlled => plan,
+            _ => self.make_plan(&gpu)?,
         };
-        let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
-            row.extend(parameter.coefficients(group).row());
-            group.rule.0.hyper_f32(&parameter.next_step(group), row);
-        });
-        if recorded.is_ok() {
-            for id in &plan.members {
-                if let Some(parameter) = self.parameters.get_mut(id) {
-                    parameter.steps += 1;
-                    parameter.shift = 0.0;
+        let recorded = match plan.preparation {
+            Some(_) => self.record_controlled(&gpu, &plan, encoder),
+            None => self.record(&gpu, &plan, encoder, |parameter, group, row| {
+                let at = parameter.at(group);
+                row.extend(parameter.coefficients(group, at).row());
+                group.rule.0.hyper_f32(&parameter.next_step(group, at), row);
+            }),
+        };
+        match recorded {
+            Ok(recorded) => {
+                self.count(&plan, recorded, |steps, pending, bit| match bit {
+                    None => *steps += 1,
+                    Some(bit) => *pending |= bit,
+                });
+                for id in &plan.members {
+                    self.parameters.entry(*id).and_modify(|parameter| parameter.shift = 0.0);
                 }
+                self.recorded = Some(recorded);
+                self.plan = Some(plan);
+                Ok(())
             }
-            self.advance_schedules(|_| true);
+            Err(e) => {
+                self.plan = Some(plan);
+                Err(e)
+            }
         }
-        self.plan = Some(plan);
-        recorded
+    }
+
+    /// Counts a recorded step, or takes it back: of the plan's members, and of all schedules.
+    fn count(&mut self, plan: &Plan, recorded: Recorded, f: impl Fn(&mut u64, &mut u128, Option<u128>)) {
+        let bit = match recorded {
+            Recorded::Counted => None,
+            Recorded::Pending(step) => Some(Control::bit(step)),
+        };
+        for id in &plan.members {
+            self.parameters.entry(*id).and_modify(|p| f(&mut p.steps, &mut p.pending, bit));
+        }
+        self.groups.iter_mut().for_each(|group| f(&mut group.steps, &mut group.pending, bit));
     }
 
     /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished. For loops that
@@ -89,23 +102,30 @@ impl Optimizer {
     /// # Errors
     /// [`Error::TooManyStepsInFlight`] if the 128 are recorded in encoders that were not submitted, [`Error::DeviceLost`].
     #[cfg(not(target_family = "wasm"))]
-    pub fn wait_for_room(&self) -> Result<()> {
-        let (Device::Gpu(gpu), Some(slots)) = (&self.device, &self.slots) else { return Ok(()) };
+    pub fn wait_for_room(&mut self) -> Result<()> {
+        let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
         for poll in [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()] {
             gpu.check_flag()?;
-            if slots.acquire().is_ok() {
+            if self.has_room().is_ok() {
                 return Ok(());
             }
             if let Err(e) = gpu.device().poll(poll) {
                 return Err(Error::Rejected { operation: "waiting", reason: e.to_string() });
             }
         }
-        slots.acquire().map(drop)
+        self.has_room()
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    fn has_room(&mut self) -> Result<()> {
+        self.resolve();
+        self.control.as_ref().map_or(Ok(()), Control::check_room)?;
+        self.slots.as_ref().map_or(Ok(()), |slots| slots.acquire().map(drop))
     }
 
     /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the next step takes
     /// that back. Of groups with [`Momentum`](crate::rules::Momentum) without `nesterov`; others stay. A parameter that stands
-    /// there already stays too. Between this and the step, reading a parameter gives the look-ahead point, and writing it takes it
+    /// there already stays too. Not where a step may be skipped, which could not take it back: see [`NonFinite`](crate::NonFinite). Between this and the step, reading a parameter gives the look-ahead point, and writing it takes it
     /// from there. A look-ahead counts as a step for the 128 that may be recorded and not finished.
     ///
     /// # Errors
@@ -114,20 +134,22 @@ impl Optimizer {
         let gpu = self.gpu("encode_look_ahead")?;
         gpu.check_flag()?;
         self.check_groups()?;
+        self.check_look_ahead()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
             Some(plan) if plan.members.iter().eq(members.iter().map(|(id, _)| id)) => plan,
             _ => self.make_look_ahead_plan(&gpu, &members)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
-            row.extend([0.0; ROW_HEAD]);
-            row.push(f32::of(group.rule.0.look_ahead(&parameter.next_step(group)).unwrap_or(0.0)));
+            row.extend([0; ROW_HEAD]);
+            let shift = group.rule.0.look_ahead(&parameter.next_step(group, parameter.at(group)));
+            row.push(f32::of(shift.unwrap_or(0.0)).to_bits());
         });
         self.look_ahead_plan = Some(plan);
         if recorded.is_ok() {
             self.shift(&members);
         }
-        recorded
+        recorded.map(drop)
     }
 
     /// [`Optimizer::encode_look_ahead`] with a submission of its own; on the CPU, the look-ahead itself.
@@ -139,6 +161,7 @@ impl Optimizer {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode_look_ahead),
             Device::Cpu => {
                 self.check_groups()?;
+                self.check_look_ahead()?;
                 let members = self.look_ahead_members();
                 for &(id, shift) in &members {
                     let Some(parameter) = self.parameters.get_mut(&id) else { continue };
@@ -153,92 +176,6 @@ impl Optimizer {
                 Ok(())
             }
         }
-    }
-
-    /// One step of parameters in the caller's slices, on the CPU: all of a group in one call, which takes its schedule one further.
-    ///
-    /// ```
-    /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
-    /// let mut optimizer = Optimizer::new(&Device::Cpu, Momentum::default(), 0.1)?;
-    /// let id = optimizer.add_slice::<f64>(0, "w", 2)?;
-    /// let mut w = [1.0, 2.0];
-    /// optimizer.step_slices(&mut [Slices { id, parameter: &mut w, gradient: Some(&[1.0, 0.0]) }])?;
-    /// assert_eq!(w, [0.9, 2.0]);
-    /// # Ok::<(), wgpu_optim::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
-    /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
-    pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
-        self.check_groups()?;
-        let mut places = self.check_slices(tensors)?;
-        let stepped: HashSet<_> = places.keys().filter_map(|id| Some(self.parameters.get(id)?.group)).collect();
-        let groups = &self.groups;
-        let mut work = Vec::new();
-        for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
-            if let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) {
-                work.push((parameter, &mut **w, *g));
-            }
-        }
-        for_each(work, |(parameter, w, g): (&mut Parameter, &mut [F], &[F])| {
-            parameter.step(groups, |memory| match memory {
-                Memory::Gpu(_) => None,
-                Memory::F32(v) => Some(AnyJob::F32(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
-                Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
-            });
-        });
-        self.advance_schedules(|group| stepped.contains(&group));
-        Ok(())
-    }
-
-    /// [`Optimizer::look_ahead`] of parameters in the caller's slices; their gradients are not read.
-    ///
-    /// # Errors
-    /// As [`Optimizer::step_slices`].
-    pub fn look_ahead_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
-        self.check_groups()?;
-        let mut places = self.check_slices(tensors)?;
-        let groups = &self.groups;
-        for (id, parameter) in &mut self.parameters {
-            let (Some(tensor), Some(shift)) = (places.remove(id), parameter.look_ahead(groups)) else { continue };
-            let v = parameter.momentum_slot(groups);
-            match &mut parameter.memory {
-                Memory::Gpu(_) => {}
-                Memory::F32(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
-                }
-                Memory::F64(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
-                }
-            }
-            parameter.shift = shift;
-        }
-        Ok(())
-    }
-
-    /// The tensors by parameter, if all of them fit.
-    fn check_slices<'s, 'a, F: Real>(
-        &self,
-        tensors: &'s mut [Slices<'a, F>],
-    ) -> Result<HashMap<u64, &'s mut Slices<'a, F>>> {
-        let mut places = HashMap::new();
-        for tensor in tensors {
-            let parameter = self.get(tensor.id)?;
-            if !parameter.in_slice() {
-                return Err(parameter.unsupported("a step on slices", "it was not added with add_slice"));
-            }
-            if parameter.element() != F::NAME {
-                let (expected, name) = (parameter.element(), parameter.name.clone());
-                return Err(Error::ElementType { name, expected, found: F::NAME });
-            }
-            parameter.check_len(tensor.parameter.len())?;
-            parameter.check_len(tensor.gradient.map_or(parameter.len, <[F]>::len))?;
-            if places.insert(tensor.id.0, tensor).is_some() {
-                return Err(parameter.unsupported("a step on slices", "it is given twice"));
-            }
-        }
-        Ok(places)
     }
 
     /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without an average
@@ -260,9 +197,10 @@ impl Optimizer {
             return refuse("some of its parameters stand at their look-ahead point: step first");
         }
         if let Device::Gpu(gpu) = self.device.clone() {
+            self.settle_here()?;
             self.submit(&gpu, |optimizer, encoder| {
                 let plan = optimizer.make_swap_plan(&gpu, group)?;
-                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0.0; ROW_HEAD + 1]))
+                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
             })?;
         }
         let averaging = self.groups[group].averaging;
@@ -278,38 +216,34 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Who has an average depends on which steps were taken.
+    fn settle_here(&mut self) -> Result<()> {
+        self.resolve();
+        #[cfg(not(target_family = "wasm"))]
+        return self.settle_blocking();
+        #[cfg(target_family = "wasm")]
+        match self.unresolved() {
+            0 => Ok(()),
+            limit => Err(Error::TooManyStepsInFlight { limit }),
+        }
+    }
+
+    /// A step that is skipped cannot take a look-ahead back.
+    pub(super) fn check_look_ahead(&self) -> Result<()> {
+        if !self.can_skip() {
+            return Ok(());
+        }
+        let reason = "the next step may be skipped, and then not take it back: set another policy than NonFinite::Skip";
+        Err(Error::Unsupported { operation: "a look-ahead", name: "the optimizer".into(), reason })
+    }
+
     /// No step starts from averages, or at a rate that is none in f32.
-    fn check_groups(&self) -> Result<()> {
+    pub(super) fn check_groups(&self) -> Result<()> {
         for (k, group) in self.groups.iter().enumerate() {
             self.check_swapped(k, "a step")?;
             group.now().check()?;
         }
         Ok(())
-    }
-
-    /// Takes the schedules of these groups one further.
-    fn advance_schedules(&mut self, stepped: impl Fn(usize) -> bool) {
-        let groups = self.groups.iter_mut().enumerate().filter(|(k, _)| stepped(*k));
-        groups.for_each(|(_, group)| group.steps += 1);
-    }
-
-    /// Groups of nothing but slices step in [`Optimizer::step_slices`] alone.
-    fn advance_schedules_but_of_slices(&mut self) {
-        let of = |group, slices| self.parameters.values().any(|p| p.group == group && p.in_slice() == slices);
-        let stepped: Vec<_> = (0..self.groups.len()).map(|group| of(group, false) || !of(group, true)).collect();
-        self.advance_schedules(|group| stepped[group]);
-    }
-
-    fn step_vectors(&mut self) {
-        let groups = &self.groups;
-        let work: Vec<_> = self.parameters.values_mut().filter(|parameter| !parameter.stays()).collect();
-        for_each(work, |parameter| {
-            parameter.step(groups, |memory| match memory {
-                Memory::Gpu(_) => None,
-                Memory::F32(v) => v.job().map(AnyJob::F32),
-                Memory::F64(v) => v.job().map(AnyJob::F64),
-            });
-        });
     }
 
     pub(super) fn gpu(&self, operation: &'static str) -> Result<Gpu> {
@@ -329,10 +263,9 @@ impl Optimizer {
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
         gpu.check_flag()?;
-        self.before.parameters.clear();
-        self.before.parameters.extend(self.parameters.values().map(|parameter| (parameter.steps, parameter.shift)));
-        self.before.groups.clear();
-        self.before.groups.extend(self.groups.iter().map(|group| group.steps));
+        self.recorded = None;
+        self.shifts.clear();
+        self.shifts.extend(self.parameters.values().map(|parameter| parameter.shift));
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             let encoded = encode(self, &mut encoder);
@@ -350,11 +283,18 @@ impl Optimizer {
             encoded
         });
         if submitted.is_err() {
-            for (group, before) in self.groups.iter_mut().zip(&self.before.groups) {
-                group.steps = *before;
+            if let (Some(recorded), Some(plan)) = (self.recorded.take(), self.plan.take()) {
+                self.count(&plan, recorded, |steps, pending, bit| match bit {
+                    None => *steps -= 1,
+                    Some(bit) => *pending &= !bit,
+                });
+                if let (Recorded::Pending(step), Some(control)) = (recorded, &mut self.control) {
+                    control.take_back(step);
+                }
+                self.plan = Some(plan);
             }
-            for (parameter, before) in self.parameters.values_mut().zip(&self.before.parameters) {
-                (parameter.steps, parameter.shift) = *before;
+            for (parameter, before) in self.parameters.values_mut().zip(&self.shifts) {
+                parameter.shift = *before;
             }
         }
         submitted?
@@ -366,28 +306,46 @@ impl Optimizer {
         gpu: &Gpu,
         plan: &Plan,
         encoder: &mut wgpu::CommandEncoder,
-        fill: impl Fn(&Parameter, &Group, &mut Vec<f32>),
-    ) -> Result<()> {
+        fill: impl Fn(&Parameter, &Group, &mut Vec<u32>),
+    ) -> Result<Recorded> {
         if plan.is_empty() {
-            return Ok(());
+            return Ok(Recorded::Counted);
         }
         if !self.slots.as_ref().is_some_and(|slots| slots.holds(plan.rows.len())) {
             self.slots = Some(Slots::new(gpu, plan.rows.len())?);
         }
-        let Some(slots) = &self.slots else {
-            return Ok(());
-        };
+        let Some(slots) = &self.slots else { return Ok(Recorded::Counted) };
         let slot = slots.acquire()?;
         self.rows.clear();
         for (row, &leader) in plan.rows.iter().enumerate() {
-            self.rows.resize(row * slots.stride(), 0.0);
+            self.rows.resize(row * slots.stride(), 0);
             if let Some(parameter) = self.parameters.get(&leader) {
                 fill(parameter, &self.groups[parameter.group], &mut self.rows);
             }
         }
         slots.write(gpu, &slot, &self.rows)?;
-        plan.record(slots, slot, encoder);
-        Ok(())
+        let mut pass = encoder.begin_compute_pass(&compute_pass());
+        plan.record(&slots.bind_group, |row| slots.offset(&slot, row), &mut pass);
+        drop(pass);
+        encoder.on_submitted_work_done(move || drop(slot));
+        Ok(Recorded::Counted)
+    }
+
+    /// Fills a slot with all that the device may need to decide about the step, and records the plan.
+    fn record_controlled(&mut self, gpu: &Gpu, plan: &Plan, encoder: &mut wgpu::CommandEncoder) -> Result<Recorded> {
+        let Some(preparation) = &plan.preparation else { return Ok(Recorded::Counted) };
+        self.control(gpu)?;
+        let words = self.slot_words(plan, preparation)?;
+        let control = self.control(gpu)?;
+        let in_flight = control.begin(gpu, &words)?;
+        let step = in_flight.step;
+        let mut pass = encoder.begin_compute_pass(&compute_pass());
+        preparation.record(in_flight.group()?, &mut pass);
+        plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, &mut pass);
+        drop(pass);
+        control.end(in_flight, encoder);
+        self.rows = words;
+        Ok(if self.can_skip() { Recorded::Pending(step) } else { Recorded::Counted })
     }
 
     /// Parameters that a look-ahead moves, and their shift.
@@ -405,71 +363,6 @@ impl Optimizer {
     }
 }
 
-impl Parameter {
-    /// One step on the CPU, of the job that its memory makes.
-    fn step<'a>(&'a mut self, groups: &[Group], job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>) {
-        let group = &groups[self.group];
-        let (step, c) = (self.next_step(group), self.coefficients(group));
-        if let Some(job) = job(&mut self.memory) {
-            group.rule.0.update(job, &c, &step);
-            self.steps += 1;
-            self.shift = 0.0;
-        }
-    }
-
-    fn in_slice(&self) -> bool {
-        match &self.memory {
-            Memory::Gpu(_) => false,
-            Memory::F32(vectors) => vectors.own.is_none(),
-            Memory::F64(vectors) => vectors.own.is_none(),
-        }
-    }
-
-    /// The shift of a look-ahead, unless its rule has none or the parameter stands there already.
-    fn look_ahead(&self, groups: &[Group]) -> Option<f64> {
-        let group = &groups[self.group];
-        group.rule.0.look_ahead(&self.next_step(group)).filter(|_| self.shift == 0.0 && !self.options.frozen)
-    }
-
-    /// Which of its states is the velocity; a rule with a look-ahead has one.
-    pub(super) fn momentum_slot(&self, groups: &[Group]) -> usize {
-        groups[self.group].rule.slots().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
-    }
-}
-
-impl<F: Real> Vectors<F> {
-    fn job(&mut self) -> Option<Job<'_, F>> {
-        let Own { parameter, gradient } = self.own.as_mut()?;
-        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
-    }
-
-    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
-        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }
-    }
-
-    /// The average is the last of the states.
-    fn swap(&mut self) {
-        if let (Some(own), Some(average)) = (&mut self.own, self.slots.last_mut()) {
-            std::mem::swap(&mut own.parameter, average);
-        }
-    }
-
-    fn look_ahead(&mut self, v: usize, shift: f64) {
-        if let (Some(own), Some(v)) = (&mut self.own, self.slots.get(v)) {
-            cpu::look_ahead(&mut own.parameter, v, shift);
-        }
-    }
-}
-
-#[cfg(not(target_family = "wasm"))]
-fn for_each<T: Send>(work: Vec<T>, f: impl Fn(T) + Send + Sync) {
-    use rayon::prelude::*;
-    work.into_par_iter().for_each(f);
-}
-
-#[cfg(target_family = "wasm")]
-fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
-    work.into_iter().for_each(f);
+fn compute_pass() -> wgpu::ComputePassDescriptor<'static> {
+    wgpu::ComputePassDescriptor { label: Some("wgpu-optim"), timestamp_writes: None }
 }

@@ -13,6 +13,7 @@ mod convergence;
 mod errors;
 mod fixture;
 mod formulas;
+mod guard;
 mod look_ahead;
 mod memory;
 mod options;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         averages::TESTS,
         convergence::TESTS,
         errors::TESTS,
+        guard::TESTS,
         look_ahead::TESTS,
         memory::TESTS,
         options::TESTS,

@@ -16,15 +16,7 @@ tests!(
 );
 
 const LEN: usize = 131;
-const DECAYED: Settings = Settings {
-    lr: 0.01,
-    lr_factor: 1.0,
-    maximize: false,
-    weight_decay: WeightDecay::Decoupled(0.1),
-    grad_scale: 1.0,
-    clip_value: None,
-    zero_grad: false,
-};
+const DECAYED: Settings = Settings { weight_decay: WeightDecay::Decoupled(0.1), ..Settings::lr(0.01) };
 
 /// Four parameters in one group with options, against four groups with settings.
 fn options_equal_groups_of_their_own(gpu: &Gpu) -> Result<(), Failed> {

@@ -1,0 +1,41 @@
+// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, prepare.wgsl and trust.wgsl.
+//
+// A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale is the power
+// of two below the largest |x|, so that no square of a finite f32 overflows and none that counts underflows. CPU twin: src/cpu.rs.
+
+const L1 = 0u;
+const L2 = 1u;
+const MAX = 2u;
+const INFINITE = 0x7f800000u;
+
+// What is wrong with a gradient: 0 nothing, 1 an ∞, 2 a NaN.
+struct Partial { scale: f32, sum: f32, bad: u32, row: u32 }
+
+var<workgroup> pairs: array<vec2<f32>, 256>;
+var<workgroup> worst: atomic<u32>;
+
+fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
+    let scale = max(a.x, b.x);
+    if scale == 0.0 {
+        return vec2(0.0);
+    }
+    var part = vec2(a.x, b.x) / scale;
+    if kind == L2 {
+        part *= part;
+    }
+    part *= vec2(a.y, b.y);
+    return vec2(scale, select(part.x + part.y, max(part.x, part.y), kind == MAX));
+}
+
+// The pairs of all 256 threads, joined in a fixed order.
+fn join_all(mine: vec2<f32>, lane: u32, kind: u32) -> vec2<f32> {
+    pairs[lane] = mine;
+    workgroupBarrier();
+    for (var n = 128u; n > 0u; n >>= 1u) {
+        if lane < n {
+            pairs[lane] = join(pairs[lane], pairs[lane + n], kind);
+        }
+        workgroupBarrier();
+    }
+    return pairs[0];
+}

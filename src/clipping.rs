@@ -1,0 +1,122 @@
+//! Limits on the norm of gradients, and what becomes of a step whose gradients are not finite.
+
+use crate::error::{Result, require};
+
+/// A norm of a vector x of n elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Norm {
+    /// Σ|x|.
+    L1,
+    /// √Σx².
+    #[default]
+    L2,
+    /// max|x|: PyTorch's `norm_type=inf`.
+    Max,
+    /// √(Σx²/n).
+    Rms,
+}
+
+impl Norm {
+    /// The shaders' number for it; the RMS is the L2 norm with a factor.
+    pub(crate) fn kind(self) -> u32 {
+        match self {
+            Self::L1 => 0,
+            Self::L2 | Self::Rms => 1,
+            Self::Max => 2,
+        }
+    }
+
+    /// The factor on the shaders' norm.
+    pub(crate) fn factor(self, len: usize) -> f64 {
+        if self == Self::Rms { 1.0 / (len.max(1) as f64).sqrt() } else { 1.0 }
+    }
+}
+
+/// A limit on a gradient's norm: of all gradients together with [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm), of
+/// each parameter's with [`Settings::clip_norm`](crate::Settings::clip_norm).
+///
+/// ```text
+/// g ← min(1, max_norm / (‖g‖ + eps))·g
+/// ```
+/// The norm of finite gradients never overflows on the way (PyTorch's float32 norm is ∞ once a square is, and its clipped gradients
+/// are then 0). Where it is needed at all it costs one more pass over the gradients: 4 bytes of traffic an element.
+///
+/// ```
+/// use wgpu_optim::{ClipNorm, Device, Optimizer, rules::Sgd};
+/// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
+/// sgd.set_clip_norm(ClipNorm::optax(1.0))?;
+/// sgd.add(0, "w", &[0.0f32, 0.0])?;
+/// sgd.write_gradient("w", &[3.0f32, 4.0])?;
+/// sgd.step()?;
+/// assert_eq!(sgd.read_blocking::<f32>("w")?, [-0.6, -0.8]);
+/// assert_eq!(sgd.report().grad_norm, 5.0);
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClipNorm {
+    /// The largest norm, 0 or more.
+    pub max_norm: f64,
+    /// Which norm.
+    pub norm: Norm,
+    /// Added to the norm; 0 or more.
+    pub eps: f64,
+    /// Whether a smaller norm stays: the min(1, …) above. Without it every gradient gets this norm.
+    pub only_down: bool,
+}
+
+impl ClipNorm {
+    /// PyTorch's `clip_grad_norm_`: L2, ε = 1e-6.
+    pub fn torch(max_norm: f64) -> Self {
+        Self { max_norm, norm: Norm::L2, eps: 1e-6, only_down: true }
+    }
+    /// optax' `clip_by_global_norm`, Keras' `global_clipnorm` and, for each parameter, `clipnorm`: L2, no ε.
+    pub fn optax(max_norm: f64) -> Self {
+        Self { eps: 0.0, ..Self::torch(max_norm) }
+    }
+    /// optax' `normalize_by_update_norm`: to this norm, from below, too.
+    pub fn normalize(norm: f64) -> Self {
+        Self { only_down: false, ..Self::torch(norm) }
+    }
+    /// optax' `clip_by_block_rms`, for each parameter: its root mean square.
+    pub fn block_rms(threshold: f64) -> Self {
+        Self { norm: Norm::Rms, ..Self::optax(threshold) }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let at_least_0 = |x: f64| x >= 0.0 && x <= f64::from(f32::MAX);
+        require(at_least_0(self.max_norm), "max_norm", self.max_norm, "0 or more, and finite in f32")?;
+        require(at_least_0(self.eps), "eps", self.eps, "0 or more, and finite in f32")
+    }
+
+    /// What a gradient of this norm is multiplied by: the twin of `limited` in shaders/prepare.wgsl.
+    pub(crate) fn coefficient(&self, norm: f64) -> f64 {
+        match self.max_norm / (norm + self.eps) {
+            c if norm.is_nan() => c,
+            c if self.only_down && (c >= 1.0 || self.max_norm >= norm + self.eps) => 1.0,
+            _ if norm + self.eps == 0.0 => 0.0,
+            c => c,
+        }
+    }
+
+    /// `KIND` … `FACTOR` of shaders/prepare.wgsl.
+    pub(crate) fn words(clip: Option<&Self>, len: usize) -> [u32; 5] {
+        let Some(clip) = clip else {
+            return [Norm::L2.kind(), 0, 0, 2, 1f32.to_bits()];
+        };
+        let bits = |x: f64| (x as f32).to_bits();
+        let factor = bits(clip.norm.factor(len));
+        [clip.norm.kind(), bits(clip.max_norm), bits(clip.eps), u32::from(clip.only_down), factor]
+    }
+}
+
+/// What becomes of a step in which some gradient holds NaN or ∞.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonFinite {
+    /// The whole step is left out, of every group: parameters, states, averages, step counts and schedules stay bit for bit.
+    #[default]
+    Skip,
+    /// They go on into the step. Clipping by norm then does what PyTorch does: an ∞ makes it NaN and all else 0, a NaN makes all NaN.
+    Propagate,
+    /// They count as 0, in norms too (optax' `zero_nans` for NaN; here ∞ as well).
+    Zero,
+}

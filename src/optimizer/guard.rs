@@ -1,0 +1,283 @@
+//! What the optimizer does about a step as a whole: clipping by the norm of all gradients, overflow, loss scaling.
+
+use super::{At, Optimizer};
+use crate::clipping::{ClipNorm, NonFinite};
+use crate::error::{Error, Result};
+use crate::gpu::control::{Control, ENTRY, SLOT_HEAD};
+use crate::gpu::memory::BufferRange;
+use crate::gpu::norm::Preparation;
+use crate::gpu::plan::Plan;
+use crate::gpu::{Device, Gpu};
+use crate::scaling::{LossScaler, Report};
+use crate::settings::ROW_HEAD;
+
+/// The most rows that a step offers the device to choose from.
+const MAX_CANDIDATES: usize = 1 << 14;
+
+impl Optimizer {
+    /// Limits the norm of all gradients together, of every group, from the next recorded step on; `None` for no limit.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`], [`Error::Unsupported`] beside [`Settings::clip_norm`](crate::Settings::clip_norm).
+    pub fn set_clip_norm(&mut self, clip: impl Into<Option<ClipNorm>>) -> Result<()> {
+        let clip = clip.into();
+        clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
+        self.check_clipping(clip.as_ref(), usize::MAX, None)?;
+        let kind = |clip: Option<ClipNorm>| clip.map(|clip| clip.norm.kind());
+        if kind(self.guard.clip) != kind(clip) {
+            self.plan = None;
+        }
+        self.guard.clip = clip;
+        Ok(())
+    }
+
+    /// What becomes of a step whose gradients hold NaN or ∞, from the next recorded step on. With clipping by norm or loss scaling the
+    /// step is skipped unless another policy is set; without them gradients are not looked at until a policy is set here.
+    pub fn set_non_finite(&mut self, policy: NonFinite) {
+        self.guard.policy = Some(policy);
+        self.plan = None;
+    }
+
+    /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no scaling. The scale
+    /// starts anew. Growth and backoff can be changed by [`Optimizer::set_loss_scale`] without that.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`]; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
+    pub fn set_loss_scaler(&mut self, scaler: impl Into<Option<LossScaler>>) -> Result<()> {
+        let scaler = scaler.into();
+        scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
+        let loss_scale = scaler.map_or(1.0, |scaler| scaler.init_scale);
+        self.set_report(Report { loss_scale, growth_tracker: 0, ..self.report() })?;
+        self.guard.scaler = scaler;
+        self.plan = None;
+        Ok(())
+    }
+
+    /// Sets the scale and the counters, to go on where another run stopped.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a scale that is no normal f32 above 0; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
+    pub fn set_loss_scale(&mut self, scale: f64, growth_tracker: u32, skipped_steps: u64) -> Result<()> {
+        LossScaler { init_scale: scale, ..LossScaler::default() }.check()?;
+        self.set_report(Report { loss_scale: scale, growth_tracker, skipped_steps, ..self.report() })
+    }
+
+    /// Where the device keeps the scale of the next loss, one f32: for your kernels to bind as a storage or a uniform buffer, and to
+    /// multiply the loss or its gradient by. Always there; 1 without a scaler.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on the CPU, where [`Optimizer::report`] has it; [`Error::Rejected`], [`Error::DeviceLost`].
+    pub fn loss_scale(&mut self) -> Result<BufferRange> {
+        let gpu = self.gpu("loss_scale")?;
+        Ok(BufferRange::new(&self.control(&gpu)?.buffer, 0, 1))
+    }
+
+    /// What the last step said that the host knows of: on the CPU the last one, on a GPU the last one that has finished. Waits for
+    /// nothing. Steps that measure no gradients say nothing.
+    pub fn report(&self) -> Report {
+        match (&self.control, &self.device) {
+            (Some(control), Device::Gpu(gpu)) => {
+                // A lost device answers nothing; then the last report stands.
+                _ = gpu.device().poll(wgpu::PollType::Poll);
+                control.latest()
+            }
+            _ => self.report,
+        }
+    }
+
+    /// The scale for the next loss, as far as the host knows: [`Optimizer::report`].
+    pub fn scale(&self) -> f64 {
+        self.report().loss_scale
+    }
+
+    /// Steps skipped so far, as far as the host knows: [`Optimizer::report`].
+    pub fn skipped_steps(&self) -> u64 {
+        self.report().skipped_steps
+    }
+
+    /// What the last submitted step says, once it has finished: the norm of its gradients among it.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`], [`Error::DeviceLost`].
+    pub async fn read_report(&self) -> Result<Report> {
+        match (&self.control, &self.device) {
+            (Some(control), Device::Gpu(gpu)) => control.read(gpu).await,
+            _ => Ok(self.report),
+        }
+    }
+
+    /// [`Optimizer::read_report`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read_report`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_report_blocking(&self) -> Result<Report> {
+        pollster::block_on(self.read_report())
+    }
+
+    /// Waits until it is known which of the submitted steps were taken: [`Optimizer::steps`] is then exact.
+    ///
+    /// # Errors
+    /// [`Error::TooManyStepsInFlight`] if some are recorded in encoders that were not submitted, [`Error::ReadBack`],
+    /// [`Error::DeviceLost`].
+    pub async fn settle(&mut self) -> Result<()> {
+        self.resolve();
+        if self.unresolved() > 0 {
+            self.read_report().await?;
+            self.resolve();
+            // Another thread that polls the device may still be calling us back.
+            #[cfg(not(target_family = "wasm"))]
+            for _ in 0..100 {
+                if self.unresolved() == 0 {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                self.resolve();
+            }
+        }
+        match self.unresolved() {
+            0 => Ok(()),
+            limit => Err(Error::TooManyStepsInFlight { limit }),
+        }
+    }
+
+    /// [`Optimizer::settle`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::settle`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn settle_blocking(&mut self) -> Result<()> {
+        pollster::block_on(self.settle())
+    }
+
+    pub(super) fn unresolved(&self) -> usize {
+        self.control.as_ref().map_or(0, Control::unresolved)
+    }
+
+    /// Counts the steps whose outcome has arrived.
+    pub(super) fn resolve(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        for (step, taken) in control.resolve() {
+            let bit = Control::bit(step);
+            let of_parameters = self.parameters.values_mut().map(|p| (&mut p.steps, &mut p.pending));
+            let of_groups = self.groups.iter_mut().map(|group| (&mut group.steps, &mut group.pending));
+            for (steps, pending) in of_parameters.chain(of_groups).filter(|(_, pending)| **pending & bit != 0) {
+                *steps += u64::from(taken);
+                *pending &= !bit;
+            }
+        }
+    }
+
+    /// Whether the device has to decide something about the next step.
+    pub(super) fn controlled(&self) -> bool {
+        self.measures() || self.groups.iter().any(|group| group.pending != 0)
+    }
+
+    /// Whether the next step may be skipped.
+    pub(super) fn can_skip(&self) -> bool {
+        self.measures() && self.guard.policy() == NonFinite::Skip
+    }
+
+    /// Whether gradients are measured before the step.
+    pub(super) fn measures(&self) -> bool {
+        self.guard.measures() || self.groups.iter().any(|group| group.settings.clip_norm.is_some())
+    }
+
+    /// Whether elements that are not finite count as 0.
+    pub(super) fn zeroes(&self) -> bool {
+        self.measures() && self.guard.policy() == NonFinite::Zero
+    }
+
+    /// The norm that is measured.
+    pub(super) fn norm_kind(&self) -> u32 {
+        let mut clips = self.groups.iter().filter_map(|group| group.settings.clip_norm).chain(self.guard.clip);
+        clips.next().map_or(1, |clip| clip.norm.kind())
+    }
+
+    pub(super) fn control(&mut self, gpu: &Gpu) -> Result<&mut Control> {
+        let control = match self.control.take() {
+            Some(control) => control,
+            None => Control::new(gpu, self.report)?,
+        };
+        Ok(self.control.insert(control))
+    }
+
+    fn set_report(&mut self, report: Report) -> Result<()> {
+        match self.device.clone() {
+            Device::Gpu(gpu) => self.control(&gpu)?.set_report(&gpu, report),
+            Device::Cpu => {
+                self.report = report;
+                Ok(())
+            }
+        }
+    }
+
+    /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads it.
+    pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
+        let step = self.control.as_ref().map_or(1, Control::next);
+        let bits = |x: f64| (x as f32).to_bits();
+        let mut words = std::mem::take(&mut self.rows);
+        words.clear();
+        words.extend([step, self.guard.policy() as u32, preparation.partials]);
+        let len = plan.members.iter().filter_map(|id| self.parameters.get(id)).map(|parameter| parameter.len).sum();
+        let mut whole = ClipNorm::words(self.guard.clip.as_ref(), len);
+        whole[0] = self.norm_kind();
+        words.extend(whole);
+        let scaler = self.guard.scaler.unwrap_or_default();
+        words.extend([u32::from(self.guard.scaler.is_some()), bits(scaler.growth_factor), bits(scaler.backoff_factor)]);
+        words.extend([scaler.growth_interval, f32::NAN.to_bits()]);
+        words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
+        let mut candidates = 0;
+        for (row, leader) in plan.rows.iter().enumerate() {
+            let Some(parameter) = self.parameters.get(leader) else { continue };
+            let group = &self.groups[parameter.group];
+            let (taken, seen) = (parameter.pending, group.pending);
+            let apart = group.schedule.is_some() && taken != seen;
+            let width = if apart { seen.count_ones() + 1 } else { 1 };
+            let first = words.len() as u32;
+            for skipped in 0..=taken.count_ones() {
+                for unseen in 0..width {
+                    candidates += 1;
+                    if candidates > MAX_CANDIDATES {
+                        return Err(Error::TooManyStepsInFlight { limit: self.unresolved() });
+                    }
+                    let steps = parameter.recorded() - u64::from(skipped);
+                    let schedule = group.recorded().saturating_sub(u64::from(if apart { unseen } else { skipped }));
+                    let at = At { steps, schedule };
+                    words.extend(parameter.coefficients(group, at).row());
+                    group.rule.0.hyper_f32(&parameter.next_step(group, at), &mut words);
+                }
+            }
+            let clip = group.settings.clip_norm;
+            let [start, count] = if clip.is_some() { preparation.ranges[row] } else { [0, 0] };
+            let entry = &mut words[SLOT_HEAD + ENTRY * row..][..ENTRY];
+            let size = ROW_HEAD + group.rule.hyper_names().len();
+            entry[..4].copy_from_slice(&[first, width, size as u32, bits(group.settings.grad_scale.abs())]);
+            for (k, word) in entry[4..8].iter_mut().enumerate() {
+                *word = (taken >> (32 * k)) as u32;
+            }
+            for (k, word) in entry[8..12].iter_mut().enumerate() {
+                *word = (seen >> (32 * k)) as u32;
+            }
+            entry[12..14].copy_from_slice(&[start, count]);
+            entry[15..].copy_from_slice(&ClipNorm::words(clip.as_ref(), parameter.len));
+        }
+        Ok(words)
+    }
+
+    /// Gradients have one norm: of the whole, or of each parameter; with `clip` for the whole, and `of` for this group.
+    pub(super) fn check_clipping(&self, clip: Option<&ClipNorm>, group: usize, of: Option<&ClipNorm>) -> Result<()> {
+        let others = self.groups.iter().enumerate().filter(|(k, _)| *k != group);
+        let parts: Vec<_> = others.filter_map(|(_, group)| group.settings.clip_norm.as_ref()).chain(of).collect();
+        let refuse = |reason| Err(Error::Unsupported { operation: "clip_norm", name: "the optimizer".into(), reason });
+        if clip.is_some() && !parts.is_empty() {
+            return refuse(
+                "gradients are clipped together, with set_clip_norm, or each by itself, with Settings::clip_norm",
+            );
+        }
+        if parts.windows(2).any(|pair| pair[0].norm.kind() != pair[1].norm.kind()) {
+            return refuse("all groups are clipped by the same norm (L2 and RMS are one)");
+        }
+        Ok(())
+    }
+}

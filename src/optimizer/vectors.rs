@@ -1,0 +1,251 @@
+//! The same step on the CPU: of the optimizer's own vectors, and of the caller's slices.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use crate::cpu::{self, AnyJob, Job, for_each};
+use crate::error::{Error, Result};
+use crate::gpu::kernel::MOMENTUM;
+use crate::rule::{Real, Step};
+use crate::scaling::{Guard, Report};
+use crate::settings::Coefficients;
+
+/// A parameter in the caller's slices; see [`Optimizer::step_slices`].
+#[derive(Debug)]
+pub struct Slices<'a, F> {
+    /// Which parameter.
+    pub id: ParameterId,
+    /// Its values, updated in place.
+    pub parameter: &'a mut [F],
+    /// Its gradient; `None` leaves it out of this step.
+    pub gradient: Option<&'a [F]>,
+}
+
+/// One parameter's part of a step.
+struct Work<'a> {
+    id: u64,
+    group: usize,
+    step: Step,
+    coefficients: Coefficients,
+    job: AnyJob<'a>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        id: u64,
+        parameter: &'a mut Parameter,
+        groups: &[Group],
+        job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>,
+    ) -> Option<Self> {
+        let group = &groups[parameter.group];
+        let at = parameter.at(group);
+        let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
+        Some(Self { id, group: parameter.group, step, coefficients, job: job(&mut parameter.memory)? })
+    }
+}
+
+/// What concerns all parameters of a step.
+struct Whole {
+    guard: Guard,
+    kind: u32,
+    measures: bool,
+    zero: bool,
+}
+
+impl Whole {
+    /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
+    fn step(&self, groups: &[Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
+        if self.measures {
+            let norms: Vec<_> = work.iter().map(|work| work.job.norm(self.kind, self.zero)).collect();
+            let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
+            let whole = cpu::join(weighted, self.kind);
+            let len = work.iter().map(|work| work.job.len()).sum();
+            let factor = self.guard.clip.map_or(1.0, |clip| clip.norm.factor(len));
+            let bad = norms.iter().any(|norm| norm.bad);
+            let Some(coefficient) = self.guard.decide(factor * whole, bad, report) else {
+                work.iter_mut().filter(|work| work.coefficients.zero_grad).for_each(|work| work.job.zero_gradient());
+                return None;
+            };
+            for (work, norm) in work.iter_mut().zip(&norms) {
+                let scaled = coefficient * work.coefficients.grad_scale;
+                let own = groups[work.group]
+                    .settings
+                    .clip_norm
+                    .map_or(1.0, |clip| clip.coefficient(scaled.abs() * norm.value * clip.norm.factor(work.job.len())));
+                work.coefficients.grad_scale = scaled * own;
+                work.coefficients.zero_non_finite = self.zero;
+            }
+        }
+        let taken = work.iter().map(|work| work.id).collect();
+        for_each(work, |Work { group, step, coefficients, job, .. }| {
+            groups[group].rule.0.update(job, &coefficients, &step);
+        });
+        Some(taken)
+    }
+}
+
+impl Optimizer {
+    pub(super) fn step_vectors(&mut self) {
+        let whole = Whole { guard: self.guard, kind: self.norm_kind(), measures: self.measures(), zero: self.zeroes() };
+        // Groups of nothing but slices step in `step_slices` alone.
+        let of = |group, slices| self.parameters.values().any(|p| p.group == group && p.in_slice() == slices);
+        let stepped: Vec<_> = (0..self.groups.len()).map(|group| of(group, false) || !of(group, true)).collect();
+        let members = self.parameters.iter_mut().filter(|(_, parameter)| !parameter.stays());
+        let job = |memory| match memory {
+            &mut Memory::Gpu(_) => None,
+            Memory::F32(v) => v.job().map(AnyJob::F32),
+            Memory::F64(v) => v.job().map(AnyJob::F64),
+        };
+        let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
+        let taken = whole.step(&self.groups, work, &mut self.report);
+        self.count_taken(taken, |group| stepped[group]);
+    }
+
+    /// Counts a step for these parameters, and for the schedules of these groups.
+    fn count_taken(&mut self, taken: Option<Vec<u64>>, stepped: impl Fn(usize) -> bool) {
+        let Some(taken) = taken else { return };
+        for id in taken {
+            self.parameters.entry(id).and_modify(|parameter| {
+                parameter.steps += 1;
+                parameter.shift = 0.0;
+            });
+        }
+        self.groups.iter_mut().enumerate().filter(|(k, _)| stepped(*k)).for_each(|(_, group)| group.steps += 1);
+    }
+
+    /// One step of parameters in the caller's slices, on the CPU: all of a group in one call, which takes its schedule one further.
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
+    /// let mut optimizer = Optimizer::new(&Device::Cpu, Momentum::default(), 0.1)?;
+    /// let id = optimizer.add_slice::<f64>(0, "w", 2)?;
+    /// let mut w = [1.0, 2.0];
+    /// optimizer.step_slices(&mut [Slices { id, parameter: &mut w, gradient: Some(&[1.0, 0.0]) }])?;
+    /// assert_eq!(w, [0.9, 2.0]);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
+    /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
+    pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        self.check_groups()?;
+        let (kind, measures, zero) = (self.norm_kind(), self.measures(), self.zeroes());
+        let mut places = self.check_slices(tensors)?;
+        let stepped: HashSet<_> = places.keys().filter_map(|id| Some(self.parameters.get(id)?.group)).collect();
+        let mut work = Vec::new();
+        for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
+            let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
+            work.extend(Work::new(*id, parameter, &self.groups, |memory| match memory {
+                Memory::Gpu(_) => None,
+                Memory::F32(v) => Some(AnyJob::F32(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+                Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+            }));
+        }
+        let stepped = |group: usize| stepped.contains(&group);
+        let taken = Whole { guard: self.guard, kind, measures, zero }.step(&self.groups, work, &mut self.report);
+        self.count_taken(taken, stepped);
+        Ok(())
+    }
+
+    /// [`Optimizer::look_ahead`] of parameters in the caller's slices; their gradients are not read.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step_slices`].
+    pub fn look_ahead_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        self.check_groups()?;
+        self.check_look_ahead()?;
+        let mut places = self.check_slices(tensors)?;
+        let groups = &self.groups;
+        for (id, parameter) in &mut self.parameters {
+            let (Some(tensor), Some(shift)) = (places.remove(id), parameter.look_ahead(groups)) else { continue };
+            let v = parameter.momentum_slot(groups);
+            match &mut parameter.memory {
+                Memory::Gpu(_) => {}
+                Memory::F32(vectors) => {
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                }
+                Memory::F64(vectors) => {
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                }
+            }
+            parameter.shift = shift;
+        }
+        Ok(())
+    }
+
+    /// The tensors by parameter, if all of them fit.
+    fn check_slices<'s, 'a, F: Real>(
+        &self,
+        tensors: &'s mut [Slices<'a, F>],
+    ) -> Result<HashMap<u64, &'s mut Slices<'a, F>>> {
+        let mut places = HashMap::new();
+        for tensor in tensors {
+            let parameter = self.get(tensor.id)?;
+            if !parameter.in_slice() {
+                return Err(parameter.unsupported("a step on slices", "it was not added with add_slice"));
+            }
+            if parameter.element() != F::NAME {
+                let (expected, name) = (parameter.element(), parameter.name.clone());
+                return Err(Error::ElementType { name, expected, found: F::NAME });
+            }
+            parameter.check_len(tensor.parameter.len())?;
+            parameter.check_len(tensor.gradient.map_or(parameter.len, <[F]>::len))?;
+            if places.insert(tensor.id.0, tensor).is_some() {
+                return Err(parameter.unsupported("a step on slices", "it is given twice"));
+            }
+        }
+        Ok(places)
+    }
+}
+
+impl Parameter {
+    pub(super) fn in_slice(&self) -> bool {
+        match &self.memory {
+            Memory::Gpu(_) => false,
+            Memory::F32(vectors) => vectors.own.is_none(),
+            Memory::F64(vectors) => vectors.own.is_none(),
+        }
+    }
+
+    /// The shift of a look-ahead, unless its rule has none or the parameter stands there already.
+    pub(super) fn look_ahead(&self, groups: &[Group]) -> Option<f64> {
+        let group = &groups[self.group];
+        group
+            .rule
+            .0
+            .look_ahead(&self.next_step(group, self.at(group)))
+            .filter(|_| self.shift == 0.0 && !self.options.frozen)
+    }
+
+    /// Which of its states is the velocity; a rule with a look-ahead has one.
+    pub(super) fn momentum_slot(&self, groups: &[Group]) -> usize {
+        groups[self.group].rule.slots().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    fn job(&mut self) -> Option<Job<'_, F>> {
+        let Own { parameter, gradient } = self.own.as_mut()?;
+        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
+        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
+    }
+
+    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
+        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
+        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }
+    }
+
+    /// The average is the last of the states.
+    pub(super) fn swap(&mut self) {
+        if let (Some(own), Some(average)) = (&mut self.own, self.slots.last_mut()) {
+            std::mem::swap(&mut own.parameter, average);
+        }
+    }
+
+    pub(super) fn look_ahead(&mut self, v: usize, shift: f64) {
+        if let (Some(own), Some(v)) = (&mut self.own, self.slots.get(v)) {
+            cpu::look_ahead(&mut own.parameter, v, shift);
+        }
+    }
+}
