@@ -3,7 +3,7 @@
 // Padding is not read. Non-finite elements are counted, and left out of the norm where the policy zeroes them.
 // src/gpu/norm.rs makes the tiles. CPU twin: cpu::norm.
 
-struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, unused0: u32, unused1: u32 }
+struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, first: u32, limit: u32 }
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> grad: array<f32>;

@@ -1,5 +1,6 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
+use crate::noise::Stream;
 use crate::rule::{Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
 
@@ -8,6 +9,8 @@ const BLOCK: usize = 256;
 /// Elements that one thread takes at a time.
 #[cfg(not(target_family = "wasm"))]
 const CHUNK: usize = 1 << 14;
+/// The coefficient that a norm-based rule gets from its norms.
+pub(crate) const TRUST_RATIO: &str = "trust_ratio";
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_SLOTS: usize = 8;
 
@@ -83,6 +86,19 @@ impl AnyJob<'_> {
     }
 }
 
+/// The number that a norm-based rule keeps, in one of the two precisions.
+#[derive(Debug)]
+pub(crate) enum Number<'a> {
+    F32(&'a mut f32),
+    F64(&'a mut f64),
+}
+
+/// What a norm-based rule makes of its norms.
+pub(crate) fn trust<R: Rule, F: Real>(rule: &R, [w, x]: [f64; 2], scalar: &mut F, step: &Step) -> f64 {
+    let ratio = rule.trust(F::of(w), F::of(x), scalar, &hyper::<R, F>(rule, step, 1.0));
+    ratio.to_f64().unwrap_or(f64::NAN)
+}
+
 /// A norm, and whether the vector holds NaN or ∞.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Measure {
@@ -154,35 +170,50 @@ impl<'a, F: Real> Job<'a, F> {
 }
 
 /// One step of one parameter, on all threads.
-pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step) {
-    let mut rounded = [F::zero(); 32];
-    rule.hyper(step).store(|k, x| rounded[k] = F::of(x));
-    let hyper = R::Hyper::<F>::load(|k| rounded[k]);
-    let names = <R::State<F> as Fields<F>>::NAMES;
-    let used: Vec<usize> = (0..names.len()).filter(|&k| rule.uses(names[k])).collect();
+pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, trust_ratio: f64) {
+    let hyper = hyper::<R, F>(rule, step, trust_ratio);
+    let used = used(rule, |slot| rule.uses(slot));
     // Compiled apart, so that who does not use them does not pay for them.
-    match c.clip_value.is_some() || c.zero_non_finite {
-        true => parallel::<R, F, true>(rule, job, &used, c, &hyper),
-        false => parallel::<R, F, false>(rule, job, &used, c, &hyper),
+    match c.clip_value.is_some() || c.zero_non_finite || c.noise.is_some() {
+        true => parallel::<R, F, true>(rule, job, &used, c, &hyper, 0),
+        false => parallel::<R, F, false>(rule, job, &used, c, &hyper, 0),
     }
 }
 
-/// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread.
+/// The step's coefficients, each rounded once.
+fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, trust_ratio: f64) -> R::Hyper<F> {
+    let names = <R::Hyper<F> as Fields<F>>::NAMES;
+    let mut rounded = [F::zero(); 32];
+    rule.hyper(step).store(|k, x| rounded[k] = F::of(if names[k] == TRUST_RATIO { trust_ratio } else { x }));
+    R::Hyper::<F>::load(|k| rounded[k])
+}
+
+/// Which of the rule's states are kept.
+fn used<R: Rule>(_: &R, keep: impl Fn(&str) -> bool) -> Vec<usize> {
+    let names = <R::State<f64> as Fields<f64>>::NAMES;
+    (0..names.len()).filter(|&k| keep(names[k])).collect()
+}
+
+/// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's first element.
 fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     job: Job<'_, F>,
     used: &[usize],
     c: &Coefficients,
     h: &R::Hyper<F>,
+    first: usize,
 ) {
     #[cfg(not(target_family = "wasm"))]
     if job.parameter.len() > CHUNK {
         let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
         let (a, b) = job.split(half);
-        rayon::join(|| parallel::<R, F, EXTRAS>(rule, a, used, c, h), || parallel::<R, F, EXTRAS>(rule, b, used, c, h));
+        rayon::join(
+            || parallel::<R, F, EXTRAS>(rule, a, used, c, h, first),
+            || parallel::<R, F, EXTRAS>(rule, b, used, c, h, first + half),
+        );
         return;
     }
-    serial::<R, F, EXTRAS>(rule, job, used, c, h);
+    serial::<R, F, EXTRAS>(rule, job, used, c, h, first);
 }
 
 /// The twin of shaders/update.wgsl.
@@ -192,23 +223,24 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     used: &[usize],
     c: &Coefficients,
     h: &R::Hyper<F>,
+    first: usize,
 ) {
-    let [grad_scale, l2, decay] = [c.grad_scale, c.l2, c.decay].map(F::of);
-    let limit = F::of(c.clip_value.unwrap_or(f64::INFINITY));
+    let decay = F::of(c.decay);
+    let drivers = Driver::<F>::of(c);
     let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
+    let mut noise = [F::zero(); BLOCK];
     let gradient = job.gradient.get();
     for (block, (w, g)) in job.parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate() {
         let at = block * BLOCK..block * BLOCK + w.len();
         for (&k, slot) in used.iter().zip(&job.slots) {
             state[k][..w.len()].copy_from_slice(&slot[at.clone()]);
         }
+        if EXTRAS {
+            drivers.noise(first + at.start, &mut noise);
+        }
         for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
             let mut s = R::State::<F>::load(|k| state[k][i]);
-            let g = match EXTRAS {
-                true if c.zero_non_finite && !g.is_finite() => F::zero(),
-                true => clip(grad_scale * g, limit),
-                false => grad_scale * g,
-            } + l2 * *w;
+            let g = drivers.gradient::<EXTRAS>(g, *w, noise[i]);
             *w = rule.update(*w - decay * *w, g, &mut s, h);
             s.store(|k, x| state[k][i] = x);
         }
@@ -222,6 +254,74 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {
         g.fill(F::zero());
     }
+}
+
+/// What stands between a gradient and its rule.
+struct Driver<F> {
+    grad_scale: F,
+    l2: F,
+    limit: F,
+    zero: bool,
+    stream: Option<Stream>,
+}
+
+impl<F: Real> Driver<F> {
+    fn of(c: &Coefficients) -> Self {
+        let limit = F::of(c.clip_value.unwrap_or(f64::INFINITY));
+        Self { grad_scale: F::of(c.grad_scale), l2: F::of(c.l2), limit, zero: c.zero_non_finite, stream: c.noise }
+    }
+
+    #[inline(always)]
+    fn gradient<const EXTRAS: bool>(&self, g: F, w: F, noise: F) -> F {
+        if !EXTRAS {
+            return self.grad_scale * g + self.l2 * w;
+        }
+        let g = if self.zero && !g.is_finite() { F::zero() } else { g };
+        clip(self.grad_scale * g, self.limit) + noise + self.l2 * w
+    }
+
+    /// The noise on the elements from `first` on, which is a multiple of four.
+    fn noise(&self, first: usize, noise: &mut [F; BLOCK]) {
+        let Some(stream) = &self.stream else { return };
+        for (block, four) in noise.chunks_mut(4).enumerate() {
+            let drawn = stream.four((first / 4 + block) as u32);
+            four.iter_mut().zip(drawn).for_each(|(noise, x)| *noise = F::of(x));
+        }
+    }
+}
+
+/// L2 norms of the parameter and of what the rule measures: the twin of shaders/measure.wgsl.
+pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
+    let hyper = hyper::<R, F>(rule, step, 1.0);
+    let slots: Vec<_> = (0..).zip(used(rule, |slot| rule.uses(slot))).map(|(at, k)| (k, &job.slots[at])).collect();
+    let gradient = job.gradient.get();
+    let (decay, driver) = (F::of(c.decay), Driver::<F>::of(c));
+    let of_block = |block: usize| {
+        let at = block * BLOCK..job.parameter.len().min((block + 1) * BLOCK);
+        let mut noise = [F::zero(); BLOCK];
+        driver.noise(at.start, &mut noise);
+        let (mut w_sum, mut x_sum) = (0.0, 0.0);
+        for (i, noise) in at.zip(noise) {
+            let mut state = [F::zero(); MAX_SLOTS];
+            slots.iter().for_each(|(k, slot)| state[*k] = slot[i]);
+            let w = job.parameter[i];
+            let g = driver.gradient::<true>(gradient[i], w, noise);
+            let x = rule.measure(w - decay * w, g, &R::State::<F>::load(|k| state[k]), &hyper);
+            let square = |x: F| x.to_f64().map_or(f64::NAN, |x| x * x);
+            w_sum += square(w);
+            x_sum += square(x);
+        }
+        [w_sum, x_sum]
+    };
+    let blocks = 0..job.parameter.len().div_ceil(BLOCK);
+    #[cfg(not(target_family = "wasm"))]
+    let parts: Vec<[f64; 2]> = {
+        use rayon::prelude::*;
+        blocks.into_par_iter().with_min_len(CHUNK / BLOCK).map(of_block).collect()
+    };
+    #[cfg(target_family = "wasm")]
+    let parts: Vec<[f64; 2]> = blocks.map(of_block).collect();
+    parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
 }
 
 /// The average goes towards the parameters; it is them at rate 1, and stays at rate 0.

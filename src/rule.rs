@@ -112,6 +112,15 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
     now
 }
 
+/// Whose norm a norm-based rule takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Of each parameter's tensor.
+    Tensor,
+    /// Of all tensors of the group that take part in the step.
+    Group,
+}
+
 /// What the host knows when a step is recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -121,6 +130,8 @@ pub struct Step {
     pub lr: f64,
     /// What the schedule says that the momentum, or β₁, is now; `None` for the rule's own.
     pub momentum: Option<f64>,
+    /// λ of [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), for a rule that [decays](Rule::DECAYS) itself; 0 otherwise.
+    pub weight_decay: f64,
     /// The parameters stand at `x + look_ahead · v` (see [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead)); 0 otherwise.
     pub look_ahead: f64,
 }
@@ -138,6 +149,14 @@ pub struct Step {
 /// ```
 ///
 /// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
+///
+/// A norm-based rule, one with a [`Rule::scope`], has a coefficient `trust_ratio`, and two functions more. The norm of what `measure`
+/// returns and that of the parameter go to `trust`, which returns this step's `trust_ratio`; it may keep one number, `s`:
+///
+/// ```text
+/// fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane
+/// fn trust(w: f32, x: f32, s: ptr<function, f32>, h: Hyper) -> f32
+/// ```
 pub trait Rule: Clone + Debug + Send + Sync + 'static {
     /// The coefficients of one step; see [`fields!`](crate::fields).
     type Hyper<F: Real>: Fields<F>;
@@ -149,6 +168,12 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     const SHADER: &'static str;
     /// PyTorch's default learning rate.
     const LR: f64;
+    /// Whether decoupled weight decay is a part of the formula: then [`Step::weight_decay`] has it, and nothing else is done about it.
+    const DECAYS: bool = false;
+    /// The name of the one number that a norm-based rule keeps for each scope, if it does.
+    const SCALAR: Option<&'static str> = None;
+    /// The states that `measure` reads.
+    const MEASURED: &'static [&'static str] = &[];
 
     /// # Errors
     /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see [`require`](crate::require)).
@@ -165,10 +190,22 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Vec::new()
     }
+    /// Whose norms it needs; `None` for a rule that is elementwise.
+    fn scope(&self) -> Option<Scope> {
+        None
+    }
     /// The coefficients of a step, all derived ones computed here in f64.
     fn hyper(&self, step: &Step) -> Self::Hyper<f64>;
     /// The twin of the shader's `update`.
     fn update<F: Real>(&self, w: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
+    /// The twin of the shader's `measure`; states that are not in [`Rule::MEASURED`] are 0.
+    fn measure<F: Real>(&self, _w: F, g: F, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        g
+    }
+    /// The twin of the shader's `trust`.
+    fn trust<F: Real>(&self, _w: F, _x: F, _s: &mut F, _h: &Self::Hyper<F>) -> F {
+        F::one()
+    }
     /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` before this step.
     fn look_ahead(&self, _step: &Step) -> Option<f64> {
         None
@@ -215,9 +252,19 @@ impl AnyRule {
     pub fn overrides(&self) -> Vec<(&'static str, bool)> {
         self.0.overrides()
     }
-    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read.
+    /// The name of the one number that it keeps for each scope, if it does.
+    pub fn scalar(&self) -> Option<&'static str> {
+        self.0.scalar()
+    }
+    /// Whose norms it needs; `None` for a rule that is elementwise.
+    pub fn scope(&self) -> Option<Scope> {
+        self.0.scope()
+    }
+    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read; for norms, those that
+    /// they need are read once more.
     pub fn bytes_per_parameter(&self) -> usize {
-        4 * (3 + 2 * self.slots().len())
+        let measured = if self.scope().is_some() { 2 + self.0.measured_slots().len() } else { 0 };
+        4 * (3 + 2 * self.slots().len() + measured)
     }
 }
 
@@ -233,9 +280,16 @@ pub(crate) trait Erased: Debug + Send + Sync {
     fn initial(&self, slot: &str) -> f64;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn look_ahead(&self, step: &Step) -> Option<f64>;
+    fn decays(&self) -> bool;
+    fn scalar(&self) -> Option<&'static str>;
+    fn measured_slots(&self) -> &'static [&'static str];
+    fn scope(&self) -> Option<Scope>;
+    /// The norms of the parameter and of what the rule measures.
+    fn measure(&self, job: &cpu::AnyJob<'_>, c: &Coefficients, step: &Step) -> [f64; 2];
+    fn trust(&self, norms: [f64; 2], scalar: cpu::Number<'_>, step: &Step) -> f64;
     /// Appends the step's coefficients, rounded.
     fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>);
-    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step);
+    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step, trust_ratio: f64);
 }
 
 impl<R: Rule> Erased for R {
@@ -272,10 +326,34 @@ impl<R: Rule> Erased for R {
     fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>) {
         self.hyper(step).store(|_, x| row.push(f32::of(x).to_bits()));
     }
-    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step) {
+    fn decays(&self) -> bool {
+        R::DECAYS
+    }
+    fn scalar(&self) -> Option<&'static str> {
+        R::SCALAR
+    }
+    fn measured_slots(&self) -> &'static [&'static str] {
+        R::MEASURED
+    }
+    fn scope(&self) -> Option<Scope> {
+        Rule::scope(self)
+    }
+    fn measure(&self, job: &cpu::AnyJob<'_>, c: &Coefficients, step: &Step) -> [f64; 2] {
         match job {
-            cpu::AnyJob::F32(job) => cpu::update(self, job, c, step),
-            cpu::AnyJob::F64(job) => cpu::update(self, job, c, step),
+            cpu::AnyJob::F32(job) => cpu::measure(self, job, c, step),
+            cpu::AnyJob::F64(job) => cpu::measure(self, job, c, step),
+        }
+    }
+    fn trust(&self, norms: [f64; 2], scalar: cpu::Number<'_>, step: &Step) -> f64 {
+        match scalar {
+            cpu::Number::F32(s) => cpu::trust(self, norms, s, step),
+            cpu::Number::F64(s) => cpu::trust(self, norms, s, step),
+        }
+    }
+    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step, trust_ratio: f64) {
+        match job {
+            cpu::AnyJob::F32(job) => cpu::update(self, job, c, step, trust_ratio),
+            cpu::AnyJob::F64(job) => cpu::update(self, job, c, step, trust_ratio),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::clipping::ClipNorm;
 use crate::error::{Result, require};
+use crate::noise::{Noise, Stream};
 use crate::rule::Real;
 
 /// How parameters are pulled towards 0.
@@ -25,6 +26,7 @@ pub enum WeightDecay {
 /// g ← ±grad_scale·g                    minus to maximize
 /// g ← min(1, max_norm / ‖g‖)·g         clip_norm
 /// g ← min(max(g, −clip_value), clip_value)
+/// g ← g + N(0, noise)
 /// g ← g + λw                           WeightDecay::L2
 /// w ← w − lr·lr_factor·λ·w             WeightDecay::Decoupled
 /// w ← rule(w, g)
@@ -53,6 +55,8 @@ pub struct Settings {
     /// of the group is then a dispatch of its own. For the norm of all gradients together see
     /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm).
     pub clip_norm: Option<ClipNorm>,
+    /// Noise on the gradient.
+    pub noise: Option<Noise>,
     /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
     pub zero_grad: bool,
 }
@@ -68,6 +72,7 @@ impl Settings {
             grad_scale: 1.0,
             clip_value: None,
             clip_norm: None,
+            noise: None,
             zero_grad: false,
         }
     }
@@ -80,6 +85,7 @@ impl Settings {
         at_least_0("lr · lr_factor", self.effective_lr())?;
         at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
         self.clip_norm.map_or(Ok(()), |clip| clip.check())?;
+        self.noise.map_or(Ok(()), |noise| noise.check())?;
         require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
         let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
             self.weight_decay
@@ -92,6 +98,11 @@ impl Settings {
 
     pub(crate) fn effective_lr(&self) -> f64 {
         self.lr * self.lr_factor
+    }
+
+    /// λ of decoupled decay.
+    pub(crate) fn decoupled(&self) -> f64 {
+        if let WeightDecay::Decoupled(lambda) = self.weight_decay { lambda } else { 0.0 }
     }
 
     pub(crate) fn coefficients(&self) -> Coefficients {
@@ -111,6 +122,7 @@ impl Settings {
             zero_grad,
             zero_non_finite: false,
             average: None,
+            noise: None,
         }
     }
 }
@@ -169,6 +181,7 @@ pub(crate) struct Coefficients {
     pub(crate) zero_non_finite: bool,
     /// The rate of the average, where the group keeps one.
     pub(crate) average: Option<f64>,
+    pub(crate) noise: Option<Stream>,
 }
 
 impl Coefficients {
@@ -178,6 +191,10 @@ impl Coefficients {
         let bits = |x: f64| f32::of(x).to_bits();
         let mut row = [0; ROW_HEAD];
         row[..5].copy_from_slice(&[self.grad_scale, self.l2, self.decay, average, clip_value].map(bits));
+        if let Some(Stream { deviation, step, seed, tensor }) = self.noise {
+            row[6] = bits(deviation);
+            row[8..].copy_from_slice(&[step, seed[0], seed[1], tensor]);
+        }
         row
     }
 }

@@ -3,7 +3,10 @@
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
-use wgpu_optim::{AnyRule, Extras, GradientAccess, Lane, look_ahead_shader, pass_shaders, rules, shader, swap_shader};
+use wgpu_optim::{
+    AnyRule, Extras, GradientAccess, Lane, Stage, look_ahead_shader, norm_shader, pass_shaders, rules, shader,
+    swap_shader,
+};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -17,7 +20,8 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 6] = ["update", "look_ahead", "swap", "reduce", "norm", "prepare"];
+const DRIVERS: [&str; 10] =
+    ["update", "lane", "look_ahead", "swap", "reduce", "norm", "prepare", "measure", "trust", "noise"];
 
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.
 fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
@@ -31,9 +35,16 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
         for (name, rule) in rules::all() {
             let constants: PipelineConstants =
                 rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
+            for stage in [Stage::Measure, Stage::Trust].into_iter().filter(|_| rule.scope().is_some()) {
+                for noise in [false, true] {
+                    let extras = Extras { noise, clip: noise, ..Extras::default() };
+                    let label = format!("{name} {stage:?} {noise}");
+                    kernels.push((label, constants.clone(), norm_shader(&rule, stage, extras), "main"));
+                }
+            }
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
-                let all = Extras { average: true, clip: true, zero: true };
+                let all = Extras { average: true, clip: true, zero: true, tiled: true, noise: true };
                 kernels.push((format!("{label} {all:?}"), constants.clone(), shader(&rule, lane, access, all), "main"));
                 kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
@@ -89,17 +100,21 @@ fn both_halves_of_a_rule_agree() {
 /// Bytes are counted from the bindings: nothing else touches memory.
 #[test]
 fn traffic_is_what_the_shader_binds() {
+    let traffic = |name: &str, source: &str| -> usize {
+        let (module, _) = validate(name, source);
+        let of = |(_, v): (_, &naga::GlobalVariable)| match v.space {
+            _ if v.binding.as_ref().is_none_or(|b| b.group != 1) => None,
+            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => Some(8),
+            naga::AddressSpace::Storage { .. } => Some(4),
+            _ => None,
+        };
+        module.global_variables.iter().filter_map(of).sum()
+    };
     for (name, rule) in rules::all() {
-        let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
-        let bytes: usize = module
-            .global_variables
-            .iter()
-            .filter_map(|(_, v)| match v.space {
-                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => Some(8),
-                naga::AddressSpace::Storage { .. } => Some(4),
-                _ => None,
-            })
-            .sum();
+        let mut bytes = traffic(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
+        if rule.scope().is_some() {
+            bytes += traffic(name, &norm_shader(&rule, Stage::Measure, Extras::default()));
+        }
         assert_eq!(rule.bytes_per_parameter(), bytes, "{name}");
     }
 }
@@ -176,7 +191,8 @@ fn the_readme_is_true() {
             .find(|line| line.starts_with(&format!("| `{config}`")) && line.contains("AMSGrad") == amsgrad);
         let row = row.unwrap_or_else(|| panic!("README has no row for {name} ({config})"));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let states: Vec<_> = rule.slots().into_iter().filter(|slot| !amsgrad || slot.starts_with("max")).collect();
+        let states: Vec<_> =
+            rule.slots().into_iter().chain(rule.scalar()).filter(|slot| !amsgrad || slot.starts_with("max")).collect();
         assert!(states.iter().all(|state| cells[2].contains(&format!("`{state}`"))), "{name}: {}", cells[2]);
         let bytes = rule.bytes_per_parameter();
         let (low, high) = cells[3].split_once('–').unwrap_or((cells[3], cells[3]));

@@ -1,8 +1,11 @@
 //! From a golden file's optimizer and hyperparameters to our rule and settings, or to the reason why there is none.
 
 use serde_json::Value;
-use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
-use wgpu_optim::{AnyRule, Settings, WeightDecay};
+use wgpu_optim::rules::{
+    AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, MomentumForm, NAdam, NovoGrad,
+    RmsProp, Sgd,
+};
+use wgpu_optim::{AnyRule, ClipNorm, Scope, Settings, WeightDecay};
 
 use super::golden::Case;
 
@@ -12,6 +15,8 @@ pub(crate) struct Setup {
     pub(crate) rule: AnyRule,
     pub(crate) settings: Settings,
     pub(crate) schedule: Schedule,
+    /// Of all gradients together.
+    pub(crate) clip: Option<ClipNorm>,
     /// Shift to the look-ahead point before each gradient.
     pub(crate) look_ahead: bool,
     /// The file's velocity points along the step, ours against it.
@@ -111,7 +116,7 @@ pub(crate) fn setup(case: &Case) -> Result<Setup, Skip> {
 
 fn plain(rule: impl Into<AnyRule>, settings: Settings) -> Setup {
     let rule = rule.into();
-    Setup { rule, settings, schedule: Schedule::Constant, look_ahead: false, flipped_momentum: false }
+    Setup { rule, settings, schedule: Schedule::Constant, clip: None, look_ahead: false, flipped_momentum: false }
 }
 
 fn unknown<T>(case: &Case) -> Result<T, Skip> {
@@ -212,20 +217,28 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
             NAdam { beta1, beta2, eps: h.number("epsilon")?, ..NAdam::keras() }.into()
         }
+        "Lamb" => {
+            let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
+            Lamb { beta1, beta2, eps: h.number("epsilon")?, ..Lamb::keras() }.into()
+        }
         _ => return unknown(h.case),
     };
     let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
+    if weight_decay != WeightDecay::None && rule.scope().is_some() {
+        return Err("`weight_decay` outside the trust ratio is not implemented".into());
+    }
     // Keras divides the gradients by the factor on the loss.
     let grad_scale = 1.0 / h.number_or("loss_scale_factor", 1.0)?;
     let clip_value = h.value("clipvalue").and_then(Value::as_f64);
-    let settings = Settings { weight_decay, grad_scale, clip_value, ..Settings::lr(h.number("learning_rate")?) };
-    let mut neutral = vec![("use_ema", false.into())];
-    let off = ["clipnorm", "global_clipnorm", "gradient_accumulation_steps"];
-    neutral.extend(off.map(|key| (key, Value::Null)));
+    let clip_norm = h.value("clipnorm").and_then(Value::as_f64).map(ClipNorm::optax);
+    let clip = h.value("global_clipnorm").and_then(Value::as_f64).map(ClipNorm::optax);
+    let lr = Settings::lr(h.number("learning_rate")?);
+    let settings = Settings { weight_decay, grad_scale, clip_value, clip_norm, ..lr };
+    let neutral = [("use_ema", false.into()), ("gradient_accumulation_steps", Value::Null)];
     // What these say matters with use_ema alone.
     h.read.extend(["ema_momentum", "ema_overwrite_frequency"]);
     h.finish(&neutral)?;
-    Ok(plain(rule, settings))
+    Ok(Setup { clip, ..plain(rule, settings) })
 }
 
 fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
@@ -271,15 +284,41 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
             AdaMax { beta1, beta2, eps: h.number("eps")?, ..AdaMax::optax() }.into()
         }
+        "lamb" => {
+            let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
+            Lamb { beta1, beta2, eps: h.number("eps")?, eps_root: h.number("eps_root")? }.into()
+        }
+        "novograd" => {
+            let (beta1, beta2, eps) = (h.number("b1")?, h.number("b2")?, h.number("eps")?);
+            NovoGrad { beta1, beta2, eps, eps_root: h.number("eps_root")?, grad_averaging: false }.into()
+        }
+        "lars" => Lars {
+            momentum: h.number("momentum")?,
+            nesterov: h.flag("nesterov")?,
+            trust_coefficient: h.number("trust_coefficient")?,
+            eps: h.number("eps")?,
+        }
+        .into(),
+        "chain_clip_adam" => Adam::optax().into(),
         _ => return unknown(h.case),
     };
+    let clip = match optimizer {
+        "chain_clip_adam" => Some(ClipNorm::optax(h.number("max_norm")?)),
+        _ => None,
+    };
     // adadelta adds the decay before the scaling (L2), the …w after it (decoupled).
-    let weight_decay = decay(optimizer.ends_with('w'), h.number_or("weight_decay", 0.0)?);
+    let decoupled = optimizer.ends_with('w') || rule.name() == "lamb" || rule.name() == "novograd";
+    let weight_decay = decay(decoupled, h.number_or("weight_decay", 0.0)?);
     let settings = Settings { weight_decay, ..Settings::lr(h.number("learning_rate")?) };
     let mut neutral = vec![("bias_correction", false.into()), ("nesterov", false.into())];
+    // All tensors are decayed and scaled; a chain is told apart by its name, and its other numbers are read.
+    neutral.extend(["weight_decay_mask", "trust_ratio_mask"].map(|key| (key, true.into())));
+    if optimizer.starts_with("chain") {
+        h.read.push("chain");
+    }
     neutral.extend(["mu_dtype", "accumulator_dtype", "mask", "weight_decay_mask"].map(|key| (key, Value::Null)));
     h.finish(&neutral)?;
-    Ok(Setup { flipped_momentum: optimizer == "rmsprop", ..plain(rule, settings) })
+    Ok(Setup { clip, flipped_momentum: optimizer == "rmsprop", ..plain(rule, settings) })
 }
 
 fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
@@ -334,6 +373,18 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
             NAdam { beta1, beta2, eps: h.number("eps")?, ..NAdam::optax() }.into()
         }
+        "Lamb" => {
+            settings.weight_decay = decay(true, h.number("wd")?);
+            Lamb { beta1: h.number("b1")?, beta2: h.number("b2")?, eps: h.number("eps")?, ..Lamb::optax() }.into()
+        }
+        "AdaGradNorm" => {
+            let scope = match h.value("scope").and_then(Value::as_str) {
+                Some("global") => Scope::Group,
+                Some("tensor") => Scope::Tensor,
+                other => return Err(format!("`scope` = {other:?} is not implemented")),
+            };
+            AdaGradNorm { b0: h.number("b0")?, scope }.into()
+        }
         _ => return unknown(h.case),
     };
     h.finish(&[])?;
@@ -375,6 +426,14 @@ fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
 }
 
 fn kozistr(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    if h.case.optimizer == "NovoGrad" {
+        let (beta1, beta2) = h.pair("betas")?;
+        let grad_averaging = h.flag("grad_averaging")?;
+        let rule = NovoGrad { beta1, beta2, eps: h.number("eps")?, grad_averaging, ..NovoGrad::paper() };
+        let settings = Settings::lr(h.number("lr")?);
+        h.finish(&[("weight_decay", 0.into()), ("weight_decouple", false.into()), ("fixed_decay", false.into())])?;
+        return Ok(plain(rule, settings));
+    }
     if h.case.optimizer != "SGDW" {
         return unknown(h.case);
     }
@@ -404,11 +463,15 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
         }
         _ => (key, None),
     };
-    let slots = setup.rule.slots();
+    let mut slots = setup.rule.slots();
+    slots.extend(setup.rule.scalar());
     let rule = setup.rule.name();
     let ours = match (rule, name) {
-        ("adam" | "nadam" | "adamax", "m" | "mu" | "momentum" | "state1") => "exp_avg",
-        ("adam" | "nadam", "v" | "nu" | "velocity" | "state2") => "exp_avg_sq",
+        ("adam" | "nadam" | "adamax" | "lamb" | "novograd", "m" | "mu" | "momentum" | "moments" | "state1") => {
+            "exp_avg"
+        }
+        ("adam" | "nadam" | "lamb" | "novograd", "v" | "nu" | "velocity" | "grads_ema" | "state2") => "exp_avg_sq",
+        ("lars", "trace") => "momentum_buffer",
         ("adam", "vmax" | "nu_max" | "velocity_hat") => "max_exp_avg_sq",
         ("adamax", "u" | "nu" | "norm") => "exp_inf",
         ("momentum" | "rmsprop", "trace" | "momentum" | "delta") | ("momentum", "v" | "m" | "state1") => {

@@ -292,6 +292,7 @@ fn averages(golden: &Golden, name: &str, file: &Value, engines: &[Engine]) -> Re
 fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Trajectory, Error> {
     let cast = |v: &Vec<f64>| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
     let mut optimizer = Optimizer::new(device, setup.rule.clone(), setup.settings)?;
+    optimizer.set_clip_norm(setup.clip)?;
     let names: Vec<_> = (0..case.params0.len()).map(|k| format!("p{k}")).collect();
     let values: Vec<_> = case.params0.iter().map(cast).collect();
     let tensors: Vec<_> = names.iter().zip(&values).map(|(name, v)| (name.as_str(), v.as_slice())).collect();
@@ -303,7 +304,8 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
         state: BTreeMap::new(),
         state_scale: BTreeMap::new(),
     };
-    let slots = setup.rule.slots();
+    let mut slots = setup.rule.slots();
+    slots.extend(setup.rule.scalar());
     for t in 1..=case.steps {
         if setup.look_ahead {
             optimizer.look_ahead()?;

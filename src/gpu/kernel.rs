@@ -4,11 +4,17 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Gpu;
-use super::passes::storage;
-use crate::error::{Error, Result};
+use super::norm::ROW_STRIDE;
+use super::passes::{Pass, REDUCE};
+use crate::error::Result;
 use crate::rule::AnyRule;
+use crate::settings::ROW_HEAD;
 
-const DRIVER: &str = include_str!("../../shaders/update.wgsl");
+const LANE: &str = include_str!("../../shaders/lane.wgsl");
+const UPDATE: &str = include_str!("../../shaders/update.wgsl");
+const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
+const TRUST: &str = include_str!("../../shaders/trust.wgsl");
+const NOISE: &str = include_str!("../../shaders/noise.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
 
@@ -48,11 +54,28 @@ pub(crate) struct KernelKey {
     rule: &'static str,
     shader: &'static str,
     declared: &'static [&'static str],
+    /// States that it binds.
     used: Vec<&'static str>,
     overrides: Vec<(&'static str, bool)>,
+    /// Numbers in its `Hyper`.
+    hyper: usize,
+    stage: Stage,
+    /// Whether a norm-based rule keeps a number.
+    scalar: bool,
     lane: Lane,
     gradient: GradientAccess,
     extras: Extras,
+}
+
+/// Which driver stands around the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// The step itself.
+    Update,
+    /// Of a norm-based rule: partial norms, a tile each.
+    Measure,
+    /// Of a norm-based rule: what becomes of its norms. It keeps a number, or does not.
+    Trust,
 }
 
 /// What the driver does besides; each costs nothing where it is off.
@@ -64,6 +87,10 @@ pub struct Extras {
     pub clip: bool,
     /// Elements of gradients that are not finite count as 0: [`NonFinite::Zero`](crate::NonFinite).
     pub zero: bool,
+    /// Each tensor has coefficients of its own: a table of tiles says which.
+    pub tiled: bool,
+    /// Noise on the gradients: [`Noise`](crate::Noise). Only with `tiled`.
+    pub noise: bool,
 }
 
 impl KernelKey {
@@ -74,10 +101,25 @@ impl KernelKey {
             declared: rule.declared_slots(),
             used: rule.slots(),
             overrides: rule.overrides(),
+            hyper: rule.hyper_names().len(),
+            stage: Stage::Update,
+            scalar: rule.scalar().is_some(),
             lane,
             gradient,
             extras,
         }
+    }
+
+    /// A norm-based rule's other passes.
+    pub(crate) fn of_norms(rule: &AnyRule, stage: Stage, extras: Extras) -> Self {
+        let used = rule.0.measured_slots().to_vec();
+        let extras = Extras { average: false, tiled: true, ..extras };
+        Self { stage, used, ..Self::update(rule, Lane::Tail, GradientAccess::Read, extras) }
+    }
+
+    /// Whether it only reads.
+    pub(crate) fn measures(&self) -> bool {
+        self.stage == Stage::Measure
     }
 
     pub(crate) fn look_ahead(lane: Lane) -> Self {
@@ -88,79 +130,159 @@ impl KernelKey {
         Self::of_one_state("swap", SWAP, &[AVERAGE], lane)
     }
 
-    fn of_one_state(rule: &'static str, shader: &'static str, state: &'static [&'static str], lane: Lane) -> Self {
-        let (used, overrides) = (state.to_vec(), Vec::new());
+    fn of_one_state(rule: &'static str, shader: &'static str, declared: &'static [&'static str], lane: Lane) -> Self {
         Self {
             rule,
             shader,
-            declared: state,
-            used,
-            overrides,
+            declared,
+            used: declared.to_vec(),
+            overrides: Vec::new(),
+            hyper: 1,
+            stage: Stage::Update,
+            scalar: false,
             lane,
             gradient: GradientAccess::None,
             extras: Extras::default(),
         }
     }
 
-    /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, driver.
+    /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, what all lanes need, driver.
     fn compose(&self) -> String {
         let head = match self.lane {
             Lane::Four => {
-                "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; "
+                "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; \
+                 fn of_four(x: vec4<f32>, at: u32) -> Lane { return x; } "
             }
-            Lane::Tail => "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; ",
+            Lane::Tail => {
+                "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; \
+                 fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; } "
+            }
         };
+        let noise = if self.extras.noise { NOISE } else { "" };
+        let driver = match self.stage {
+            Stage::Update => self.update_driver(),
+            Stage::Measure => format!("{REDUCE}\n{}", self.measure_driver()),
+            Stage::Trust => format!("{REDUCE}\n{}", trust_driver(self.scalar)),
+        };
+        // Behind a row of whole 16 bytes, whole 16 bytes up to the next.
+        let rest = (ROW_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
+        let lane = LANE.replace("/*: rest */", &rest.to_string());
+        format!("{head}{}\n{lane}\n{noise}\n{driver}", self.shader)
+    }
+
+    fn update_driver(&self) -> String {
         let binding = |k: usize, access: &str, name: &str| {
             format!("@group(1) @binding({k}) var<storage, {access}> {name}: array<Lane>;\n")
         };
-        let (mut bindings, mut load, mut store) = (binding(0, "read_write", "param"), String::new(), String::new());
+        let (mut bindings, place) = if self.extras.tiled {
+            let tables = "@group(0) @binding(0) var<storage, read> rows: array<Slot>;\n\
+                          @group(0) @binding(1) var<storage, read> tiles: array<Tile>;\n";
+            let place = "let tile = tiles[group.x];\n    let row = rows[tile.row].row;\n    \
+                         for (var k = lane; k < tile.len; k += 256u) {\n        let i = tile.start + k;";
+            (tables.to_owned(), place)
+        } else {
+            let place = "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    if i < arrayLength(&param) {";
+            ("@group(0) @binding(0) var<uniform> row: Row;\n".to_owned(), place)
+        };
+        bindings += &binding(0, "read_write", "param");
         match self.gradient {
-            GradientAccess::None => load.push_str("let g = Lane(0.0);\n"),
+            GradientAccess::None => {}
             GradientAccess::Read => bindings += &binding(1, "read", "grad"),
             GradientAccess::Aliased | GradientAccess::Zero => bindings += &binding(1, "read_write", "grad"),
         }
-        if self.gradient != GradientAccess::None {
-            let raw = if self.extras.zero { "only_finite(grad[i])" } else { "grad[i]" };
-            let scaled = format!("row.grad_scale * {raw}");
-            let clipped = if self.extras.clip { format!("clip({scaled}, row.clip_value)") } else { scaled };
-            _ = writeln!(load, "    let g = {clipped} + row.l2 * w;");
-        }
-        let first = self.bindings_before_slots();
-        if !self.declared.is_empty() {
-            load.push_str("    var s: State;\n");
-        }
+        let first = if self.gradient == GradientAccess::None { 1 } else { 2 };
+        let mut store = String::new();
         for (k, slot) in self.used.iter().enumerate() {
             bindings += &binding(first + k, "read_write", slot);
-            _ = writeln!(load, "    s.{slot} = {slot}[i];");
-            _ = writeln!(store, "    {slot}[i] = s.{slot};");
+            _ = writeln!(store, "            {slot}[i] = s.{slot};");
         }
         if self.extras.average {
             bindings += &binding(first + self.used.len(), "read_write", AVERAGE);
-            store
-                .push_str("    if row.average == 1.0 {\n        average[i] = p;\n    } else if row.average != 0.0 {\n");
-            store.push_str("        average[i] += row.average * (p - average[i]);\n    }\n");
+            store.push_str(concat!(
+                "            if row.average == 1.0 {\n                average[i] = p;\n",
+                "            } else if row.average != 0.0 {\n",
+                "                average[i] += row.average * (p - average[i]);\n            }\n",
+            ));
         }
-        if self.gradient == GradientAccess::Zero {
-            store.push_str("    grad[i] = Lane(0.0);\n");
-        }
+        let zero = if self.gradient == GradientAccess::Zero { "grad[i] = Lane(0.0);" } else { "" };
+        store += &format!("            {zero}");
         let state = if self.declared.is_empty() { "" } else { "&s, " };
-        let driver = DRIVER
+        UPDATE
             .replace("//: bindings", bindings.trim())
-            .replace("//: load", load.trim())
+            .replace("//: place", place)
+            .replace("//: skipped", zero)
+            .replace("//: load", self.load().trim())
             .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
-            .replace("//: skipped", if self.gradient == GradientAccess::Zero { "grad[i] = Lane(0.0);" } else { "" })
-            .replace("//: store", store.trim());
-        format!("{head}{}\n{driver}", self.shader)
+            .replace("//: store", store.trim())
     }
 
-    /// Parameter, gradient, states, average.
-    fn bindings(&self) -> usize {
-        self.bindings_before_slots() + self.used.len() + usize::from(self.extras.average)
+    fn measure_driver(&self) -> String {
+        let mut bindings = String::new();
+        for (k, name) in ["param", "grad"].iter().chain(&self.used).enumerate() {
+            _ = writeln!(bindings, "@group(1) @binding({k}) var<storage, read> {name}: array<f32>;");
+        }
+        let state = if self.declared.is_empty() { "" } else { "s, " };
+        MEASURE
+            .replace("//: bindings", bindings.trim())
+            .replace("//: load", self.load().trim())
+            .replace("/*: measure */", &format!("measure(w - row.decay * w, g, {state}row.hyper)"))
     }
 
-    fn bindings_before_slots(&self) -> usize {
-        if self.gradient == GradientAccess::None { 1 } else { 2 }
+    /// Gradient and states, as every rule gets them.
+    fn load(&self) -> String {
+        let mut g = "grad[i]".to_owned();
+        if self.extras.zero {
+            g = format!("only_finite({g})");
+        }
+        g = format!("row.grad_scale * {g}");
+        if self.extras.clip {
+            g = format!("clip({g}, row.clip_value)");
+        }
+        if self.extras.noise {
+            g += " + noise(row, tile.first + k, tile.limit)";
+        }
+        let mut load = match self.gradient {
+            GradientAccess::None => "let g = Lane(0.0);\n".to_owned(),
+            _ => format!("let g = {g} + row.l2 * w;\n"),
+        };
+        if !self.declared.is_empty() {
+            load.push_str("            var s: State;\n");
+        }
+        for slot in &self.used {
+            _ = writeln!(load, "            s.{slot} = {slot}[i];");
+        }
+        load
     }
+
+    /// Storage buffers of each group, read-only or not; group 0 of a flat update is the row, a uniform.
+    fn groups(&self) -> Vec<Vec<bool>> {
+        match self.stage {
+            Stage::Update => {
+                let mut ranges = vec![false];
+                match self.gradient {
+                    GradientAccess::None => {}
+                    access => ranges.push(access == GradientAccess::Read),
+                }
+                ranges.extend(self.used.iter().map(|_| false));
+                ranges.extend(self.extras.average.then_some(false));
+                vec![if self.extras.tiled { vec![true, true] } else { Vec::new() }, ranges]
+            }
+            Stage::Measure => vec![vec![true, true, false], vec![true; 2 + self.used.len()]],
+            Stage::Trust => vec![[true, true, false].into_iter().chain(self.scalar.then_some(false)).collect()],
+        }
+    }
+}
+
+fn trust_driver(scalar: bool) -> String {
+    let (binding, load, store) = match scalar {
+        true => (
+            "@group(0) @binding(3) var<storage, read_write> scalars: array<f32>;",
+            "var s = scalars[unit.scalar];",
+            "scalars[unit.scalar] = s;",
+        ),
+        false => ("", "var s = 0.0;", ""),
+    };
+    TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store)
 }
 
 /// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's language.
@@ -174,6 +296,11 @@ pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extr
     KernelKey::update(rule, lane, gradient, extras).compose()
 }
 
+/// The WGSL of a norm-based rule's own passes.
+pub fn norm_shader(rule: &AnyRule, stage: Stage, extras: Extras) -> String {
+    KernelKey::of_norms(rule, stage, extras).compose()
+}
+
 /// The WGSL that swaps parameters and averages.
 pub fn swap_shader(lane: Lane) -> String {
     KernelKey::swap(lane).compose()
@@ -182,13 +309,6 @@ pub fn swap_shader(lane: Lane) -> String {
 /// The WGSL of the look-ahead pass.
 pub fn look_ahead_shader(lane: Lane) -> String {
     KernelKey::look_ahead(lane).compose()
-}
-
-/// A compiled kernel. Group 0 is the row of coefficients at a dynamic offset, group 1 parameter, gradient and states.
-#[derive(Debug)]
-pub(crate) struct Kernel {
-    pub(crate) pipeline: wgpu::ComputePipeline,
-    pub(crate) ranges: wgpu::BindGroupLayout,
 }
 
 /// The layout of group 0: a uniform buffer with a dynamic offset.
@@ -214,70 +334,13 @@ pub(crate) fn layout(device: &wgpu::Device, label: &str, types: &[wgpu::BindingT
 
 impl Gpu {
     /// The kernel, compiled at its first use.
-    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Pass>> {
         if let Some(kernel) = self.kernels().get(&key) {
             return Ok(kernel.clone());
         }
-        let storage = key.bindings() as u64;
-        let available = u64::from(self.device().limits().max_storage_buffers_per_shader_stage);
-        if storage > available {
-            let limit = "max_storage_buffers_per_shader_stage";
-            return Err(Error::OverLimit { name: key.rule.into(), limit, needed: storage, available });
-        }
-        let mut module = None;
-        let compiled = self.scoped("a shader", || self.compile(&key, &mut module));
-        let kernel = match (compiled, module) {
-            (Ok(kernel), _) => Arc::new(kernel),
-            (Err(Error::Rejected { reason, .. }), Some(module)) => {
-                return Err(rejection(&key, &module, reason));
-            }
-            (Err(e), _) => return Err(e),
-        };
-        self.kernels().insert(key, kernel.clone());
-        Ok(kernel)
+        let pass = self.compile(key.rule, &key.compose(), "main", &key.groups(), &key.overrides)?;
+        let pass = Arc::new(pass);
+        self.kernels().insert(key, pass.clone());
+        Ok(pass)
     }
-
-    fn compile(&self, key: &KernelKey, module: &mut Option<wgpu::ShaderModule>) -> Kernel {
-        let device = self.device();
-        let label = Some(key.rule);
-        let source = wgpu::ShaderSource::Wgsl(key.compose().into());
-        let module = module.insert(device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source }));
-        let mut types = vec![storage(false); key.bindings()];
-        if key.gradient == GradientAccess::Read {
-            types[1] = storage(true);
-        }
-        let ranges = layout(device, key.rule, &types);
-        let row = row_layout(device);
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label,
-            bind_group_layouts: &[Some(&row), Some(&ranges)],
-            immediate_size: 0,
-        });
-        let constants: Vec<_> = key.overrides.iter().map(|&(name, on)| (name, f64::from(u8::from(on)))).collect();
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label,
-            layout: Some(&pipeline_layout),
-            module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
-            cache: None,
-        });
-        Kernel { pipeline, ranges }
-    }
-}
-
-/// The error of a shader that did not compile, with the line of the first message.
-#[cfg(not(target_family = "wasm"))]
-fn rejection(key: &KernelKey, module: &wgpu::ShaderModule, reason: String) -> Error {
-    let info = pollster::block_on(module.get_compilation_info());
-    let rule = key.rule.to_owned();
-    match info.messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error) {
-        Some(m) => Error::Shader { rule, line: m.location.map(|l| l.line_number), message: m.message },
-        None => Error::Shader { rule, line: None, message: reason },
-    }
-}
-
-#[cfg(target_family = "wasm")]
-fn rejection(key: &KernelKey, _: &wgpu::ShaderModule, message: String) -> Error {
-    Error::Shader { rule: key.rule.into(), line: None, message }
 }

@@ -89,6 +89,8 @@ pub(crate) struct Tensor {
     /// The gradient in the arena.
     pub(crate) own_gradient: Option<BufferRange>,
     pub(crate) slots: Vec<BufferRange>,
+    /// What a norm-based rule keeps for the tensor.
+    pub(crate) scalar: Option<(Place, BufferRange)>,
 }
 
 impl Tensor {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use kernel::{Kernel, KernelKey};
+use kernel::KernelKey;
 use passes::Pass;
 
 pub(crate) mod control;
@@ -16,6 +16,7 @@ pub(crate) mod passes;
 pub(crate) mod plan;
 
 pub(crate) mod slots;
+pub(crate) mod tiles;
 pub(crate) mod transfer;
 
 /// A wgpu device and queue with what is compiled on them. Clones share everything.
@@ -30,7 +31,7 @@ struct Inner {
     lost: Option<Arc<AtomicBool>>,
     /// Four bytes to write to.
     probe: wgpu::Buffer,
-    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    kernels: Mutex<HashMap<KernelKey, Arc<Pass>>>,
     passes: Mutex<HashMap<(String, &'static str), Arc<Pass>>>,
 }
 
@@ -195,7 +196,7 @@ impl Gpu {
         self.0.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Kernel>>> {
+    fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Pass>>> {
         self.0.kernels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,4 @@
-//! The passes before the update, of one plan: which tiles of which gradients are measured, and where the rows go.
+//! What a controlled plan does before its updates: norms of gradients, the decision, rows, and the ratios of norm-based rules.
 
 use std::sync::Arc;
 
@@ -9,16 +9,13 @@ use super::kernel::row_layout;
 use super::memory::BufferRange;
 use super::passes::Pass;
 use super::slots::ROW;
-use crate::error::Result;
+use super::tiles::{Batch, Tile, Tiles, Unit};
+use crate::error::{Error, Result};
 
-/// Elements of a tile: one workgroup's.
-const TILE: u64 = 4096;
-/// Tiles that start a dispatch lie at multiples of this many: 256 bytes.
-const TILES_ALIGN: usize = 8;
 /// Bytes from row to row.
 pub(crate) const ROW_STRIDE: u32 = 256;
 
-/// One gradient, or several behind each other, to be measured for a row.
+/// A gradient to be measured for a row.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) range: BufferRange,
@@ -29,69 +26,88 @@ pub(crate) struct Measured {
     pub(crate) zero: bool,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Tile {
-    start: u32,
-    len: u32,
-    out: u32,
-    row: u32,
-    kind: u32,
-    zero: u32,
-    unused: [u32; 2],
+/// A dispatch over tiles: what it binds beside them.
+#[derive(Debug)]
+pub(crate) struct Tiled {
+    pub(crate) kernel: Arc<Pass>,
+    pub(crate) ranges: wgpu::BindGroup,
+    pub(crate) batch: Batch,
 }
+
+/// Norm-based rules that keep their numbers in one buffer, or none.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    pub(crate) kernel: Arc<Pass>,
+    pub(crate) scalars: Option<wgpu::Buffer>,
+    pub(crate) units: Vec<Unit>,
+}
+
+/// A pass with its groups, and how many workgroups.
+type Bound = (Arc<Pass>, Vec<wgpu::BindGroup>, u32);
 
 /// What a controlled plan records before its updates.
 #[derive(Debug)]
 pub(crate) struct Preparation {
-    passes: [Arc<Pass>; 3],
     norms: Vec<(wgpu::BindGroup, u32)>,
+    passes: [Arc<Pass>; 3],
     group: wgpu::BindGroup,
     rows: u32,
+    ratios: Vec<Bound>,
     /// The rows, for the update to bind one at a dynamic offset.
     pub(crate) row: wgpu::BindGroup,
+    row_buffer: wgpu::Buffer,
+    tiles: wgpu::Buffer,
     pub(crate) partials: u32,
     /// Of each row: its first partial result, and how many.
     pub(crate) ranges: Vec<[u32; 2]>,
 }
 
 impl Preparation {
-    /// `measured` is in the order of rows.
-    pub(crate) fn new(gpu: &Gpu, control: &wgpu::Buffer, rows: usize, measured: &[Measured]) -> Result<Self> {
+    /// `measured` is in the order of rows; the partial norms of `measures` have their own count.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        control: &wgpu::Buffer,
+        rows: usize,
+        measured: &[Measured],
+        mut tiles: Tiles,
+        measures: Vec<Tiled>,
+        trusts: &[Trust],
+    ) -> Result<Self> {
         let limits = gpu.device().limits();
-        let window = limits.max_storage_buffer_binding_size / 256 * 64;
-        let most = limits.max_compute_workgroups_per_dimension;
-        let (mut tiles, mut dispatches) = (Vec::<Tile>::new(), Vec::<(BufferRange, usize, u32)>::new());
-        let (mut partials, mut ranges) = (0, vec![[0, 0]; rows]);
-        for part in measured {
-            if ranges[part.row][1] == 0 {
-                ranges[part.row][0] = partials;
+        let (window, most) =
+            (limits.max_storage_buffer_binding_size / 256 * 64, limits.max_compute_workgroups_per_dimension);
+        if rows > most as usize {
+            let (name, limit) = ("rows of coefficients".into(), "max_compute_workgroups_per_dimension");
+            return Err(Error::OverLimit { name, limit, needed: rows as u64, available: most.into() });
+        }
+        let results = std::mem::take(&mut tiles.results);
+        let (mut dispatches, mut ranges) = (Vec::<(BufferRange, Batch)>::new(), vec![[0, 0]; rows]);
+        for Measured { range, row, kind, zero } in measured {
+            if ranges[*row][1] == 0 {
+                ranges[*row][0] = tiles.results;
             }
-            let (mut at, end) = (part.range.offset / 4, part.range.end() / 4);
+            let before = tiles.results;
+            let (mut at, end) = (range.offset / 4, range.end() / 4);
             while at < end {
                 let base = at / window * window;
-                let len = TILE.min(end - at).min(base + window - at);
-                let same = |(bound, _, count): &&mut (BufferRange, usize, u32)| {
-                    bound.buffer == part.range.buffer && bound.offset == 4 * base && *count < most
-                };
-                match dispatches.last_mut().filter(same) {
-                    Some((_, _, count)) => *count += 1,
-                    None => {
-                        tiles.resize(tiles.len().next_multiple_of(TILES_ALIGN), Tile::default());
-                        let len = window.min(part.range.buffer.size() / 4 - base) as usize;
-                        dispatches.push((BufferRange::new(&part.range.buffer, 4 * base, len), tiles.len(), 1));
-                    }
-                }
-                let (row, zero) = (part.row as u32, part.zero.into());
-                let (start, len) = ((at - base) as u32, len as u32);
-                tiles.push(Tile { start, len, out: partials, row, kind: part.kind, zero, unused: [0; 2] });
-                partials += 1;
-                ranges[part.row][1] += 1;
-                at += u64::from(len);
+                let part = at - base..(end - base).min(window);
+                at += part.end - part.start;
+                let bound =
+                    |(bound, _): &(BufferRange, Batch)| bound.buffer == range.buffer && bound.offset == 4 * base;
+                let mut batches: Vec<_> =
+                    dispatches.pop_if(|last| bound(last)).map(|(_, batch)| batch).into_iter().collect();
+                tiles.cut(&mut batches, most, part, 1, |tile, _| {
+                    (tile.row, tile.kind, tile.zero) = (*row as u32, *kind, u32::from(*zero));
+                });
+                let len = window.min(range.buffer.size() / 4 - base) as usize;
+                let bound = BufferRange::new(&range.buffer, 4 * base, len);
+                dispatches.extend(batches.into_iter().map(|batch| (bound.clone(), batch)));
             }
+            ranges[*row][1] += tiles.results - before;
         }
-        if tiles.is_empty() {
-            tiles.push(Tile::default());
+        let partials = tiles.results;
+        if tiles.tiles.is_empty() {
+            tiles.tiles.push(Tile::default());
         }
         let passes = [gpu.norm_pass()?, gpu.prepare_pass()?, gpu.rows_pass()?];
         gpu.scoped("a plan's tables", || {
@@ -99,35 +115,50 @@ impl Preparation {
                 let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
                 gpu.device().create_buffer(&descriptor)
             };
+            let table = |label, contents: &[u8]| {
+                let usage = wgpu::BufferUsages::STORAGE;
+                let descriptor = wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage };
+                gpu.device().create_buffer_init(&descriptor)
+            };
             let usage = wgpu::BufferUsages::STORAGE;
-            let results = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
+            let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
             let size = u64::from(ROW_STRIDE) * rows as u64;
             let row_buffer = storage("wgpu-optim rows", size, usage | wgpu::BufferUsages::UNIFORM);
-            let table = gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some("wgpu-optim tiles"),
-                contents: bytemuck::cast_slice(&tiles),
-                usage,
-            });
-            let bind = |(bound, first, count): &(BufferRange, usize, u32)| {
-                let tiles = wgpu::BufferBinding {
-                    buffer: &table,
-                    offset: (first * size_of::<Tile>()) as u64,
-                    size: wgpu::BufferSize::new(u64::from(*count) * size_of::<Tile>() as u64),
-                };
-                let tiles = wgpu::BindingResource::Buffer(tiles);
-                (passes[0].bind(gpu, 0, &[tiles, bound.binding(), results.as_entire_binding()]), *count)
+            let tiles = table("wgpu-optim tiles", bytemuck::cast_slice(&tiles.tiles));
+            let bind = |(bound, batch): &(BufferRange, Batch)| {
+                let resources = [batch.binding(&tiles), bound.binding(), partial_norms.as_entire_binding()];
+                (passes[0].bind(gpu, 0, &resources), batch.count)
             };
             let norms = dispatches.iter().map(bind).collect();
-            let all = [&results, control, &row_buffer].map(wgpu::Buffer::as_entire_binding);
+            let all = [&partial_norms, control, &row_buffer].map(wgpu::Buffer::as_entire_binding);
             let group = passes[1].bind(gpu, 1, &all);
+            let mut ratios = Vec::<Bound>::new();
+            let rule_norms = storage("wgpu-optim norms of rules", 16 * u64::from(results.max(1)), usage);
+            for Tiled { kernel, ranges, batch } in measures {
+                let tables = [row_buffer.as_entire_binding(), batch.binding(&tiles), rule_norms.as_entire_binding()];
+                let tables = kernel.bind(gpu, 0, &tables);
+                ratios.push((kernel, vec![tables, ranges], batch.count));
+            }
+            for Trust { kernel, scalars, units } in trusts {
+                let table = table("wgpu-optim units", bytemuck::cast_slice(units));
+                let buffers = [&table, &rule_norms, &row_buffer].into_iter().chain(scalars);
+                let resources: Vec<_> = buffers.map(wgpu::Buffer::as_entire_binding).collect();
+                ratios.push((kernel.clone(), vec![kernel.bind(gpu, 0, &resources)], units.len() as u32));
+            }
             let one = wgpu::BufferBinding { buffer: &row_buffer, offset: 0, size: wgpu::BufferSize::new(ROW) };
             let row = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("wgpu-optim row"),
                 layout: &row_layout(gpu.device()),
                 entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
             });
-            Self { passes, norms, group, rows: rows as u32, row, partials, ranges }
+            Self { passes, norms, group, rows: rows as u32, ratios, row, row_buffer, tiles, partials, ranges }
         })
+    }
+
+    /// Rows and tiles of an update: its group 0.
+    pub(crate) fn bind(&self, gpu: &Gpu, kernel: &Pass, batch: Batch) -> Result<wgpu::BindGroup> {
+        let resources = [self.row_buffer.as_entire_binding(), batch.binding(&self.tiles)];
+        gpu.scoped("a bind group", || kernel.bind(gpu, 0, &resources))
     }
 
     /// Records the passes that lead to the rows.
@@ -144,5 +175,27 @@ impl Preparation {
         pass.dispatch_workgroups(1, 1, 1);
         pass.set_pipeline(&rows.pipeline);
         pass.dispatch_workgroups(self.rows, 1, 1);
+        for (kernel, groups, workgroups) in &self.ratios {
+            pass.set_pipeline(&kernel.pipeline);
+            for (k, group) in (0..).zip(groups) {
+                pass.set_bind_group(k, group, &[]);
+            }
+            pass.dispatch_workgroups(*workgroups, 1, 1);
+        }
+    }
+
+    /// Dispatches of these passes.
+    pub(crate) fn len(&self) -> usize {
+        self.norms.len() + 2 + self.ratios.len()
+    }
+}
+
+impl Batch {
+    fn binding<'a>(&self, tiles: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: tiles,
+            offset: (self.first * size_of::<Tile>()) as u64,
+            size: wgpu::BufferSize::new(u64::from(self.count) * size_of::<Tile>() as u64),
+        })
     }
 }

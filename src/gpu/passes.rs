@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Gpu;
-use super::kernel::layout;
+use super::kernel::{layout, row_layout};
 use crate::error::{Error, Result};
 
-const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
+pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
 
@@ -33,7 +33,7 @@ impl Pass {
 }
 
 /// A storage buffer in a pass.
-pub(crate) fn storage(read_only: bool) -> wgpu::BindingType {
+fn storage(read_only: bool) -> wgpu::BindingType {
     wgpu::BindingType::Buffer {
         ty: wgpu::BufferBindingType::Storage { read_only },
         has_dynamic_offset: false,
@@ -75,19 +75,35 @@ impl Gpu {
         if let Some(pass) = self.passes().get(&key) {
             return Ok(pass.clone());
         }
+        let groups: Vec<_> = groups.iter().map(|group| group.to_vec()).collect();
+        let pass = Arc::new(self.compile(name, &key.0, entry, &groups, &[])?);
+        self.passes().insert(key, pass.clone());
+        Ok(pass)
+    }
+
+    /// Compiles a text. An empty group 0 is a row, a uniform at a dynamic offset.
+    pub(crate) fn compile(
+        &self,
+        name: &'static str,
+        text: &str,
+        entry: &'static str,
+        groups: &[Vec<bool>],
+        overrides: &[(&'static str, bool)],
+    ) -> Result<Pass> {
         let needed = groups.iter().map(|group| group.len() as u64).sum();
         let available = self.device().limits().max_storage_buffers_per_shader_stage.into();
         if needed > available {
             let limit = "max_storage_buffers_per_shader_stage";
             return Err(Error::OverLimit { name: name.into(), limit, needed, available });
         }
+        let mut created = None;
         let compiled = self.scoped("a shader", || {
             let (device, label) = (self.device(), Some(name));
-            let source = wgpu::ShaderSource::Wgsl(key.0.as_str().into());
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
-            let of = |group: &&[bool]| {
+            let source = wgpu::ShaderSource::Wgsl(text.into());
+            let module = created.insert(device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source }));
+            let of = |group: &Vec<bool>| {
                 let types: Vec<_> = group.iter().map(|&read_only| storage(read_only)).collect();
-                layout(device, name, &types)
+                if group.is_empty() { row_layout(device) } else { layout(device, name, &types) }
             };
             let layouts: Vec<_> = groups.iter().map(of).collect();
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -95,21 +111,36 @@ impl Gpu {
                 bind_group_layouts: &layouts.iter().map(Some).collect::<Vec<_>>(),
                 immediate_size: 0,
             });
+            let constants: Vec<_> = overrides.iter().map(|&(name, on)| (name, f64::from(u8::from(on)))).collect();
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label,
                 layout: Some(&pipeline_layout),
-                module: &module,
+                module,
                 entry_point: Some(entry),
-                compilation_options: Default::default(),
+                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
                 cache: None,
             });
             Pass { pipeline, layouts }
         });
-        let pass = Arc::new(compiled.map_err(|e| match e {
-            Error::Rejected { reason, .. } => Error::Shader { rule: name.into(), line: None, message: reason },
-            e => e,
-        })?);
-        self.passes().insert(key, pass.clone());
-        Ok(pass)
+        compiled.map_err(|e| match (e, created) {
+            (Error::Rejected { reason, .. }, Some(module)) => rejection(name, &module, reason),
+            (e, _) => e,
+        })
     }
+}
+
+/// The error of a shader that did not compile, with the line of the first message.
+#[cfg(not(target_family = "wasm"))]
+fn rejection(name: &str, module: &wgpu::ShaderModule, reason: String) -> Error {
+    let info = pollster::block_on(module.get_compilation_info());
+    let rule = name.to_owned();
+    match info.messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error) {
+        Some(m) => Error::Shader { rule, line: m.location.map(|l| l.line_number), message: m.message },
+        None => Error::Shader { rule, line: None, message: reason },
+    }
+}
+
+#[cfg(target_family = "wasm")]
+fn rejection(name: &str, _: &wgpu::ShaderModule, message: String) -> Error {
+    Error::Shader { rule: name.into(), line: None, message }
 }

@@ -1,16 +1,19 @@
 //! What a step dispatches: made once, replayed until a parameter, a gradient or a group changes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Gpu;
-use super::kernel::{GradientAccess, Kernel, KernelKey, Lane, WORKGROUP};
+use super::kernel::{GradientAccess, KernelKey, Lane, WORKGROUP};
 use super::memory::{ALIGN, BufferRange};
-use super::norm::Preparation;
+use super::norm::{Measured, Preparation, Tiled, Trust};
+use super::passes::Pass;
+use super::tiles::{Batch, Part, Tiles};
 use crate::error::Result;
 
-/// Bind groups by what they bind; the flag is a gradient bound read-only.
-pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, bool), wgpu::BindGroup>;
+/// Bind groups by what they bind; the flags are a gradient bound read-only, and all of it.
+pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, [bool; 2]), wgpu::BindGroup>;
 
 /// The dispatches of one step, in order.
 #[derive(Debug, Default)]
@@ -22,18 +25,44 @@ pub(crate) struct Plan {
     pub(crate) rows: Vec<u64>,
     /// What comes before the updates, where the device decides about the step.
     pub(crate) preparation: Option<Preparation>,
+    tiles: Tiles,
+    measures: Vec<Tiled>,
+    /// Of each row: its first partial norm of a norm-based rule, and how many.
+    pub(crate) norms: HashMap<usize, [u32; 2]>,
 }
 
 #[derive(Debug)]
 struct Dispatch {
-    kernel: Arc<Kernel>,
-    bind_group: wgpu::BindGroup,
+    kernel: Arc<Pass>,
+    ranges: wgpu::BindGroup,
     workgroups: u32,
-    row: usize,
+    place: Place,
+}
+
+/// Where a dispatch finds its coefficients.
+#[derive(Debug)]
+enum Place {
+    /// In this row.
+    Row(usize),
+    /// In the rows of these tiles.
+    Tiles(Batch),
+    /// The same, bound.
+    Bound(wgpu::BindGroup),
+}
+
+/// Tensors that lie behind each other in each of some buffers.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Parameter, gradient, states.
+    pub(crate) ranges: Vec<BufferRange>,
+    pub(crate) access: GradientAccess,
+    pub(crate) parts: Vec<Part>,
+    /// Each part has its own row; otherwise all have the first one's.
+    pub(crate) tiled: bool,
 }
 
 impl Plan {
-    /// Adds the dispatches that update one run: the same `len` elements from the start of each range on.
+    /// Adds the dispatches that update one run.
     ///
     /// The run is cut where a binding or a dispatch would exceed the device's limits. Elements behind the last whole four have a
     /// dispatch of their own, so that nothing beside the ranges is touched.
@@ -42,64 +71,147 @@ impl Plan {
         gpu: &Gpu,
         bind_groups: &mut BindGroups,
         key: impl Fn(Lane) -> KernelKey,
-        access: GradientAccess,
-        ranges: &[BufferRange],
-        row: usize,
+        run: &Run,
     ) -> Result<()> {
-        let Some(len) = ranges.first().map(|range| range.len as u64) else {
+        let (Some(len), Some(first)) = (run.ranges.first().map(|range| range.len as u64), run.parts.first()) else {
             return Ok(());
         };
         let limits = gpu.device().limits();
+        let most = limits.max_compute_workgroups_per_dimension;
         let bound = limits.max_storage_buffer_binding_size / 4;
-        let dispatched = u64::from(limits.max_compute_workgroups_per_dimension) * WORKGROUP * 4;
+        let dispatched = if run.tiled { u64::MAX } else { u64::from(most) * WORKGROUP * 4 };
         let window = (bound.min(dispatched) / ALIGN * ALIGN).max(ALIGN);
         let whole = len / 4 * 4;
         for start in (0..whole).step_by(window as usize) {
-            let part = window.min(whole - start);
-            let workgroups = (part / 4).div_ceil(WORKGROUP);
-            self.add(gpu, bind_groups, key(Lane::Four), access, ranges, start..start + part, workgroups, row)?;
+            let elements = start..whole.min(start + window);
+            let (kernel, ranges) = bind(gpu, bind_groups, key(Lane::Four), run, elements.clone())?;
+            if run.tiled {
+                self.add_tiles(run, &kernel, &ranges, elements, 4, most);
+            } else {
+                let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
+                self.dispatches.push(Dispatch { kernel, ranges, workgroups, place: Place::Row(first.row) });
+            }
         }
         if whole < len {
             let start = whole / ALIGN * ALIGN;
-            self.add(gpu, bind_groups, key(Lane::Tail), access, ranges, start..len, 1, row)?;
+            let (kernel, ranges) = bind(gpu, bind_groups, key(Lane::Tail), run, start..len)?;
+            if run.tiled {
+                self.add_tail(run, &kernel, &ranges, start, whole..len);
+            } else {
+                self.dispatches.push(Dispatch { kernel, ranges, workgroups: 1, place: Place::Row(first.row) });
+            }
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the one private caller is above")]
-    fn add(
+    fn add_tiles(
+        &mut self,
+        run: &Run,
+        kernel: &Arc<Pass>,
+        ranges: &wgpu::BindGroup,
+        window: Range<u64>,
+        width: u64,
+        most: u32,
+    ) {
+        let mut batches = Vec::new();
+        for part in &run.parts {
+            let piece = part.start.max(window.start)..(part.start + part.padded).min(window.end);
+            if piece.is_empty() {
+                continue;
+            }
+            let before = piece.start - part.start;
+            let end = piece.start + (piece.end - piece.start) / width * width;
+            self.tiles.cut(
+                &mut batches,
+                most,
+                piece.start - window.start..end - window.start,
+                width,
+                |tile, offset| {
+                    tile.row = part.row as u32;
+                    (tile.first, tile.limit) = (((before + offset) / width) as u32, part.len as u32);
+                },
+            );
+        }
+        self.push_batches(kernel, ranges, batches);
+    }
+
+    /// The elements behind the last whole four of a run of one tensor.
+    fn add_tail(&mut self, run: &Run, kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, bound: u64, elements: Range<u64>) {
+        let (mut batches, part) = (Vec::new(), run.parts[0]);
+        self.tiles.cut(&mut batches, 1, elements.start - bound..elements.end - bound, 1, |tile, _| {
+            tile.row = part.row as u32;
+            (tile.first, tile.limit) = (elements.start as u32, part.len as u32);
+        });
+        self.push_batches(kernel, ranges, batches);
+    }
+
+    fn push_batches(&mut self, kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batches: Vec<Batch>) {
+        self.dispatches.extend(batches.into_iter().map(|batch| Dispatch {
+            kernel: kernel.clone(),
+            ranges: ranges.clone(),
+            workgroups: batch.count,
+            place: Place::Tiles(batch),
+        }));
+    }
+
+    /// Adds the dispatches that measure one run for a norm-based rule: parameter, gradient, and the states that it measures.
+    pub(crate) fn add_measure(
         &mut self,
         gpu: &Gpu,
         bind_groups: &mut BindGroups,
-        key: KernelKey,
-        access: GradientAccess,
-        ranges: &[BufferRange],
-        elements: std::ops::Range<u64>,
-        workgroups: u64,
-        row: usize,
+        key: impl Fn() -> KernelKey,
+        run: &Run,
+        results: &mut u32,
     ) -> Result<()> {
-        let kernel = gpu.kernel(key)?;
-        let len = (elements.end - elements.start) as usize;
-        let cut = |range: &BufferRange| BufferRange::new(&range.buffer, range.offset + 4 * elements.start, len);
-        let cut: Vec<_> = ranges.iter().map(cut).collect();
-        let key = (cut, access == GradientAccess::Read);
-        let bind_group = match bind_groups.get(&key) {
-            Some(bind_group) => bind_group.clone(),
-            None => {
-                let entry = |(binding, range)| wgpu::BindGroupEntry { binding, resource: BufferRange::binding(range) };
-                let entries: Vec<_> = (0..).zip(&key.0).map(entry).collect();
-                let bind_group = gpu.scoped("a bind group", || {
-                    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some("wgpu-optim"),
-                        layout: &kernel.ranges,
-                        entries: &entries,
-                    })
-                })?;
-                bind_groups.insert(key, bind_group.clone());
-                bind_group
+        let Some(len) = run.ranges.first().map(|range| range.len as u64) else { return Ok(()) };
+        let limits = gpu.device().limits();
+        let most = limits.max_compute_workgroups_per_dimension;
+        let window = (limits.max_storage_buffer_binding_size / 4 / ALIGN * ALIGN).max(ALIGN);
+        std::mem::swap(&mut self.tiles.results, results);
+        for start in (0..len).step_by(window as usize) {
+            let elements = start..len.min(start + window);
+            let (kernel, ranges) = bind(gpu, bind_groups, key(), run, elements.clone())?;
+            let mut batches = Vec::new();
+            for part in &run.parts {
+                let piece = part.start.max(elements.start)..(part.start + part.len).min(elements.end);
+                if piece.is_empty() {
+                    continue;
+                }
+                let before = piece.start - part.start;
+                let norms = self.norms.entry(part.row).or_insert([self.tiles.results, 0]);
+                let first = self.tiles.results;
+                let piece = piece.start - elements.start..piece.end - elements.start;
+                self.tiles.cut(&mut batches, most, piece, 1, |tile, offset| {
+                    tile.row = part.row as u32;
+                    (tile.first, tile.limit) = ((before + offset) as u32, part.len as u32);
+                });
+                norms[1] += self.tiles.results - first;
             }
-        };
-        self.dispatches.push(Dispatch { kernel, bind_group, workgroups: workgroups as u32, row });
+            let tiled = |batch| Tiled { kernel: kernel.clone(), ranges: ranges.clone(), batch };
+            self.measures.extend(batches.into_iter().map(tiled));
+        }
+        std::mem::swap(&mut self.tiles.results, results);
+        Ok(())
+    }
+
+    /// Completes a plan of steps about which the device decides. `results` are the partial norms of norm-based rules.
+    pub(crate) fn prepare(
+        &mut self,
+        gpu: &Gpu,
+        control: &wgpu::Buffer,
+        measured: &[Measured],
+        trusts: &[Trust],
+        results: u32,
+    ) -> Result<()> {
+        let (mut tiles, measures) = (std::mem::take(&mut self.tiles), std::mem::take(&mut self.measures));
+        tiles.results = results;
+        let preparation = Preparation::new(gpu, control, self.rows.len(), measured, tiles, measures, trusts)?;
+        for dispatch in &mut self.dispatches {
+            if let Place::Tiles(batch) = dispatch.place {
+                dispatch.place = Place::Bound(preparation.bind(gpu, &dispatch.kernel, batch)?);
+            }
+        }
+        self.preparation = Some(preparation);
         Ok(())
     }
 
@@ -110,14 +222,18 @@ impl Plan {
         offset: impl Fn(usize) -> u32,
         pass: &mut wgpu::ComputePass<'_>,
     ) {
-        let mut current: Option<&Arc<Kernel>> = None;
+        let mut current: Option<&Arc<Pass>> = None;
         for dispatch in &self.dispatches {
             if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &dispatch.kernel)) {
                 pass.set_pipeline(&dispatch.kernel.pipeline);
                 current = Some(&dispatch.kernel);
             }
-            pass.set_bind_group(0, rows, &[offset(dispatch.row)]);
-            pass.set_bind_group(1, &dispatch.bind_group, &[]);
+            match &dispatch.place {
+                Place::Row(row) => pass.set_bind_group(0, rows, &[offset(*row)]),
+                Place::Bound(tables) => pass.set_bind_group(0, tables, &[]),
+                Place::Tiles(_) => continue,
+            }
+            pass.set_bind_group(1, &dispatch.ranges, &[]);
             pass.dispatch_workgroups(dispatch.workgroups, 1, 1);
         }
     }
@@ -126,7 +242,32 @@ impl Plan {
         self.dispatches.is_empty()
     }
 
+    /// Dispatches of the updates.
     pub(crate) fn len(&self) -> usize {
         self.dispatches.len()
     }
+}
+
+/// The kernel, and these elements of each range bound for it.
+fn bind(
+    gpu: &Gpu,
+    bind_groups: &mut BindGroups,
+    key: KernelKey,
+    run: &Run,
+    elements: Range<u64>,
+) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
+    let (measures, kernel) = (key.measures(), gpu.kernel(key)?);
+    let len = (elements.end - elements.start) as usize;
+    let cut = |range: &BufferRange| BufferRange::new(&range.buffer, range.offset + 4 * elements.start, len);
+    let key = (run.ranges.iter().map(cut).collect::<Vec<_>>(), [run.access == GradientAccess::Read, measures]);
+    let bind_group = match bind_groups.get(&key) {
+        Some(bind_group) => bind_group.clone(),
+        None => {
+            let resources: Vec<_> = key.0.iter().map(BufferRange::binding).collect();
+            let bind_group = gpu.scoped("a bind group", || kernel.bind(gpu, 1, &resources))?;
+            bind_groups.insert(key, bind_group.clone());
+            bind_group
+        }
+    };
+    Ok((kernel, bind_group))
 }

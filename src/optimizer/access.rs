@@ -1,6 +1,6 @@
 //! Reading and writing parameters, gradients and state, by handle or by name.
 
-use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Role, Vectors};
+use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Role, Scalar, Vectors};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::gpu::memory::BufferRange;
@@ -12,6 +12,8 @@ enum Part {
     Parameter,
     Gradient,
     State(usize),
+    /// The number that a norm-based rule keeps.
+    Scalar,
 }
 
 impl Optimizer {
@@ -245,14 +247,19 @@ impl Optimizer {
     }
 
     fn state(&self, parameter: &Parameter, slot: &str) -> Result<Part> {
-        let known = self.groups[parameter.group].slots();
+        let mut known = self.groups[parameter.group].slots();
+        let scalar = self.groups[parameter.group].rule.scalar();
         match known.iter().position(|name| *name == slot) {
             Some(k) => Ok(Part::State(k)),
-            None => Err(Error::UnknownState { parameter: parameter.name.clone(), slot: slot.into(), known }),
+            None if scalar == Some(slot) => Ok(Part::Scalar),
+            None => {
+                known.extend(scalar);
+                Err(Error::UnknownState { parameter: parameter.name.clone(), slot: slot.into(), known })
+            }
         }
     }
 
-    fn range<'a>(&self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
+    fn range<'a>(&'a self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
         let Memory::Gpu(tensor) = &parameter.memory else {
             return Err(parameter.unsupported("a buffer range", "the optimizer runs on the CPU"));
         };
@@ -260,12 +267,19 @@ impl Optimizer {
             Part::Parameter => Some(&tensor.parameter),
             Part::Gradient => tensor.gradient.as_ref(),
             Part::State(k) => tensor.slots.get(k),
+            Part::Scalar => match (&tensor.scalar, &self.groups[parameter.group].scalar) {
+                (Some((_, range)), _) | (None, Some(Scalar::Gpu(range))) => Some(range),
+                _ => None,
+            },
         };
         range.ok_or_else(|| parameter.unsupported("the gradient", "the parameter has none"))
     }
 
     async fn read_part<F: Real>(&self, parameter: &Parameter, part: Part) -> Result<Vec<F>> {
         check_element::<F>(parameter)?;
+        if let (Part::Scalar, Some(Scalar::Cpu(number))) = (part, &self.groups[parameter.group].scalar) {
+            return Ok(vec![F::of(*number)]);
+        }
         match (&parameter.memory, &self.device) {
             (Memory::Gpu(_), Device::Gpu(gpu)) => {
                 let values = gpu.read(self.range(parameter, part)?, &parameter.name).await?;
@@ -287,7 +301,19 @@ impl Optimizer {
         let parameter = self.get(id)?;
         let part = part(self, parameter)?;
         check_element::<F>(parameter)?;
-        parameter.check_len(values.len())?;
+        match part {
+            Part::Scalar if values.len() != 1 => {
+                let (name, found) = (format!("the number of {}", parameter.name), values.len());
+                return Err(Error::Length { name, expected: 1, found });
+            }
+            Part::Scalar => {}
+            _ => parameter.check_len(values.len())?,
+        }
+        if let (Part::Scalar, Some(Scalar::Cpu(_)), [value]) = (part, &self.groups[parameter.group].scalar, values) {
+            let group = parameter.group;
+            self.groups[group].scalar = Some(Scalar::Cpu(value.to_f64().unwrap_or(f64::NAN)));
+            return Ok(());
+        }
         if !matches!(part, Part::Gradient) {
             self.check_swapped(parameter.group, "writing")?;
         }
@@ -335,6 +361,7 @@ impl<F: Real> Vectors<F> {
     fn part(&self, part: Part, parameter: &Parameter) -> Result<&[F]> {
         let vector = match (part, &self.own) {
             (Part::State(k), _) => self.slots.get(k),
+            (Part::Scalar, _) => Some(&self.scalar),
             (Part::Parameter, Some(own)) => Some(&own.parameter),
             (Part::Gradient, Some(own)) => Some(&own.gradient),
             _ => None,
@@ -346,6 +373,7 @@ impl<F: Real> Vectors<F> {
     fn part_mut(&mut self, part: Part) -> Option<&mut [F]> {
         let vector = match (part, &mut self.own) {
             (Part::State(k), _) => self.slots.get_mut(k),
+            (Part::Scalar, _) => Some(&mut self.scalar),
             (Part::Parameter, Some(own)) => Some(&mut own.parameter),
             (Part::Gradient, Some(own)) => Some(&mut own.gradient),
             _ => None,

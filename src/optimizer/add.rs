@@ -1,10 +1,10 @@
 //! Adding and removing parameters, and the memory that they get.
 
-use super::{Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
+use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
 use crate::error::{Error, Result};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
 use crate::gpu::{Device, Gpu};
-use crate::rule::Real;
+use crate::rule::{Real, Scope};
 use crate::settings::Options;
 
 impl Optimizer {
@@ -84,13 +84,31 @@ impl Optimizer {
             taken.into_iter().for_each(|tensor| owned.release(tensor.place));
             return Err(e);
         }
+        for (k, (name, _)) in tensors.iter().enumerate() {
+            if let Err(e) = self.give_scalar(gpu, group, name, &mut taken[k]) {
+                taken.into_iter().for_each(|tensor| self.groups[group].release(tensor));
+                return Err(e);
+            }
+        }
         Ok(taken.into_iter().map(Memory::Gpu).collect())
+    }
+
+    /// The number that a norm-based rule keeps for a tensor.
+    fn give_scalar(&mut self, gpu: &Gpu, group: usize, name: &str, tensor: &mut Tensor) -> Result<()> {
+        let group = &mut self.groups[group];
+        if group.rule.scope() == Some(Scope::Tensor) && group.rule.scalar().is_some() {
+            tensor.scalar = Some(group.take_scalar(gpu, name)?);
+        }
+        Ok(())
     }
 
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
         let slots = self.groups[group].initial().iter().map(|&x| vec![F::of(x); len]).collect();
         let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
-        let vectors = Vectors { own, slots };
+        let rule = &self.groups[group].rule;
+        let kept = rule.scalar().filter(|_| rule.scope() == Some(Scope::Tensor));
+        let scalar = kept.map(|name| F::of(rule.0.initial(name))).into_iter().collect();
+        let vectors = Vectors { own, slots, scalar };
         match F::NAME == f64::NAME {
             true => Memory::F64(vectors.cast()),
             false => Memory::F32(vectors.cast()),
@@ -120,7 +138,12 @@ impl Optimizer {
         let len = range.len;
         states.reserve(&gpu, name, Arena::padded(len), false)?;
         let (place, slots) = place_states(&gpu, states, name, len, &initial)?;
-        let tensor = Tensor { owned: false, place, parameter: range, gradient: None, own_gradient: None, slots };
+        let (gradient, own_gradient, scalar) = (None, None, None);
+        let mut tensor = Tensor { owned: false, place, parameter: range, gradient, own_gradient, slots, scalar };
+        if let Err(e) = self.give_scalar(&gpu, group, name, &mut tensor) {
+            self.groups[group].release(tensor);
+            return Err(e);
+        }
         Ok(self.insert(name, group, len, Memory::Gpu(tensor)))
     }
 
@@ -154,9 +177,7 @@ impl Optimizer {
         if let Some(parameter) = self.parameters.remove(&id.0) {
             self.names.remove(&parameter.name);
             if let Memory::Gpu(tensor) = parameter.memory {
-                let group = &mut self.groups[parameter.group];
-                let arena = if tensor.owned { &mut group.owned } else { &mut group.states };
-                arena.release(tensor.place);
+                self.groups[parameter.group].release(tensor);
             }
         }
         self.plan = None;
@@ -196,7 +217,27 @@ impl<F: Real> Vectors<F> {
     fn cast<G: Real>(self) -> Vectors<G> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
         let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
-        Vectors { own, slots: self.slots.into_iter().map(cast).collect() }
+        Vectors { own, slots: self.slots.into_iter().map(cast).collect(), scalar: cast(self.scalar) }
+    }
+}
+
+impl Group {
+    /// Frees a tensor's places.
+    fn release(&mut self, tensor: Tensor) {
+        let arena = if tensor.owned { &mut self.owned } else { &mut self.states };
+        arena.release(tensor.place);
+        if let Some((place, _)) = tensor.scalar {
+            self.scalars.release(place);
+        }
+    }
+
+    /// A place for the number that its rule keeps, at its first value.
+    pub(super) fn take_scalar(&mut self, gpu: &Gpu, name: &str) -> Result<(Place, BufferRange)> {
+        self.scalars.reserve(gpu, name, Arena::padded(1), false)?;
+        let first = self.rule.scalar().map_or(0.0, |scalar| self.rule.0.initial(scalar));
+        let (place, ranges) = place_states(gpu, &mut self.scalars, name, 1, &[first])?;
+        let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
+        Ok((place, ranges.into_iter().next().ok_or(full)?))
     }
 }
 
@@ -215,7 +256,7 @@ fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f6
         return Err(e);
     }
     let own_gradient = Some(gradient.clone());
-    Ok(Tensor { owned: true, place, parameter, gradient: Some(gradient), own_gradient, slots })
+    Ok(Tensor { owned: true, place, parameter, gradient: Some(gradient), own_gradient, slots, scalar: None })
 }
 
 /// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.

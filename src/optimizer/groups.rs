@@ -64,7 +64,8 @@ impl Optimizer {
         }
         let old = &self.groups[group].settings;
         let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
-        if old.clip_value.is_some() != settings.clip_value.is_some() || kind(old) != kind(&settings) {
+        let extras = |settings: &Settings| (settings.clip_value.is_some(), settings.noise.is_some());
+        if extras(old) != extras(&settings) || kind(old) != kind(&settings) {
             self.plan = None;
         }
         self.groups[group].settings = settings;

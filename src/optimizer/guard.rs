@@ -1,6 +1,6 @@
 //! What the optimizer does about a step as a whole: clipping by the norm of all gradients, overflow, loss scaling.
 
-use super::{At, Optimizer};
+use super::{At, Group, Optimizer};
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result};
 use crate::gpu::control::{Control, ENTRY, SLOT_HEAD};
@@ -170,7 +170,8 @@ impl Optimizer {
 
     /// Whether the device has to decide something about the next step.
     pub(super) fn controlled(&self) -> bool {
-        self.measures() || self.groups.iter().any(|group| group.pending != 0)
+        let apart = |group: &Group| group.alone() || group.rule.scope().is_some();
+        self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group))
     }
 
     /// Whether the next step may be skipped.

@@ -10,7 +10,7 @@ use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan};
 use crate::gpu::slots::{MAX_HYPER, Slots};
-use crate::rule::{AnyRule, Real, Step};
+use crate::rule::{AnyRule, Real, Scope, Step};
 use crate::scaling::{Guard, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Coefficients, Options, Settings};
@@ -133,6 +133,17 @@ struct Group {
     owned: Arena,
     /// States of [`Optimizer::add_buffer`].
     states: Arena,
+    /// The numbers that a norm-based rule keeps on a GPU.
+    scalars: Arena,
+    /// The group's own, of a rule with [`Scope::Group`].
+    scalar: Option<Scalar>,
+}
+
+/// One number that a norm-based rule keeps.
+#[derive(Debug)]
+enum Scalar {
+    Gpu(BufferRange),
+    Cpu(f64),
 }
 
 #[derive(Debug)]
@@ -164,6 +175,8 @@ struct Vectors<F> {
     /// `None` for a parameter in the caller's slice.
     own: Option<Own<F>>,
     slots: Vec<Vec<F>>,
+    /// What a norm-based rule keeps for the tensor.
+    scalar: Vec<F>,
 }
 
 #[derive(Debug)]
@@ -174,7 +187,19 @@ struct Own<F> {
 
 impl Group {
     fn extras(&self, zero: bool) -> Extras {
-        Extras { average: self.averaging.is_some(), clip: self.settings.clip_value.is_some(), zero }
+        Extras {
+            average: self.averaging.is_some(),
+            clip: self.settings.clip_value.is_some(),
+            zero,
+            tiled: self.alone(),
+            noise: self.settings.noise.is_some(),
+        }
+    }
+
+    /// Whether each of its parameters has coefficients of its own.
+    fn alone(&self) -> bool {
+        let Settings { clip_norm, noise, .. } = self.settings;
+        clip_norm.is_some() || noise.is_some() || self.rule.scope() == Some(Scope::Tensor)
     }
 
     /// Steps of its schedule so far, if none of those that are not known was skipped.
@@ -233,13 +258,19 @@ impl Parameter {
     /// What the driver around the rule gets for the next step.
     fn coefficients(&self, group: &Group, at: At) -> Coefficients {
         let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1));
-        Coefficients { average, ..self.settings(group, at).coefficients() }
+        let settings = self.settings(group, at);
+        let noise = settings.noise.map(|noise| noise.stream(&self.name, at.steps + 1));
+        let plain = settings.coefficients();
+        let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
+        Coefficients { average, noise, decay, ..plain }
     }
 
     /// What the host knows of the next step.
     fn next_step(&self, group: &Group, at: At) -> Step {
         let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(at.schedule));
-        Step { t: at.steps + 1, lr: self.settings(group, at).effective_lr(), momentum, look_ahead: self.shift }
+        let settings = self.settings(group, at);
+        let weight_decay = if group.rule.0.decays() { settings.decoupled() } else { 0.0 };
+        Step { t: at.steps + 1, lr: settings.effective_lr(), momentum, weight_decay, look_ahead: self.shift }
     }
 
     /// Whether the next step leaves it out.
@@ -302,14 +333,16 @@ impl Optimizer {
         settings.check()?;
         self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), settings.clip_norm.as_ref())?;
         let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
+        let scope = rule.scope().is_some();
+        if scope != rule.hyper_names().contains(&crate::cpu::TRUST_RATIO) {
+            let reason = "a rule has a scope if it has a coefficient `trust_ratio`, and the other way round";
+            return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
+        }
         if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.declared_slots().contains(&AVERAGE) {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
-        if let Device::Gpu(gpu) = &self.device {
-            let extras = Extras { clip: settings.clip_value.is_some(), ..Extras::default() };
-            step::compile(gpu, &rule, &settings, extras)?;
-        }
+        let rule_scalar = rule.scalar();
         let mut group = Group {
             rule,
             settings,
@@ -320,8 +353,19 @@ impl Optimizer {
             pending: 0,
             owned: Arena::default(),
             states: Arena::default(),
+            scalars: Arena::new(rule_scalar.into_iter().map(String::from).collect()),
+            scalar: None,
         };
         group.make_arenas();
+        if let Device::Gpu(gpu) = &self.device {
+            step::compile(gpu, &group.rule, &group.settings, group.extras(false))?;
+        }
+        if let (Some(name), Some(Scope::Group)) = (rule_scalar, group.rule.scope()) {
+            group.scalar = Some(match self.device.clone() {
+                Device::Cpu => Scalar::Cpu(group.rule.0.initial(name)),
+                Device::Gpu(gpu) => Scalar::Gpu(group.take_scalar(&gpu, "the group")?.1),
+            });
+        }
         self.groups.push(group);
         Ok(self.groups.len() - 1)
     }

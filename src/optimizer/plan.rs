@@ -3,13 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::{Group, Memory, Optimizer, Parameter};
+use super::{Group, Memory, Optimizer, Parameter, Scalar};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::gpu::kernel::{AVERAGE, GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::kernel::{AVERAGE, Extras, GradientAccess, KernelKey, Lane, MOMENTUM, Stage};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
-use crate::gpu::norm::{Measured, Preparation};
-use crate::gpu::plan::Plan;
+use crate::gpu::norm::{Measured, Trust};
+use crate::gpu::plan::{Plan, Run};
+use crate::gpu::tiles::{Part, Unit};
+use crate::rule::Scope;
 
 /// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
 /// it is, where each has coefficients of its own.
@@ -17,29 +19,31 @@ type Cohort = (usize, u64, bool, (u64, u128), u64, Option<u64>);
 
 fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
     let Parameter { group, options, steps, pending, shift, .. } = parameter;
-    let alone = groups[*group].settings.clip_norm.map(|_| id);
+    let alone = groups[*group].alone().then_some(id);
     (*group, options.lr_scale.to_bits(), options.weight_decay, (*steps, *pending), shift.to_bits(), alone)
 }
 
-/// Adjacent tensors of one cohort in the arena, or one tensor elsewhere.
-struct Run {
-    ranges: Vec<BufferRange>,
-    row: usize,
-    access: GradientAccess,
-}
-
 impl Run {
+    /// A run of one tensor.
+    fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
+        let padded = ranges.first().map_or(0, |range| range.len as u64);
+        Self { ranges, access, parts: vec![Part { start: 0, padded, len: len as u64, row }], tiled }
+    }
+
     /// Joins a tensor that lies just behind, padding included.
     fn extend(&mut self, next: &Self, owned: bool) -> bool {
         let pairs = || self.ranges.iter().zip(&next.ranges);
         let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
-        let same = (self.row, self.access) == (next.row, next.access) && self.ranges.len() == next.ranges.len();
-        if !owned || !same || !pairs().all(adjacent) {
+        let same = (self.access, self.tiled) == (next.access, next.tiled) && self.ranges.len() == next.ranges.len();
+        let one_row = self.parts[0].row == next.parts[0].row;
+        if !owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
             return false;
         }
+        let start = self.ranges[0].len as u64;
         for (a, b) in self.ranges.iter_mut().zip(&next.ranges) {
             a.len += b.len;
         }
+        self.parts.extend(next.parts.iter().map(|part| Part { start: start + part.start, ..*part }));
         true
     }
 }
@@ -67,24 +71,78 @@ impl Optimizer {
             };
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
-            push_run(&mut runs, parameter.group, Run { ranges, row, access }, in_arena);
+            let tiled = self.groups[parameter.group].alone();
+            push_run(&mut runs, parameter.group, Run::of(ranges, access, row, parameter.len, tiled), in_arena);
             if self.measures() {
                 measured.push(Measured { range: gradient.clone(), row, kind, zero });
             }
         }
         self.keep_bind_groups(runs.len());
-        for (group, run) in runs {
-            let Group { rule, .. } = &self.groups[group];
-            let extras = self.groups[group].extras(zero);
-            let key = |lane| KernelKey::update(rule, lane, run.access, extras);
-            plan.add_run(gpu, &mut self.bind_groups, key, run.access, &run.ranges, run.row)?;
+        let (mut trusts, mut results) = (Vec::new(), 0);
+        for (k, run) in &runs {
+            let group = &self.groups[*k];
+            let extras = group.extras(zero);
+            let key = |lane| KernelKey::update(&group.rule, lane, run.access, extras);
+            plan.add_run(gpu, &mut self.bind_groups, key, run)?;
+            if group.rule.scope().is_some() {
+                let key = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
+                plan.add_measure(gpu, &mut self.bind_groups, key, &to_measure(group, run), &mut results)?;
+            }
         }
         if self.controlled() && !plan.is_empty() {
+            for k in 0..self.groups.len() {
+                self.add_trusts(gpu, &plan, k, &mut trusts)?;
+            }
             measured.sort_by_key(|part| part.row);
             let control = self.control(gpu)?.buffer.clone();
-            plan.preparation = Some(Preparation::new(gpu, &control, plan.rows.len(), &measured)?);
+            plan.prepare(gpu, &control, &measured, &trusts, results)?;
         }
         Ok(plan)
+    }
+
+    /// What a norm-based group makes of its norms: a unit for each tensor, or one for the group.
+    fn add_trusts(&self, gpu: &Gpu, plan: &Plan, k: usize, trusts: &mut Vec<Trust>) -> Result<()> {
+        let group = &self.groups[k];
+        let Some(scope) = group.rule.scope() else { return Ok(()) };
+        let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
+        let of_unit = |scalar: Option<&BufferRange>, unit: Unit, trusts: &mut Vec<Trust>| {
+            let (buffer, at) = (scalar.map(|range| range.buffer.clone()), scalar.map_or(0, |range| range.offset / 4));
+            let unit = Unit { scalar: at as u32, ..unit };
+            match trusts
+                .last_mut()
+                .filter(|last| last.scalars == buffer && std::sync::Arc::ptr_eq(&last.kernel, &kernel))
+            {
+                Some(last) => last.units.push(unit),
+                None => trusts.push(Trust { kernel: kernel.clone(), scalars: buffer, units: vec![unit] }),
+            }
+        };
+        let ours = plan.rows.iter().enumerate().filter_map(|(row, id)| Some((row, self.parameters.get(id)?)));
+        let ours: Vec<_> = ours.filter(|(_, parameter)| parameter.group == k).collect();
+        let norms = |row: &usize| plan.norms.get(row).copied();
+        match scope {
+            Scope::Tensor => {
+                for (row, parameter) in &ours {
+                    let Memory::Gpu(tensor) = &parameter.memory else { continue };
+                    let [first, count] = norms(row).unwrap_or_default();
+                    let unit = Unit { first, count, row: *row as u32, rows: 1, ..Unit::default() };
+                    of_unit(tensor.scalar.as_ref().map(|(_, range)| range), unit, trusts);
+                }
+            }
+            Scope::Group => {
+                let Some((row, _)) = ours.first() else { return Ok(()) };
+                let all: Vec<_> = ours.iter().filter_map(|(row, _)| norms(row)).collect();
+                let first = all.iter().map(|[first, _]| *first).min().unwrap_or(0);
+                let end = all.iter().map(|[first, count]| first + count).max().unwrap_or(0);
+                let rows = ours.len() as u32;
+                let unit = Unit { first, count: end - first, row: *row as u32, rows, ..Unit::default() };
+                let scalar = match &group.scalar {
+                    Some(Scalar::Gpu(range)) => Some(range),
+                    _ => None,
+                };
+                of_unit(scalar, unit, trusts);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
@@ -119,11 +177,12 @@ impl Optimizer {
                 plan.rows.len() - 1
             });
             let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
-            push_run(&mut runs, parameter.group, Run { ranges, row, access: GradientAccess::None }, tensor.owned);
+            let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
+            push_run(&mut runs, parameter.group, run, tensor.owned);
         }
         plan.members = members;
         for (_, run) in runs {
-            plan.add_run(gpu, &mut self.bind_groups, &key, run.access, &run.ranges, run.row)?;
+            plan.add_run(gpu, &mut self.bind_groups, &key, &run)?;
         }
         Ok(plan)
     }
@@ -151,9 +210,15 @@ impl Optimizer {
         self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
     }
 
-    /// Dispatches of the last recorded step: for tests and the curious.
+    /// Dispatches of the last recorded step that update parameters: for tests and the curious.
     pub fn dispatches(&self) -> usize {
         self.plan.as_ref().map_or(0, Plan::len)
+    }
+
+    /// Its dispatches before those: norms, the decision about the step, coefficients.
+    pub fn preparing_dispatches(&self) -> usize {
+        let preparation = self.plan.as_ref().and_then(|plan| plan.preparation.as_ref());
+        preparation.map_or(0, |preparation| preparation.len())
     }
 }
 
@@ -172,4 +237,13 @@ fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run, in_arena: bool
     if !joined {
         runs.push((group, run));
     }
+}
+
+/// What a norm-based rule measures of a run.
+fn to_measure(group: &Group, run: &Run) -> Run {
+    let (slots, measured) = (group.rule.slots(), group.rule.0.measured_slots());
+    let at = |slot: &&str| slots.iter().position(|name| name == slot);
+    let states = measured.iter().filter_map(at).map(|k| run.ranges[2 + k].clone());
+    let ranges = run.ranges[..2].iter().cloned().chain(states).collect();
+    Run { ranges, access: GradientAccess::Read, parts: run.parts.clone(), tiled: true }
 }

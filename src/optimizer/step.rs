@@ -3,7 +3,7 @@
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
 use crate::gpu::control::Control;
-use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane};
+use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane, Stage};
 use crate::gpu::norm::ROW_STRIDE;
 use crate::gpu::plan::Plan;
 use crate::gpu::slots::Slots;
@@ -14,7 +14,12 @@ use crate::settings::{ROW_HEAD, Settings};
 /// Compiles what a group's first step will need.
 pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
     let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    gpu.kernel(KernelKey::update(rule, Lane::Four, access, extras)).map(|_| ())
+    gpu.kernel(KernelKey::update(rule, Lane::Four, access, extras))?;
+    if rule.scope().is_some() {
+        gpu.kernel(KernelKey::of_norms(rule, Stage::Measure, extras))?;
+        gpu.kernel(KernelKey::of_norms(rule, Stage::Trust, Extras::default()))?;
+    }
+    Ok(())
 }
 
 impl Optimizer {

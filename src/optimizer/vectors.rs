@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
-use crate::cpu::{self, AnyJob, Job, for_each};
+use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Scalar, Vectors};
+use crate::cpu::{self, AnyJob, Job, Number, for_each};
 use crate::error::{Error, Result};
 use crate::gpu::kernel::MOMENTUM;
-use crate::rule::{Real, Step};
+use crate::rule::{Real, Scope, Step};
 use crate::scaling::{Guard, Report};
 use crate::settings::Coefficients;
 
@@ -28,6 +28,9 @@ struct Work<'a> {
     step: Step,
     coefficients: Coefficients,
     job: AnyJob<'a>,
+    /// The number that a norm-based rule keeps for it.
+    scalar: Option<Number<'a>>,
+    trust_ratio: f64,
 }
 
 impl<'a> Work<'a> {
@@ -35,13 +38,22 @@ impl<'a> Work<'a> {
         id: u64,
         parameter: &'a mut Parameter,
         groups: &[Group],
-        job: impl FnOnce(&'a mut Memory) -> Option<AnyJob<'a>>,
+        job: impl FnOnce(&'a mut Memory) -> Option<(AnyJob<'a>, Option<Number<'a>>)>,
     ) -> Option<Self> {
         let group = &groups[parameter.group];
         let at = parameter.at(group);
         let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
-        Some(Self { id, group: parameter.group, step, coefficients, job: job(&mut parameter.memory)? })
+        let (job, scalar) = job(&mut parameter.memory)?;
+        Some(Self { id, group: parameter.group, step, coefficients, job, scalar, trust_ratio: 1.0 })
     }
+}
+
+fn narrow<'a>((job, scalar): (Job<'a, f32>, Option<&'a mut f32>)) -> (AnyJob<'a>, Option<Number<'a>>) {
+    (AnyJob::F32(job), scalar.map(Number::F32))
+}
+
+fn wide<'a>((job, scalar): (Job<'a, f64>, Option<&'a mut f64>)) -> (AnyJob<'a>, Option<Number<'a>>) {
+    (AnyJob::F64(job), scalar.map(Number::F64))
 }
 
 /// What concerns all parameters of a step.
@@ -54,7 +66,7 @@ struct Whole {
 
 impl Whole {
     /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
-    fn step(&self, groups: &[Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
+    fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         if self.measures {
             let norms: Vec<_> = work.iter().map(|work| work.job.norm(self.kind, self.zero)).collect();
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
@@ -77,10 +89,46 @@ impl Whole {
             }
         }
         let taken = work.iter().map(|work| work.id).collect();
-        for_each(work, |Work { group, step, coefficients, job, .. }| {
-            groups[group].rule.0.update(job, &coefficients, &step);
+        trust(groups, &mut work);
+        for_each(work, |Work { group, step, coefficients, job, trust_ratio, .. }| {
+            groups[group].rule.0.update(job, &coefficients, &step, trust_ratio);
         });
         Some(taken)
+    }
+}
+
+/// Measures what norm-based rules need, and gives each its ratio: the twin of shaders/trust.wgsl.
+fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
+    for (k, group) in groups.iter_mut().enumerate() {
+        let Some(scope) = group.rule.scope() else { continue };
+        let rule = &group.rule.0;
+        let (mut whole, mut step) = ([0.0f64; 2], None);
+        for work in work.iter_mut().filter(|work| work.group == k) {
+            let norms = rule.measure(&work.job, &work.coefficients, &work.step);
+            match scope {
+                Scope::Tensor => {
+                    let (mut narrow, mut wide) = (0.0, 0.0);
+                    let none = match &work.job {
+                        AnyJob::F32(_) => Number::F32(&mut narrow),
+                        AnyJob::F64(_) => Number::F64(&mut wide),
+                    };
+                    work.trust_ratio = rule.trust(norms, work.scalar.take().unwrap_or(none), &work.step);
+                }
+                Scope::Group => {
+                    whole = [whole[0].hypot(norms[0]), whole[1].hypot(norms[1])];
+                    step.get_or_insert(work.step);
+                }
+            }
+        }
+        if let Some(step) = step {
+            let mut none = 0.0;
+            let scalar = match &mut group.scalar {
+                Some(Scalar::Cpu(scalar)) => scalar,
+                _ => &mut none,
+            };
+            let ratio = rule.trust(whole, Number::F64(scalar), &step);
+            work.iter_mut().filter(|work| work.group == k).for_each(|work| work.trust_ratio = ratio);
+        }
     }
 }
 
@@ -93,11 +141,11 @@ impl Optimizer {
         let members = self.parameters.iter_mut().filter(|(_, parameter)| !parameter.stays());
         let job = |memory| match memory {
             &mut Memory::Gpu(_) => None,
-            Memory::F32(v) => v.job().map(AnyJob::F32),
-            Memory::F64(v) => v.job().map(AnyJob::F64),
+            Memory::F32(v) => v.job().map(narrow),
+            Memory::F64(v) => v.job().map(wide),
         };
         let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
-        let taken = whole.step(&self.groups, work, &mut self.report);
+        let taken = whole.step(&mut self.groups, work, &mut self.report);
         self.count_taken(taken, |group| stepped[group]);
     }
 
@@ -138,12 +186,12 @@ impl Optimizer {
             let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
             work.extend(Work::new(*id, parameter, &self.groups, |memory| match memory {
                 Memory::Gpu(_) => None,
-                Memory::F32(v) => Some(AnyJob::F32(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
-                Memory::F64(v) => Some(AnyJob::F64(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+                Memory::F32(v) => Some(narrow(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+                Memory::F64(v) => Some(wide(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
             }));
         }
         let stepped = |group: usize| stepped.contains(&group);
-        let taken = Whole { guard: self.guard, kind, measures, zero }.step(&self.groups, work, &mut self.report);
+        let taken = Whole { guard: self.guard, kind, measures, zero }.step(&mut self.groups, work, &mut self.report);
         self.count_taken(taken, stepped);
         Ok(())
     }
@@ -225,15 +273,15 @@ impl Parameter {
 }
 
 impl<F: Real> Vectors<F> {
-    fn job(&mut self) -> Option<Job<'_, F>> {
+    fn job(&mut self) -> Option<(Job<'_, F>, Option<&mut F>)> {
         let Own { parameter, gradient } = self.own.as_mut()?;
         let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots })
+        Some((Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots }, self.scalar.first_mut()))
     }
 
-    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
+    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> (Job<'a, F>, Option<&'a mut F>) {
         let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }
+        (Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }, self.scalar.first_mut())
     }
 
     /// The average is the last of the states.

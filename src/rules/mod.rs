@@ -2,24 +2,32 @@
 
 mod adadelta;
 mod adagrad;
+mod adagrad_norm;
 mod adam;
 mod adamax;
+mod lamb;
+mod lars;
 mod momentum;
 mod nadam;
+mod novograd;
 mod rmsprop;
 mod sgd;
 
 pub use adadelta::AdaDelta;
 pub use adagrad::AdaGrad;
+pub use adagrad_norm::AdaGradNorm;
 pub use adam::{Adam, Amsgrad};
 pub use adamax::AdaMax;
+pub use lamb::Lamb;
+pub use lars::Lars;
 pub use momentum::{Momentum, MomentumForm};
 pub use nadam::NAdam;
+pub use novograd::NovoGrad;
 pub use rmsprop::RmsProp;
 pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
-use crate::rule::AnyRule;
+use crate::rule::{AnyRule, Scope};
 
 /// Every rule with every variant, by the name that users type. Tests, `bench`, `check` and `shader` run over this list.
 pub fn all() -> Vec<(&'static str, AnyRule)> {
@@ -63,6 +71,14 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("nadam-keras", NAdam::keras().into()),
         ("nadam-optax", NAdam::optax().into()),
         ("nadam-eps-root", NAdam { eps_root: 1e-6, ..NAdam::optax() }.into()),
+        ("adagrad-norm", AdaGradNorm::default().into()),
+        ("adagrad-norm-tensor", AdaGradNorm { scope: Scope::Tensor, ..AdaGradNorm::default() }.into()),
+        ("lamb", Lamb::optax().into()),
+        ("lamb-keras", Lamb::keras().into()),
+        ("lars", Lars::default().into()),
+        ("lars-nesterov", Lars { nesterov: true, ..Lars::default() }.into()),
+        ("novograd", NovoGrad::optax().into()),
+        ("novograd-averaged", NovoGrad { grad_averaging: true, ..NovoGrad::paper() }.into()),
     ]
 }
 
@@ -93,7 +109,7 @@ pub fn by_name(name: &str) -> Result<AnyRule> {
 mod prelude {
     pub(super) use crate::error::{Result, require};
     pub(super) use crate::fields;
-    pub(super) use crate::rule::{Real, Rule, Step, largest, ratio};
+    pub(super) use crate::rule::{Real, Rule, Scope, Step, largest, ratio};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")

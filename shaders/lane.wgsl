@@ -1,0 +1,46 @@
+// Behind each rule and before its driver: the row of coefficients, and what every lane needs.
+// src/gpu/kernel.rs puts `Lane`, `Bits`, `Mask` and `TAIL` before the rule.
+
+struct Row {
+    grad_scale: f32,            // neutral 1; negative to maximize
+    l2: f32,                    // neutral 0; λ of g + λw
+    decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
+    average: f32,               // how far the average goes towards w
+    clip_value: f32,            // the largest magnitude that a gradient may have
+    skip: u32,                  // neutral 0; 1 to leave everything as it is
+    noise: f32,                 // standard deviation of the noise on the gradient
+    reserved: u32,
+    draw: vec4<u32>,            // the noise's: step, both halves of the seed, tensor
+    @align(16) hyper: Hyper,
+}
+
+// A row in the table of rows: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
+struct Slot { row: Row, rest: array<vec4<f32>, /*: rest */> }
+
+// A part of a tensor: one workgroup's. `start`, `len` and `first` count lanes; `first` and `limit`, elements of the tensor, are the noise's.
+struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, first: u32, limit: u32 }
+
+// 0 where b is 0: with ε = 0, until a gradient's square is above 0.
+fn ratio(a: Lane, b: Lane) -> Lane {
+    return select(a / b, Lane(0.0), b == Lane(0.0));
+}
+
+// On the exponent bits, since a compiler may assume that there is no NaN and no ∞.
+fn finite(x: Lane) -> Mask {
+    return (bitcast<Bits>(x) & Bits(0x7f800000u)) != Bits(0x7f800000u);
+}
+
+fn only_finite(x: Lane) -> Lane {
+    return select(Lane(0.0), x, finite(x));
+}
+
+// To ±limit. NaN passes, where `clamp` may drop it.
+fn clip(x: Lane, limit: f32) -> Lane {
+    let is_nan = (bitcast<Bits>(x) & Bits(0x7fffffffu)) > Bits(0x7f800000u);
+    return select(clamp(x, Lane(-limit), Lane(limit)), x, is_nan);
+}
+
+// The larger; NaN and ∞ pass through, where `max` may drop a NaN.
+fn largest(a: Lane, b: Lane) -> Lane {
+    return select(b, select(a, max(a, b), finite(a)), finite(b));
+}

@@ -1,0 +1,32 @@
+// What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it may keep.
+// Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin: `Whole::trust`.
+
+struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0: u32, unused1: u32, unused2: u32 }
+
+@group(0) @binding(0) var<storage, read> units: array<Unit>;
+@group(0) @binding(1) var<storage, read> norms: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> rows: array<Slot>;
+//: bindings
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let unit = units[group.x];
+    var w = vec2(0.0);
+    var x = vec2(0.0);
+    for (var i = unit.first + lane; i < unit.first + unit.count; i += 256u) {
+        w = join(w, norms[i].xy, L2);
+        x = join(x, norms[i].zw, L2);
+    }
+    w = join_all(w, lane, L2);
+    workgroupBarrier();
+    x = join_all(x, lane, L2);
+    if lane != 0u || rows[unit.row].row.skip == 1u {
+        return;
+    }
+    //: load
+    let number = trust(w.x * sqrt(w.y), x.x * sqrt(x.y), &s, rows[unit.row].row.hyper);
+    //: store
+    for (var k = unit.row; k < unit.row + unit.rows; k++) {
+        rows[k].row.hyper.trust_ratio = number;
+    }
+}

@@ -1,0 +1,93 @@
+//! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results go.
+
+/// Elements of a tile.
+const TILE: u64 = 4096;
+/// Tiles that start a dispatch lie at multiples of this many: 256 bytes.
+const ALIGN: usize = 8;
+
+/// `Tile` of the shaders.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Tile {
+    /// In lanes, from the start of what is bound.
+    pub(crate) start: u32,
+    /// In lanes.
+    pub(crate) len: u32,
+    /// Its place among the partial results.
+    pub(crate) out: u32,
+    pub(crate) row: u32,
+    pub(crate) kind: u32,
+    pub(crate) zero: u32,
+    /// In lanes, from the start of the tensor.
+    pub(crate) first: u32,
+    /// Elements of the tensor.
+    pub(crate) limit: u32,
+}
+
+/// `Unit` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Unit {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) row: u32,
+    pub(crate) rows: u32,
+    pub(crate) scalar: u32,
+    pub(crate) unused: [u32; 3],
+}
+
+/// A tensor within a run of tensors that lie behind each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// In elements, from the start of the run.
+    pub(crate) start: u64,
+    /// In elements, with padding.
+    pub(crate) padded: u64,
+    /// In elements.
+    pub(crate) len: u64,
+    pub(crate) row: usize,
+}
+
+/// The tiles of a plan in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Tiles {
+    pub(crate) tiles: Vec<Tile>,
+    /// Partial results so far.
+    pub(crate) results: u32,
+}
+
+/// Consecutive tiles that one dispatch takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch {
+    pub(crate) first: usize,
+    pub(crate) count: u32,
+}
+
+impl Tiles {
+    /// Cuts `part` (elements from the start of what is bound) into tiles of lanes of this width, and appends them to the batch
+    /// or, where it is full, to a new one. `fill` completes each tile, given its offset in the part.
+    pub(crate) fn cut(
+        &mut self,
+        batches: &mut Vec<Batch>,
+        most: u32,
+        part: std::ops::Range<u64>,
+        width: u64,
+        fill: impl Fn(&mut Tile, u64),
+    ) {
+        for start in (part.start..part.end).step_by(TILE as usize) {
+            if batches.last().is_none_or(|batch| batch.count == most) {
+                self.tiles.resize(self.tiles.len().next_multiple_of(ALIGN), Tile::default());
+                batches.push(Batch { first: self.tiles.len(), count: 0 });
+            }
+            let len = TILE.min(part.end - start);
+            let (start_lane, len, out) = ((start / width) as u32, (len / width) as u32, self.results);
+            let mut tile = Tile { start: start_lane, len, out, ..Tile::default() };
+            fill(&mut tile, start - part.start);
+            self.tiles.push(tile);
+            self.results += 1;
+            if let Some(batch) = batches.last_mut() {
+                batch.count += 1;
+            }
+        }
+    }
+}
