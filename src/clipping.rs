@@ -109,6 +109,55 @@ impl ClipNorm {
     }
 }
 
+/// Adaptive gradient clipping, unit by unit: [Brock et al., 2021](https://arxiv.org/abs/2102.06171).
+///
+/// ```text
+/// g ← g·min(1, clipping·max(‖w‖, eps) / max(‖g‖, 1e-6))        for each row, or each column, of a matrix
+/// ```
+/// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It rewrites the
+/// gradients in place, in a pass of its own (12 bytes of traffic an element).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdaptiveClip {
+    /// The largest ratio of the norms, 0 or more; the paper has 0.01.
+    pub clipping: f64,
+    /// The least norm of a parameter, 0 or more; the paper has 1e-3.
+    pub eps: f64,
+    /// What a unit is.
+    pub unit: Unit,
+}
+
+/// The weights of one output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A row of the matrix: PyTorch's layout, out × in.
+    Row,
+    /// A column: the layout of JAX and Keras, in × out.
+    Column,
+}
+
+impl AdaptiveClip {
+    /// For matrices out × in, ε = 1e-3: timm's `adaptive_clip_grad`.
+    pub fn torch(clipping: f64) -> Self {
+        Self { clipping, eps: 1e-3, unit: Unit::Row }
+    }
+    /// For matrices in × out, ε = 1e-3: optax' `adaptive_grad_clip`.
+    pub fn optax(clipping: f64) -> Self {
+        Self { unit: Unit::Column, ..Self::torch(clipping) }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let at_least_0 = |x: f64| x >= 0.0 && x <= f64::from(f32::MAX);
+        require(at_least_0(self.clipping), "clipping", self.clipping, "0 or more, and finite in f32")?;
+        require(at_least_0(self.eps), "eps", self.eps, "0 or more, and finite in f32")
+    }
+
+    /// What a unit's gradient is multiplied by.
+    pub(crate) fn coefficient(&self, w: f64, g: f64) -> f64 {
+        let limit = self.clipping * w.max(self.eps);
+        if g < limit { 1.0 } else { limit / g.max(1e-6) }
+    }
+}
+
 /// What becomes of a step in which some gradient holds NaN or ∞.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonFinite {

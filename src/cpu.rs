@@ -1,8 +1,9 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
+use crate::clipping::Unit;
 use crate::noise::Stream;
 use crate::rule::{Fields, Real, Rule, Step};
-use crate::settings::Coefficients;
+use crate::settings::{Coefficients, Settings};
 
 /// Elements that a rule updates from its registers' point of view: loaded, computed and stored as one block that stays in L1.
 const BLOCK: usize = 256;
@@ -35,13 +36,28 @@ pub(crate) enum AnyJob<'a> {
 pub(crate) enum Gradient<'a, F> {
     Ours(&'a mut [F]),
     Callers(&'a [F]),
+    /// A copy of the caller's, rewritten.
+    Changed(Vec<F>),
 }
 
-impl<'a, F> Gradient<'a, F> {
+impl<'a, F: Real> Gradient<'a, F> {
     fn get(&self) -> &[F] {
         match self {
             Self::Ours(g) => g,
             Self::Callers(g) => g,
+            Self::Changed(g) => g,
+        }
+    }
+
+    /// To be rewritten; the caller's is copied for that.
+    fn change(&mut self) -> &mut [F] {
+        if let Self::Callers(g) = self {
+            *self = Self::Changed(g.to_vec());
+        }
+        match self {
+            Self::Ours(g) => g,
+            Self::Changed(g) => g,
+            Self::Callers(_) => &mut [],
         }
     }
 
@@ -55,6 +71,10 @@ impl<'a, F> Gradient<'a, F> {
             Self::Callers(g) => {
                 let (a, b) = g.split_at(at);
                 (Self::Callers(a), Self::Callers(b))
+            }
+            Self::Changed(mut a) => {
+                let b = a.split_off(at);
+                (Self::Changed(a), Self::Changed(b))
             }
         }
     }
@@ -73,6 +93,14 @@ impl AnyJob<'_> {
         match self {
             Self::F32(job) => norm(job.gradient.get(), kind, zero),
             Self::F64(job) => norm(job.gradient.get(), kind, zero),
+        }
+    }
+
+    /// Does to the gradient what goes row by row: the twin of shaders/units.wgsl. `scale` stands before it in its norm.
+    pub(crate) fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64) {
+        match self {
+            Self::F32(job) => job.reshape(shape, settings, scale),
+            Self::F64(job) => job.reshape(shape, settings, scale),
         }
     }
 
@@ -160,6 +188,28 @@ pub(crate) fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
 }
 
 impl<'a, F: Real> Job<'a, F> {
+    fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64) {
+        let [rows, columns] = shape.unwrap_or([1, self.parameter.len()]);
+        let g = self.gradient.change();
+        if settings.centralize && shape.is_some() && columns > 0 {
+            for row in g.chunks_mut(columns) {
+                let sum: f64 = row.iter().map(|g| g.to_f64().unwrap_or(f64::NAN)).sum();
+                row.iter_mut().for_each(|g| *g -= F::of(sum / columns as f64));
+            }
+        }
+        let Some(clip) = settings.adaptive_clip else { return };
+        let (units, unit_step, count, step) = match clip.unit {
+            Unit::Column if shape.is_some() => (columns, 1, rows, columns),
+            _ => (rows, columns, columns, 1),
+        };
+        for unit in 0..units {
+            let at = |k: usize| unit * unit_step + k * step;
+            let norm = |x: &[F]| (0..count).map(|k| x[at(k)].to_f64().unwrap_or(f64::NAN).powi(2)).sum::<f64>().sqrt();
+            let factor = F::of(clip.coefficient(norm(self.parameter), scale * norm(g)));
+            (0..count).for_each(|k| g[at(k)] *= factor);
+        }
+    }
+
     #[cfg(not(target_family = "wasm"))]
     fn split(self, at: usize) -> (Self, Self) {
         let (a, b) = self.parameter.split_at_mut(at);

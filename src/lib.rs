@@ -66,9 +66,11 @@ mod stopping;
 struct Readme;
 
 pub use averaging::Averaging;
-pub use clipping::{ClipNorm, NonFinite, Norm};
+pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
 pub use error::{Error, Result, require};
-pub use gpu::kernel::{Extras, GradientAccess, Lane, Stage, look_ahead_shader, norm_shader, shader, swap_shader};
+pub use gpu::kernel::{
+    Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
+};
 pub use gpu::memory::BufferRange;
 pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
@@ -79,5 +81,5 @@ pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Scope, Step, largest, ratio};
 pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
-pub use settings::{Options, Settings, WeightDecay};
+pub use settings::{Accumulation, Options, Settings, WeightDecay};
 pub use stopping::{EarlyStopping, Mode, ReduceOnPlateau, Threshold, Verdict};

@@ -1,6 +1,6 @@
 //! What surrounds every rule: learning rate, decay, sign and scale of the gradient.
 
-use crate::clipping::ClipNorm;
+use crate::clipping::{AdaptiveClip, ClipNorm};
 use crate::error::{Result, require};
 use crate::noise::{Noise, Stream};
 use crate::rule::Real;
@@ -23,6 +23,8 @@ pub enum WeightDecay {
 /// A group's settings besides its rule. They may change between any two steps: a change holds from the next recorded step on.
 ///
 /// ```text
+/// g ← g − mean(g)                      centralize, row by row
+/// g ← adaptive_clip(g, w)              row by row, or column by column
 /// g ← ±grad_scale·g                    minus to maximize
 /// g ← min(1, max_norm / ‖g‖)·g         clip_norm
 /// g ← min(max(g, −clip_value), clip_value)
@@ -55,8 +57,16 @@ pub struct Settings {
     /// of the group is then a dispatch of its own. For the norm of all gradients together see
     /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm).
     pub clip_norm: Option<ClipNorm>,
+    /// Take the mean of each row of a matrix from its gradient, in a pass that rewrites it (12 bytes of traffic an element): gradient
+    /// centralization, [Yong et al., 2020](https://arxiv.org/abs/2004.01461), optax' `centralize`. Of parameters with an
+    /// [`Options::shape`].
+    pub centralize: bool,
+    /// Limit the norm of each unit's gradient by that of its weights.
+    pub adaptive_clip: Option<AdaptiveClip>,
     /// Noise on the gradient.
     pub noise: Option<Noise>,
+    /// What a step takes of a gradient that was accumulated over micro-batches.
+    pub accumulation: Accumulation,
     /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
     pub zero_grad: bool,
 }
@@ -72,7 +82,10 @@ impl Settings {
             grad_scale: 1.0,
             clip_value: None,
             clip_norm: None,
+            centralize: false,
+            adaptive_clip: None,
             noise: None,
+            accumulation: Accumulation::Mean,
             zero_grad: false,
         }
     }
@@ -86,6 +99,7 @@ impl Settings {
         at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
         self.clip_norm.map_or(Ok(()), |clip| clip.check())?;
         self.noise.map_or(Ok(()), |noise| noise.check())?;
+        self.adaptive_clip.map_or(Ok(()), |clip| clip.check())?;
         require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
         let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
             self.weight_decay
@@ -98,6 +112,16 @@ impl Settings {
 
     pub(crate) fn effective_lr(&self) -> f64 {
         self.lr * self.lr_factor
+    }
+
+    /// Whether a step rewrites the gradient before it reads it.
+    pub(crate) fn reshapes(&self) -> bool {
+        self.centralize || self.adaptive_clip.is_some()
+    }
+
+    /// Whether a step writes to the gradient.
+    pub(crate) fn writes_gradient(&self) -> bool {
+        self.zero_grad || self.reshapes()
     }
 
     /// λ of decoupled decay.
@@ -127,6 +151,16 @@ impl Settings {
     }
 }
 
+/// What a step takes of micro-batches' gradients; see [`Optimizer::encode_accumulate`](crate::Optimizer::encode_accumulate).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accumulation {
+    /// Their mean, as optax' `MultiSteps`: each loss is the mean over its micro-batch.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
 /// What sets one parameter apart from its group; see [`Optimizer::set_options`](crate::Optimizer::set_options).
 ///
 /// Parameters with the same options step together: each distinct set of options in a group is at least one dispatch more.
@@ -138,12 +172,14 @@ pub struct Options {
     pub weight_decay: bool,
     /// Leaves it out of every step, as PyTorch's `requires_grad = False`: parameter, state and step count stay as they are.
     pub frozen: bool,
+    /// Rows and columns, of a matrix (of a convolution: outputs, and the rest): for what goes row by row.
+    pub shape: Option<[usize; 2]>,
 }
 
 impl Default for Options {
     /// As the group: scale 1, decayed, not frozen.
     fn default() -> Self {
-        Self { lr_scale: 1.0, weight_decay: true, frozen: false }
+        Self { lr_scale: 1.0, weight_decay: true, frozen: false, shape: None }
     }
 }
 

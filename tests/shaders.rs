@@ -4,8 +4,8 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::{
-    AnyRule, Extras, GradientAccess, Lane, Stage, look_ahead_shader, norm_shader, pass_shaders, rules, shader,
-    swap_shader,
+    AnyRule, Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders,
+    rules, shader, swap_shader,
 };
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
@@ -20,8 +20,20 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 10] =
-    ["update", "lane", "look_ahead", "swap", "reduce", "norm", "prepare", "measure", "trust", "noise"];
+const DRIVERS: [&str; 12] = [
+    "update",
+    "lane",
+    "look_ahead",
+    "swap",
+    "reduce",
+    "norm",
+    "prepare",
+    "measure",
+    "trust",
+    "noise",
+    "units",
+    "accumulate",
+];
 
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.
 fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
@@ -31,6 +43,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
     }
     for lane in LANES {
         kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane), "main"));
+        kernels.push((format!("accumulate {lane:?}"), PipelineConstants::default(), accumulate_shader(lane), "main"));
         kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane), "main"));
         for (name, rule) in rules::all() {
             let constants: PipelineConstants =

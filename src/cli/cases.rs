@@ -5,7 +5,7 @@ use wgpu_optim::rules::{
     AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, MomentumForm, NAdam, NovoGrad,
     RmsProp, Sgd,
 };
-use wgpu_optim::{AnyRule, ClipNorm, Scope, Settings, WeightDecay};
+use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Scope, Settings, WeightDecay};
 
 use super::golden::Case;
 
@@ -17,6 +17,8 @@ pub(crate) struct Setup {
     pub(crate) schedule: Schedule,
     /// Of all gradients together.
     pub(crate) clip: Option<ClipNorm>,
+    /// Gradients of the file that one step takes the mean of.
+    pub(crate) batches: u64,
     /// Shift to the look-ahead point before each gradient.
     pub(crate) look_ahead: bool,
     /// The file's velocity points along the step, ours against it.
@@ -116,7 +118,15 @@ pub(crate) fn setup(case: &Case) -> Result<Setup, Skip> {
 
 fn plain(rule: impl Into<AnyRule>, settings: Settings) -> Setup {
     let rule = rule.into();
-    Setup { rule, settings, schedule: Schedule::Constant, clip: None, look_ahead: false, flipped_momentum: false }
+    Setup {
+        rule,
+        settings,
+        schedule: Schedule::Constant,
+        clip: None,
+        batches: 1,
+        look_ahead: false,
+        flipped_momentum: false,
+    }
 }
 
 fn unknown<T>(case: &Case) -> Result<T, Skip> {
@@ -299,26 +309,35 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             eps: h.number("eps")?,
         }
         .into(),
-        "chain_clip_adam" => Adam::optax().into(),
+        "chain_clip_adam" | "multisteps_adam" => Adam::optax().into(),
+        "chain_agc_sgd" => Sgd.into(),
         _ => return unknown(h.case),
     };
     let clip = match optimizer {
         "chain_clip_adam" => Some(ClipNorm::optax(h.number("max_norm")?)),
         _ => None,
     };
+    let batches = if optimizer == "multisteps_adam" { h.number("every_k")? as u64 } else { 1 };
+    let adaptive_clip = match optimizer {
+        "chain_agc_sgd" => {
+            let (clipping, eps) = (h.number("clipping")?, h.number("eps")?);
+            Some(AdaptiveClip { eps, ..AdaptiveClip::optax(clipping) })
+        }
+        _ => None,
+    };
     // adadelta adds the decay before the scaling (L2), the …w after it (decoupled).
     let decoupled = optimizer.ends_with('w') || rule.name() == "lamb" || rule.name() == "novograd";
     let weight_decay = decay(decoupled, h.number_or("weight_decay", 0.0)?);
-    let settings = Settings { weight_decay, ..Settings::lr(h.number("learning_rate")?) };
+    let settings = Settings { weight_decay, adaptive_clip, ..Settings::lr(h.number("learning_rate")?) };
     let mut neutral = vec![("bias_correction", false.into()), ("nesterov", false.into())];
     // All tensors are decayed and scaled; a chain is told apart by its name, and its other numbers are read.
     neutral.extend(["weight_decay_mask", "trust_ratio_mask"].map(|key| (key, true.into())));
-    if optimizer.starts_with("chain") {
+    if optimizer.starts_with("chain") || batches > 1 {
         h.read.push("chain");
     }
     neutral.extend(["mu_dtype", "accumulator_dtype", "mask", "weight_decay_mask"].map(|key| (key, Value::Null)));
     h.finish(&neutral)?;
-    Ok(Setup { clip, flipped_momentum: optimizer == "rmsprop", ..plain(rule, settings) })
+    Ok(Setup { clip, batches, flipped_momentum: optimizer == "rmsprop", ..plain(rule, settings) })
 }
 
 fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use wgpu_optim::{Device, Error, Optimizer, ParameterId, Real, Settings};
+use wgpu::util::DeviceExt;
+use wgpu_optim::{BufferRange, Device, Error, Optimizer, Options, ParameterId, Real, Settings};
 
 use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
-use super::{Outcome, devices, progress, say};
+use super::{Outcome, clipping, devices, progress, say, scaler};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -30,22 +31,22 @@ pub(crate) struct Args {
 }
 
 /// 1e-11 in f64 (README of the golden files); where the library itself computes a part in f32, 1e-5.
-const F64: f64 = 1e-11;
+pub(crate) const F64: f64 = 1e-11;
 const F64_IMPURE: f64 = 1e-5;
 /// f32 against an f64 file that has no float32 run of the library beside it.
 const F32_ALONE: f64 = 5e-6;
 /// f32 against a file that exists in float32 alone.
-const F32_FILE: f64 = 1e-5;
+pub(crate) const F32_FILE: f64 = 1e-5;
 /// A schedule's rates and momenta, relative.
 const SCHEDULE: f64 = 1e-12;
 /// Half a unit in the last place: each step rounds parameter and state, and the terms of each, a few times.
-const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// Where a case runs, and how exactly.
-struct Engine {
-    name: String,
-    device: Device,
-    f64: bool,
+pub(crate) struct Engine {
+    pub(crate) name: String,
+    pub(crate) device: Device,
+    pub(crate) f64: bool,
 }
 
 /// What a run leaves: parameters by step (and look-ahead points), the last state.
@@ -60,14 +61,27 @@ struct Trajectory {
 }
 
 /// The worst error of one comparison: 1 is the tolerance.
-struct Worst {
-    ratio: f64,
-    error: f64,
-    what: String,
+pub(crate) struct Worst {
+    pub(crate) ratio: f64,
+    pub(crate) error: f64,
+    pub(crate) what: String,
 }
 
 impl Worst {
-    fn failed(what: String) -> Self {
+    pub(crate) fn none() -> Self {
+        Self { ratio: -1.0, error: 0.0, what: "nothing".into() }
+    }
+
+    /// Keeps the worse of the two.
+    pub(crate) fn note(&mut self, error: f64, tolerance: f64, what: impl FnOnce() -> String) {
+        // NaN is worse than anything.
+        let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+        if ratio > self.ratio {
+            *self = Self { ratio, error, what: what() };
+        }
+    }
+
+    pub(crate) fn failed(what: String) -> Self {
         Self { ratio: f64::INFINITY, error: f64::NAN, what }
     }
 }
@@ -91,6 +105,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
             schedule(value).unwrap_or_else(unreadable)
         } else if let Some(value) = golden.of_kind("weight_averaging", file) {
             averages(&golden, file, value, &engines).unwrap_or_else(unreadable)
+        } else if let Some(value) = golden.of_kind("grad_util", file) {
+            clipping::verdict(&golden, file, value, &engines).unwrap_or_else(unreadable)
+        } else if let Some(value) = golden.of_kind("grad_scaler", file) {
+            scaler::verdict(value, &engines).unwrap_or_else(unreadable)
         } else {
             golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines))
         };
@@ -117,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-enum Verdict {
+pub(crate) enum Verdict {
     Passed { worst: Worst, engine: String },
     Failed { worst: Worst, engine: String },
     Skipped(String),
@@ -125,7 +143,7 @@ enum Verdict {
 
 impl Verdict {
     /// Of the worst comparison and where it was made.
-    fn of(worst: Option<(Worst, String)>) -> Self {
+    pub(crate) fn of(worst: Option<(Worst, String)>) -> Self {
         match worst {
             None => Self::Skipped("no device for it here".into()),
             Some((worst, engine)) if worst.ratio <= 1.0 => Self::Passed { worst, engine },
@@ -297,6 +315,7 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
     let values: Vec<_> = case.params0.iter().map(cast).collect();
     let tensors: Vec<_> = names.iter().zip(&values).map(|(name, v)| (name.as_str(), v.as_slice())).collect();
     let ids = optimizer.add_all(0, &tensors)?;
+    set_shapes(&mut optimizer, &ids, &case.shapes)?;
     let mut run = Trajectory {
         params: BTreeMap::new(),
         scale: case.params0.iter().map(|p| p.iter().map(|x| x.abs()).collect()).collect(),
@@ -311,7 +330,16 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
             optimizer.look_ahead()?;
         }
         for (&id, g) in ids.iter().zip(&case.grads[t as usize - 1]) {
-            optimizer.write_gradient(id, &cast(g))?;
+            match setup.batches {
+                1 => optimizer.write_gradient(id, &cast(g))?,
+                _ => accumulate(&mut optimizer, id, &cast(g))?,
+            }
+        }
+        if !t.is_multiple_of(setup.batches) {
+            if case.params.contains_key(&t) {
+                run.params.insert(t, read::<F>(&optimizer, &ids)?);
+            }
+            continue;
         }
         let lr_factor = setup.settings.lr_factor * setup.schedule.factor(t);
         optimizer.set_settings(0, Settings { lr_factor, ..setup.settings })?;
@@ -342,6 +370,29 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
         }
     }
     Ok(run)
+}
+
+/// Tells the optimizer which tensors are matrices: the first axis, and the rest.
+pub(crate) fn set_shapes(optimizer: &mut Optimizer, ids: &[ParameterId], shapes: &[Vec<usize>]) -> Result<(), Error> {
+    for (&id, shape) in ids.iter().zip(shapes).filter(|(_, shape)| shape.len() > 1) {
+        let shape = Some([shape[0], shape[1..].iter().product()]);
+        optimizer.set_options(id, Options { shape, ..Options::default() })?;
+    }
+    Ok(())
+}
+
+/// A micro-batch's gradient, on a GPU by way of a buffer of the caller's.
+fn accumulate<F: Real>(optimizer: &mut Optimizer, id: ParameterId, gradient: &[F]) -> Result<(), Error> {
+    let Device::Gpu(gpu) = optimizer.device().clone() else { return optimizer.accumulate(id, gradient) };
+    let buffer = gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        label: Some("micro-batch"),
+        contents: bytemuck::cast_slice(gradient),
+        usage: wgpu::BufferUsages::STORAGE,
+    });
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    optimizer.encode_accumulate(&mut encoder, &[(id, BufferRange::whole(&buffer))])?;
+    gpu.queue().submit([encoder.finish()]);
+    Ok(())
 }
 
 fn read<F: Real>(optimizer: &Optimizer, ids: &[ParameterId]) -> Result<Tensors, Error> {
@@ -438,6 +489,6 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
 }
 
 /// |x − b| / scale; 0 where they are equal, also both NaN.
-fn scaled(x: f64, b: f64, scale: f64) -> f64 {
+pub(crate) fn scaled(x: f64, b: f64, scale: f64) -> f64 {
     if x == b || (x.is_nan() && b.is_nan()) { 0.0 } else { (x - b).abs() / scale }
 }

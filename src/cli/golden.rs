@@ -27,6 +27,8 @@ pub(crate) struct Case {
     pub(crate) suggested_tol_f32: Option<f64>,
     pub(crate) f32_displacement: f64,
     pub(crate) steps: u64,
+    /// Each tensor's, as the file has it.
+    pub(crate) shapes: Vec<Vec<usize>>,
     pub(crate) params0: Tensors,
     /// By step, from 0.
     pub(crate) grads: Vec<Tensors>,
@@ -67,7 +69,7 @@ impl Golden {
 
     /// Names of all trajectory files, and of those that cannot be read.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let kinds = ["trajectory", "lr_schedule", "weight_averaging"];
+        let kinds = ["trajectory", "lr_schedule", "weight_averaging", "grad_util", "grad_scaler"];
         let relevant = |value: &Result<Value, String>| {
             value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)))
         };
@@ -117,6 +119,7 @@ impl Golden {
             suggested_tol_f32: number("suggested_tol_f32"),
             f32_displacement: number("f32_vs_f64_disp_l2").unwrap_or(0.0),
             steps,
+            shapes: shapes_of(value),
             params0,
             grads,
             params,
@@ -125,7 +128,7 @@ impl Golden {
         })
     }
 
-    fn value(&self, file: &str) -> Result<&Value, String> {
+    pub(crate) fn value(&self, file: &str) -> Result<&Value, String> {
         match self.0.get(file) {
             Some(Ok(value)) => Ok(value),
             Some(Err(e)) => Err(e.clone()),
@@ -162,6 +165,13 @@ fn inflate(bytes: &[u8]) -> Result<String, String> {
 
 fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
+}
+
+/// The tensors' shapes.
+pub(crate) fn shapes_of(value: &Value) -> Vec<Vec<usize>> {
+    let shape =
+        |shape: &Value| shape.as_array().into_iter().flatten().filter_map(|n| Some(n.as_u64()? as usize)).collect();
+    value["shapes"].as_array().into_iter().flatten().map(shape).collect()
 }
 
 pub(crate) fn tensors_of(value: &Value) -> Result<Tensors, String> {

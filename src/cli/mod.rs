@@ -9,8 +9,10 @@ mod averages;
 pub(crate) mod bench;
 mod cases;
 pub(crate) mod check;
+mod clipping;
 mod golden;
 pub(crate) mod info;
+mod scaler;
 pub(crate) mod schedules;
 
 /// Whatever went wrong, as the user will read it.

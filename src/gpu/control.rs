@@ -38,7 +38,8 @@ type Head = [u32; 8];
 struct Shared {
     free: Vec<Slot>,
     outcomes: Vec<(u32, Outcome)>,
-    latest: Report,
+    /// What the last finished step said, and its number.
+    latest: (u32, Report),
 }
 
 #[derive(Debug)]
@@ -61,8 +62,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.outcomes.push((self.step, self.outcome));
-        if let Some(head) = self.outcome {
-            shared.latest = report(head);
+        // Threads that poll may call back in any order.
+        if let Some(head) = self.outcome.filter(|_| self.step > shared.latest.0) {
+            shared.latest = (self.step, report(head));
         }
         shared.free.extend(self.slot.take());
     }
@@ -84,21 +86,23 @@ impl Control {
             })
         })?;
         let mut control = Self { buffer, shared: Arc::default(), last: 0, pending: VecDeque::new() };
-        control.set_report(gpu, report)?;
+        control.set_report(gpu, report, true)?;
         Ok(control)
     }
 
     /// Sets the device's scale and counters, before the work that is submitted next.
-    pub(crate) fn set_report(&mut self, gpu: &Gpu, report: Report) -> Result<()> {
+    pub(crate) fn set_report(&mut self, gpu: &Gpu, report: Report, skipped: bool) -> Result<()> {
         let words = [(report.loss_scale as f32).to_bits(), report.growth_tracker, report.skipped_steps as u32];
-        gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words)))?;
-        lock(&self.shared).latest = report;
+        // The device may know of more skips than the host.
+        let words = &words[..if skipped { 3 } else { 2 }];
+        gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
+        lock(&self.shared).latest = (self.last, report);
         Ok(())
     }
 
     /// What the last finished step said.
     pub(crate) fn latest(&self) -> Report {
-        lock(&self.shared).latest
+        lock(&self.shared).latest.1
     }
 
     /// The next step's number.

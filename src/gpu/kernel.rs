@@ -15,6 +15,7 @@ const UPDATE: &str = include_str!("../../shaders/update.wgsl");
 const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
 const TRUST: &str = include_str!("../../shaders/trust.wgsl");
 const NOISE: &str = include_str!("../../shaders/noise.wgsl");
+const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
 
@@ -128,6 +129,11 @@ impl KernelKey {
 
     pub(crate) fn swap(lane: Lane) -> Self {
         Self::of_one_state("swap", SWAP, &[AVERAGE], lane)
+    }
+
+    /// Adds a gradient to what is bound as the parameter.
+    pub(crate) fn accumulate(lane: Lane, gradient: GradientAccess) -> Self {
+        Self { gradient, ..Self::of_one_state("accumulate", ACCUMULATE, &[], lane) }
     }
 
     fn of_one_state(rule: &'static str, shader: &'static str, declared: &'static [&'static str], lane: Lane) -> Self {
@@ -304,6 +310,11 @@ pub fn norm_shader(rule: &AnyRule, stage: Stage, extras: Extras) -> String {
 /// The WGSL that swaps parameters and averages.
 pub fn swap_shader(lane: Lane) -> String {
     KernelKey::swap(lane).compose()
+}
+
+/// The WGSL of gradient accumulation.
+pub fn accumulate_shader(lane: Lane) -> String {
+    KernelKey::accumulate(lane, GradientAccess::Read).compose()
 }
 
 /// The WGSL of the look-ahead pass.

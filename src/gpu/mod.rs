@@ -18,6 +18,7 @@ pub(crate) mod plan;
 pub(crate) mod slots;
 pub(crate) mod tiles;
 pub(crate) mod transfer;
+pub(crate) mod units;
 
 /// A wgpu device and queue with what is compiled on them. Clones share everything.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 
 pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
+const UNITS: &str = include_str!("../../shaders/units.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
 
 /// A compiled pass.
@@ -42,15 +43,25 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 }
 
 /// The WGSL of the passes before the update: name, entry point, text.
-pub fn pass_shaders() -> [(&'static str, &'static str, String); 3] {
+pub fn pass_shaders() -> [(&'static str, &'static str, String); 4] {
     let (norm, prepare) = (format!("{REDUCE}{NORM}"), format!("{REDUCE}{PREPARE}"));
-    [("norm", "main", norm), ("prepare", "prepare", prepare.clone()), ("rows", "rows_main", prepare)]
+    [
+        ("norm", "main", norm),
+        ("prepare", "prepare", prepare.clone()),
+        ("rows", "rows_main", prepare),
+        ("units", "main", format!("{REDUCE}{UNITS}")),
+    ]
 }
 
 impl Gpu {
     /// Partial norms.
     pub(crate) fn norm_pass(&self) -> Result<Arc<Pass>> {
         self.pass("norm", format!("{REDUCE}{NORM}"), "main", &[&[true, true, false]])
+    }
+
+    /// Rows or columns of a gradient.
+    pub(crate) fn units_pass(&self) -> Result<Arc<Pass>> {
+        self.pass("units", format!("{REDUCE}{UNITS}"), "main", &[&[true], &[true, false, false, true]])
     }
 
     /// The decision about a step.

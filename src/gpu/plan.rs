@@ -10,6 +10,7 @@ use super::memory::{ALIGN, BufferRange};
 use super::norm::{Measured, Preparation, Tiled, Trust};
 use super::passes::Pass;
 use super::tiles::{Batch, Part, Tiles};
+use super::units::Units;
 use crate::error::Result;
 
 /// Bind groups by what they bind; the flags are a gradient bound read-only, and all of it.
@@ -25,6 +26,10 @@ pub(crate) struct Plan {
     pub(crate) rows: Vec<u64>,
     /// What comes before the updates, where the device decides about the step.
     pub(crate) preparation: Option<Preparation>,
+    /// What comes before that.
+    pub(crate) units: Option<Units>,
+    /// It holds for one step, whose parameters have different numbers of micro-batches.
+    pub(crate) once: bool,
     tiles: Tiles,
     measures: Vec<Tiled>,
     /// Of each row: its first partial norm of a norm-based rule, and how many.

@@ -143,7 +143,7 @@ impl Optimizer {
                 parameter.check_len(range.len)?;
                 let name = format!("gradient of {}", parameter.name);
                 range.check(&self.gpu("set_gradient")?, &name)?;
-                let zeroed = self.groups[parameter.group].settings.zero_grad;
+                let zeroed = self.groups[parameter.group].settings.writes_gradient();
                 self.check_overlap(
                     Some(id),
                     &parameter.name,
@@ -314,9 +314,12 @@ impl Optimizer {
             self.groups[group].scalar = Some(Scalar::Cpu(value.to_f64().unwrap_or(f64::NAN)));
             return Ok(());
         }
-        if !matches!(part, Part::Gradient) {
-            self.check_swapped(parameter.group, "writing")?;
+        if part == Part::Gradient {
+            self.write_values(id, part, values)?;
+            self.parameters.entry(id.0).and_modify(|parameter| parameter.batches = 0);
+            return Ok(());
         }
+        self.check_swapped(parameter.group, "writing")?;
         let velocity = Part::State(parameter.momentum_slot(&self.groups));
         if parameter.shift != 0.0 && part == velocity {
             return Err(

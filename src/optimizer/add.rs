@@ -197,6 +197,7 @@ impl Optimizer {
             pending: 0,
             shift: 0.0,
             missing,
+            batches: 0,
             options: Options::default(),
             memory,
         };

@@ -52,19 +52,22 @@ impl Optimizer {
         let settings = settings.into();
         settings.check()?;
         self.check_clipping(self.guard.clip.as_ref(), group, settings.clip_norm.as_ref())?;
-        if self.group(group)?.settings.zero_grad != settings.zero_grad {
-            let ours = self.parameters.iter().filter(|(_, parameter)| settings.zero_grad && parameter.group == group);
+        if self.group(group)?.settings.writes_gradient() != settings.writes_gradient() {
+            let ours =
+                self.parameters.iter().filter(|(_, parameter)| settings.writes_gradient() && parameter.group == group);
             for (&id, parameter) in ours {
                 let Memory::Gpu(tensor) = &parameter.memory else { continue };
                 if let Some(gradient) = &tensor.gradient {
                     self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
                 }
             }
-            self.plan = None;
         }
         let old = &self.groups[group].settings;
         let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
-        let extras = |settings: &Settings| (settings.clip_value.is_some(), settings.noise.is_some());
+        let extras = |settings: &Settings| {
+            let Settings { clip_value, noise, zero_grad, centralize, adaptive_clip, .. } = settings;
+            (clip_value.is_some(), noise.is_some(), *zero_grad, *centralize, *adaptive_clip)
+        };
         if extras(old) != extras(&settings) || kind(old) != kind(&settings) {
             self.plan = None;
         }
@@ -175,10 +178,13 @@ impl Optimizer {
     /// Sets one parameter apart from its group, from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`].
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`], [`Error::Length`] for a shape of another length.
     pub fn set_options<'k>(&mut self, key: impl Into<Key<'k>>, options: Options) -> Result<()> {
         let id = self.find(key.into())?;
         options.check()?;
+        if let Some([rows, columns]) = options.shape {
+            self.get(id)?.check_len(rows.saturating_mul(columns))?;
+        }
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.options != options) {
             parameter.options = options;
             self.plan = None;
@@ -203,7 +209,7 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`].
+    /// [`Error::Hyperparameter`], [`Error::Length`] for a shape of another length; those before it are set.
     pub fn set_options_where(&mut self, pick: impl Fn(&str) -> bool, options: Options) -> Result<usize> {
         options.check()?;
         let picked: Vec<_> = self.parameters().filter(|(_, name)| pick(name)).map(|(id, _)| id).collect();

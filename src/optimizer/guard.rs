@@ -47,7 +47,7 @@ impl Optimizer {
         let scaler = scaler.into();
         scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
         let loss_scale = scaler.map_or(1.0, |scaler| scaler.init_scale);
-        self.set_report(Report { loss_scale, growth_tracker: 0, ..self.report() })?;
+        self.set_report(Report { loss_scale, growth_tracker: 0, ..self.report() }, false)?;
         self.guard.scaler = scaler;
         self.plan = None;
         Ok(())
@@ -59,7 +59,7 @@ impl Optimizer {
     /// [`Error::Hyperparameter`] for a scale that is no normal f32 above 0; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
     pub fn set_loss_scale(&mut self, scale: f64, growth_tracker: u32, skipped_steps: u64) -> Result<()> {
         LossScaler { init_scale: scale, ..LossScaler::default() }.check()?;
-        self.set_report(Report { loss_scale: scale, growth_tracker, skipped_steps, ..self.report() })
+        self.set_report(Report { loss_scale: scale, growth_tracker, skipped_steps, ..self.report() }, true)
     }
 
     /// Where the device keeps the scale of the next loss, one f32: for your kernels to bind as a storage or a uniform buffer, and to
@@ -170,7 +170,7 @@ impl Optimizer {
 
     /// Whether the device has to decide something about the next step.
     pub(super) fn controlled(&self) -> bool {
-        let apart = |group: &Group| group.alone() || group.rule.scope().is_some();
+        let apart = |group: &Group| group.alone() || group.rule.scope().is_some() || group.settings.reshapes();
         self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group))
     }
 
@@ -203,9 +203,9 @@ impl Optimizer {
         Ok(self.control.insert(control))
     }
 
-    fn set_report(&mut self, report: Report) -> Result<()> {
+    fn set_report(&mut self, report: Report, skipped: bool) -> Result<()> {
         match self.device.clone() {
-            Device::Gpu(gpu) => self.control(&gpu)?.set_report(&gpu, report),
+            Device::Gpu(gpu) => self.control(&gpu)?.set_report(&gpu, report, skipped),
             Device::Cpu => {
                 self.report = report;
                 Ok(())
@@ -253,7 +253,12 @@ impl Optimizer {
             let [start, count] = if clip.is_some() { preparation.ranges[row] } else { [0, 0] };
             let entry = &mut words[SLOT_HEAD + ENTRY * row..][..ENTRY];
             let size = ROW_HEAD + group.rule.hyper_names().len();
-            entry[..4].copy_from_slice(&[first, width, size as u32, bits(group.settings.grad_scale.abs())]);
+            entry[..4].copy_from_slice(&[
+                first,
+                width,
+                size as u32,
+                bits(parameter.share(group) * group.settings.grad_scale.abs()),
+            ]);
             for (k, word) in entry[4..8].iter_mut().enumerate() {
                 *word = (taken >> (32 * k)) as u32;
             }

@@ -8,14 +8,15 @@ use crate::gpu::Device;
 use crate::gpu::control::Control;
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
-use crate::gpu::plan::{BindGroups, Plan};
+use crate::gpu::plan::{BindGroups, Plan, Run};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{AnyRule, Real, Scope, Step};
 use crate::scaling::{Guard, Report};
 use crate::schedule::Schedule;
-use crate::settings::{Coefficients, Options, Settings};
+use crate::settings::{Accumulation, Coefficients, Options, Settings};
 
 mod access;
+mod accumulate;
 mod add;
 mod groups;
 mod guard;
@@ -96,8 +97,8 @@ pub struct Optimizer {
     control: Option<Control>,
     /// What the CPU's steps say.
     report: Report,
-    /// Shifts before a submission that may be refused, kept for their allocation.
-    shifts: Vec<f64>,
+    /// Shifts and micro-batches before a submission that may be refused, kept for their allocation.
+    before: Vec<(f64, u32)>,
     recorded: Option<Recorded>,
 }
 
@@ -158,6 +159,8 @@ struct Parameter {
     /// It stands at `x + shift·v`.
     shift: f64,
     missing: bool,
+    /// Micro-batches in its gradient.
+    batches: u32,
     options: Options,
     memory: Memory,
 }
@@ -246,6 +249,14 @@ impl Parameter {
         self.steps + u64::from(self.pending.count_ones())
     }
 
+    /// The factor on its accumulated gradient.
+    fn share(&self, group: &Group) -> f64 {
+        match group.settings.accumulation {
+            Accumulation::Mean => 1.0 / f64::from(self.batches.max(1)),
+            Accumulation::Sum => 1.0,
+        }
+    }
+
     fn at(&self, group: &Group) -> At {
         At { steps: self.recorded(), schedule: group.recorded() }
     }
@@ -260,7 +271,8 @@ impl Parameter {
         let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1));
         let settings = self.settings(group, at);
         let noise = settings.noise.map(|noise| noise.stream(&self.name, at.steps + 1));
-        let plain = settings.coefficients();
+        let mut plain = settings.coefficients();
+        plain.grad_scale *= self.share(group);
         let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
         Coefficients { average, noise, decay, ..plain }
     }
@@ -316,7 +328,7 @@ impl Optimizer {
             guard: Guard::default(),
             control: None,
             report: Report::default(),
-            shifts: Vec::new(),
+            before: Vec::new(),
             recorded: None,
         };
         optimizer.add_group(rule, settings)?;
@@ -419,7 +431,7 @@ impl Optimizer {
         for (&other, parameter) in &self.parameters {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             let myself = Some(ParameterId(other)) == id;
-            let zeroed = self.groups[parameter.group].settings.zero_grad;
+            let zeroed = self.groups[parameter.group].settings.writes_gradient();
             let gradient = tensor.gradient.as_ref().filter(|_| !myself && (role != Role::Gradient || zeroed));
             let what = if range.overlaps(&tensor.parameter) {
                 "parameter"

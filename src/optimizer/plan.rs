@@ -11,21 +11,23 @@ use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::norm::{Measured, Trust};
 use crate::gpu::plan::{Plan, Run};
 use crate::gpu::tiles::{Part, Unit};
+use crate::gpu::units::{Shaped, Units};
 use crate::rule::Scope;
+use crate::settings::Settings;
 
 /// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
 /// it is, where each has coefficients of its own.
-type Cohort = (usize, u64, bool, (u64, u128), u64, Option<u64>);
+type Cohort = (usize, u64, bool, (u64, u128), u64, u32, Option<u64>);
 
 fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
-    let Parameter { group, options, steps, pending, shift, .. } = parameter;
+    let Parameter { group, options, steps, pending, shift, batches, .. } = parameter;
     let alone = groups[*group].alone().then_some(id);
-    (*group, options.lr_scale.to_bits(), options.weight_decay, (*steps, *pending), shift.to_bits(), alone)
+    (*group, options.lr_scale.to_bits(), options.weight_decay, (*steps, *pending), shift.to_bits(), *batches, alone)
 }
 
 impl Run {
     /// A run of one tensor.
-    fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
+    pub(super) fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
         let padded = ranges.first().map_or(0, |range| range.len as u64);
         Self { ranges, access, parts: vec![Part { start: 0, padded, len: len as u64, row }], tiled }
     }
@@ -53,7 +55,7 @@ impl Optimizer {
         let mut plan = Plan::default();
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
-        let mut measured = Vec::new();
+        let (mut measured, mut shaped) = (Vec::new(), Vec::new());
         let (kind, zero) = (self.norm_kind(), self.zeroes());
         for (id, parameter, tensor) in self.tensors_in_place() {
             let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.stays()) else {
@@ -73,6 +75,9 @@ impl Optimizer {
             let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
             let tiled = self.groups[parameter.group].alone();
             push_run(&mut runs, parameter.group, Run::of(ranges, access, row, parameter.len, tiled), in_arena);
+            if self.groups[parameter.group].settings.reshapes() {
+                shaped.push((id, row));
+            }
             if self.measures() {
                 measured.push(Measured { range: gradient.clone(), row, kind, zero });
             }
@@ -96,8 +101,22 @@ impl Optimizer {
             measured.sort_by_key(|part| part.row);
             let control = self.control(gpu)?.buffer.clone();
             plan.prepare(gpu, &control, &measured, &trusts, results)?;
+            plan.units = Some(Units::new(gpu, &control, &self.shaped(&shaped))?);
         }
         Ok(plan)
+    }
+
+    /// What is done to the gradients of these parameters, with these rows, before anything else.
+    fn shaped(&self, members: &[(u64, usize)]) -> Vec<Shaped<'_>> {
+        let of = |&(id, row): &(u64, usize)| {
+            let parameter = self.parameters.get(&id)?;
+            let Memory::Gpu(tensor) = &parameter.memory else { return None };
+            let Settings { centralize, adaptive_clip: adaptive, .. } = self.groups[parameter.group].settings;
+            let (gradient, shape) = (tensor.gradient.as_ref()?, parameter.options.shape);
+            let (name, parameter) = (parameter.name.as_str(), &tensor.parameter);
+            Some(Shaped { name, parameter, gradient, shape, row, centralize, adaptive })
+        };
+        members.iter().filter_map(of).collect()
     }
 
     /// What a norm-based group makes of its norms: a unit for each tensor, or one for the group.
@@ -218,7 +237,8 @@ impl Optimizer {
     /// Its dispatches before those: norms, the decision about the step, coefficients.
     pub fn preparing_dispatches(&self) -> usize {
         let preparation = self.plan.as_ref().and_then(|plan| plan.preparation.as_ref());
-        preparation.map_or(0, |preparation| preparation.len())
+        let units = self.plan.as_ref().and_then(|plan| plan.units.as_ref());
+        preparation.map_or(0, |preparation| preparation.len()) + units.map_or(0, |units| units.len())
     }
 }
 

@@ -56,9 +56,11 @@ impl Optimizer {
         gpu.check_flag()?;
         self.check_groups()?;
         self.resolve();
-        let controlled = self.controlled();
-        let plan = match self.plan.take() {
-            Some(plan) if plan.is_empty() || plan.preparation.is_some() == controlled => plan,
+        let (controlled, batches) = (self.controlled(), self.batches_differ());
+        let mut plan = match self.plan.take() {
+            Some(plan) if !batches && !plan.once && (plan.is_empty() || plan.preparation.is_some() == controlled) => {
+                plan
+            }
             _ => self.make_plan(&gpu)?,
         };
         let recorded = match plan.preparation {
@@ -69,6 +71,7 @@ impl Optimizer {
                 group.rule.0.hyper_f32(&parameter.next_step(group, at), row);
             }),
         };
+        plan.once = batches;
         match recorded {
             Ok(recorded) => {
                 self.count(&plan, recorded, |steps, pending, bit| match bit {
@@ -76,7 +79,7 @@ impl Optimizer {
                     Some(bit) => *pending |= bit,
                 });
                 for id in &plan.members {
-                    self.parameters.entry(*id).and_modify(|parameter| parameter.shift = 0.0);
+                    self.parameters.entry(*id).and_modify(|parameter| (parameter.shift, parameter.batches) = (0.0, 0));
                 }
                 self.recorded = Some(recorded);
                 self.plan = Some(plan);
@@ -87,6 +90,12 @@ impl Optimizer {
                 Err(e)
             }
         }
+    }
+
+    /// Whether parameters have different numbers of micro-batches, and so coefficients. A plan for those holds once.
+    fn batches_differ(&self) -> bool {
+        let mut batches = self.parameters.values().filter(|parameter| !parameter.stays()).map(|p| p.batches);
+        batches.next().is_some_and(|first| batches.any(|other| other != first))
     }
 
     /// Counts a recorded step, or takes it back: of the plan's members, and of all schedules.
@@ -269,8 +278,8 @@ impl Optimizer {
     ) -> Result<()> {
         gpu.check_flag()?;
         self.recorded = None;
-        self.shifts.clear();
-        self.shifts.extend(self.parameters.values().map(|parameter| parameter.shift));
+        self.before.clear();
+        self.before.extend(self.parameters.values().map(|parameter| (parameter.shift, parameter.batches)));
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             let encoded = encode(self, &mut encoder);
@@ -298,15 +307,15 @@ impl Optimizer {
                 }
                 self.plan = Some(plan);
             }
-            for (parameter, before) in self.parameters.values_mut().zip(&self.shifts) {
-                parameter.shift = *before;
+            for (parameter, before) in self.parameters.values_mut().zip(&self.before) {
+                (parameter.shift, parameter.batches) = *before;
             }
         }
         submitted?
     }
 
     /// Fills a slot with a row a cohort and records the plan.
-    fn record(
+    pub(super) fn record(
         &mut self,
         gpu: &Gpu,
         plan: &Plan,
@@ -345,6 +354,9 @@ impl Optimizer {
         let in_flight = control.begin(gpu, &words)?;
         let step = in_flight.step;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
+        if let Some(units) = &plan.units {
+            units.record(in_flight.group()?, &mut pass);
+        }
         preparation.record(in_flight.group()?, &mut pass);
         plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, &mut pass);
         drop(pass);

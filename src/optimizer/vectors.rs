@@ -25,6 +25,7 @@ pub struct Slices<'a, F> {
 struct Work<'a> {
     id: u64,
     group: usize,
+    shape: Option<[usize; 2]>,
     step: Step,
     coefficients: Coefficients,
     job: AnyJob<'a>,
@@ -43,8 +44,9 @@ impl<'a> Work<'a> {
         let group = &groups[parameter.group];
         let at = parameter.at(group);
         let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
+        let (group, shape) = (parameter.group, parameter.options.shape);
         let (job, scalar) = job(&mut parameter.memory)?;
-        Some(Self { id, group: parameter.group, step, coefficients, job, scalar, trust_ratio: 1.0 })
+        Some(Self { id, group, shape, step, coefficients, job, scalar, trust_ratio: 1.0 })
     }
 }
 
@@ -67,6 +69,13 @@ struct Whole {
 impl Whole {
     /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
+        let unscale = self.guard.scaler.map_or(1.0, |_| 1.0 / report.loss_scale);
+        for Work { group, shape, coefficients, job, .. } in &mut work {
+            let settings = &groups[*group].settings;
+            if settings.reshapes() {
+                job.reshape(*shape, settings, unscale * coefficients.grad_scale.abs());
+            }
+        }
         if self.measures {
             let norms: Vec<_> = work.iter().map(|work| work.job.norm(self.kind, self.zero)).collect();
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
@@ -146,6 +155,7 @@ impl Optimizer {
         };
         let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
         let taken = whole.step(&mut self.groups, work, &mut self.report);
+        self.parameters.values_mut().filter(|parameter| !parameter.stays()).for_each(|parameter| parameter.batches = 0);
         self.count_taken(taken, |group| stepped[group]);
     }
 

@@ -5,7 +5,7 @@ use wgpu_optim::rules::{Adam, Momentum, Sgd};
 use wgpu_optim::{Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, Slices, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, device_like, gradients, parameters};
+use crate::fixture::{FOREIGN, buffer, device_like, gradients_for, parameters};
 use crate::tests;
 
 tests!(
@@ -53,8 +53,9 @@ fn each_kind_is_its_formula(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 fn every_rule_averages_and_steps_as_without(gpu: &Gpu) -> Result<(), Failed> {
-    let (start, g) = (parameters(1027, 1), gradients(1027, 2));
+    let start = parameters(1027, 1);
     for (name, rule) in rules::all() {
+        let g = gradients_for(&rule, 1027, 2);
         let run = |device: &Device, average: bool| -> Result<Optimizer, Failed> {
             let mut optimizer = Optimizer::new(device, rule.clone(), Settings::lr(0.01))?;
             if average {

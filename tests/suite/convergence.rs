@@ -22,6 +22,8 @@ fn every_rule_descends_a_quadratic(gpu: &Gpu) -> Result<(), Failed> {
                 "momentum" => 0.1,
                 "adagrad" => 0.5,
                 "adadelta" => 10.0,
+                "adagrad_norm" | "lars" => 1.0,
+                _ if name == "novograd-averaged" => 0.1,
                 _ => 0.02,
             };
             let mut optimizer = Optimizer::new(&device, rule, lr)?;

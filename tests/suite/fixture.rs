@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use wgpu::util::DeviceExt;
-use wgpu_optim::{BufferRange, Gpu, Optimizer, Real};
+use wgpu_optim::{AnyRule, BufferRange, Gpu, Optimizer, Real};
 
 pub(crate) fn random(seed: u64) -> impl Rng {
     Pcg64Mcg::seed_from_u64(seed)
@@ -29,6 +29,12 @@ pub(crate) fn gradients(len: usize, seed: u64) -> Vec<f32> {
         }
     };
     (0..len).map(gradient).collect()
+}
+
+/// Gradients for this rule: a norm would be nothing but its extremes.
+pub(crate) fn gradients_for(rule: &AnyRule, len: usize, seed: u64) -> Vec<f32> {
+    let most = if rule.scope().is_some() { 1e3 } else { f32::MAX };
+    gradients(len, seed).iter().map(|g| g.clamp(-most, most)).collect()
 }
 
 /// A device with these limits on the same adapter as `gpu`.
@@ -80,7 +86,8 @@ pub(crate) fn content(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<f32>, Fail
 
 /// Everything that the optimizer keeps for its parameters: values, states and step counts.
 pub(crate) fn everything<F: Real>(optimizer: &Optimizer) -> Result<Vec<(String, Vec<F>)>, Failed> {
-    let slots = optimizer.rule(0)?.slots();
+    let rule = optimizer.rule(0)?;
+    let slots: Vec<_> = rule.slots().into_iter().chain(rule.scalar()).collect();
     let mut all = Vec::new();
     for (id, name) in optimizer.parameters() {
         all.push((name.to_owned(), optimizer.read_blocking(id)?));

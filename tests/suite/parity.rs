@@ -4,7 +4,7 @@ use libtest_mimic::{Failed, Trial};
 use wgpu_optim::{AnyRule, Device, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, displaced, ensure, same};
-use crate::fixture::{FOREIGN, gradients, intact, parameters, surrounded};
+use crate::fixture::{FOREIGN, gradients, gradients_for, intact, parameters, surrounded};
 use crate::tests;
 
 tests!(
@@ -22,12 +22,6 @@ const LENGTHS: [usize; 12] = [0, 1, 2, 3, 4, 5, 255, 256, 257, 65_535, 65_536, 6
 
 fn settings(rule: &AnyRule) -> Settings {
     Settings::lr(rule.default_lr())
-}
-
-/// Gradients for this rule. A norm has f32's range, but not all that norm-based rules make of it has.
-fn gradients_for(rule: &AnyRule, len: usize, seed: u64) -> Vec<f32> {
-    let most = if rule.scope().is_some() { 1e15 } else { f32::MAX };
-    gradients(len, seed).iter().map(|g| g.clamp(-most, most)).collect()
 }
 
 /// Vectors by name, the parameter first.
@@ -159,9 +153,10 @@ fn every_setting(gpu: &Gpu) -> Result<(), Failed> {
         Settings { clip_value: Some(0.5), weight_decay: WeightDecay::L2(0.1), maximize: true, ..base },
         Settings { zero_grad: true, ..base },
     ];
-    let (start, steps) = (parameters(1027, 5), [gradients(1027, 6), gradients(1027, 7)]);
-    let plain = |rule: &AnyRule| run(&Device::Cpu, rule, base, &start, &steps);
+    let start = parameters(1027, 5);
     for (name, rule) in rules::all() {
+        let steps = [gradients_for(&rule, 1027, 6), gradients_for(&rule, 1027, 7)];
+        let plain = |rule: &AnyRule| run(&Device::Cpu, rule, base, &start, &steps);
         for settings in variants {
             let on_gpu = run(&gpu.into(), &rule, settings, &start, &steps)?;
             let on_cpu = run(&Device::Cpu, &rule, settings, &start, &steps)?;
@@ -253,9 +248,9 @@ pub(crate) fn cpu_trials() -> Vec<Trial> {
     vec![
         Trial::test("cpu::f32_is_near_f64", || {
             let start = parameters(20_011, 12);
-            let steps: Vec<_> = (0..5).map(|t| gradients(20_011, t)).collect();
             let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
             for (name, rule) in rules::all() {
+                let steps: Vec<_> = (0..5).map(|t| gradients_for(&rule, 20_011, t)).collect();
                 let f32 = run(&Device::Cpu, &rule, settings(&rule), &start, &steps)?;
                 let mut optimizer = Optimizer::new(&Device::Cpu, rule.clone(), settings(&rule))?;
                 optimizer.add(0, "w", &wide(&start))?;

@@ -5,7 +5,7 @@ use wgpu_optim::rules::{Adam, Momentum, NAdam, Sgd};
 use wgpu_optim::{BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, everything, gradients, parameters};
+use crate::fixture::{FOREIGN, buffer, everything, gradients, gradients_for, parameters};
 use crate::tests;
 
 tests!(
@@ -386,7 +386,8 @@ fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
 fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
     let devices = [gpu.into(), Device::Cpu];
     for (name, rule) in rules::all() {
-        let (start, slots) = (parameters(LEN, 1), rule.slots());
+        let (start, mut slots) = (parameters(LEN, 1), rule.slots());
+        slots.extend(rule.scalar());
         let make = |device: &Device, start: &[f32]| -> Result<Optimizer, Failed> {
             let mut optimizer = Optimizer::new(device, rule.clone(), 0.01)?;
             optimizer.add(0, "w", start)?;
@@ -394,7 +395,7 @@ fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
         };
         let go = |optimizer: &mut Optimizer, from: u64| -> Result<(), Failed> {
             for t in from..from + 5 {
-                optimizer.write_gradient("w", &gradients(LEN, t))?;
+                optimizer.write_gradient("w", &gradients_for(&rule, LEN, t))?;
                 optimizer.step()?;
             }
             Ok(())

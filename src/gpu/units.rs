@@ -1,0 +1,135 @@
+//! Passes over the rows or columns of a gradient, before anything else is done with it.
+
+use std::sync::Arc;
+
+use wgpu::util::DeviceExt;
+
+use super::Gpu;
+use super::memory::BufferRange;
+use super::passes::Pass;
+use crate::clipping::{AdaptiveClip, Unit};
+use crate::error::{Error, Result};
+
+/// Columns that a workgroup takes beside each other.
+const WIDTH: u32 = 64;
+
+/// `Job` of shaders/units.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+struct Job {
+    param: u32,
+    grad: u32,
+    units: u32,
+    unit_step: u32,
+    count: u32,
+    step: u32,
+    width: u32,
+    adaptive: u32,
+    clipping: f32,
+    eps: f32,
+    row: u32,
+    unused: u32,
+}
+
+/// What is to be done to one gradient.
+#[derive(Debug)]
+pub(crate) struct Shaped<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) parameter: &'a BufferRange,
+    pub(crate) gradient: &'a BufferRange,
+    /// Rows and columns, of a matrix.
+    pub(crate) shape: Option<[usize; 2]>,
+    pub(crate) row: usize,
+    pub(crate) centralize: bool,
+    pub(crate) adaptive: Option<AdaptiveClip>,
+}
+
+/// The passes of one plan.
+#[derive(Debug)]
+pub(crate) struct Units {
+    pass: Arc<Pass>,
+    jobs: Vec<(wgpu::BindGroup, u32)>,
+}
+
+impl Units {
+    pub(crate) fn new(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Result<Self> {
+        let (pass, mut jobs) = (gpu.units_pass()?, Vec::new());
+        let limits = gpu.device().limits();
+        let most = limits.max_compute_workgroups_per_dimension;
+        for part in shaped.iter().filter(|part| part.gradient.len > 0) {
+            let (needed, available) = (part.gradient.size(), limits.max_storage_buffer_binding_size);
+            if needed > available {
+                let (name, limit) = (part.name.into(), "max_storage_buffer_binding_size");
+                return Err(Error::OverLimit { name, limit, needed, available });
+            }
+            let mut push = |job: Job| -> Result<()> {
+                let workgroups = job.units.div_ceil(job.width);
+                if workgroups > most {
+                    let (name, limit) = (part.name.into(), "max_compute_workgroups_per_dimension");
+                    return Err(Error::OverLimit { name, limit, needed: workgroups.into(), available: most.into() });
+                }
+                let group = gpu.scoped("a job", || {
+                    let descriptor = wgpu::util::BufferInitDescriptor {
+                        label: Some("wgpu-optim job"),
+                        contents: bytemuck::bytes_of(&job),
+                        usage: wgpu::BufferUsages::STORAGE,
+                    };
+                    let table = gpu.device().create_buffer_init(&descriptor);
+                    let scale = BufferRange::new(control, 0, 1);
+                    let (w, g) = (part.parameter.binding(), part.gradient.binding());
+                    pass.bind(gpu, 1, &[table.as_entire_binding(), w, g, scale.binding()])
+                })?;
+                jobs.push((group, workgroups));
+                Ok(())
+            };
+            let of = |unit: Option<Unit>| {
+                let [rows, columns] = part.shape.unwrap_or([1, part.gradient.len]).map(|n| n as u32);
+                let row = part.row as u32;
+                match unit {
+                    Some(Unit::Column) => Job {
+                        units: columns,
+                        unit_step: 1,
+                        count: rows,
+                        step: columns,
+                        width: WIDTH,
+                        row,
+                        ..Job::default()
+                    },
+                    _ => Job {
+                        units: rows,
+                        unit_step: columns,
+                        count: columns,
+                        step: 1,
+                        width: 1,
+                        row,
+                        ..Job::default()
+                    },
+                }
+            };
+            if part.centralize && part.shape.is_some() {
+                push(of(Some(Unit::Row)))?;
+            }
+            if let Some(AdaptiveClip { clipping, eps, unit }) = part.adaptive {
+                let (clipping, eps) = (clipping as f32, eps as f32);
+                push(Job { adaptive: 1, clipping, eps, ..of(part.shape.map(|_| unit)) })?;
+            }
+        }
+        Ok(Self { pass, jobs })
+    }
+
+    pub(crate) fn record(&self, slot: &wgpu::BindGroup, pass: &mut wgpu::ComputePass<'_>) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        pass.set_pipeline(&self.pass.pipeline);
+        pass.set_bind_group(0, slot, &[]);
+        for (group, workgroups) in &self.jobs {
+            pass.set_bind_group(1, group, &[]);
+            pass.dispatch_workgroups(*workgroups, 1, 1);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+}
