@@ -13,11 +13,13 @@ mod convergence;
 mod errors;
 mod fixture;
 mod formulas;
+mod gradient;
 mod guard;
 mod look_ahead;
 mod memory;
 mod options;
 mod parity;
+mod proof;
 mod schedule;
 mod step;
 
@@ -38,11 +40,13 @@ fn main() -> ExitCode {
         averages::TESTS,
         convergence::TESTS,
         errors::TESTS,
+        gradient::TESTS,
         guard::TESTS,
         look_ahead::TESTS,
         memory::TESTS,
         options::TESTS,
         parity::TESTS,
+        proof::TESTS,
         schedule::TESTS,
         step::TESTS,
     ]

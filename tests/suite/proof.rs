@@ -1,0 +1,204 @@
+//! That a step waits for nothing and leaves nothing behind, counted: submissions, waits, objects, allocations.
+
+use libtest_mimic::Failed;
+use wgpu_optim::rules::{Adam, Lamb};
+use wgpu_optim::{AnyRule, Averaging, ClipNorm, Gpu, LossScaler, Noise, Optimizer, Schedule, Settings};
+
+use crate::compare::ensure;
+use crate::fixture::{device_like, gradients, parameters};
+use crate::tests;
+
+tests!(
+    a_step_is_one_submission,
+    a_step_waits_for_no_outcome,
+    a_step_makes_no_objects,
+    a_step_allocates_as_a_hand_recorded_one
+);
+
+/// Everything at once: clipping, scaling, averaging, a schedule; or noise and trust ratios.
+fn guarded(gpu: &Gpu, rule: impl Into<AnyRule>, settings: Settings) -> Result<Optimizer, Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), rule, settings)?;
+    optimizer.set_averaging(0, Averaging::Ema(0.99))?;
+    optimizer.set_schedule(0, Schedule::cosine(1000).warmup(10))?;
+    optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+    optimizer.set_loss_scaler(LossScaler::default())?;
+    for (k, len) in [1003, 70, 4096].into_iter().enumerate() {
+        let name = format!("p{k}");
+        optimizer.add(0, &name, &parameters(len, k as u64))?;
+        optimizer.write_gradient(name.as_str(), &gradients(len, k as u64))?;
+    }
+    Ok(optimizer)
+}
+
+fn noisy() -> Settings {
+    Settings { noise: Some(Noise { eta: 0.1, gamma: 0.5, seed: 1 }), ..Settings::lr(0.01) }
+}
+
+fn a_step_is_one_submission(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    // wgpu numbers submissions.
+    let number = || -> Result<u64, Failed> {
+        let said = format!("{:?}", gpu.queue().submit([]));
+        Ok(said.chars().filter(char::is_ascii_digit).collect::<String>().parse()?)
+    };
+    // A mapping takes a number, too.
+    let one = {
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let descriptor = wgpu::BufferDescriptor { label: None, size: 32, usage, mapped_at_creation: false };
+        let staging = gpu.device().create_buffer(&descriptor);
+        let before = number()?;
+        let encoder = gpu.device().create_command_encoder(&Default::default());
+        encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., |_| {});
+        gpu.queue().submit([encoder.finish()]);
+        number()? - before
+    };
+    for mut optimizer in [guarded(gpu, Adam::default(), 0.01.into())?, guarded(gpu, Lamb::default(), noisy())?] {
+        for _ in 0..3 {
+            let before = number()?;
+            optimizer.step()?;
+            let made = number()? - before;
+            ensure(made == one, format!("counted {made}, {one} for a submission and a mapping"))?;
+        }
+    }
+    Ok(())
+}
+
+/// An encoder that is never submitted holds a step whose outcome never comes: who waited for it would wait for ever.
+fn a_step_waits_for_no_outcome(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = guarded(gpu, Adam::default(), 0.01.into())?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    optimizer.encode(&mut encoder)?;
+    for _ in 0..100 {
+        optimizer.step()?;
+    }
+    drop(encoder);
+    optimizer.settle_blocking()?;
+    ensure(optimizer.steps("p0")? == 100, format!("{} steps", optimizer.steps("p0")?))
+}
+
+fn a_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    let count = || {
+        let hal = gpu.device().get_internal_counters().hal;
+        let counters = [
+            &hal.buffers,
+            &hal.bind_groups,
+            &hal.bind_group_layouts,
+            &hal.pipeline_layouts,
+            &hal.compute_pipelines,
+            &hal.shader_modules,
+        ];
+        counters.map(|counter| counter.read())
+    };
+    for mut optimizer in [guarded(gpu, Adam::default(), 0.01.into())?, guarded(gpu, Lamb::default(), noisy())?] {
+        let mut settled = || -> Result<_, Failed> {
+            optimizer.step()?;
+            gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+            Ok(count())
+        };
+        settled()?;
+        let before = settled()?;
+        ensure(before[0] > 0 && before[1] > 0 && before[4] > 0, format!("nothing is counted: {before:?}"))?;
+        for _ in 0..20 {
+            let after = settled()?;
+            ensure(
+                after == before,
+                format!("buffers, bind groups, layouts, pipelines, shaders: {before:?} → {after:?}"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Beside a pass of the same shape by hand: as many dispatches, one write, one copy, one mapping, one submission, and error scopes
+/// around the write and around it all.
+fn a_step_allocates_as_a_hand_recorded_one(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    let mut optimizer = guarded(gpu, Adam::default(), 0.01.into())?;
+    optimizer.step()?;
+    let dispatches = optimizer.dispatches() + optimizer.preparing_dispatches();
+    ensure(dispatches == 4, format!("{dispatches} dispatches: norm, decision, rows, update"))?;
+    let source = wgpu::ShaderSource::Wgsl(
+        "@group(0) @binding(0) var<storage, read> a: array<f32>;
+         @group(1) @binding(0) var<storage, read_write> b: array<f32>;
+         @group(1) @binding(1) var<storage, read_write> c: array<f32>;
+         @group(1) @binding(2) var<storage, read_write> d: array<f32>;
+         @compute @workgroup_size(1) fn main() { b[0] = a[0]; c[0] = d[0]; }"
+            .into(),
+    );
+    let module = gpu.device().create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    let pipeline = gpu.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    });
+    use wgpu::BufferUsages as Usage;
+    let create = |usage| {
+        gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 1024,
+            usage,
+            mapped_at_creation: false,
+        })
+    };
+    let bind = |group: u32, count: u32| {
+        let buffers: Vec<_> = (0..count).map(|_| create(Usage::STORAGE)).collect();
+        let mut entries = Vec::new();
+        for (binding, buffer) in (0..).zip(&buffers) {
+            entries.push(wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() });
+        }
+        let layout = &pipeline.get_bind_group_layout(group);
+        gpu.device().create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+    };
+    let groups: Vec<_> = (0..dispatches).map(|_| [bind(0, 1), bind(1, 3)]).collect();
+    let (data, staging) = (create(Usage::COPY_SRC | Usage::COPY_DST), create(Usage::COPY_DST | Usage::MAP_READ));
+    let scoped = |f: &dyn Fn()| {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [Internal, OutOfMemory, Validation].map(|filter| gpu.device().push_error_scope(filter));
+        f();
+        let [a, b, c] = scopes;
+        [c, b, a].map(|scope| pollster::block_on(scope.pop()).is_none())
+    };
+    let record = || {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        scoped(&|| gpu.queue().write_buffer(&data, 0, &[1; 1024]));
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for [a, b] in &groups {
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, a, &[]);
+            pass.set_bind_group(1, b, &[]);
+            pass.dispatch_workgroups(1, 1, 1);
+        }
+        drop(pass);
+        encoder.copy_buffer_to_buffer(&data, 0, &staging, 0, 32);
+        let mapped = staging.clone();
+        encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., move |_| mapped.unmap());
+        gpu.queue().submit([encoder.finish()]);
+    };
+    // Medians of 21, after three to warm up.
+    let median = |step: &mut dyn FnMut() -> Result<(), Failed>| -> Result<u64, Failed> {
+        let mut counts = Vec::with_capacity(24);
+        for _ in 0..24 {
+            let mut result = Ok(());
+            let allocations = allocation_counter::measure(|| result = step());
+            result?;
+            counts.push(allocations.count_total);
+            gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        }
+        counts.drain(..3);
+        counts.sort_unstable();
+        Ok(counts[10])
+    };
+    let hand = median(&mut || {
+        scoped(&record);
+        Ok(())
+    })?;
+    let ours = median(&mut || Ok(optimizer.step()?))?;
+    println!("{ours} allocations a step, {hand} by hand");
+    ensure(hand > 10, format!("{hand} by hand: nothing is counted"))?;
+    // Most of ours are wgpu's, which tracks each buffer that a pass binds; a few are short lists.
+    ensure(ours <= hand + 24, format!("{ours} allocations a step, {hand} by hand"))
+}
