@@ -11,40 +11,48 @@ struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, fi
 
 var<workgroup> largest: atomic<u32>;
 
-// |x| as bits, which order as the numbers do; 0 for what does not count.
-fn magnitude(tile: Tile, i: u32) -> u32 {
-    let bits = bitcast<u32>(grad[tile.start + i]) & 0x7fffffffu;
-    return select(bits, 0u, tile.zero == 1u && bits >= INFINITE);
+// What one more element adds.
+fn add(sum: f32, x: f32, kind: u32) -> f32 {
+    return select(sum + select(x, x * x, kind == L2), max(sum, x), kind == MAX);
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let tile = tiles[group.x];
-    var mine = 0u;
+    var sum = 0.0;
+    // |x| as bits, which order as the numbers do. With NaN and ∞ the sum means nothing, and is not used.
+    var most = 0u;
     var bad = 0u;
-    for (var i = lane; i < tile.len; i += 256u) {
-        let bits = bitcast<u32>(grad[tile.start + i]) & 0x7fffffffu;
-        bad = max(bad, select(0u, select(1u, 2u, bits > INFINITE), bits >= INFINITE));
-        mine = max(mine, magnitude(tile, i));
+    for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
+        var bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
+        bad = max(bad, bits);
+        if tile.zero == 1u && bits >= INFINITE {
+            bits = 0u;
+        }
+        most = max(most, bits);
+        sum = add(sum, bitcast<f32>(bits), tile.kind);
     }
-    atomicMax(&largest, mine);
+    atomicMax(&largest, most);
     atomicMax(&worst, bad);
     workgroupBarrier();
-    // The power of two at or below the largest, 2⁻¹²⁶ … 2¹²⁶: then its inverse is a normal number, too.
-    let exponent = clamp(atomicLoad(&largest) & INFINITE, 0x00800000u, 0x7e800000u);
-    let inverse = bitcast<f32>(0x7f000000u - exponent);
-    var sum = 0.0;
-    for (var i = lane; i < tile.len; i += 256u) {
-        let x = bitcast<f32>(magnitude(tile, i)) * inverse;
-        if tile.kind == MAX {
-            sum = max(sum, x);
-        } else {
-            sum += select(x, x * x, tile.kind == L2);
+    most = atomicLoad(&largest);
+    var scale = 1.0;
+    // Below 2⁻⁴⁰ or above 2⁶⁰, where squares that count would underflow or overflow: by the power of two at or below the largest, but
+    // 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too.
+    if most < 0x2b800000u || most > 0x5d800000u {
+        let exponent = clamp(most & INFINITE, 0x00800000u, 0x7e800000u);
+        let inverse = bitcast<f32>(0x7f000000u - exponent);
+        scale = bitcast<f32>(exponent);
+        sum = 0.0;
+        for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
+            let bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
+            sum = add(sum, inverse * bitcast<f32>(select(bits, 0u, tile.zero == 1u && bits >= INFINITE)), tile.kind);
         }
     }
-    let scale = bitcast<f32>(exponent);
     let joined = join_all(vec2(scale, sum), lane, tile.kind);
     if lane == 0u {
-        partials[tile.out] = Partial(joined.x, joined.y, atomicLoad(&worst), tile.row);
+        let found = atomicLoad(&worst);
+        let kind = select(0u, select(1u, 2u, found > INFINITE), found >= INFINITE);
+        partials[tile.out] = Partial(joined.x, joined.y, kind, tile.row);
     }
 }

@@ -27,15 +27,22 @@ fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
     return vec2(scale, select(part.x + part.y, max(part.x, part.y), kind == MAX));
 }
 
-// The pairs of all 256 threads, joined in a fixed order.
+// The pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen steps.
 fn join_all(mine: vec2<f32>, lane: u32, kind: u32) -> vec2<f32> {
     pairs[lane] = mine;
     workgroupBarrier();
-    for (var n = 128u; n > 0u; n >>= 1u) {
-        if lane < n {
-            pairs[lane] = join(pairs[lane], pairs[lane + n], kind);
+    var all = mine;
+    if lane < 16u {
+        for (var k = lane + 16u; k < 256u; k += 16u) {
+            all = join(all, pairs[k], kind);
         }
-        workgroupBarrier();
+        pairs[lane] = all;
     }
-    return pairs[0];
+    workgroupBarrier();
+    if lane == 0u {
+        for (var k = 1u; k < 16u; k++) {
+            all = join(all, pairs[k], kind);
+        }
+    }
+    return all;
 }

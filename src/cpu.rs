@@ -157,23 +157,38 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
 }
 
 fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
-    /// Sums beside each other, for the vector unit.
+    let wide = |x: F| x.abs().to_f64().unwrap_or(f64::NAN);
+    let kept = |x: F| if zero && !x.is_finite() { 0.0 } else { wide(x) };
+    let largest = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
+    let value = match kind {
+        0 => fold(x, wide, |a, b| a + b),
+        1 => fold(x, |x| wide(x) * wide(x), |a, b| a + b).sqrt(),
+        _ => fold(x, wide, largest),
+    };
+    // NaN and ∞ show in the sum; in f64 a finite square may be ∞, too.
+    let bad = !value.is_finite() && x.iter().any(|x| !x.is_finite());
+    let value = match kind {
+        _ if value.is_finite() => value,
+        0 => fold(x, kept, |a, b| a + b),
+        1 => fold(x, kept, f64::hypot),
+        _ => fold(x, kept, largest),
+    };
+    Measure { value, bad }
+}
+
+/// Joins terms, which may be joined in any order, in lanes beside each other for the vector unit.
+#[inline(always)]
+fn fold<F: Real>(x: &[F], get: impl Fn(F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
     const LANES: usize = 16;
-    let (mut sums, mut bad) = ([0.0; LANES], [false; LANES]);
-    for x in x.chunks(LANES) {
-        for ((sum, bad), x) in sums.iter_mut().zip(&mut bad).zip(x) {
-            let finite = x.is_finite();
-            *bad |= !finite;
-            let x = if finite || !zero { x.abs().to_f64().unwrap_or(f64::NAN) } else { 0.0 };
-            match kind {
-                0 => *sum += x,
-                1 => *sum += x * x,
-                _ => *sum = if *sum >= x || sum.is_nan() { *sum } else { x },
-            }
+    let mut lanes = [0.0; LANES];
+    let whole = x.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for x in whole {
+        for (lane, &x) in lanes.iter_mut().zip(x) {
+            *lane = join(*lane, get(x));
         }
     }
-    let of = |sum: f64| if kind == 1 { sum.sqrt() } else { sum };
-    Measure { value: join(sums.into_iter().map(of), kind), bad: bad.contains(&true) }
+    rest.iter().map(|&x| get(x)).chain(lanes).fold(0.0, join)
 }
 
 #[cfg(not(target_family = "wasm"))]

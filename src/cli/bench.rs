@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, rules};
 
-use super::{Outcome, devices, progress, say};
+use super::{Outcome, devices, features, progress, say};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -105,6 +105,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
         match args.json {
             true => rows.iter().for_each(|row| say(None, &json_row(row, adapter.as_deref()))),
             false => print(rows, adapter.as_deref()),
+        }
+    }
+    if chosen.iter().any(|(name, _)| name == "adam") {
+        let mut rows = Vec::new();
+        for &len in &args.sizes {
+            for device in gpus.iter().map(Device::from).chain([Device::Cpu]) {
+                rows.extend(features::measure(&device, len)?);
+            }
+        }
+        match args.json {
+            true => rows.iter().for_each(|row| say(None, &features::json(row))),
+            false => features::print(&rows),
         }
     }
     if failed {

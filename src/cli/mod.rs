@@ -10,6 +10,7 @@ pub(crate) mod bench;
 mod cases;
 pub(crate) mod check;
 mod clipping;
+mod features;
 mod golden;
 pub(crate) mod info;
 mod scaler;
