@@ -25,9 +25,16 @@
 //!    which loads parameter, gradient and states, applies decay and scale, calls `update`, and stores.
 //! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores (`src/cpu.rs`).
 //!
+//! Where the device decides about the step (clipping by norm, loss scaling, [`NonFinite`]), three passes come first: partial norms
+//! (`shaders/norm.wgsl`), the decision (`shaders/prepare.wgsl`), and each row of coefficients, picked out of those for every step
+//! count that the device may have reached (`src/optimizer/guard.rs` writes them, `src/gpu/control.rs` keeps what is not known yet,
+//! `src/gpu/norm.rs` records). Norm-based rules measure (`shaders/measure.wgsl`) and take their ratio (`shaders/trust.wgsl`) next.
+//! Rows and columns of gradients are rewritten before all of that (`shaders/units.wgsl`, `src/gpu/units.rs`). Parameters with
+//! coefficients of their own are still one dispatch: `src/gpu/tiles.rs` says which workgroup has which.
+//!
 //! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline, and nothing is read
 //! back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
-//! parameters. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
+//! parameters; what concerns the step as a whole, in `src/optimizer/guard.rs`: [`ClipNorm`], [`NonFinite`], [`LossScaler`]. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
 //!
 //! # Numbers
 //!
@@ -36,13 +43,17 @@
 //! bit for bit. A NaN in a gradient makes its parameter NaN. An infinite gradient makes it ∓∞ with SGD and momentum (and NaN with
 //! the step behind it), NaN with all other rules. A gradient whose square overflows (|g| above 1.8e19) makes no step with rules that
 //! divide by a root of squares, and as the square then stays infinite, its parameter never moves again. Subnormal gradients count as
-//! they are or as 0, as the device likes.
+//! they are or as 0, as the device likes. Where gradients are measured, a NaN or ∞ makes no step at all unless another [`NonFinite`]
+//! is set; in a norm-based rule it makes all of its tensor, or group, NaN.
+//!
+//! Norms are sums in a fixed order: in tiles of 4,096 elements, scaled by a power of two where squares would overflow or underflow,
+//! and then over the tiles. A clipping coefficient below 1.2e-38 may be flushed to 0.
 //!
 //! # Limits
 //!
 //! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
-//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state and one for an
-//! average: six for an averaged AMSGrad, of the eight that any WebGPU device has. Ranges of your buffers start at multiples of
+//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state, one for an
+//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has. Ranges of your buffers start at multiples of
 //! `min_storage_buffer_offset_alignment` (256 bytes by default). 128 steps may be recorded and not yet finished.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

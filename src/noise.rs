@@ -62,7 +62,7 @@ impl Stream {
 
 /// Philox 4x32-10: [Salmon et al., 2011](https://doi.org/10.1145/2063384.2063405).
 pub fn philox(counter: [u32; 4], seed: [u32; 2]) -> [u32; 4] {
-    let product = |a: u32, b: u32| ((u64::from(a) * u64::from(b) >> 32) as u32, a.wrapping_mul(b));
+    let product = |a: u32, b: u32| (((u64::from(a) * u64::from(b)) >> 32) as u32, a.wrapping_mul(b));
     let (mut x, mut key) = (counter, seed);
     for _ in 0..10 {
         let (a, b) = (product(0xd251_1f53, x[0]), product(0xcd9e_8d57, x[2]));

@@ -147,7 +147,18 @@ fn nothing_to_compare_is_an_error() {
 fn bench_prints_a_row_a_rule() {
     let output = run(&["bench", "--json", "--sizes", "1000,2^12", "--rules", "adam,sgd"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let rows = rows(&output);
+    let (features, rows): (Vec<_>, Vec<_>) = rows(&output).into_iter().partition(|row| row["feature"].is_string());
+    assert!(features.len() >= 10 && features.len().is_multiple_of(10), "{features:?}");
+    for row in &features {
+        let bytes = match row["feature"].as_str().unwrap() {
+            "again" => 28,
+            "clip" | "clip, scale" => 32,
+            "ema" => 36,
+            _ => 40,
+        };
+        assert_eq!(row["bytes_per_param"], bytes, "{row}");
+        assert!(row["time_of_plain_adam"].as_f64().unwrap() > 0.0, "{row}");
+    }
     assert!(rows.len() >= 4 && rows.len().is_multiple_of(4), "{rows:?}");
     for row in &rows {
         assert!(row["cpu_ms"].as_f64().unwrap() > 0.0 && row["cpu_gbps"].as_f64().unwrap() > 0.0, "{row}");

@@ -34,11 +34,11 @@ pub(crate) struct Tiled {
     pub(crate) batch: Batch,
 }
 
-/// Norm-based rules that keep their numbers in one buffer, or none.
+/// Norm-based rules that keep their numbers in one range, or none.
 #[derive(Debug)]
 pub(crate) struct Trust {
     pub(crate) kernel: Arc<Pass>,
-    pub(crate) scalars: Option<wgpu::Buffer>,
+    pub(crate) scalars: Option<BufferRange>,
     pub(crate) units: Vec<Unit>,
 }
 
@@ -141,8 +141,8 @@ impl Preparation {
             }
             for Trust { kernel, scalars, units } in trusts {
                 let table = table("wgpu-optim units", bytemuck::cast_slice(units));
-                let buffers = [&table, &rule_norms, &row_buffer].into_iter().chain(scalars);
-                let resources: Vec<_> = buffers.map(wgpu::Buffer::as_entire_binding).collect();
+                let mut resources = [&table, &rule_norms, &row_buffer].map(wgpu::Buffer::as_entire_binding).to_vec();
+                resources.extend(scalars.as_ref().map(BufferRange::binding));
                 ratios.push((kernel.clone(), vec![kernel.bind(gpu, 0, &resources)], units.len() as u32));
             }
             let one = wgpu::BufferBinding { buffer: &row_buffer, offset: 0, size: wgpu::BufferSize::new(ROW) };

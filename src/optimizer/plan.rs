@@ -124,15 +124,22 @@ impl Optimizer {
         let group = &self.groups[k];
         let Some(scope) = group.rule.scope() else { return Ok(()) };
         let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
+        let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
         let of_unit = |scalar: Option<&BufferRange>, unit: Unit, trusts: &mut Vec<Trust>| {
-            let (buffer, at) = (scalar.map(|range| range.buffer.clone()), scalar.map_or(0, |range| range.offset / 4));
-            let unit = Unit { scalar: at as u32, ..unit };
+            // What is bound of the buffer is cut to what the device binds.
+            let bound = scalar.map(|range| {
+                let BufferRange { buffer, offset, .. } = range;
+                let base = offset / window * window;
+                (BufferRange::new(buffer, base, (window.min(buffer.size() - base) / 4) as usize), (offset - base) / 4)
+            });
+            let (scalars, at) = bound.unzip();
+            let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
             match trusts
                 .last_mut()
-                .filter(|last| last.scalars == buffer && std::sync::Arc::ptr_eq(&last.kernel, &kernel))
+                .filter(|last| last.scalars == scalars && std::sync::Arc::ptr_eq(&last.kernel, &kernel))
             {
                 Some(last) => last.units.push(unit),
-                None => trusts.push(Trust { kernel: kernel.clone(), scalars: buffer, units: vec![unit] }),
+                None => trusts.push(Trust { kernel: kernel.clone(), scalars, units: vec![unit] }),
             }
         };
         let ours = plan.rows.iter().enumerate().filter_map(|(row, id)| Some((row, self.parameters.get(id)?)));

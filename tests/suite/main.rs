@@ -21,6 +21,7 @@ mod options;
 mod parity;
 mod proof;
 mod schedule;
+mod skips;
 mod step;
 
 /// A test's name and body.
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         parity::TESTS,
         proof::TESTS,
         schedule::TESTS,
+        skips::TESTS,
         step::TESTS,
     ]
     .concat();
