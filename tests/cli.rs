@@ -199,6 +199,10 @@ fn info_and_shader_show_what_there_is() {
     let output = run(&["shader", "amsgrad"]);
     let said = text(&output.stdout);
     assert!(said.contains("max_exp_avg_sq[i] = s.max_exp_avg_sq;") && said.contains("AMSGRAD = true"), "{said}");
+    let said = text(&run(&["shader", "lamb", "--norms"]).stdout);
+    assert!(said.contains("// Measure") && said.contains("let number = trust("), "{said}");
+    assert!(!run(&["shader", "adam", "--norms"]).status.success());
+    assert!(text(&run(&["shader", "sgd", "--noise"]).stdout).contains("fn philox("));
     let output = run(&["shader", "nothing"]);
     assert!(!output.status.success() && text(&output.stderr).contains("adagrad-keras"), "{}", text(&output.stderr));
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use serde_json::json;
-use wgpu_optim::{Extras, Gpu, GradientAccess, Lane, rules};
+use wgpu_optim::{Extras, Gpu, GradientAccess, Lane, Stage, rules};
 
 use super::{GET_ADAPTER, Outcome, say};
 
@@ -78,14 +78,30 @@ pub(crate) struct ShaderArgs {
     /// The kernel that clips gradients by value.
     #[arg(long)]
     clip: bool,
+    /// The kernel that adds noise to gradients, with coefficients for each parameter.
+    #[arg(long)]
+    noise: bool,
+    /// Of a norm-based rule: the kernels that measure, and that take the ratio.
+    #[arg(long)]
+    norms: bool,
 }
 
 pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
     let rule = rules::by_name(&args.rule)?;
     let lane = if args.tail { Lane::Tail } else { Lane::Four };
     let access = if args.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    let extras = Extras { average: args.average, clip: args.clip, ..Extras::default() };
-    say(None, wgpu_optim::shader(&rule, lane, access, extras).trim_end());
+    let extras =
+        Extras { average: args.average, clip: args.clip, noise: args.noise, tiled: args.noise, ..Extras::default() };
+    match args.norms {
+        true if rule.scope().is_none() => return Err(format!("`{}` needs no norms", args.rule).into()),
+        true => {
+            for stage in [Stage::Measure, Stage::Trust] {
+                say(None, &format!("// {stage:?}"));
+                say(None, wgpu_optim::norm_shader(&rule, stage, extras).trim_end());
+            }
+        }
+        false => say(None, wgpu_optim::shader(&rule, lane, access, extras).trim_end()),
+    }
     for (name, value) in rule.overrides() {
         say(None, &format!("// pipeline constant: {name} = {value}"));
     }

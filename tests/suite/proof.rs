@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Lamb};
-use wgpu_optim::{AnyRule, Averaging, ClipNorm, Gpu, LossScaler, Noise, Optimizer, Schedule, Settings};
+use wgpu_optim::{AnyRule, Averaging, ClipNorm, Gpu, LossScaler, Noise, Optimizer, Schedule, Settings, WeightDecay};
 
 use crate::compare::ensure;
 use crate::fixture::{device_like, gradients, parameters};
@@ -91,16 +91,24 @@ fn a_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
         counters.map(|counter| counter.read())
     };
     for mut optimizer in [guarded(gpu, Adam::default(), 0.01.into())?, guarded(gpu, Lamb::default(), noisy())?] {
-        let mut settled = || -> Result<_, Failed> {
+        let mut settled = |t: u32| -> Result<_, Failed> {
+            // Rate, decay, limit and β change without anything new.
+            let weight_decay = WeightDecay::Decoupled(f64::from(t) / 1000.0);
+            let settings = Settings { lr: 0.01 / f64::from(t + 1), weight_decay, ..*optimizer.settings(0)? };
+            optimizer.set_settings(0, settings)?;
+            optimizer.set_clip_norm(ClipNorm::torch(f64::from(t + 1)))?;
+            if optimizer.rule(0)?.name() == "adam" {
+                optimizer.set_rule(0, Adam { beta1: 0.9 - f64::from(t) / 100.0, ..Adam::default() })?;
+            }
             optimizer.step()?;
             gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
             Ok(count())
         };
-        settled()?;
-        let before = settled()?;
+        settled(0)?;
+        let before = settled(1)?;
         ensure(before[0] > 0 && before[1] > 0 && before[4] > 0, format!("nothing is counted: {before:?}"))?;
-        for _ in 0..20 {
-            let after = settled()?;
+        for t in 0..20 {
+            let after = settled(t)?;
             ensure(
                 after == before,
                 format!("buffers, bind groups, layouts, pipelines, shaders: {before:?} → {after:?}"),
