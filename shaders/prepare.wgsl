@@ -2,13 +2,13 @@
 //
 // `prepare` (one workgroup) decides about the step and writes `control`; `rows` (a workgroup a row) picks the coefficients for the
 // step count that the device has reached, out of those that the host has computed for every count it may have reached.
-// src/gpu/control.rs lays out `slot`. CPU twin: src/guard.rs.
+// src/optimizer/guard.rs lays out `slot`. CPU twin: `Guard::decide` in src/scaling.rs.
 
 struct Control {
     scale: f32,            // of the loss
     growth_tracker: u32,   // good steps since it last changed
     skipped: u32,          // steps skipped so far
-    bad: u32,              // of the last step: 0 finite, 1 an ∞, 2 a NaN
+    bad: u32,              // of the last step: 0 finite, 1 an ∞, 2 a NaN; and 4 where they count as 0
     norm: vec2<f32>,       // of the last step: the norm is their product
     coefficient: f32,      // of the last step: clipping, and 1 / scale
     skip: u32,             // whether the last step is skipped
@@ -54,6 +54,7 @@ const NO_CLIP = 2u;
 
 const SKIP = 0u;
 const ZERO = 2u;
+const ZEROED = 4u;
 const ROW = 64u;
 const ROW_SKIP = 5u;
 
@@ -82,12 +83,12 @@ fn limited(clip: u32, norm: vec2<f32>, bad: u32) -> f32 {
 }
 
 // The norm of some partial results, as a product.
-fn norm_of(first: u32, count: u32, kind: u32, weighted: bool, lane: u32) -> vec2<f32> {
+fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> vec2<f32> {
     var mine = vec2(0.0);
     var bad = 0u;
     for (var i = first + lane; i < first + count; i += 256u) {
         let part = partials[i];
-        let weight = select(1.0, number(HEAD + ENTRY * part.row + WEIGHT), weighted);
+        let weight = number(HEAD + ENTRY * part.row + WEIGHT);
         mine = join(mine, vec2(weight * part.scale, part.sum), kind);
         bad = max(bad, part.bad);
     }
@@ -98,7 +99,7 @@ fn norm_of(first: u32, count: u32, kind: u32, weighted: bool, lane: u32) -> vec2
 
 @compute @workgroup_size(256)
 fn prepare(@builtin(local_invocation_index) lane: u32) {
-    var norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], true, lane);
+    var norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
     if lane != 0u {
         return;
     }
@@ -122,7 +123,7 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
     }
     norm.x *= inverse_scale * number(CLIP + FACTOR);
     let skip = u32(bad > 0u && slot[POLICY] == SKIP);
-    control.bad = bad;
+    control.bad = bad | select(0u, ZEROED, slot[POLICY] == ZERO);
     control.norm = norm;
     control.coefficient = inverse_scale * limited(CLIP, norm, bad);
     control.skip = skip;
@@ -152,7 +153,7 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     }
     let clip = entry + ENTRY_CLIP;
     // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
-    let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], true, lane);
+    let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
     let unscaled = vec2(norm.x * control.coefficient * number(clip + FACTOR), norm.y);
     let factor = limited(clip, unscaled, atomicLoad(&worst));
     let candidate = count(entry + TAKEN) * slot[entry + WIDTH] + select(0u, count(entry + SCHEDULED), slot[entry + WIDTH] > 1u);

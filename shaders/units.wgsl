@@ -1,4 +1,5 @@
-// What is done to the gradient of a matrix row by row, or column by column, before anything else; in place.
+// What is done to the gradient of a matrix row by row, or column by column, before anything else; in place. Where the policy zeroes
+// elements that are not finite, they count as 0 here, too.
 //
 //     CENTRALIZE   g ← g − mean(g)
 //     ADAPTIVE     g ← g·min(1, clipping·max(‖w‖, ε) / max(‖g‖, 1e-6))
@@ -28,6 +29,8 @@ struct Job {
 @group(1) @binding(3) var<storage, read> loss_scale: f32;
 
 // As in prepare.wgsl.
+const POLICY = 1u;
+const ZERO = 2u;
 const SCALING = 8u;
 const HEAD = 16u;
 const ENTRY = 20u;
@@ -44,7 +47,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if inside {
         for (var k = first; k < job.count; k += threads) {
             let at = unit * job.unit_step + k * job.step;
-            let x = grad[job.grad + at];
+            var x = grad[job.grad + at];
+            if slot[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
+                x = 0.0;
+            }
             if job.adaptive == 1u {
                 g = add(g, x);
                 w = add(w, param[job.param + at]);
@@ -69,7 +75,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let norm = weight * g.x * sqrt(g.y);
         let limit = job.clipping * max(w.x * sqrt(w.y), job.eps);
         if !(norm < limit) {
-            factor = limit / max(norm, 1e-6);
+            let is_nan = (bitcast<u32>(norm) & 0x7fffffffu) > INFINITE;
+            factor = select(limit / max(norm, 1e-6), norm, is_nan);
         }
     } else {
         shift = g.y / f32(job.count);

@@ -115,7 +115,7 @@ impl ClipNorm {
 /// g ← g·min(1, clipping·max(‖w‖, eps) / max(‖g‖, 1e-6))        for each row, or each column, of a matrix
 /// ```
 /// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It rewrites the
-/// gradients in place, in a pass of its own (12 bytes of traffic an element).
+/// gradients in place, in a pass of its own (16 bytes of traffic an element).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdaptiveClip {
     /// The largest ratio of the norms, 0 or more; the paper has 0.01.
@@ -154,7 +154,11 @@ impl AdaptiveClip {
     /// What a unit's gradient is multiplied by.
     pub(crate) fn coefficient(&self, w: f64, g: f64) -> f64 {
         let limit = self.clipping * w.max(self.eps);
-        if g < limit { 1.0 } else { limit / g.max(1e-6) }
+        match g {
+            _ if g.is_nan() => g,
+            _ if g < limit => 1.0,
+            _ => limit / g.max(1e-6),
+        }
     }
 }
 

@@ -97,10 +97,10 @@ impl AnyJob<'_> {
     }
 
     /// Does to the gradient what goes row by row: the twin of shaders/units.wgsl. `scale` stands before it in its norm.
-    pub(crate) fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64) {
+    pub(crate) fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64, zero: bool) {
         match self {
-            Self::F32(job) => job.reshape(shape, settings, scale),
-            Self::F64(job) => job.reshape(shape, settings, scale),
+            Self::F32(job) => job.reshape(shape, settings, scale, zero),
+            Self::F64(job) => job.reshape(shape, settings, scale, zero),
         }
     }
 
@@ -134,11 +134,16 @@ pub(crate) struct Measure {
     pub(crate) bad: bool,
 }
 
+/// √(a² + b²); NaN of a NaN, where `f64::hypot` prefers an ∞.
+fn hypot(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.hypot(b) }
+}
+
 /// The norm of a vector whose parts have these norms.
 pub(crate) fn join(norms: impl Iterator<Item = f64>, kind: u32) -> f64 {
     norms.fold(0.0, |a, b| match kind {
         0 => a + b,
-        1 => a.hypot(b),
+        1 => hypot(a, b),
         _ if a.is_nan() || a > b => a,
         _ => b,
     })
@@ -170,7 +175,7 @@ fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     let value = match kind {
         _ if value.is_finite() => value,
         0 => fold(x, kept, |a, b| a + b),
-        1 => fold(x, kept, f64::hypot),
+        1 => fold(x, kept, hypot),
         _ => fold(x, kept, largest),
     };
     Measure { value, bad }
@@ -203,12 +208,13 @@ pub(crate) fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
 }
 
 impl<'a, F: Real> Job<'a, F> {
-    fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64) {
+    fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64, zero: bool) {
         let [rows, columns] = shape.unwrap_or([1, self.parameter.len()]);
         let g = self.gradient.change();
+        let wide = |x: F| if zero && !x.is_finite() { 0.0 } else { x.to_f64().unwrap_or(f64::NAN) };
         if settings.centralize && shape.is_some() && columns > 0 {
             for row in g.chunks_mut(columns) {
-                let sum: f64 = row.iter().map(|g| g.to_f64().unwrap_or(f64::NAN)).sum();
+                let sum: f64 = row.iter().map(|&g| wide(g)).sum();
                 row.iter_mut().for_each(|g| *g -= F::of(sum / columns as f64));
             }
         }
@@ -219,7 +225,7 @@ impl<'a, F: Real> Job<'a, F> {
         };
         for unit in 0..units {
             let at = |k: usize| unit * unit_step + k * step;
-            let norm = |x: &[F]| (0..count).map(|k| x[at(k)].to_f64().unwrap_or(f64::NAN).powi(2)).sum::<f64>().sqrt();
+            let norm = |x: &[F]| (0..count).map(|k| wide(x[at(k)]).powi(2)).sum::<f64>().sqrt();
             let factor = F::of(clip.coefficient(norm(self.parameter), scale * norm(g)));
             (0..count).for_each(|k| g[at(k)] *= factor);
         }

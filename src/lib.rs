@@ -32,8 +32,8 @@
 //! Rows and columns of gradients are rewritten before all of that (`shaders/units.wgsl`, `src/gpu/units.rs`). Parameters with
 //! coefficients of their own are still one dispatch: `src/gpu/tiles.rs` says which workgroup has which.
 //!
-//! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline, and nothing is read
-//! back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
+//! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline (where steps may be
+//! skipped: two small buffers for each more that is in flight), and nothing is read back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
 //! parameters; what concerns the step as a whole, in `src/optimizer/guard.rs`: [`ClipNorm`], [`NonFinite`], [`LossScaler`]. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
 //!
 //! # Numbers

@@ -46,7 +46,8 @@ impl LossScaler {
 /// What a step that measures its gradients (for clipping by norm, loss scaling, or [`NonFinite`]) says about itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN or ∞ if they are.
+    /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN or ∞ if they are;
+    /// with [`NonFinite::Zero`] the norm of the rest.
     pub grad_norm: f64,
     /// Whether a gradient held NaN or ∞.
     pub found_inf: bool,
@@ -54,7 +55,7 @@ pub struct Report {
     pub loss_scale: f64,
     /// Good steps since the scale last changed.
     pub growth_tracker: u32,
-    /// Steps skipped so far.
+    /// Steps skipped so far; a GPU counts to 2³² − 1.
     pub skipped_steps: u64,
 }
 
@@ -93,7 +94,7 @@ impl Guard {
                 let backed = (report.loss_scale * scaler.backoff_factor) as f32;
                 report.loss_scale = backed.max(f32::MIN_POSITIVE).into();
                 report.growth_tracker = 0;
-            } else if report.growth_tracker + 1 >= scaler.growth_interval {
+            } else if report.growth_tracker.saturating_add(1) >= scaler.growth_interval {
                 let grown = (report.loss_scale * scaler.growth_factor) as f32;
                 if grown.is_finite() {
                     report.loss_scale = grown.into();
@@ -105,7 +106,7 @@ impl Guard {
         }
         (report.grad_norm, report.found_inf) = (norm * inverse_scale, bad);
         if bad && self.policy() == NonFinite::Skip {
-            report.skipped_steps += 1;
+            report.skipped_steps = report.skipped_steps.saturating_add(1);
             return None;
         }
         Some(inverse_scale * self.clip.map_or(1.0, |clip| clip.coefficient(report.grad_norm)))

@@ -54,7 +54,7 @@ pub struct Settings {
     /// `clipvalue`. NaN passes; 0 or more.
     pub clip_value: Option<f64>,
     /// Limit the norm of each parameter's gradient, after `grad_scale`: Keras' `clipnorm`, optax' `clip_by_block_rms`. Each parameter
-    /// of the group is then a dispatch of its own. For the norm of all gradients together see
+    /// then has coefficients of its own. For the norm of all gradients together see
     /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm).
     pub clip_norm: Option<ClipNorm>,
     /// Take the mean of each row of a matrix from its gradient, in a pass that rewrites it (12 bytes of traffic an element): gradient

@@ -92,7 +92,11 @@ impl Control {
 
     /// Sets the device's scale and counters, before the work that is submitted next.
     pub(crate) fn set_report(&mut self, gpu: &Gpu, report: Report, skipped: bool) -> Result<()> {
-        let words = [(report.loss_scale as f32).to_bits(), report.growth_tracker, report.skipped_steps as u32];
+        let words = [
+            (report.loss_scale as f32).to_bits(),
+            report.growth_tracker,
+            u32::try_from(report.skipped_steps).unwrap_or(u32::MAX),
+        ];
         // The device may know of more skips than the host.
         let words = &words[..if skipped { 3 } else { 2 }];
         gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
@@ -135,7 +139,8 @@ impl Control {
     }
 
     pub(crate) fn check_room(&self) -> Result<()> {
-        let full = self.pending.len() >= MAX_IN_FLIGHT;
+        // A place among the outcomes is a step's until it is known.
+        let full = self.pending.front().is_some_and(|(oldest, _)| self.last - oldest + 1 >= MAX_IN_FLIGHT as u32);
         if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { Ok(()) }
     }
 
@@ -236,11 +241,12 @@ impl Slot {
 fn report(head: Head) -> Report {
     let [scale, growth_tracker, skipped, bad, norm_scale, norm_root, _, _] = head;
     let number = |bits| f64::from(f32::from_bits(bits));
-    let grad_norm = match bad {
+    // Elements that count as 0 leave a norm.
+    let grad_norm = match if bad & 4 == 0 { bad } else { 0 } {
         0 => number(norm_scale) * number(norm_root),
         1 => f64::INFINITY,
         _ => f64::NAN,
     };
     let skipped_steps = skipped.into();
-    Report { grad_norm, found_inf: bad > 0, loss_scale: number(scale), growth_tracker, skipped_steps }
+    Report { grad_norm, found_inf: bad & 3 > 0, loss_scale: number(scale), growth_tracker, skipped_steps }
 }

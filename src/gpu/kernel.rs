@@ -249,6 +249,8 @@ impl KernelKey {
         }
         let mut load = match self.gradient {
             GradientAccess::None => "let g = Lane(0.0);\n".to_owned(),
+            // Nothing of what stands there may reach the first gradient, least of all a NaN.
+            _ if self.shader == ACCUMULATE => "let g = grad[i];\n".to_owned(),
             _ => format!("let g = {g} + row.l2 * w;\n"),
         };
         if !self.declared.is_empty() {

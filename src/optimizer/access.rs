@@ -166,7 +166,9 @@ impl Optimizer {
         let mut changed = parameter.missing != missing;
         parameter.missing = missing;
         if let Memory::Gpu(tensor) = &mut parameter.memory {
-            changed |= tensor.gradient != range;
+            if tensor.gradient != range {
+                (changed, parameter.batches) = (true, 0);
+            }
             tensor.gradient = range;
         }
         if changed {
@@ -215,6 +217,7 @@ impl Optimizer {
             })?;
         }
         for parameter in self.parameters.values_mut() {
+            parameter.batches = 0;
             match &mut parameter.memory {
                 Memory::F32(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
                 Memory::F64(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
@@ -243,6 +246,7 @@ impl Optimizer {
         for range in ranges {
             encoder.clear_buffer(&range.buffer, range.offset, Some(range.size()));
         }
+        self.parameters.values_mut().for_each(|parameter| parameter.batches = 0);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::settings::ROW_HEAD;
 impl Optimizer {
     /// Records the addition of a micro-batch's gradients, in the caller's buffers, to the parameters' gradients, in one compute pass.
     /// The first addition after a step takes their place: nothing is to be zeroed. The step takes their mean or their sum, as
-    /// [`Settings::accumulation`](crate::Settings::accumulation) says. 12 bytes of traffic an element, 8 for the first.
+    /// [`Settings::accumulation`](crate::Settings::accumulation) says. 12 bytes of traffic an element.
     ///
     /// Each call counts as a step for the 128 that may be recorded and not finished. An encoder that is dropped instead of submitted
     /// leaves the count of micro-batches one ahead.
@@ -54,6 +54,10 @@ impl Optimizer {
             });
             let run = Run::of(vec![gradient, range.clone()], access, row, range.len, false);
             plan.add_run(&gpu, &mut self.bind_groups, |lane| KernelKey::accumulate(lane, access), &run)?;
+        }
+        if self.bind_groups.len() > 256 + 8 * self.parameters.len() {
+            // Those of micro-batches that will not come again.
+            self.keep_bind_groups(self.parameters.len());
         }
         self.record(&gpu, &plan, encoder, |parameter, _, row| {
             row.extend([1f32.to_bits()]);

@@ -28,8 +28,9 @@ impl Optimizer {
         rule.0.check()?;
         let old = &self.group(group)?.rule;
         let same = (old.name(), old.shader()) == (rule.name(), rule.shader());
-        if !same || old.slots() != rule.slots() || old.overrides() != rule.overrides() {
-            let reason = "another rule, or one that keeps other states, needs a group of its own";
+        let norms = (old.scope(), old.scalar()) == (rule.scope(), rule.scalar());
+        if !same || !norms || old.slots() != rule.slots() || old.overrides() != rule.overrides() {
+            let reason = "another rule, or one that keeps other states or has another scope, needs a group of its own";
             return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
         }
         self.groups[group].rule = rule;

@@ -12,7 +12,7 @@ use crate::scaling::{LossScaler, Report};
 use crate::settings::ROW_HEAD;
 
 /// The most rows that a step offers the device to choose from.
-const MAX_CANDIDATES: usize = 1 << 14;
+const MAX_CANDIDATES: usize = 1 << 16;
 
 impl Optimizer {
     /// Limits the norm of all gradients together, of every group, from the next recorded step on; `None` for no limit.
@@ -171,7 +171,8 @@ impl Optimizer {
     /// Whether the device has to decide something about the next step.
     pub(super) fn controlled(&self) -> bool {
         let apart = |group: &Group| group.alone() || group.rule.scope().is_some() || group.settings.reshapes();
-        self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group))
+        let pending = || self.parameters.values().any(|parameter| parameter.pending != 0);
+        self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group)) || pending()
     }
 
     /// Whether the next step may be skipped.
@@ -213,8 +214,26 @@ impl Optimizer {
         }
     }
 
+    /// While outcomes are outstanding, the rows for all that they may be are limited; many parameters with coefficients of their own
+    /// wait for them earlier than after 128 steps.
+    pub(super) fn check_candidates(&self, plan: &Plan) -> Result<()> {
+        let of = |id: &u64| {
+            let parameter = self.parameters.get(id)?;
+            let width = parameter.width(&self.groups[parameter.group]);
+            Some((parameter.pending.count_ones() as usize + 1) * width as usize)
+        };
+        let candidates: usize = plan.rows.iter().filter_map(of).sum();
+        match self.unresolved() {
+            limit if limit > 0 && candidates > MAX_CANDIDATES.max(plan.rows.len()) => {
+                Err(Error::TooManyStepsInFlight { limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads it.
     pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
+        self.check_candidates(plan)?;
         let step = self.control.as_ref().map_or(1, Control::next);
         let bits = |x: f64| (x as f32).to_bits();
         let mut words = std::mem::take(&mut self.rows);
@@ -228,22 +247,18 @@ impl Optimizer {
         words.extend([u32::from(self.guard.scaler.is_some()), bits(scaler.growth_factor), bits(scaler.backoff_factor)]);
         words.extend([scaler.growth_interval, f32::NAN.to_bits()]);
         words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
-        let mut candidates = 0;
         for (row, leader) in plan.rows.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
             let group = &self.groups[parameter.group];
             let (taken, seen) = (parameter.pending, group.pending);
-            let apart = group.schedule.is_some() && taken != seen;
-            let width = if apart { seen.count_ones() + 1 } else { 1 };
+            let width = parameter.width(group);
+            let apart = width > 1;
             let first = words.len() as u32;
             for skipped in 0..=taken.count_ones() {
                 for unseen in 0..width {
-                    candidates += 1;
-                    if candidates > MAX_CANDIDATES {
-                        return Err(Error::TooManyStepsInFlight { limit: self.unresolved() });
-                    }
                     let steps = parameter.recorded() - u64::from(skipped);
-                    let schedule = group.recorded().saturating_sub(u64::from(if apart { unseen } else { skipped }));
+                    let schedule =
+                        group.recorded().saturating_sub(u64::from(if apart || seen == 0 { unseen } else { skipped }));
                     let at = At { steps, schedule };
                     words.extend(parameter.coefficients(group, at).row());
                     group.rule.0.hyper_f32(&parameter.next_step(group, at), &mut words);

@@ -249,6 +249,12 @@ impl Parameter {
         self.steps + u64::from(self.pending.count_ones())
     }
 
+    /// Schedule steps to offer for each of its own step counts: one, unless the two may have come apart.
+    fn width(&self, group: &Group) -> u32 {
+        let apart = group.schedule.is_some() && self.pending != group.pending && group.pending != 0;
+        if apart { group.pending.count_ones() + 1 } else { 1 }
+    }
+
     /// The factor on its accumulated gradient.
     fn share(&self, group: &Group) -> f64 {
         match group.settings.accumulation {
@@ -379,6 +385,7 @@ impl Optimizer {
             });
         }
         self.groups.push(group);
+        self.plan = None;
         Ok(self.groups.len() - 1)
     }
 

@@ -158,9 +158,10 @@ impl Optimizer {
                 let Some((row, _)) = ours.first() else { return Ok(()) };
                 let all: Vec<_> = ours.iter().filter_map(|(row, _)| norms(row)).collect();
                 let first = all.iter().map(|[first, _]| *first).min().unwrap_or(0);
-                let end = all.iter().map(|[first, count]| first + count).max().unwrap_or(0);
+                // Those of a row may lie apart, those of the group lie behind each other.
+                let count = all.iter().map(|[_, count]| count).sum();
                 let rows = ours.len() as u32;
-                let unit = Unit { first, count: end - first, row: *row as u32, rows, ..Unit::default() };
+                let unit = Unit { first, count, row: *row as u32, rows, ..Unit::default() };
                 let scalar = match &group.scalar {
                     Some(Scalar::Gpu(range)) => Some(range),
                     _ => None,
@@ -226,7 +227,7 @@ impl Optimizer {
     }
 
     /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once they are many.
-    fn keep_bind_groups(&mut self, runs: usize) {
+    pub(super) fn keep_bind_groups(&mut self, runs: usize) {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
             let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);

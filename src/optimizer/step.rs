@@ -92,10 +92,14 @@ impl Optimizer {
         }
     }
 
-    /// Whether parameters have different numbers of micro-batches, and so coefficients. A plan for those holds once.
+    /// Whether parameters of a group have different numbers of micro-batches, and so coefficients. A plan for those holds once.
     fn batches_differ(&self) -> bool {
-        let mut batches = self.parameters.values().filter(|parameter| !parameter.stays()).map(|p| p.batches);
-        batches.next().is_some_and(|first| batches.any(|other| other != first))
+        let differ = |group: usize| {
+            let ours = self.parameters.values().filter(|p| p.group == group && !p.stays());
+            let mut batches = ours.map(|parameter| parameter.batches);
+            batches.next().is_some_and(|first| batches.any(|other| other != first))
+        };
+        (0..self.groups.len()).any(differ)
     }
 
     /// Counts a recorded step, or takes it back: of the plan's members, and of all schedules.
@@ -110,11 +114,12 @@ impl Optimizer {
         self.groups.iter_mut().for_each(|group| f(&mut group.steps, &mut group.pending, bit));
     }
 
-    /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished. For loops that
+    /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished (fewer, where steps may be
+    /// skipped and hundreds of parameters have coefficients of their own: 65,536 rows for all outcomes). For loops that
     /// [`encode`](Optimizer::encode) and submit without ever polling the device.
     ///
     /// # Errors
-    /// [`Error::TooManyStepsInFlight`] if the 128 are recorded in encoders that were not submitted, [`Error::DeviceLost`].
+    /// [`Error::TooManyStepsInFlight`] if they are recorded in encoders that were not submitted, [`Error::DeviceLost`].
     #[cfg(not(target_family = "wasm"))]
     pub fn wait_for_room(&mut self) -> Result<()> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
@@ -134,6 +139,7 @@ impl Optimizer {
     fn has_room(&mut self) -> Result<()> {
         self.resolve();
         self.control.as_ref().map_or(Ok(()), Control::check_room)?;
+        self.plan.as_ref().map_or(Ok(()), |plan| self.check_candidates(plan))?;
         self.slots.as_ref().map_or(Ok(()), |slots| slots.acquire().map(drop))
     }
 
@@ -253,6 +259,10 @@ impl Optimizer {
 
     /// No step starts from averages, or at a rate that is none in f32.
     pub(super) fn check_groups(&self) -> Result<()> {
+        if self.can_skip() && self.parameters.values().any(|parameter| parameter.shift != 0.0) {
+            let reason = "a parameter stands at its look-ahead point, and the step may be skipped: write it, or set another NonFinite";
+            return Err(Error::Unsupported { operation: "a step", name: "the optimizer".into(), reason });
+        }
         for (k, group) in self.groups.iter().enumerate() {
             self.check_swapped(k, "a step")?;
             group.now().check()?;

@@ -73,10 +73,10 @@ impl Whole {
         for Work { group, shape, coefficients, job, .. } in &mut work {
             let settings = &groups[*group].settings;
             if settings.reshapes() {
-                job.reshape(*shape, settings, unscale * coefficients.grad_scale.abs());
+                job.reshape(*shape, settings, unscale * coefficients.grad_scale.abs(), self.zero);
             }
         }
-        if self.measures {
+        if self.measures && !work.is_empty() {
             let norms: Vec<_> = work.iter().map(|work| work.job.norm(self.kind, self.zero)).collect();
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
             let whole = cpu::join(weighted, self.kind);

@@ -20,8 +20,11 @@ tests!(
     a_skipped_step_draws_again,
     accumulated_gradients_step_as_their_mean,
     micro_batches_may_differ,
+    an_overflow_does_not_outlive_its_micro_batch,
+    discarded_micro_batches_do_not_count,
     accumulation_refuses,
     rows_and_columns,
+    rows_with_nan_under_each_policy,
     gradient_passes_refuse,
 );
 
@@ -230,7 +233,6 @@ fn accumulated_gradients_step_as_their_mean(gpu: &Gpu) -> Result<(), Failed> {
                 }
                 for t in 0..4 {
                     for k in 0..3 {
-                        // Left behind by an overflow, it has no part in the next sum.
                         accumulate(&mut optimizer, &ids, 10 * t + k)?;
                     }
                     for (&id, len) in others.iter().zip(LENGTHS) {
@@ -270,6 +272,50 @@ fn micro_batches_may_differ(gpu: &Gpu) -> Result<(), Failed> {
     };
     for (x, b) in run(&gpu.into())?.iter().zip(&run(&Device::Cpu)?) {
         close("w", x, b, &vec![2.0; b.len()], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+/// What is left of an overflow, or of nothing, in the gradient has no part in the next sum.
+fn an_overflow_does_not_outlive_its_micro_batch(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let (mut optimizer, ids) = three(&device, Settings::lr(0.01))?;
+            optimizer.set_loss_scaler(LossScaler { init_scale: 1.0, ..LossScaler::default() })?;
+            let (mut reference, others) = three(&device, Settings::lr(0.01))?;
+            for (&id, len) in ids.iter().zip(LENGTHS) {
+                optimizer.write_gradient(id, &vec![bad; len])?;
+            }
+            optimizer.step()?;
+            optimizer.set_loss_scaler(None)?;
+            for (optimizer, ids) in [(&mut optimizer, &ids), (&mut reference, &others)] {
+                accumulate(optimizer, ids, 1)?;
+                accumulate(optimizer, ids, 2)?;
+                optimizer.step()?;
+            }
+            for (&id, &other) in ids.iter().zip(&others) {
+                let what = format!("after {bad} on {}", device.name());
+                same(&what, &optimizer.read_blocking(id)?, &reference.read_blocking(other)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn discarded_micro_batches_do_not_count(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let run = |discard: bool| -> Result<Vec<f32>, Failed> {
+            let (mut optimizer, ids) = three(&device, Settings::lr(0.01))?;
+            if discard {
+                accumulate(&mut optimizer, &ids, 7)?;
+                optimizer.zero_grad()?;
+            }
+            accumulate(&mut optimizer, &ids, 1)?;
+            accumulate(&mut optimizer, &ids, 2)?;
+            optimizer.step()?;
+            Ok(optimizer.read_blocking(ids[0])?)
+        };
+        same("a", &run(true)?, &run(false)?)?;
     }
     Ok(())
 }
@@ -364,6 +410,34 @@ fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
                 let what = format!("{rows}×{columns} {centralize} {adaptive_clip:?} {kind}");
                 close(&what, &found, &b, &largest, TOLERANCE)?;
             }
+        }
+    }
+    Ok(())
+}
+
+fn rows_with_nan_under_each_policy(gpu: &Gpu) -> Result<(), Failed> {
+    let adaptive = Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, unit: Unit::Row });
+    let mut g = small(12, 3);
+    (g[1], g[6]) = (f32::NAN, f32::INFINITY);
+    for (centralize, adaptive_clip) in [(true, None), (false, adaptive)] {
+        for policy in [NonFinite::Zero, NonFinite::Propagate] {
+            let run = |device: &Device| -> Result<Vec<f32>, Failed> {
+                let settings = Settings { centralize, adaptive_clip, ..Settings::lr(0.0) };
+                let mut optimizer = Optimizer::new(device, Momentum::default(), settings)?;
+                optimizer.set_non_finite(policy);
+                optimizer.add(0, "w", &parameters(12, 1))?;
+                optimizer.set_options("w", Options { shape: Some([3, 4]), ..Options::default() })?;
+                optimizer.write_gradient("w", &g)?;
+                optimizer.step()?;
+                Ok(optimizer.read_state_blocking("w", "momentum_buffer")?)
+            };
+            let (x, b) = (run(&gpu.into())?, run(&Device::Cpu)?);
+            let what = format!("{centralize} {policy:?}: {x:?} against {b:?}");
+            for (x, b) in x.iter().zip(&b) {
+                let both = x == b || (x.is_nan() && b.is_nan());
+                ensure(both || (x - b).abs() <= 1e-5 * b.abs().max(1.0), what.clone())?;
+            }
+            ensure((policy == NonFinite::Zero) == b.iter().all(|b| b.is_finite()), what)?;
         }
     }
     Ok(())

@@ -3,8 +3,8 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb, Momentum, Sgd};
 use wgpu_optim::{
-    AnyRule, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite, Norm, Optimizer, Report, Settings,
-    rules,
+    AnyRule, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite, Norm, Optimizer, Options, Report,
+    Scope, Settings, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -21,6 +21,9 @@ tests!(
     guards_come_and_go,
     guards_refuse,
     a_small_device_cuts_and_agrees,
+    a_group_has_one_norm_whatever_its_cohorts,
+    nan_is_worse_than_infinity,
+    a_look_ahead_cannot_meet_a_skip,
 );
 
 /// Tensors of these lengths, with gradients.
@@ -318,6 +321,73 @@ fn a_small_device_cuts_and_agrees(gpu: &Gpu) -> Result<(), Failed> {
         for ((name, x), (_, b)) in everything(&a)?.iter().zip(&everything(&b)?) {
             close(&format!("{rule:?} {name}"), x, b, &vec![2.0; b.len()], TOLERANCE)?;
         }
+    }
+    Ok(())
+}
+
+/// Options make cohorts, whose tensors lie between each other in the arena.
+fn a_group_has_one_norm_whatever_its_cohorts(gpu: &Gpu) -> Result<(), Failed> {
+    let run = |device: &Device| -> Result<Vec<f32>, Failed> {
+        let mut optimizer = Optimizer::new(device, AdaGradNorm::default(), 1.0)?;
+        let names = ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"];
+        for (k, name) in names.into_iter().enumerate() {
+            optimizer.add(0, name, &parameters(300, k as u64))?;
+            optimizer.write_gradient(name, &ordinary(300, k as u64))?;
+        }
+        let half = Options { lr_scale: 0.5, ..Options::default() };
+        optimizer.set_options_where(|name| name.ends_with("bias"), half)?;
+        optimizer.step()?;
+        optimizer.step()?;
+        let mut all: Vec<f32> = optimizer.read_state_blocking("0.bias", "b")?;
+        for name in names {
+            all.extend(optimizer.read_blocking::<f32>(name)?);
+        }
+        let mut rule = optimizer.set_rule(0, AdaGradNorm { scope: Scope::Tensor, ..AdaGradNorm::default() });
+        ensure(matches!(rule, Err(Error::Unsupported { .. })), format!("another scope: {rule:?}"))?;
+        rule = optimizer.set_rule(0, AdaGradNorm { b0: 0.2, ..AdaGradNorm::default() });
+        ensure(rule.is_ok(), format!("{rule:?}"))?;
+        Ok(all)
+    };
+    let (x, b) = (run(&gpu.into())?, run(&Device::Cpu)?);
+    close("w", &x, &b, &vec![2.0; b.len()], TOLERANCE)
+}
+
+/// An ∞ in one tensor, a NaN in another.
+fn nan_is_worse_than_infinity(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Sgd, 1.0)?;
+        optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+        optimizer.set_non_finite(NonFinite::Propagate);
+        optimizer.add_all(0, &[("a", &[0.0f32; 3][..]), ("b", &[0.0; 3])])?;
+        optimizer.write_gradient("a", &[1.0, f32::INFINITY, 2.0])?;
+        optimizer.write_gradient("b", &[1.0, f32::NAN, 2.0])?;
+        optimizer.step()?;
+        let x = optimizer.read_blocking::<f32>("a")?;
+        ensure(x.iter().all(|x| x.is_nan()), format!("{x:?} on {}", device.name()))?;
+        ensure(optimizer.read_report_blocking()?.grad_norm.is_nan(), "the norm")?;
+        // Zeroed, they leave the norm of the rest.
+        optimizer.set_non_finite(NonFinite::Zero);
+        optimizer.step()?;
+        let report = optimizer.read_report_blocking()?;
+        near("the rest", report.grad_norm, 10f64.sqrt())?;
+        ensure(report.found_inf, format!("{report:?}"))?;
+    }
+    Ok(())
+}
+
+fn a_look_ahead_cannot_meet_a_skip(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Momentum::default(), 0.1)?;
+        optimizer.add(0, "w", &[1.0f32; 3])?;
+        optimizer.write_gradient("w", &[1.0f32; 3])?;
+        optimizer.step()?;
+        optimizer.look_ahead()?;
+        optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+        let refused = optimizer.step();
+        ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+        optimizer.set_non_finite(NonFinite::Propagate);
+        optimizer.step()?;
+        ensure(optimizer.steps("w")? == 2, "it goes on")?;
     }
     Ok(())
 }
