@@ -56,6 +56,20 @@ pub(crate) fn as_callers(gpu: &Gpu) -> Gpu {
     Gpu::from_wgpu(gpu.device().clone(), gpu.queue().clone())
 }
 
+/// wgpu objects on the device: buffers, bind groups, layouts of both kinds, pipelines, shaders.
+pub(crate) fn objects(gpu: &Gpu) -> [isize; 6] {
+    let hal = gpu.device().get_internal_counters().hal;
+    let counters = [
+        &hal.buffers,
+        &hal.bind_groups,
+        &hal.bind_group_layouts,
+        &hal.pipeline_layouts,
+        &hal.compute_pipelines,
+        &hal.shader_modules,
+    ];
+    counters.map(|counter| counter.read())
+}
+
 pub(crate) const FOREIGN: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 

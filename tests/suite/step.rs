@@ -5,7 +5,7 @@ use wgpu_optim::rules::{Adam, Momentum, NAdam, Sgd};
 use wgpu_optim::{BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, everything, gradients, gradients_for, parameters};
+use crate::fixture::{FOREIGN, buffer, everything, gradients, gradients_for, objects, parameters};
 use crate::tests;
 
 tests!(
@@ -450,23 +450,11 @@ fn the_second_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
     let (w, g) = (buffer(gpu, &parameters(9, 6), FOREIGN), buffer(gpu, &gradients(9, 7), FOREIGN));
     optimizer.add_buffer(momentum, "callers", BufferRange::whole(&w))?;
     optimizer.set_gradient("callers", Gradient::Buffer(BufferRange::whole(&g)))?;
-    let count = || {
-        let hal = gpu.device().get_internal_counters().hal;
-        let counters = [
-            &hal.buffers,
-            &hal.bind_groups,
-            &hal.bind_group_layouts,
-            &hal.pipeline_layouts,
-            &hal.compute_pipelines,
-            &hal.shader_modules,
-        ];
-        counters.map(|counter| counter.read())
-    };
     let settled = |optimizer: &mut Optimizer| -> Result<_, Failed> {
         optimizer.look_ahead()?;
         optimizer.step()?;
         gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
-        Ok(count())
+        Ok(objects(gpu))
     };
     settled(&mut optimizer)?;
     let before = settled(&mut optimizer)?;
