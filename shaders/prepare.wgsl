@@ -11,7 +11,7 @@ struct Control {
     bad: u32,              // of the last step: 0 finite, 1 an ∞, 2 a NaN; and 4 where they count as 0
     norm: vec2<f32>,       // of the last step: the norm is their product
     coefficient: f32,      // of the last step: clipping, and 1 / scale
-    skip: u32,             // whether the last step is skipped
+    last: u32,             // the last step's outcome, as below
     outcomes: array<u32, 128>, // of step n at n mod 128: 2n, 2n + 1 if it was skipped
 }
 
@@ -126,9 +126,9 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
     control.bad = bad | select(0u, ZEROED, slot[POLICY] == ZERO);
     control.norm = norm;
     control.coefficient = inverse_scale * limited(CLIP, norm, bad);
-    control.skip = skip;
     control.skipped += skip;
-    control.outcomes[slot[STEP] % 128u] = 2u * slot[STEP] + skip;
+    control.last = 2u * slot[STEP] + skip;
+    control.outcomes[slot[STEP] % 128u] = control.last;
 }
 
 // How many of the steps in this set were not taken.
@@ -164,7 +164,7 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         if lane == 0u {
             word = bitcast<u32>(bitcast<f32>(word) * (control.coefficient * factor));
         } else if lane == ROW_SKIP {
-            word = control.skip;
+            word = control.last & 1u;
         }
         rows[ROW * group.x + lane] = word;
     }

@@ -8,6 +8,7 @@ use wgpu_optim::rules::{
 use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Scope, Settings, WeightDecay};
 
 use super::golden::Case;
+use super::hyper::{Hyper, Skip, equal};
 
 /// How one case runs here.
 #[derive(Debug)]
@@ -46,65 +47,9 @@ impl Schedule {
     }
 }
 
-/// Why a case is not for us, with the key.
-type Skip = String;
-
-/// A case's hyperparameters, each to be read or to be found neutral.
-struct Hyper<'a> {
-    case: &'a Case,
-    read: Vec<&'static str>,
-}
-
-impl Hyper<'_> {
-    fn value(&mut self, key: &'static str) -> Option<&Value> {
-        self.read.push(key);
-        self.case.hyper.get(key).filter(|value| !value.is_null())
-    }
-
-    fn number(&mut self, key: &'static str) -> Result<f64, Skip> {
-        self.value(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is not a number"))
-    }
-
-    fn number_or(&mut self, key: &'static str, default: f64) -> Result<f64, Skip> {
-        if self.value(key).is_none() { Ok(default) } else { self.number(key) }
-    }
-
-    fn flag(&mut self, key: &'static str) -> Result<bool, Skip> {
-        self.flag_or(key, false)
-    }
-
-    fn flag_or(&mut self, key: &'static str, default: bool) -> Result<bool, Skip> {
-        match self.value(key) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is not a flag")),
-        }
-    }
-
-    fn pair(&mut self, key: &'static str) -> Result<(f64, f64), Skip> {
-        let pair = self.value(key).and_then(Value::as_array);
-        let number = |k: usize| pair.and_then(|pair| pair.get(k)).and_then(Value::as_f64);
-        number(0).zip(number(1)).ok_or_else(|| format!("`{key}` is not a pair"))
-    }
-
-    /// Every key must have been read, or be one of these at the value that changes nothing.
-    fn finish(&self, neutral: &[(&str, Value)]) -> Result<(), Skip> {
-        for (key, value) in &self.case.hyper {
-            let is_neutral = |&(name, ref at): &(&str, Value)| name == key && equal(at, value);
-            if !self.read.contains(&key.as_str()) && !neutral.iter().any(is_neutral) {
-                return Err(format!("`{key}` = {value} is not implemented"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn equal(a: &Value, b: &Value) -> bool {
-    a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
-}
-
 /// How a case runs here, or why it does not.
 pub(crate) fn setup(case: &Case) -> Result<Setup, Skip> {
-    let mut hyper = Hyper { case, read: Vec::new() };
+    let mut hyper = Hyper::new(case);
     match case.library.as_str() {
         "torch" => torch(&mut hyper),
         "keras" => keras(&mut hyper),

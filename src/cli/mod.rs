@@ -12,6 +12,7 @@ pub(crate) mod check;
 mod clipping;
 mod features;
 mod golden;
+mod hyper;
 pub(crate) mod info;
 mod scaler;
 pub(crate) mod schedules;

@@ -29,7 +29,7 @@ pub(crate) struct Control {
     pending: VecDeque<(u32, Option<Outcome>)>,
 }
 
-/// `None` for a step that was never submitted.
+/// `None` for a step that the device has not executed: never submitted, or refused.
 type Outcome = Option<Head>;
 /// The head of `Control` in the shader.
 type Head = [u32; 8];
@@ -129,7 +129,7 @@ impl Control {
         let mut known = Vec::new();
         while let Some((step, outcome)) = self.pending.front().and_then(|(step, outcome)| Some((*step, (*outcome)?))) {
             self.pending.pop_front();
-            known.push((step, outcome.is_some_and(|head| head[7] == 0)));
+            known.push((step, outcome.is_some_and(|head| head[7] == 2 * step)));
         }
         known
     }
@@ -187,9 +187,10 @@ impl Control {
         encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., move |result| {
             if result.is_ok() {
                 if let Ok(view) = mapped.get_mapped_range(..) {
-                    step.outcome = Some(std::array::from_fn(|k| {
-                        u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]))
-                    }));
+                    let word = |k: usize| u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]));
+                    let head: Head = std::array::from_fn(word);
+                    // A submission that was refused is mapped all the same, and still says what another step said.
+                    step.outcome = Some(head).filter(|head| head[7] / 2 == step.step);
                 }
                 mapped.unmap();
             }

@@ -12,7 +12,7 @@ use crate::scaling::{LossScaler, Report};
 use crate::settings::ROW_HEAD;
 
 /// The most rows that a step offers the device to choose from.
-const MAX_CANDIDATES: usize = 1 << 16;
+const MAX_CANDIDATES: usize = 1 << 14;
 
 impl Optimizer {
     /// Limits the norm of all gradients together, of every group, from the next recorded step on; `None` for no limit.

@@ -118,10 +118,7 @@ impl Rule for Adam {
     const LR: f64 = 1e-3;
 
     fn check(&self) -> Result<()> {
-        below_one("beta1", self.beta1)?;
-        below_one("beta2", self.beta2)?;
-        at_least_zero("eps", self.eps)?;
-        at_least_zero("eps_root", self.eps_root)?;
+        check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;
         let exclusive = !self.eps_hat || (self.eps_root == 0.0 && self.amsgrad != Some(Amsgrad::Corrected));
         require(exclusive, "eps_hat", 1.0, "0 with eps_root or Amsgrad::Corrected")
     }

@@ -66,10 +66,7 @@ impl Rule for Lamb {
     const MEASURED: &'static [&'static str] = &["exp_avg", "exp_avg_sq"];
 
     fn check(&self) -> Result<()> {
-        below_one("beta1", self.beta1)?;
-        below_one("beta2", self.beta2)?;
-        at_least_zero("eps", self.eps)?;
-        at_least_zero("eps_root", self.eps_root)
+        check_moments(self.beta1, self.beta2, self.eps, self.eps_root)
     }
 
     fn scope(&self) -> Option<Scope> {

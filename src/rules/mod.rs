@@ -121,6 +121,14 @@ mod prelude {
         require(x > 0.0 && x.is_finite(), name, x, "above 0, and finite")
     }
 
+    /// β₁ and β₂ below 1, ε outside and inside the root at least 0.
+    pub(super) fn check_moments(beta1: f64, beta2: f64, eps: f64, eps_root: f64) -> Result<()> {
+        below_one("beta1", beta1)?;
+        below_one("beta2", beta2)?;
+        at_least_zero("eps", eps)?;
+        at_least_zero("eps_root", eps_root)
+    }
+
     /// `(eps, 0)` or `(0, eps)`.
     pub(super) fn inside_outside(eps: f64, inside: bool) -> (f64, f64) {
         if inside { (eps, 0.0) } else { (0.0, eps) }

@@ -81,10 +81,7 @@ impl Rule for NAdam {
     const LR: f64 = 2e-3;
 
     fn check(&self) -> Result<()> {
-        below_one("beta1", self.beta1)?;
-        below_one("beta2", self.beta2)?;
-        at_least_zero("eps", self.eps)?;
-        at_least_zero("eps_root", self.eps_root)?;
+        check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;
         self.momentum_decay.map_or(Ok(()), |x| at_least_zero("momentum_decay", x))
     }
 

@@ -56,6 +56,20 @@ pub(crate) fn as_callers(gpu: &Gpu) -> Gpu {
     Gpu::from_wgpu(gpu.device().clone(), gpu.queue().clone())
 }
 
+/// A compute pipeline of a test's own.
+pub(crate) fn pipeline(gpu: &Gpu, wgsl: &str) -> wgpu::ComputePipeline {
+    let source = wgpu::ShaderSource::Wgsl(wgsl.into());
+    let module = gpu.device().create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    gpu.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}
+
 /// wgpu objects on the device: buffers, bind groups, layouts of both kinds, pipelines, shaders.
 pub(crate) fn objects(gpu: &Gpu) -> [isize; 6] {
     let hal = gpu.device().get_internal_counters().hal;

@@ -8,7 +8,7 @@ use wgpu_optim::{
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, content, gradients, intact, parameters, surrounded};
+use crate::fixture::{FOREIGN, buffer, content, gradients, intact, parameters, pipeline, surrounded};
 use crate::tests;
 
 tests!(
@@ -49,18 +49,7 @@ fn the_generator_is_the_same_everywhere(gpu: &Gpu) -> Result<(), Failed> {
                 @compute @workgroup_size(256) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
                     out[id.x] = philox(vec4(id.x, ~id.x, 77u * id.x, 0u), vec2(0xdeadbeefu, 0xcafef00du));
                 }";
-    let module = gpu.device().create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: None,
-        source: wgpu::ShaderSource::Wgsl([head, &lane, noise, main].join("\n").into()),
-    });
-    let pipeline = gpu.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: Default::default(),
-        cache: None,
-    });
+    let pipeline = pipeline(gpu, &[head, &lane, noise, main].join("\n"));
     let out = buffer(gpu, &vec![0.0; 4 * len], FOREIGN);
     let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,

@@ -5,7 +5,7 @@ use wgpu_optim::rules::{Adam, Lamb};
 use wgpu_optim::{AnyRule, Averaging, ClipNorm, Gpu, LossScaler, Noise, Optimizer, Schedule, Settings, WeightDecay};
 
 use crate::compare::ensure;
-use crate::fixture::{device_like, gradients, objects, parameters};
+use crate::fixture::{device_like, gradients, objects, parameters, pipeline};
 use crate::tests;
 
 tests!(
@@ -114,23 +114,12 @@ fn a_step_allocates_as_a_hand_recorded_one(gpu: &Gpu) -> Result<(), Failed> {
     optimizer.step()?;
     let dispatches = optimizer.dispatches() + optimizer.preparing_dispatches();
     ensure(dispatches == 4, format!("{dispatches} dispatches: norm, decision, rows, update"))?;
-    let source = wgpu::ShaderSource::Wgsl(
-        "@group(0) @binding(0) var<storage, read> a: array<f32>;
-         @group(1) @binding(0) var<storage, read_write> b: array<f32>;
-         @group(1) @binding(1) var<storage, read_write> c: array<f32>;
-         @group(1) @binding(2) var<storage, read_write> d: array<f32>;
-         @compute @workgroup_size(1) fn main() { b[0] = a[0]; c[0] = d[0]; }"
-            .into(),
-    );
-    let module = gpu.device().create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
-    let pipeline = gpu.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: Default::default(),
-        cache: None,
-    });
+    let wgsl = "@group(0) @binding(0) var<storage, read> a: array<f32>;
+                @group(1) @binding(0) var<storage, read_write> b: array<f32>;
+                @group(1) @binding(1) var<storage, read_write> c: array<f32>;
+                @group(1) @binding(2) var<storage, read_write> d: array<f32>;
+                @compute @workgroup_size(1) fn main() { b[0] = a[0]; c[0] = d[0]; }";
+    let pipeline = pipeline(gpu, wgsl);
     use wgpu::BufferUsages as Usage;
     let create = |usage| {
         gpu.device().create_buffer(&wgpu::BufferDescriptor {

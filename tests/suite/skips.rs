@@ -8,7 +8,7 @@ use wgpu_optim::{
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, content, everything, gradients, parameters};
+use crate::fixture::{FOREIGN, buffer, content, device_like, everything, gradients, parameters};
 use crate::guard::{LENGTHS, equal, many, ordinary};
 use crate::tests;
 
@@ -22,6 +22,9 @@ tests!(
     a_dropped_encoder_was_skipped,
     a_schedule_set_among_skips,
     the_scale_is_a_buffer,
+    a_refused_submission_was_no_step,
+    many_rows_wait_for_outcomes_earlier,
+    outcomes_count_when_nothing_is_guarded_any_more,
 );
 
 fn an_overflow_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
@@ -379,4 +382,110 @@ fn the_scale_is_a_buffer(gpu: &Gpu) -> Result<(), Failed> {
     let report = optimizer.read_report_blocking()?;
     let found = (report.loss_scale, report.growth_tracker, report.skipped_steps);
     ensure(found == (512.0, 7, 3), format!("{found:?}"))
+}
+
+/// Refused to us, or to the caller whose encoder it was: neither is counted, nor what the report says.
+fn a_refused_submission_was_no_step(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    for ours in [true, false] {
+        let mut optimizer = many(&gpu.into(), 1, |o| o.set_loss_scaler(LossScaler::default()))?;
+        optimizer.set_schedule(0, Schedule::linear(1.0, 0.0, 100))?;
+        optimizer.add_buffer(0, "callers", BufferRange::whole(&buffer(gpu, &[1.0; 8], FOREIGN)))?;
+        optimizer.step()?;
+        let g = buffer(gpu, &[1.0; 8], FOREIGN);
+        optimizer.set_gradient("callers", Gradient::Buffer(BufferRange::whole(&g)))?;
+        optimizer.step()?;
+        optimizer.settle_blocking()?;
+        let report = optimizer.report();
+        g.destroy();
+        if ours {
+            let refused = optimizer.step();
+            ensure(matches!(refused, Err(Error::Rejected { .. })), format!("{refused:?}"))?;
+        } else {
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            optimizer.encode(&mut encoder)?;
+            let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+            gpu.queue().submit([encoder.finish()]);
+            ensure(pollster::block_on(scope.pop()).is_some(), "the submission was not refused")?;
+        }
+        optimizer.settle_blocking()?;
+        ensure(optimizer.report() == report, format!("{:?}, not {report:?}", optimizer.report()))?;
+        let counts = (optimizer.steps("p0")?, optimizer.steps("callers")?, optimizer.schedule_step(0)?);
+        ensure(counts == (2, 1, 2), format!("{counts:?}"))?;
+        optimizer.set_gradient("callers", Gradient::Missing)?;
+        optimizer.step()?;
+        optimizer.settle_blocking()?;
+        let counts = (optimizer.steps("p0")?, optimizer.steps("callers")?, optimizer.schedule_step(0)?);
+        ensure(counts == (3, 1, 3), format!("{counts:?} after it"))?;
+    }
+    Ok(())
+}
+
+/// 300 rows of coefficients, for each outcome of the steps in flight: 16,384 are full after 53.
+fn many_rows_wait_for_outcomes_earlier(gpu: &Gpu) -> Result<(), Failed> {
+    let each = Settings { clip_norm: Some(ClipNorm::optax(1.0)), ..Settings::lr(0.01) };
+    let mut optimizer = Optimizer::new(&gpu.into(), Momentum::default(), each)?;
+    let names: Vec<_> = (0..300).map(|k| format!("p{k}")).collect();
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), &[1.0f32; 3][..])).collect();
+    optimizer.add_all(0, &tensors)?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut recorded = 0;
+    let refused = loop {
+        match optimizer.encode(&mut encoder) {
+            Ok(()) => recorded += 1,
+            Err(e) => break e,
+        }
+    };
+    ensure(
+        matches!(refused, Error::TooManyStepsInFlight { limit: 54 }) && recorded == 54,
+        format!("{recorded}: {refused}"),
+    )?;
+    let refused = optimizer.wait_for_room();
+    ensure(matches!(refused, Err(Error::TooManyStepsInFlight { .. })), format!("{refused:?}"))?;
+    gpu.queue().submit([encoder.finish()]);
+    for _ in 0..100 {
+        optimizer.wait_for_room()?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        optimizer.encode(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+    }
+    optimizer.settle_blocking()?;
+    ensure(optimizer.steps("p299")? == 154, format!("{} steps", optimizer.steps("p299")?))
+}
+
+/// A skip in flight, the schedule begun anew, clipping off: the next step's number still depends on it.
+fn outcomes_count_when_nothing_is_guarded_any_more(gpu: &Gpu) -> Result<(), Failed> {
+    let gradient = |t: u64| if t == 0 { vec![f32::NAN; 67] } else { ordinary(67, t) };
+    let make = |device: &Device| -> Result<Optimizer, Failed> {
+        let mut optimizer = Optimizer::new(device, Adam::default(), 0.01)?;
+        optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+        optimizer.add(0, "w", &parameters(67, 1))?;
+        Ok(optimizer)
+    };
+    let unguard = |optimizer: &mut Optimizer| -> Result<(), Error> {
+        optimizer.set_schedule(0, Schedule::linear(1.0, 0.0, 10))?;
+        optimizer.set_clip_norm(None)
+    };
+    let mut on_gpu = make(&gpu.into())?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    for t in 0..3 {
+        let (source, own) = (buffer(gpu, &gradient(t), FOREIGN), on_gpu.gradient("w")?.clone());
+        encoder.copy_buffer_to_buffer(&source, 0, &own.buffer, own.offset, source.size());
+        on_gpu.encode(&mut encoder)?;
+        if t == 0 {
+            unguard(&mut on_gpu)?;
+        }
+    }
+    gpu.queue().submit([encoder.finish()]);
+    on_gpu.settle_blocking()?;
+    let mut cpu = make(&Device::Cpu)?;
+    for t in 0..3 {
+        cpu.write_gradient("w", &gradient(t))?;
+        cpu.step()?;
+        if t == 0 {
+            unguard(&mut cpu)?;
+        }
+    }
+    ensure(on_gpu.steps("w")? == 2 && cpu.steps("w")? == 2, format!("{} steps", on_gpu.steps("w")?))?;
+    close("w", &on_gpu.read_blocking("w")?, &cpu.read_blocking("w")?, &[2.0; 67], TOLERANCE)
 }
