@@ -8,8 +8,8 @@ struct Control {
     scale: f32,            // of the loss
     growth_tracker: u32,   // good steps since it last changed
     skipped: u32,          // steps skipped so far
-    bad: u32,              // of the last step: 0 finite, 1 an ∞, 2 a NaN; and 4 where they count as 0
-    norm: vec2<f32>,       // of the last step: the norm is their product
+    bad: u32,              // of the last step that measured: 0 finite, 1 an ∞, 2 a NaN; and 4 where they count as 0
+    norm: vec2<f32>,       // of that step: the norm is their product
     coefficient: f32,      // of the last step: clipping, and 1 / scale
     last: u32,             // the last step's outcome, as below
     outcomes: array<u32, 128>, // of step n at n mod 128: 2n, 2n + 1 if it was skipped
@@ -30,6 +30,7 @@ const GROWTH = 9u;
 const BACKOFF = 10u;
 const INTERVAL = 11u;
 const NAN = 12u;
+const MEASURES = 13u;
 const HEAD = 16u;
 
 // Behind it an entry for each row.
@@ -123,8 +124,10 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
     }
     norm.x *= inverse_scale * number(CLIP + FACTOR);
     let skip = u32(bad > 0u && slot[POLICY] == SKIP);
-    control.bad = bad | select(0u, ZEROED, slot[POLICY] == ZERO);
-    control.norm = norm;
+    if slot[MEASURES] == 1u {
+        control.bad = bad | select(0u, ZEROED, slot[POLICY] == ZERO);
+        control.norm = norm;
+    }
     control.coefficient = inverse_scale * limited(CLIP, norm, bad);
     control.skipped += skip;
     control.last = 2u * slot[STEP] + skip;

@@ -1,7 +1,7 @@
 // Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, prepare.wgsl and trust.wgsl.
 //
-// A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale is the power
-// of two below the largest |x|, so that no square of a finite f32 overflows and none that counts underflows. CPU twin: src/cpu.rs.
+// A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale is 1, or
+// where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU twin: src/cpu.rs.
 
 const L1 = 0u;
 const L2 = 1u;

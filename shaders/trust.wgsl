@@ -1,5 +1,6 @@
 // What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it may keep.
-// Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin: `Whole::trust`.
+// Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin: `trust` in
+// src/optimizer/vectors.rs.
 
 struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0: u32, unused1: u32, unused2: u32 }
 

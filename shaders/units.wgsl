@@ -5,7 +5,7 @@
 //     ADAPTIVE     g ← g·min(1, clipping·max(‖w‖, ε) / max(‖g‖, 1e-6))
 //
 // A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. src/gpu/units.rs makes the jobs.
-// CPU twin: cpu::centralize, cpu::clip_adaptively.
+// CPU twin: `Job::reshape` in src/cpu.rs.
 
 struct Job {
     param: u32,
@@ -37,8 +37,12 @@ const ENTRY = 20u;
 const WEIGHT = 3u;
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let unit = group.x * job.width + lane % job.width;
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = (group.x + groups.x * group.y) * job.width + lane % job.width;
     let threads = 256u / job.width;
     let inside = unit < job.units;
     let first = lane / job.width;
@@ -55,7 +59,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 g = add(g, x);
                 w = add(w, param[job.param + at]);
             } else {
-                g.y += x;
+                // Divided at once, since a sum might overflow.
+                g.y += x / f32(job.count);
             }
         }
     }
@@ -74,12 +79,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         let norm = weight * g.x * sqrt(g.y);
         let limit = job.clipping * max(w.x * sqrt(w.y), job.eps);
-        if !(norm < limit) {
-            let is_nan = (bitcast<u32>(norm) & 0x7fffffffu) > INFINITE;
-            factor = select(limit / max(norm, 1e-6), norm, is_nan);
+        if (bitcast<u32>(norm) & 0x7fffffffu) > INFINITE {
+            factor = norm;
+        } else if norm >= limit {
+            factor = limit / max(norm, 1e-6);
         }
     } else {
-        shift = g.y / f32(job.count);
+        shift = g.y;
     }
     for (var k = first; k < job.count; k += threads) {
         let at = job.grad + unit * job.unit_step + k * job.step;

@@ -1,5 +1,7 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
+use std::ops::Range;
+
 use crate::clipping::Unit;
 use crate::noise::Stream;
 use crate::rule::{Fields, Real, Rule, Step};
@@ -8,7 +10,6 @@ use crate::settings::{Coefficients, Settings};
 /// Elements that a rule updates from its registers' point of view: loaded, computed and stored as one block that stays in L1.
 const BLOCK: usize = 256;
 /// Elements that one thread takes at a time.
-#[cfg(not(target_family = "wasm"))]
 const CHUNK: usize = 1 << 14;
 /// The coefficient that a norm-based rule gets from its norms.
 pub(crate) const TRUST_RATIO: &str = "trust_ratio";
@@ -135,7 +136,7 @@ pub(crate) struct Measure {
 }
 
 /// √(a² + b²); NaN of a NaN, where `f64::hypot` prefers an ∞.
-fn hypot(a: f64, b: f64) -> f64 {
+pub(crate) fn hypot(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.hypot(b) }
 }
 
@@ -245,7 +246,7 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
     let hyper = hyper::<R, F>(rule, step, trust_ratio);
     let used = used(rule, |slot| rule.uses(slot));
     // Compiled apart, so that who does not use them does not pay for them.
-    match c.clip_value.is_some() || c.zero_non_finite || c.noise.is_some() {
+    match c.extras() {
         true => parallel::<R, F, true>(rule, job, &used, c, &hyper, 0),
         false => parallel::<R, F, false>(rule, job, &used, c, &hyper, 0),
     }
@@ -364,35 +365,59 @@ impl<F: Real> Driver<F> {
 /// L2 norms of the parameter and of what the rule measures: the twin of shaders/measure.wgsl.
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
     let hyper = hyper::<R, F>(rule, step, 1.0);
-    let slots: Vec<_> = (0..).zip(used(rule, |slot| rule.uses(slot))).map(|(at, k)| (k, &job.slots[at])).collect();
-    let gradient = job.gradient.get();
-    let (decay, driver) = (F::of(c.decay), Driver::<F>::of(c));
-    let of_block = |block: usize| {
-        let at = block * BLOCK..job.parameter.len().min((block + 1) * BLOCK);
-        let mut noise = [F::zero(); BLOCK];
-        driver.noise(at.start, &mut noise);
-        let (mut w_sum, mut x_sum) = (0.0, 0.0);
-        for (i, noise) in at.zip(noise) {
-            let mut state = [F::zero(); MAX_SLOTS];
-            slots.iter().for_each(|(k, slot)| state[*k] = slot[i]);
-            let w = job.parameter[i];
-            let g = driver.gradient::<true>(gradient[i], w, noise);
-            let x = rule.measure(w - decay * w, g, &R::State::<F>::load(|k| state[k]), &hyper);
-            let square = |x: F| x.to_f64().map_or(f64::NAN, |x| x * x);
-            w_sum += square(w);
-            x_sum += square(x);
+    let names = <R::State<F> as Fields<F>>::NAMES;
+    let kept = (0..).zip(used(rule, |slot| rule.uses(slot)));
+    let slots: Vec<_> =
+        kept.filter(|(_, k)| R::MEASURED.contains(&names[*k])).map(|(at, k)| (k, &*job.slots[at])).collect();
+    let parts = (0..job.parameter.len()).step_by(CHUNK);
+    let of_part = |start: usize| {
+        let part = start..job.parameter.len().min(start + CHUNK);
+        match c.extras() {
+            true => part_of_measure::<R, F, true>(rule, job, &slots, c, &hyper, part),
+            false => part_of_measure::<R, F, false>(rule, job, &slots, c, &hyper, part),
         }
-        [w_sum, x_sum]
     };
-    let blocks = 0..job.parameter.len().div_ceil(BLOCK);
     #[cfg(not(target_family = "wasm"))]
     let parts: Vec<[f64; 2]> = {
         use rayon::prelude::*;
-        blocks.into_par_iter().with_min_len(CHUNK / BLOCK).map(of_block).collect()
+        parts.collect::<Vec<_>>().into_par_iter().map(of_part).collect()
     };
     #[cfg(target_family = "wasm")]
-    let parts: Vec<[f64; 2]> = blocks.map(of_block).collect();
+    let parts: Vec<[f64; 2]> = parts.map(of_part).collect();
     parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
+}
+
+/// Sums of squares of a part.
+fn part_of_measure<R: Rule, F: Real, const EXTRAS: bool>(
+    rule: &R,
+    job: &Job<'_, F>,
+    slots: &[(usize, &[F])],
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+    part: Range<usize>,
+) -> [f64; 2] {
+    let (decay, driver) = (F::of(c.decay), Driver::<F>::of(c));
+    let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
+    let (mut noise, mut measured) = ([F::zero(); BLOCK], [F::zero(); BLOCK]);
+    let square = |x: F| x.to_f64().map_or(f64::NAN, |x| x * x);
+    let mut sums = [0.0; 2];
+    for start in part.clone().step_by(BLOCK) {
+        let at = start..part.end.min(start + BLOCK);
+        let (w, g) = (&job.parameter[at.clone()], &job.gradient.get()[at.clone()]);
+        for (k, slot) in slots {
+            state[*k][..w.len()].copy_from_slice(&slot[at.clone()]);
+        }
+        if EXTRAS {
+            driver.noise(start, &mut noise);
+        }
+        for (i, ((x, &w), &g)) in measured.iter_mut().zip(w).zip(g).enumerate() {
+            let g = driver.gradient::<EXTRAS>(g, w, noise[i]);
+            *x = rule.measure(w - decay * w, g, &R::State::<F>::load(|k| state[k][i]), h);
+        }
+        sums[0] += fold(w, square, |a, b| a + b);
+        sums[1] += fold(&measured[..w.len()], square, |a, b| a + b);
+    }
+    sums
 }
 
 /// The average goes towards the parameters; it is them at rate 1, and stays at rate 0.

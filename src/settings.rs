@@ -59,9 +59,9 @@ pub struct Settings {
     pub clip_norm: Option<ClipNorm>,
     /// Take the mean of each row of a matrix from its gradient, in a pass that rewrites it (12 bytes of traffic an element): gradient
     /// centralization, [Yong et al., 2020](https://arxiv.org/abs/2004.01461), optax' `centralize`. Of parameters with an
-    /// [`Options::shape`].
+    /// [`Options::shape`]; on a GPU of at most `max_storage_buffer_binding_size` bytes, or the step is an [`Error::OverLimit`](crate::Error::OverLimit).
     pub centralize: bool,
-    /// Limit the norm of each unit's gradient by that of its weights.
+    /// Limit the norm of each unit's gradient by that of its weights; on a GPU of at most as many bytes.
     pub adaptive_clip: Option<AdaptiveClip>,
     /// Noise on the gradient.
     pub noise: Option<Noise>,
@@ -221,6 +221,11 @@ pub(crate) struct Coefficients {
 }
 
 impl Coefficients {
+    /// Whether a gradient is more than scaled and decayed.
+    pub(crate) fn extras(&self) -> bool {
+        self.clip_value.is_some() || self.zero_non_finite || self.noise.is_some()
+    }
+
     /// The head of a row of the uniform buffer.
     pub(crate) fn row(&self) -> [u32; ROW_HEAD] {
         let (average, clip_value) = (self.average.unwrap_or(0.0), self.clip_value.unwrap_or(0.0));

@@ -40,6 +40,8 @@ struct Shared {
     outcomes: Vec<(u32, Outcome)>,
     /// What the last finished step said, and its number.
     latest: (u32, Report),
+    /// The last step when somebody set the number of skips: later ones count from there.
+    counted: u32,
 }
 
 #[derive(Debug)]
@@ -63,8 +65,13 @@ impl Drop for InFlight {
         let mut shared = lock(&self.shared);
         shared.outcomes.push((self.step, self.outcome));
         // Threads that poll may call back in any order.
-        if let Some(head) = self.outcome.filter(|_| self.step > shared.latest.0) {
-            shared.latest = (self.step, report(head));
+        if let Some(now) = self.outcome.map(report) {
+            let skipped = if self.step > shared.counted { now.skipped_steps } else { 0 };
+            let most = skipped.max(shared.latest.1.skipped_steps);
+            if self.step > shared.latest.0 {
+                shared.latest = (self.step, now);
+            }
+            shared.latest.1.skipped_steps = most;
         }
         shared.free.extend(self.slot.take());
     }
@@ -100,7 +107,11 @@ impl Control {
         // The device may know of more skips than the host.
         let words = &words[..if skipped { 3 } else { 2 }];
         gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
-        lock(&self.shared).latest = (self.last, report);
+        let mut shared = lock(&self.shared);
+        shared.latest = (self.last, report);
+        if skipped {
+            shared.counted = self.last;
+        }
         Ok(())
     }
 

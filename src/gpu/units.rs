@@ -48,7 +48,7 @@ pub(crate) struct Shaped<'a> {
 #[derive(Debug)]
 pub(crate) struct Units {
     pass: Arc<Pass>,
-    jobs: Vec<(wgpu::BindGroup, u32)>,
+    jobs: Vec<(wgpu::BindGroup, [u32; 2])>,
 }
 
 impl Units {
@@ -63,11 +63,9 @@ impl Units {
                 return Err(Error::OverLimit { name, limit, needed, available });
             }
             let mut push = |job: Job| -> Result<()> {
+                // In rows of as many as a dispatch takes; there is room for as many rows.
                 let workgroups = job.units.div_ceil(job.width);
-                if workgroups > most {
-                    let (name, limit) = (part.name.into(), "max_compute_workgroups_per_dimension");
-                    return Err(Error::OverLimit { name, limit, needed: workgroups.into(), available: most.into() });
-                }
+                let size = [workgroups.min(most), workgroups.div_ceil(most)];
                 let group = gpu.scoped("a job", || {
                     let descriptor = wgpu::util::BufferInitDescriptor {
                         label: Some("wgpu-optim job"),
@@ -79,7 +77,7 @@ impl Units {
                     let (w, g) = (part.parameter.binding(), part.gradient.binding());
                     pass.bind(gpu, 1, &[table.as_entire_binding(), w, g, scale.binding()])
                 })?;
-                jobs.push((group, workgroups));
+                jobs.push((group, size));
                 Ok(())
             };
             let of = |unit: Option<Unit>| {
@@ -123,9 +121,9 @@ impl Units {
         }
         pass.set_pipeline(&self.pass.pipeline);
         pass.set_bind_group(0, slot, &[]);
-        for (group, workgroups) in &self.jobs {
+        for (group, [x, y]) in &self.jobs {
             pass.set_bind_group(1, group, &[]);
-            pass.dispatch_workgroups(*workgroups, 1, 1);
+            pass.dispatch_workgroups(*x, *y, 1);
         }
     }
 

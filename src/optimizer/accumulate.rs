@@ -17,8 +17,8 @@ impl Optimizer {
     /// leaves the count of micro-batches one ahead.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without a gradient, or one given twice; for the
-    /// buffers those of [`Optimizer::add_buffer`]; those of [`Optimizer::encode`].
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without a gradient; for the buffers those of
+    /// [`Optimizer::add_buffer`], with [`Error::Overlap`] for a gradient given twice; those of [`Optimizer::encode`].
     pub fn encode_accumulate(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -26,7 +26,7 @@ impl Optimizer {
     ) -> Result<()> {
         let gpu = self.gpu("encode_accumulate")?;
         gpu.check_flag()?;
-        let mut plan = Plan::default();
+        let (mut plan, mut targets) = (Plan::default(), Vec::<(String, BufferRange)>::new());
         for (id, range) in gradients {
             let parameter = self.get(*id)?;
             parameter.check_len(range.len)?;
@@ -40,9 +40,11 @@ impl Optimizer {
                     (format!("micro-batch of `{}`", parameter.name), format!("gradient of `{}`", parameter.name));
                 return Err(Error::Overlap { a, b });
             }
-            if plan.members.contains(&id.0) {
-                return Err(parameter.unsupported("encode_accumulate", "it is given twice"));
+            if let Some(other) = targets.iter().find(|(_, other)| gradient.overlaps(other) || range.overlaps(other)) {
+                let (a, b) = (format!("gradient of `{}`", parameter.name), format!("gradient of `{}`", other.0));
+                return Err(Error::Overlap { a, b });
             }
+            targets.push((parameter.name.clone(), gradient.clone()));
             let shared = gradient.buffer == range.buffer;
             let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
             plan.members.push(id.0);
@@ -85,7 +87,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] on a GPU (see
-    /// [`Optimizer::encode_accumulate`]) and for a parameter in the caller's slice.
+    /// [`Optimizer::encode_accumulate`]), for a parameter without a gradient, and for one in the caller's slice.
     pub fn accumulate<F: Real>(&mut self, id: ParameterId, gradient: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
         parameter.check_len(gradient.len())?;
@@ -96,6 +98,9 @@ impl Optimizer {
         }
         if parameter.in_slice() {
             return refuse("it is in the caller's slice");
+        }
+        if parameter.missing {
+            return refuse("the parameter has no gradient");
         }
         if expected != found {
             return Err(Error::ElementType { name, expected, found });

@@ -183,9 +183,7 @@ impl Optimizer {
     pub fn set_options<'k>(&mut self, key: impl Into<Key<'k>>, options: Options) -> Result<()> {
         let id = self.find(key.into())?;
         options.check()?;
-        if let Some([rows, columns]) = options.shape {
-            self.get(id)?.check_len(rows.saturating_mul(columns))?;
-        }
+        self.check_shape(id, options)?;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.options != options) {
             parameter.options = options;
             self.plan = None;
@@ -210,12 +208,18 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`], [`Error::Length`] for a shape of another length; those before it are set.
+    /// [`Error::Hyperparameter`], [`Error::Length`] for a shape of another length; then nothing is set.
     pub fn set_options_where(&mut self, pick: impl Fn(&str) -> bool, options: Options) -> Result<usize> {
         options.check()?;
         let picked: Vec<_> = self.parameters().filter(|(_, name)| pick(name)).map(|(id, _)| id).collect();
+        picked.iter().try_for_each(|id| self.check_shape(*id, options))?;
         picked.iter().try_for_each(|id| self.set_options(*id, options))?;
         Ok(picked.len())
+    }
+
+    fn check_shape(&self, id: ParameterId, options: Options) -> Result<()> {
+        let parameter = self.get(id)?;
+        options.shape.map_or(Ok(()), |[rows, columns]| parameter.check_len(rows.saturating_mul(columns)))
     }
 
     /// A parameter's options.

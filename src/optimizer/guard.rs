@@ -125,15 +125,11 @@ impl Optimizer {
         if self.unresolved() > 0 {
             self.read_report().await?;
             self.resolve();
-            // Another thread that polls the device may still be calling us back.
             #[cfg(not(target_family = "wasm"))]
-            for _ in 0..100 {
-                if self.unresolved() == 0 {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                self.resolve();
-            }
+            self.linger(|optimizer| {
+                optimizer.resolve();
+                optimizer.unresolved() == 0
+            });
         }
         match self.unresolved() {
             0 => Ok(()),
@@ -148,6 +144,17 @@ impl Optimizer {
     #[cfg(not(target_family = "wasm"))]
     pub fn settle_blocking(&mut self) -> Result<()> {
         pollster::block_on(self.settle())
+    }
+
+    /// After a wait for the device: another thread that polls it may still be calling us back.
+    #[cfg(not(target_family = "wasm"))]
+    pub(super) fn linger(&mut self, done: impl Fn(&mut Self) -> bool) {
+        for _ in 0..100 {
+            if done(self) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     pub(super) fn unresolved(&self) -> usize {
@@ -245,7 +252,7 @@ impl Optimizer {
         words.extend(whole);
         let scaler = self.guard.scaler.unwrap_or_default();
         words.extend([u32::from(self.guard.scaler.is_some()), bits(scaler.growth_factor), bits(scaler.backoff_factor)]);
-        words.extend([scaler.growth_interval, f32::NAN.to_bits()]);
+        words.extend([scaler.growth_interval, f32::NAN.to_bits(), u32::from(self.measures())]);
         words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
         for (row, leader) in plan.rows.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };

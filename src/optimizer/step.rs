@@ -132,6 +132,7 @@ impl Optimizer {
                 return Err(Error::Rejected { operation: "waiting", reason: e.to_string() });
             }
         }
+        self.linger(|optimizer| optimizer.has_room().is_ok());
         self.has_room()
     }
 
@@ -154,6 +155,7 @@ impl Optimizer {
         let gpu = self.gpu("encode_look_ahead")?;
         gpu.check_flag()?;
         self.check_groups()?;
+        self.resolve();
         self.check_look_ahead()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
@@ -250,10 +252,12 @@ impl Optimizer {
 
     /// A step that is skipped cannot take a look-ahead back.
     pub(super) fn check_look_ahead(&self) -> Result<()> {
-        if !self.can_skip() {
-            return Ok(());
-        }
-        let reason = "the next step may be skipped, and then not take it back: set another policy than NonFinite::Skip";
+        let unknown = self.parameters.values().any(|parameter| parameter.pending != 0);
+        let reason = match self.can_skip() {
+            true => "the next step may be skipped, and then not take it back: set another policy than NonFinite::Skip",
+            false if unknown => "it is not known yet which steps were skipped: settle first",
+            false => return Ok(()),
+        };
         Err(Error::Unsupported { operation: "a look-ahead", name: "the optimizer".into(), reason })
     }
 
@@ -294,13 +298,12 @@ impl Optimizer {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             let encoded = encode(self, &mut encoder);
             #[cfg(not(target_family = "wasm"))]
-            let encoded = [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()].into_iter().fold(
-                encoded,
-                |encoded, poll| {
-                    let full = matches!(encoded, Err(Error::TooManyStepsInFlight { .. }));
-                    if full && gpu.device().poll(poll).is_ok() { encode(self, &mut encoder) } else { encoded }
-                },
-            );
+            let encoded = match encoded {
+                Err(Error::TooManyStepsInFlight { .. }) => {
+                    self.wait_for_room().and_then(|()| encode(self, &mut encoder))
+                }
+                encoded => encoded,
+            };
             if encoded.is_ok() {
                 gpu.queue().submit([encoder.finish()]);
             }

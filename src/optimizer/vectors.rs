@@ -124,7 +124,7 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
                     work.trust_ratio = rule.trust(norms, work.scalar.take().unwrap_or(none), &work.step);
                 }
                 Scope::Group => {
-                    whole = [whole[0].hypot(norms[0]), whole[1].hypot(norms[1])];
+                    whole = [cpu::hypot(whole[0], norms[0]), cpu::hypot(whole[1], norms[1])];
                     step.get_or_insert(work.step);
                 }
             }

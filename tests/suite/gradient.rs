@@ -1,14 +1,15 @@
 //! What is done to a gradient before its rule: noise, accumulation, what goes row by row.
 
 use libtest_mimic::Failed;
-use wgpu_optim::rules::{Adam, Momentum, Sgd};
+use wgpu_optim::rules::{Momentum, Sgd};
 use wgpu_optim::{
     Accumulation, AdaptiveClip, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite,
-    Optimizer, Options, ParameterId, Settings, Slices, Unit, philox,
+    Optimizer, Options, ParameterId, Settings, Slices, Unit, philox, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, content, gradients, intact, parameters, pipeline, surrounded};
+use crate::fixture::{FOREIGN, buffer, content, device_like, intact, objects, parameters, pipeline, surrounded};
+use crate::guard::ordinary;
 use crate::tests;
 
 tests!(
@@ -22,7 +23,11 @@ tests!(
     micro_batches_may_differ,
     an_overflow_does_not_outlive_its_micro_batch,
     discarded_micro_batches_do_not_count,
+    accumulation_lets_go_of_buffers,
     accumulation_refuses,
+    every_rule_takes_zeroed_and_noisy_gradients,
+    more_rows_than_a_dispatch_is_wide,
+    finite_rows_have_finite_means,
     rows_and_columns,
     rows_with_nan_under_each_policy,
     gradient_passes_refuse,
@@ -181,27 +186,23 @@ fn a_skipped_step_draws_again(gpu: &Gpu) -> Result<(), Failed> {
 const LENGTHS: [usize; 3] = [1003, 70, 1];
 
 fn three(device: &Device, settings: Settings) -> Result<(Optimizer, Vec<ParameterId>), Failed> {
-    let mut optimizer = Optimizer::new(device, Adam::default(), settings)?;
+    let mut optimizer = Optimizer::new(device, Momentum::default(), settings)?;
     let values: Vec<_> = LENGTHS.iter().map(|&len| parameters(len, len as u64)).collect();
     let tensors: Vec<_> = ["a", "b", "c"].into_iter().zip(values.iter().map(Vec::as_slice)).collect();
     let ids = optimizer.add_all(0, &tensors)?;
     Ok((optimizer, ids))
 }
 
-fn small(len: usize, seed: u64) -> Vec<f32> {
-    gradients(len, seed).iter().map(|g| g.clamp(-1e3, 1e3)).collect()
-}
-
 /// A micro-batch for these parameters, on either device.
 fn accumulate(optimizer: &mut Optimizer, ids: &[ParameterId], seed: u64) -> Result<(), Failed> {
     let Device::Gpu(gpu) = optimizer.device().clone() else {
         for (&id, len) in ids.iter().zip(LENGTHS) {
-            optimizer.accumulate(id, &small(len, seed))?;
+            optimizer.accumulate(id, &ordinary(len, seed))?;
         }
         return Ok(());
     };
     let of = |(&id, len): (&ParameterId, usize)| {
-        (id, BufferRange::whole(&buffer(&gpu, &small(len, seed), wgpu::BufferUsages::STORAGE)))
+        (id, BufferRange::whole(&buffer(&gpu, &ordinary(len, seed), wgpu::BufferUsages::STORAGE)))
     };
     let sources: Vec<_> = ids.iter().zip(LENGTHS).map(of).collect();
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -225,7 +226,7 @@ fn accumulated_gradients_step_as_their_mean(gpu: &Gpu) -> Result<(), Failed> {
                         accumulate(&mut optimizer, &ids, 10 * t + k)?;
                     }
                     for (&id, len) in others.iter().zip(LENGTHS) {
-                        let batches: Vec<_> = (0..3).map(|k| small(len, 10 * t + k)).collect();
+                        let batches: Vec<_> = (0..3).map(|k| ordinary(len, 10 * t + k)).collect();
                         let sum = |i: usize| batches.iter().map(|g| f64::from(g[i])).sum::<f64>() / divisor;
                         reference.write_gradient(id, &(0..len).map(|i| sum(i) as f32).collect::<Vec<_>>())?;
                     }
@@ -253,7 +254,7 @@ fn micro_batches_may_differ(gpu: &Gpu) -> Result<(), Failed> {
                 accumulate(&mut optimizer, &ids[..2], t + 100)?;
             }
             if t % 3 == 0 {
-                optimizer.write_gradient(ids[1], &small(LENGTHS[1], t + 200))?;
+                optimizer.write_gradient(ids[1], &ordinary(LENGTHS[1], t + 200))?;
             }
             optimizer.step()?;
         }
@@ -312,7 +313,7 @@ fn discarded_micro_batches_do_not_count(gpu: &Gpu) -> Result<(), Failed> {
 fn accumulation_refuses(gpu: &Gpu) -> Result<(), Failed> {
     let (mut optimizer, ids) = three(&gpu.into(), Settings::lr(0.01))?;
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let g = BufferRange::whole(&buffer(gpu, &small(1003, 1), FOREIGN));
+    let g = BufferRange::whole(&buffer(gpu, &ordinary(1003, 1), FOREIGN));
     let own = optimizer.gradient("a")?.clone();
     optimizer.set_gradient("b", Gradient::Missing)?;
     let b = BufferRange::new(&g.buffer, 0, 70);
@@ -321,17 +322,17 @@ fn accumulation_refuses(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(short, Err(Error::Length { .. })), format!("{short:?}"))?;
     let itself = go(&[(ids[0], own)]);
     ensure(matches!(itself, Err(Error::Overlap { .. })), format!("{itself:?}"))?;
-    let usage = go(&[(ids[0], BufferRange::whole(&buffer(gpu, &small(1003, 1), wgpu::BufferUsages::COPY_SRC)))]);
+    let usage = go(&[(ids[0], BufferRange::whole(&buffer(gpu, &ordinary(1003, 1), wgpu::BufferUsages::COPY_SRC)))]);
     ensure(matches!(usage, Err(Error::MissingUsage { .. })), format!("{usage:?}"))?;
-    for refused in [
-        go(&[(ids[0], g.clone()), (ids[0], g.clone())]),
-        go(&[(ids[1], b)]),
-        optimizer.accumulate(ids[0], &[1.0f32; 1003]),
-    ] {
+    let twice = go(&[(ids[0], g.clone()), (ids[0], g.clone())]);
+    ensure(matches!(twice, Err(Error::Overlap { .. })), format!("{twice:?}"))?;
+    for refused in [go(&[(ids[1], b)]), optimizer.accumulate(ids[0], &[1.0f32; 1003])] {
         ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     }
     let (mut cpu, ids) = three(&Device::Cpu, Settings::lr(0.01))?;
-    let wrong = [cpu.accumulate(ids[0], &[1.0f64; 1003]), cpu.accumulate(ids[0], &[1.0f32; 3])];
+    cpu.set_gradient("b", Gradient::Missing)?;
+    let missing = cpu.accumulate(ids[1], &[1.0f32; 70]);
+    let wrong = [missing, cpu.accumulate(ids[0], &[1.0f64; 1003]), cpu.accumulate(ids[0], &[1.0f32; 3])];
     ensure(wrong.iter().all(Result::is_err), format!("{wrong:?}"))
 }
 
@@ -340,7 +341,7 @@ fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
     let adaptive = |unit| Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, unit });
     for [rows, columns] in [[33, 5], [1, 300], [300, 1], [64, 257], [257, 64], [3, 1000]] {
         let (len, scale) = (rows * columns, 1024.0);
-        let (w, g) = (parameters(len, 1), small(len, 2));
+        let (w, g) = (parameters(len, 1), ordinary(len, 2));
         let scaled: Vec<f32> = g.iter().map(|g| g * scale).collect();
         for (centralize, adaptive_clip) in [
             (true, None),
@@ -406,7 +407,7 @@ fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
 
 fn rows_with_nan_under_each_policy(gpu: &Gpu) -> Result<(), Failed> {
     let adaptive = Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, unit: Unit::Row });
-    let mut g = small(12, 3);
+    let mut g = ordinary(12, 3);
     (g[1], g[6]) = (f32::NAN, f32::INFINITY);
     for (centralize, adaptive_clip) in [(true, None), (false, adaptive)] {
         for policy in [NonFinite::Zero, NonFinite::Propagate] {
@@ -457,4 +458,83 @@ fn gradient_passes_refuse(gpu: &Gpu) -> Result<(), Failed> {
     }
     let refused = shared.set_settings(0, Settings { centralize: true, ..Settings::lr(0.1) });
     ensure(matches!(refused, Err(Error::Overlap { .. })), format!("{refused:?}"))
+}
+
+/// Each micro-batch in a buffer of its own: none of them is kept.
+fn accumulation_lets_go_of_buffers(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &device_like(gpu, |_| {})?;
+    let (mut optimizer, ids) = three(&gpu.into(), Settings::lr(0.01))?;
+    let mut most = 0;
+    for t in 0..400 {
+        accumulate(&mut optimizer, &ids, t)?;
+        optimizer.step()?;
+        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        let [buffers, groups, ..] = objects(gpu);
+        most = most.max(buffers + groups);
+    }
+    ensure(most < 1500, format!("{most} buffers and bind groups for 1,200 micro-batches"))
+}
+
+/// With NaN taken as 0, and with noise, a rule does what it does with such a gradient written; also where it is measured for a norm.
+fn every_rule_takes_zeroed_and_noisy_gradients(gpu: &Gpu) -> Result<(), Failed> {
+    let len = 5003;
+    let (start, good) = (parameters(len, 1), ordinary(len, 2));
+    let zeroed: Vec<f32> = good.iter().enumerate().map(|(i, &g)| if i % 100 == 7 { 0.0 } else { g }).collect();
+    let mut bad = zeroed.clone();
+    bad.iter_mut().skip(7).step_by(100).for_each(|g| *g = f32::NAN);
+    bad[7] = f32::NEG_INFINITY;
+    for device in [gpu.into(), Device::Cpu] {
+        let mut drawing = noisy(&device, NOISE, len)?;
+        drawing.step()?;
+        let noise = drawing.read_blocking::<f32>("w")?;
+        let with_noise: Vec<f32> = good.iter().zip(&noise).map(|(g, n)| g - n).collect();
+        for (name, rule) in rules::all() {
+            let run = |noise, policy, g: &[f32]| -> Result<Vec<f32>, Failed> {
+                let settings = Settings { noise, ..Settings::lr(0.01) };
+                let mut optimizer = Optimizer::new(&device, rule.clone(), settings)?;
+                Option::into_iter(policy).for_each(|policy| optimizer.set_non_finite(policy));
+                optimizer.add(0, "w", &start)?;
+                optimizer.write_gradient("w", g)?;
+                optimizer.step()?;
+                Ok(optimizer.read_blocking("w")?)
+            };
+            let what = format!("{name} on {}", device.name());
+            let x = run(None, Some(NonFinite::Zero), &bad)?;
+            close(&format!("zeroed, {what}"), &x, &run(None, None, &zeroed)?, &start, TOLERANCE)?;
+            let x = run(Some(NOISE), None, &good)?;
+            close(&format!("noisy, {what}"), &x, &run(None, None, &with_noise)?, &start, TOLERANCE)?;
+            ensure(x != run(None, None, &good)?, format!("{what}: no noise"))?;
+        }
+    }
+    Ok(())
+}
+
+fn more_rows_than_a_dispatch_is_wide(gpu: &Gpu) -> Result<(), Failed> {
+    let narrow = device_like(gpu, |limits| limits.max_compute_workgroups_per_dimension = 100)?;
+    let (rows, columns) = (1234, 3);
+    let settings = Settings { centralize: true, ..Settings::lr(1.0) };
+    let mut all = Vec::new();
+    for device in [(&narrow).into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Sgd, settings)?;
+        optimizer.add(0, "w", &vec![0.0f32; rows * columns])?;
+        optimizer.set_options("w", Options { shape: Some([rows, columns]), ..Options::default() })?;
+        optimizer.write_gradient("w", &ordinary(rows * columns, 1))?;
+        optimizer.step()?;
+        all.push(optimizer.read_blocking::<f32>("w")?);
+    }
+    close("w", &all[0], &all[1], &vec![1e3; rows * columns], TOLERANCE)
+}
+
+fn finite_rows_have_finite_means(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let settings = Settings { centralize: true, ..Settings::lr(0.0) };
+        let mut optimizer = Optimizer::new(&device, Momentum::default(), settings)?;
+        optimizer.add(0, "w", &[0.0f32; 4])?;
+        optimizer.set_options("w", Options { shape: Some([1, 4]), ..Options::default() })?;
+        optimizer.write_gradient("w", &[3e38f32, 3e38, 2e38, 2e38])?;
+        optimizer.step()?;
+        let v = optimizer.read_state_blocking::<f32>("w", "momentum_buffer")?;
+        close("g − mean", &v, &[5e37, 5e37, -5e37, -5e37], &[3e38; 4], TOLERANCE)?;
+    }
+    Ok(())
 }

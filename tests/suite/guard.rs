@@ -87,7 +87,7 @@ fn norms_of_every_kind_and_size(gpu: &Gpu) -> Result<(), Failed> {
 
 /// Squares of these overflow, or underflow, in f32.
 fn no_finite_gradient_overflows(gpu: &Gpu) -> Result<(), Failed> {
-    for magnitude in [f32::MAX, 1e30, 1e19, 1e-19, 1e-30, 1e-36, 0.0] {
+    for magnitude in [f32::MAX, 1e30, 1e19, 1e18, 3e17, 1e17, 1e14, 1e13, 1e-11, 1e-13, 1e-19, 1e-30, 1e-36, 0.0] {
         for norm in [Norm::L1, Norm::L2, Norm::Max] {
             let gradient: Vec<f32> = (0..9000).map(|i| if i % 2 == 0 { magnitude } else { -magnitude }).collect();
             let m = f64::from(magnitude);

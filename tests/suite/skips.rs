@@ -1,7 +1,7 @@
 //! Steps that the device skips, and the loss scale that follows: counts, rates and states are as if they had never been.
 
 use libtest_mimic::Failed;
-use wgpu_optim::rules::{Adam, Momentum, NAdam};
+use wgpu_optim::rules::{Adam, Lamb, Momentum, NAdam};
 use wgpu_optim::{
     Averaging, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, NonFinite, Optimizer, Schedule,
     Settings, rules,
@@ -23,6 +23,8 @@ tests!(
     a_schedule_set_among_skips,
     the_scale_is_a_buffer,
     a_refused_submission_was_no_step,
+    a_hundred_and_twenty_eight_outcomes_at_most,
+    skips_are_not_forgotten,
     many_rows_wait_for_outcomes_earlier,
     outcomes_count_when_nothing_is_guarded_any_more,
 );
@@ -488,4 +490,46 @@ fn outcomes_count_when_nothing_is_guarded_any_more(gpu: &Gpu) -> Result<(), Fail
     }
     ensure(on_gpu.steps("w")? == 2 && cpu.steps("w")? == 2, format!("{} steps", on_gpu.steps("w")?))?;
     close("w", &on_gpu.read_blocking("w")?, &cpu.read_blocking("w")?, &[2.0; 67], TOLERANCE)
+}
+
+fn a_hundred_and_twenty_eight_outcomes_at_most(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = many(&gpu.into(), 1, |o| o.set_loss_scaler(LossScaler::default()))?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    for _ in 0..128 {
+        optimizer.encode(&mut encoder)?;
+    }
+    let refused = optimizer.encode(&mut encoder);
+    ensure(matches!(refused, Err(Error::TooManyStepsInFlight { limit: 128 })), format!("{refused:?}"))?;
+    gpu.queue().submit([encoder.finish()]);
+    optimizer.step()?;
+    optimizer.settle_blocking()?;
+    ensure(optimizer.steps("p0")? == 129, format!("{} steps", optimizer.steps("p0")?))
+}
+
+/// The scaler goes while its steps are in flight, and steps that measure nothing follow.
+fn skips_are_not_forgotten(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Lamb::default(), 0.01)?;
+        optimizer.set_loss_scaler(LossScaler::default())?;
+        optimizer.add(0, "w", &[1.0f32; 5])?;
+        optimizer.write_gradient("w", &[f32::NAN; 5])?;
+        for _ in 0..3 {
+            optimizer.step()?;
+        }
+        optimizer.set_loss_scaler(None)?;
+        optimizer.settle_blocking()?;
+        ensure(optimizer.skipped_steps() == 3, format!("{:?} on {}", optimizer.report(), device.name()))?;
+        optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+        optimizer.write_gradient("w", &[3.0, 0.0, 4.0, 0.0, 0.0f32])?;
+        optimizer.step()?;
+        optimizer.set_clip_norm(None)?;
+        optimizer.write_gradient("w", &[1.0f32; 5])?;
+        optimizer.step()?;
+        let report = optimizer.read_report_blocking()?;
+        let said = (report.grad_norm, report.found_inf, report.skipped_steps);
+        ensure(said == (5.0, false, 3), format!("{said:?} on {}", device.name()))?;
+        optimizer.set_loss_scale(2.0, 0, 1)?;
+        ensure(optimizer.skipped_steps() == 1, "set by hand")?;
+    }
+    Ok(())
 }
