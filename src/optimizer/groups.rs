@@ -48,7 +48,9 @@ impl Optimizer {
     /// Other settings, from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if `zero_grad` would zero what another parameter reads.
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if the gradient that would be written is another parameter's,
+    /// too, [`Error::OverLimit`] if the device binds too few buffers for it, [`Error::Unsupported`] for limits on norms that do not go
+    /// together.
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
@@ -63,13 +65,16 @@ impl Optimizer {
                 }
             }
         }
-        let old = &self.groups[group].settings;
+        let now = self.group(group)?;
         let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
         let extras = |settings: &Settings| {
             let Settings { clip_value, noise, zero_grad, centralize, adaptive_clip, .. } = settings;
             (clip_value.is_some(), noise.is_some(), *zero_grad, *centralize, *adaptive_clip)
         };
-        if extras(old) != extras(&settings) || kind(old) != kind(&settings) {
+        if extras(&now.settings) != extras(&settings) || kind(&now.settings) != kind(&settings) {
+            if let Device::Gpu(gpu) = &self.device {
+                step::compile(gpu, &now.rule, &settings, now.extras_with(&settings, self.zeroes()))?;
+            }
             self.plan = None;
         }
         self.groups[group].settings = settings;

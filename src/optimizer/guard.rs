@@ -39,7 +39,7 @@ impl Optimizer {
     }
 
     /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no scaling. The scale
-    /// starts anew. Growth and backoff can be changed by [`Optimizer::set_loss_scale`] without that.
+    /// starts anew; [`Optimizer::set_loss_scale`] after it takes it elsewhere.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].

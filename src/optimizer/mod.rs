@@ -190,18 +190,27 @@ struct Own<F> {
 
 impl Group {
     fn extras(&self, zero: bool) -> Extras {
+        self.extras_with(&self.settings, zero)
+    }
+
+    /// What its kernels would do besides with these settings.
+    fn extras_with(&self, settings: &Settings, zero: bool) -> Extras {
         Extras {
             average: self.averaging.is_some(),
-            clip: self.settings.clip_value.is_some(),
+            clip: settings.clip_value.is_some(),
             zero,
-            tiled: self.alone(),
-            noise: self.settings.noise.is_some(),
+            tiled: self.alone_with(settings),
+            noise: settings.noise.is_some(),
         }
     }
 
     /// Whether each of its parameters has coefficients of its own.
     fn alone(&self) -> bool {
-        let Settings { clip_norm, noise, .. } = self.settings;
+        self.alone_with(&self.settings)
+    }
+
+    fn alone_with(&self, settings: &Settings) -> bool {
+        let Settings { clip_norm, noise, .. } = settings;
         clip_norm.is_some() || noise.is_some() || self.rule.scope() == Some(Scope::Tensor)
     }
 

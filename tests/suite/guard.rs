@@ -23,6 +23,7 @@ tests!(
     a_small_device_cuts_and_agrees,
     a_group_has_one_norm_whatever_its_cohorts,
     nan_is_worse_than_infinity,
+    settings_that_the_device_cannot_bind_are_refused,
     a_look_ahead_cannot_meet_a_skip,
 );
 
@@ -350,6 +351,21 @@ fn a_group_has_one_norm_whatever_its_cohorts(gpu: &Gpu) -> Result<(), Failed> {
     };
     let (x, b) = (run(&gpu.into())?, run(&Device::Cpu)?);
     close("w", &x, &b, &vec![2.0; b.len()], TOLERANCE)
+}
+
+fn settings_that_the_device_cannot_bind_are_refused(gpu: &Gpu) -> Result<(), Failed> {
+    let small = device_like(gpu, |limits| limits.max_storage_buffers_per_shader_stage = 5)?;
+    let mut optimizer = Optimizer::new(&(&small).into(), Adam::default(), 0.1)?;
+    optimizer.add(0, "w", &[1.0f32; 3])?;
+    let before = *optimizer.settings(0)?;
+    let noise = Some(Noise { eta: 0.1, gamma: 0.5, seed: 3 });
+    let refused = optimizer.set_settings(0, Settings { noise, ..before });
+    ensure(matches!(refused, Err(Error::OverLimit { needed: 6, available: 5, .. })), format!("{refused:?}"))?;
+    ensure(*optimizer.settings(0)? == before, "changed all the same")?;
+    optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+    optimizer.step()?;
+    optimizer.settle_blocking()?;
+    ensure(optimizer.steps("w")? == 1, "it goes on")
 }
 
 /// An ∞ in one tensor, a NaN in another.
