@@ -17,8 +17,10 @@ struct Row {
 // A row in the table of rows: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
 struct Slot { row: Row, rest: array<vec4<f32>, /*: rest */> }
 
-// A part of a tensor: one workgroup's. `start`, `len` and `first` count lanes; `first` and `limit`, elements of the tensor, are the noise's.
-struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, first: u32, limit: u32 }
+// A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it is in the buffers
+// of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its place in the tensor, and `limit`, the
+// tensor's elements, are the noise's.
+struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
 
 // 0 where b is 0: with ε = 0, until a gradient's square is above 0.
 fn ratio(a: Lane, b: Lane) -> Lane {

@@ -11,7 +11,7 @@ var<workgroup> largest_x: atomic<u32>;
 
 fn measured(tile: Tile, k: u32) -> vec2<f32> {
     let row = rows[tile.row].row;
-    let i = tile.start + k;
+    //: place
     let w = param[i];
     //: load
     return vec2(w, /*: measure */);

@@ -1,9 +1,9 @@
 // Norms of gradients, the first level: a partial result for each tile of at most 4,096 elements, in a fixed order.
 //
 // Padding is not read. Non-finite elements are counted, and left out of the norm where the policy zeroes them.
-// src/gpu/norm.rs makes the tiles. CPU twin: cpu::norm.
+// src/gpu/norm.rs makes the tiles, src/gpu/passes.rs the constants KIND and ZERO. CPU twin: cpu::norm.
 
-struct Tile { start: u32, len: u32, out: u32, row: u32, kind: u32, zero: u32, first: u32, limit: u32 }
+struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> grad: array<f32>;
@@ -26,11 +26,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
         var bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
         bad = max(bad, bits);
-        if tile.zero == 1u && bits >= INFINITE {
+        if ZERO && bits >= INFINITE {
             bits = 0u;
         }
         most = max(most, bits);
-        sum = add(sum, bitcast<f32>(bits), tile.kind);
+        sum = add(sum, bitcast<f32>(bits), KIND);
     }
     atomicMax(&largest, most);
     atomicMax(&worst, bad);
@@ -46,10 +46,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum = 0.0;
         for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
             let bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
-            sum = add(sum, inverse * bitcast<f32>(select(bits, 0u, tile.zero == 1u && bits >= INFINITE)), tile.kind);
+            sum = add(sum, inverse * bitcast<f32>(select(bits, 0u, ZERO && bits >= INFINITE)), KIND);
         }
     }
-    let joined = join_all(vec2(scale, sum), lane, tile.kind);
+    let joined = join_all(vec2(scale, sum), lane, KIND);
     if lane == 0u {
         let found = atomicLoad(&worst);
         let kind = select(0u, select(1u, 2u, found > INFINITE), found >= INFINITE);

@@ -57,8 +57,12 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
             }
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
-                let all = Extras { average: true, clip: true, zero: true, tiled: true, noise: true };
-                kernels.push((format!("{label} {all:?}"), constants.clone(), shader(&rule, lane, access, all), "main"));
+                let all = Extras { average: true, clip: true, zero: true, tiled: true, pooled: true, noise: true };
+                let pooled = Extras { average: true, pooled: true, ..Extras::default() };
+                for extras in [all, Extras { pooled: false, ..all }, pooled] {
+                    let text = shader(&rule, lane, access, extras);
+                    kernels.push((format!("{label} {extras:?}"), constants.clone(), text, "main"));
+                }
                 kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
         }

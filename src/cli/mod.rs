@@ -10,7 +10,6 @@ pub(crate) mod bench;
 mod cases;
 pub(crate) mod check;
 mod clipping;
-mod features;
 mod golden;
 mod hyper;
 pub(crate) mod info;

@@ -1,5 +1,6 @@
 //! From a rule to a pipeline: the rule's text, the driver around it, and the bindings that this configuration uses.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -23,6 +24,10 @@ const SWAP: &str = include_str!("../../shaders/swap.wgsl");
 pub(crate) const AVERAGE: &str = "average";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
+
+/// Where lane `k` of a tile is.
+const TILE_INDICES: &str =
+    "let i = tile.start + k;\n    let i_grad = tile.grad + k;\n    let i_state = tile.state + k;";
 
 /// Threads in a workgroup; the driver's `@workgroup_size`.
 pub(crate) const WORKGROUP: u64 = 256;
@@ -66,6 +71,8 @@ pub(crate) struct KernelKey {
     lane: Lane,
     gradient: GradientAccess,
     extras: Extras,
+    /// Of parameter, gradient and states, in order: the binding that they lie in. Empty: each has its own.
+    bindings: Vec<usize>,
 }
 
 /// Which driver stands around the rule.
@@ -90,6 +97,8 @@ pub struct Extras {
     pub zero: bool,
     /// Each tensor has coefficients of its own: a table of tiles says which.
     pub tiled: bool,
+    /// Tensors lie anywhere in the buffers that are bound: a table of tiles says where.
+    pub pooled: bool,
     /// Noise on the gradients: [`Noise`](crate::Noise). Only with `tiled`.
     pub noise: bool,
 }
@@ -108,7 +117,13 @@ impl KernelKey {
             lane,
             gradient,
             extras,
+            bindings: Vec::new(),
         }
+    }
+
+    /// The same of tensors anywhere in shared buffers: `bindings` says in which of them parameter, gradient and states lie.
+    pub(crate) fn pooled(self, bindings: Vec<usize>) -> Self {
+        Self { extras: Extras { pooled: true, ..self.extras }, bindings, ..self }
     }
 
     /// A norm-based rule's other passes.
@@ -121,6 +136,11 @@ impl KernelKey {
     /// Whether it only reads.
     pub(crate) fn measures(&self) -> bool {
         self.stage == Stage::Measure
+    }
+
+    /// Whether each tile says which row it takes.
+    pub(crate) fn tiled(&self) -> bool {
+        self.extras.tiled
     }
 
     pub(crate) fn look_ahead(lane: Lane) -> Self {
@@ -149,6 +169,7 @@ impl KernelKey {
             lane,
             gradient: GradientAccess::None,
             extras: Extras::default(),
+            bindings: Vec::new(),
         }
     }
 
@@ -176,67 +197,98 @@ impl KernelKey {
         format!("{head}{}\n{lane}\n{noise}\n{driver}", self.shader)
     }
 
+    /// What the kernel binds in group 1 and whether it only reads it; and as what parameter, gradient and states stand in the text.
+    fn ranges(&self) -> (Vec<(&'static str, bool)>, HashMap<&'static str, String>) {
+        let gradient = (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
+        let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE)).map(|state| (state, false));
+        let all = [("param", false)].into_iter().chain(gradient).chain(states);
+        let (mut bound, mut names) = (Vec::<(&str, bool)>::new(), HashMap::new());
+        for (k, (name, reads)) in all.enumerate() {
+            let at = self.bindings.get(k).copied().unwrap_or(k);
+            match bound.get_mut(at) {
+                Some((_, only_reads)) => *only_reads &= reads,
+                None => bound.push((name, reads)),
+            }
+            let index = match name {
+                _ if !self.has_tiles() => "i",
+                "param" => "i",
+                "grad" => "i_grad",
+                _ => "i_state",
+            };
+            names.insert(name, format!("{}[{index}]", bound[at].0));
+        }
+        if self.measures() {
+            bound.iter_mut().for_each(|(_, reads)| *reads = true);
+        }
+        (bound, names)
+    }
+
+    /// Whether a table says what a workgroup does.
+    fn has_tiles(&self) -> bool {
+        self.extras.tiled || self.extras.pooled
+    }
+
     fn update_driver(&self) -> String {
-        let binding = |k: usize, access: &str, name: &str| {
-            format!("@group(1) @binding({k}) var<storage, {access}> {name}: array<Lane>;\n")
+        let row = match self.extras.tiled {
+            true => "@group(0) @binding(0) var<storage, read> rows: array<Slot>;",
+            false => "@group(0) @binding(0) var<uniform> row: Row;",
         };
-        let (mut bindings, place) = if self.extras.tiled {
-            let tables = "@group(0) @binding(0) var<storage, read> rows: array<Slot>;\n\
-                          @group(0) @binding(1) var<storage, read> tiles: array<Tile>;\n";
-            let place = "let tile = tiles[group.x];\n    let row = rows[tile.row].row;\n    \
-                         for (var k = lane; k < tile.len; k += 256u) {\n        let i = tile.start + k;";
-            (tables.to_owned(), place)
-        } else {
-            let place = "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    if i < arrayLength(&param) {";
-            ("@group(0) @binding(0) var<uniform> row: Row;\n".to_owned(), place)
+        let table = match self.extras {
+            Extras { tiled: true, .. } => "@group(0) @binding(1) var<storage, read> tiles: array<Tile>;\n",
+            Extras { pooled: true, .. } => "@group(2) @binding(0) var<storage, read> tiles: array<Tile>;\n",
+            _ => "",
         };
-        bindings += &binding(0, "read_write", "param");
-        match self.gradient {
-            GradientAccess::None => {}
-            GradientAccess::Read => bindings += &binding(1, "read", "grad"),
-            GradientAccess::Aliased | GradientAccess::Zero => bindings += &binding(1, "read_write", "grad"),
-        }
-        let first = if self.gradient == GradientAccess::None { 1 } else { 2 };
+        let place = match self.has_tiles() {
+            true => {
+                let row = if self.extras.tiled { "\n    let row = rows[tile.row].row;" } else { "" };
+                format!("let tile = tiles[group.y];{row}\n    let k = group.x * 256u + lane;\n    {TILE_INDICES}\n    if k < tile.len {{")
+            }
+            false => {
+                "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    if i < arrayLength(&param) {".to_owned()
+            }
+        };
+        let (bound, names) = self.ranges();
+        let bindings = format!("{row}\n{table}{}", declare(&bound, "Lane"));
         let mut store = String::new();
-        for (k, slot) in self.used.iter().enumerate() {
-            bindings += &binding(first + k, "read_write", slot);
-            _ = writeln!(store, "            {slot}[i] = s.{slot};");
+        for slot in &self.used {
+            _ = writeln!(store, "            {} = s.{slot};", names[slot]);
         }
-        if self.extras.average {
-            bindings += &binding(first + self.used.len(), "read_write", AVERAGE);
-            store.push_str(concat!(
-                "            if row.average == 1.0 {\n                average[i] = p;\n",
-                "            } else if row.average != 0.0 {\n",
-                "                average[i] += row.average * (p - average[i]);\n            }\n",
-            ));
+        if let Some(average) = names.get(AVERAGE) {
+            _ = write!(
+                store,
+                "            if row.average == 1.0 {{\n                {average} = p;\n            \
+                 }} else if row.average != 0.0 {{\n                \
+                 {average} += row.average * (p - {average});\n            }}\n",
+            );
         }
-        let zero = if self.gradient == GradientAccess::Zero { "grad[i] = Lane(0.0);" } else { "" };
+        let zero = match self.gradient {
+            GradientAccess::Zero => format!("{} = Lane(0.0);", names["grad"]),
+            _ => String::new(),
+        };
         store += &format!("            {zero}");
         let state = if self.declared.is_empty() { "" } else { "&s, " };
         UPDATE
             .replace("//: bindings", bindings.trim())
-            .replace("//: place", place)
-            .replace("//: skipped", zero)
-            .replace("//: load", self.load().trim())
+            .replace("//: place", &place)
+            .replace("//: skipped", &zero)
+            .replace("//: load", self.load(&names).trim())
             .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
             .replace("//: store", store.trim())
     }
 
     fn measure_driver(&self) -> String {
-        let mut bindings = String::new();
-        for (k, name) in ["param", "grad"].iter().chain(&self.used).enumerate() {
-            _ = writeln!(bindings, "@group(1) @binding({k}) var<storage, read> {name}: array<f32>;");
-        }
+        let (bound, names) = self.ranges();
         let state = if self.declared.is_empty() { "" } else { "s, " };
         MEASURE
-            .replace("//: bindings", bindings.trim())
-            .replace("//: load", self.load().trim())
+            .replace("//: bindings", declare(&bound, "f32").trim())
+            .replace("//: place", TILE_INDICES)
+            .replace("//: load", self.load(&names).trim())
             .replace("/*: measure */", &format!("measure(w - row.decay * w, g, {state}row.hyper)"))
     }
 
     /// Gradient and states, as every rule gets them.
-    fn load(&self) -> String {
-        let mut g = "grad[i]".to_owned();
+    fn load(&self, names: &HashMap<&str, String>) -> String {
+        let mut g = names.get("grad").cloned().unwrap_or_default();
         if self.extras.zero {
             g = format!("only_finite({g})");
         }
@@ -250,35 +302,39 @@ impl KernelKey {
         let mut load = match self.gradient {
             GradientAccess::None => "let g = Lane(0.0);\n".to_owned(),
             // Nothing of what stands there may reach the first gradient, least of all a NaN.
-            _ if self.shader == ACCUMULATE => "let g = grad[i];\n".to_owned(),
+            _ if self.shader == ACCUMULATE => format!("let g = {};\n", names["grad"]),
             _ => format!("let g = {g} + row.l2 * w;\n"),
         };
         if !self.declared.is_empty() {
             load.push_str("            var s: State;\n");
         }
         for slot in &self.used {
-            _ = writeln!(load, "            s.{slot} = {slot}[i];");
+            _ = writeln!(load, "            s.{slot} = {};", names[slot]);
         }
         load
     }
 
-    /// Storage buffers of each group, read-only or not; group 0 of a flat update is the row, a uniform.
+    /// Storage buffers of each group, read-only or not. An empty group 0 is the row, a uniform.
     fn groups(&self) -> Vec<Vec<bool>> {
-        match self.stage {
-            Stage::Update => {
-                let mut ranges = vec![false];
-                match self.gradient {
-                    GradientAccess::None => {}
-                    access => ranges.push(access == GradientAccess::Read),
-                }
-                ranges.extend(self.used.iter().map(|_| false));
-                ranges.extend(self.extras.average.then_some(false));
-                vec![if self.extras.tiled { vec![true, true] } else { Vec::new() }, ranges]
-            }
-            Stage::Measure => vec![vec![true, true, false], vec![true; 2 + self.used.len()]],
-            Stage::Trust => vec![[true, true, false].into_iter().chain(self.scalar.then_some(false)).collect()],
+        let ranges = || self.ranges().0.into_iter().map(|(_, reads)| reads).collect();
+        match (self.stage, self.extras) {
+            (Stage::Update, Extras { tiled: true, .. }) => vec![vec![true, true], ranges()],
+            (Stage::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],
+            (Stage::Update, _) => vec![Vec::new(), ranges()],
+            (Stage::Measure, _) => vec![vec![true, true, false], ranges()],
+            (Stage::Trust, _) => vec![[true, true, false].into_iter().chain(self.scalar.then_some(false)).collect()],
         }
     }
+}
+
+/// Group 1.
+fn declare(bound: &[(&str, bool)], element: &str) -> String {
+    let mut text = String::new();
+    for (k, (name, reads)) in bound.iter().enumerate() {
+        let access = if *reads { "read" } else { "read_write" };
+        _ = writeln!(text, "@group(1) @binding({k}) var<storage, {access}> {name}: array<{element}>;");
+    }
+    text
 }
 
 fn trust_driver(scalar: bool) -> String {

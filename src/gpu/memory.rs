@@ -49,13 +49,18 @@ impl BufferRange {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
+    /// The range from the last place before it at which a device binds, and at which element of that it starts.
+    pub(crate) fn aligned(&self) -> (Self, u32) {
+        let before = self.offset % (4 * ALIGN) / 4;
+        (Self::new(&self.buffer, self.offset - 4 * before, self.len + before as usize), before as u32)
+    }
+
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
     }
 
-    /// Whether a kernel of this device can bind the range.
-    pub(crate) fn check(&self, gpu: &Gpu, name: &str) -> Result<()> {
-        let limits = gpu.device().limits();
+    /// Whether kernels can work on the range.
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
         let (usage, found) = (wgpu::BufferUsages::STORAGE, self.buffer.usage());
         if !found.contains(usage) {
             return Err(Error::MissingUsage { name: name.into(), usage, found });
@@ -63,9 +68,8 @@ impl BufferRange {
         if self.end() > self.buffer.size() {
             return Err(Error::OutOfBounds { name: name.into(), end: self.end(), size: self.buffer.size() });
         }
-        let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
-        if !self.offset.is_multiple_of(alignment) {
-            return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment });
+        if !self.offset.is_multiple_of(4) {
+            return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment: 4 });
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub(crate) mod memory;
 pub(crate) mod norm;
 pub(crate) mod passes;
 pub(crate) mod plan;
-
+pub(crate) mod pool;
 pub(crate) mod slots;
 pub(crate) mod tiles;
 pub(crate) mod transfer;
@@ -100,7 +100,8 @@ impl Gpu {
     /// [`Error::DeviceRefused`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         use wgpu::Features;
-        let useful = Features::TIMESTAMP_QUERY | Features::SHADER_F16 | Features::SUBGROUP;
+        let timestamps = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+        let useful = timestamps | Features::SHADER_F16 | Features::SUBGROUP;
         Self::with_limits(adapter, adapter.features() & useful, adapter.limits()).await
     }
 

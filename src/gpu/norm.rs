@@ -9,7 +9,7 @@ use super::kernel::row_layout;
 use super::memory::BufferRange;
 use super::passes::Pass;
 use super::slots::ROW;
-use super::tiles::{Batch, Tile, Tiles, Unit};
+use super::tiles::{Batch, Tiles, Unit};
 use crate::error::{Error, Result};
 
 /// Bytes from row to row.
@@ -20,10 +20,6 @@ pub(crate) const ROW_STRIDE: u32 = 256;
 pub(crate) struct Measured {
     pub(crate) range: BufferRange,
     pub(crate) row: usize,
-    /// As [`Norm::kind`](crate::Norm).
-    pub(crate) kind: u32,
-    /// Non-finite elements count as 0.
-    pub(crate) zero: bool,
 }
 
 /// A dispatch over tiles: what it binds beside them.
@@ -56,18 +52,21 @@ pub(crate) struct Preparation {
     /// The rows, for the update to bind one at a dynamic offset.
     pub(crate) row: wgpu::BindGroup,
     row_buffer: wgpu::Buffer,
-    tiles: wgpu::Buffer,
+    pub(crate) tiles: wgpu::Buffer,
     pub(crate) partials: u32,
     /// Of each row: its first partial result, and how many.
     pub(crate) ranges: Vec<[u32; 2]>,
 }
 
 impl Preparation {
-    /// `measured` is in the order of rows; the partial norms of `measures` have their own count.
+    /// `measured` is in the order of rows; the partial norms of `measures` have their own count. `kind` is
+    /// [`Norm::kind`](crate::Norm); with `zero`, non-finite elements count as 0.
+    #[allow(clippy::too_many_arguments, reason = "once called; each is a part of the plan")]
     pub(crate) fn new(
         gpu: &Gpu,
         control: &wgpu::Buffer,
         rows: usize,
+        (kind, zero): (u32, bool),
         measured: &[Measured],
         mut tiles: Tiles,
         measures: Vec<Tiled>,
@@ -82,7 +81,7 @@ impl Preparation {
         }
         let results = std::mem::take(&mut tiles.results);
         let (mut dispatches, mut ranges) = (Vec::<(BufferRange, Batch)>::new(), vec![[0, 0]; rows]);
-        for Measured { range, row, kind, zero } in measured {
+        for Measured { range, row } in measured {
             if ranges[*row][1] == 0 {
                 ranges[*row][0] = tiles.results;
             }
@@ -96,9 +95,7 @@ impl Preparation {
                     |(bound, _): &(BufferRange, Batch)| bound.buffer == range.buffer && bound.offset == 4 * base;
                 let mut batches: Vec<_> =
                     dispatches.pop_if(|last| bound(last)).map(|(_, batch)| batch).into_iter().collect();
-                tiles.cut(&mut batches, most, part, 1, |tile, _| {
-                    (tile.row, tile.kind, tile.zero) = (*row as u32, *kind, u32::from(*zero));
-                });
+                tiles.cut(&mut batches, most, part, 1, |tile, _| tile.row = *row as u32);
                 let len = window.min(range.buffer.size() / 4 - base) as usize;
                 let bound = BufferRange::new(&range.buffer, 4 * base, len);
                 dispatches.extend(batches.into_iter().map(|batch| (bound.clone(), batch)));
@@ -106,10 +103,7 @@ impl Preparation {
             ranges[*row][1] += tiles.results - before;
         }
         let partials = tiles.results;
-        if tiles.tiles.is_empty() {
-            tiles.tiles.push(Tile::default());
-        }
-        let passes = [gpu.norm_pass()?, gpu.prepare_pass()?, gpu.rows_pass()?];
+        let passes = [gpu.norm_pass(kind, zero)?, gpu.prepare_pass()?, gpu.rows_pass()?];
         gpu.scoped("a plan's tables", || {
             let storage = |label, size: u64, usage| {
                 let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
@@ -124,7 +118,7 @@ impl Preparation {
             let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
             let size = u64::from(ROW_STRIDE) * rows as u64;
             let row_buffer = storage("wgpu-optim rows", size, usage | wgpu::BufferUsages::UNIFORM);
-            let tiles = table("wgpu-optim tiles", bytemuck::cast_slice(&tiles.tiles));
+            let tiles = tiles.buffer(gpu);
             let bind = |(bound, batch): &(BufferRange, Batch)| {
                 let resources = [batch.binding(&tiles), bound.binding(), partial_norms.as_entire_binding()];
                 (passes[0].bind(gpu, 0, &resources), batch.count)
@@ -187,15 +181,5 @@ impl Preparation {
     /// Dispatches of these passes.
     pub(crate) fn len(&self) -> usize {
         self.norms.len() + 2 + self.ratios.len()
-    }
-}
-
-impl Batch {
-    fn binding<'a>(&self, tiles: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
-        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: tiles,
-            offset: (self.first * size_of::<Tile>()) as u64,
-            size: wgpu::BufferSize::new(u64::from(self.count) * size_of::<Tile>() as u64),
-        })
     }
 }

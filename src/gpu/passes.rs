@@ -44,7 +44,7 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 
 /// The WGSL of the passes before the update: name, entry point, text.
 pub fn pass_shaders() -> [(&'static str, &'static str, String); 4] {
-    let (norm, prepare) = (format!("{REDUCE}{NORM}"), format!("{REDUCE}{PREPARE}"));
+    let (norm, prepare) = (norm_text(1, true), format!("{REDUCE}{PREPARE}"));
     [
         ("norm", "main", norm),
         ("prepare", "prepare", prepare.clone()),
@@ -53,10 +53,15 @@ pub fn pass_shaders() -> [(&'static str, &'static str, String); 4] {
     ]
 }
 
+/// The norm's pass for this [`Norm::kind`](crate::Norm); with `zero`, of the finite elements.
+fn norm_text(kind: u32, zero: bool) -> String {
+    format!("const KIND = {kind}u; const ZERO = {zero};\n{REDUCE}{NORM}")
+}
+
 impl Gpu {
     /// Partial norms.
-    pub(crate) fn norm_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("norm", format!("{REDUCE}{NORM}"), "main", &[&[true, true, false]])
+    pub(crate) fn norm_pass(&self, kind: u32, zero: bool) -> Result<Arc<Pass>> {
+        self.pass("norm", norm_text(kind, zero), "main", &[&[true, true, false]])
     }
 
     /// Rows or columns of a gradient.

@@ -9,7 +9,8 @@ use super::kernel::{GradientAccess, KernelKey, Lane, WORKGROUP};
 use super::memory::{ALIGN, BufferRange};
 use super::norm::{Measured, Preparation, Tiled, Trust};
 use super::passes::Pass;
-use super::tiles::{Batch, Part, Tiles};
+use super::pool::{Pool, pools};
+use super::tiles::{Batch, Part, TILE, Tiles};
 use super::units::Units;
 use crate::error::Result;
 
@@ -40,7 +41,7 @@ pub(crate) struct Plan {
 struct Dispatch {
     kernel: Arc<Pass>,
     ranges: wgpu::BindGroup,
-    workgroups: u32,
+    workgroups: [u32; 2],
     place: Place,
 }
 
@@ -53,6 +54,10 @@ enum Place {
     Tiles(Batch),
     /// The same, bound.
     Bound(wgpu::BindGroup),
+    /// In this row, for all of these tiles.
+    Pool(usize, Batch),
+    /// The same, bound.
+    BoundPool(usize, wgpu::BindGroup),
 }
 
 /// Tensors that lie behind each other in each of some buffers.
@@ -64,6 +69,8 @@ pub(crate) struct Run {
     pub(crate) parts: Vec<Part>,
     /// Each part has its own row; otherwise all have the first one's.
     pub(crate) tiled: bool,
+    /// In the arena, where padding belongs to a tensor.
+    pub(crate) owned: bool,
 }
 
 impl Plan {
@@ -94,7 +101,7 @@ impl Plan {
                 self.add_tiles(run, &kernel, &ranges, elements, 4, most);
             } else {
                 let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
-                self.dispatches.push(Dispatch { kernel, ranges, workgroups, place: Place::Row(first.row) });
+                self.dispatches.push(Dispatch { kernel, ranges, workgroups: [workgroups, 1], place: Place::Row(first.row) });
             }
         }
         if whole < len {
@@ -103,7 +110,7 @@ impl Plan {
             if run.tiled {
                 self.add_tail(run, &kernel, &ranges, start, whole..len);
             } else {
-                self.dispatches.push(Dispatch { kernel, ranges, workgroups: 1, place: Place::Row(first.row) });
+                self.dispatches.push(Dispatch { kernel, ranges, workgroups: [1, 1], place: Place::Row(first.row) });
             }
         }
         Ok(())
@@ -154,9 +161,46 @@ impl Plan {
         self.dispatches.extend(batches.into_iter().map(|batch| Dispatch {
             kernel: kernel.clone(),
             ranges: ranges.clone(),
-            workgroups: batch.count,
+            workgroups: batch.workgroups(),
             place: Place::Tiles(batch),
         }));
+    }
+
+    /// Adds the dispatches that update runs of one tensor each, anywhere in the same or in different buffers.
+    pub(crate) fn add_pools<'a>(
+        &mut self,
+        gpu: &Gpu,
+        bind_groups: &mut BindGroups,
+        key: impl Fn(Lane) -> KernelKey,
+        access: GradientAccess,
+        runs: impl IntoIterator<Item = &'a Run>,
+    ) -> Result<()> {
+        let most = gpu.device().limits().max_compute_workgroups_per_dimension;
+        for pool in pools(gpu, runs, access != GradientAccess::None, 4, |_, _| 0) {
+            let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
+            let key = key(lane).pooled(pool.bindings.clone());
+            let tiled = key.tiled();
+            let (kernel, ranges) = bind_windows(gpu, bind_groups, key, access, &pool.windows)?;
+            for batch in self.cut_pool(&pool, most) {
+                let (kernel, ranges, row) = (kernel.clone(), ranges.clone(), pool.pieces[0].row);
+                let place = if tiled { Place::Tiles(batch) } else { Place::Pool(row, batch) };
+                self.dispatches.push(Dispatch { kernel, ranges, workgroups: batch.workgroups(), place });
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Batch> {
+        let (mut batches, width) = (Vec::new(), pool.width);
+        for piece in &pool.pieces {
+            let start = piece.starts[0];
+            self.tiles.cut(&mut batches, most, start..start + piece.len / width * width, width, |tile, offset| {
+                [tile.start, tile.grad, tile.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
+                (tile.row, tile.out) = (piece.row as u32, piece.out + (offset / TILE) as u32);
+                (tile.first, tile.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
+            });
+        }
+        batches
     }
 
     /// Adds the dispatches that measure one run for a norm-based rule: parameter, gradient, and the states that it measures.
@@ -199,23 +243,72 @@ impl Plan {
         Ok(())
     }
 
+    /// The same of runs of one tensor each, anywhere in buffers.
+    pub(crate) fn add_pooled_measures<'a>(
+        &mut self,
+        gpu: &Gpu,
+        bind_groups: &mut BindGroups,
+        key: impl Fn() -> KernelKey,
+        runs: impl IntoIterator<Item = &'a Run>,
+        results: &mut u32,
+    ) -> Result<()> {
+        let most = gpu.device().limits().max_compute_workgroups_per_dimension;
+        let norms = &mut self.norms;
+        let out = |row: usize, len: u64| {
+            let (first, count) = (*results, len.div_ceil(TILE) as u32);
+            norms.entry(row).or_insert([first, 0])[1] += count;
+            *results += count;
+            first
+        };
+        for pool in pools(gpu, runs, true, 1, out) {
+            let key = key().pooled(pool.bindings.clone());
+            let (kernel, ranges) = bind_windows(gpu, bind_groups, key, GradientAccess::Read, &pool.windows)?;
+            let tiled = |batch| Tiled { kernel: kernel.clone(), ranges: ranges.clone(), batch };
+            let batches = self.cut_pool(&pool, most);
+            self.measures.extend(batches.into_iter().map(tiled));
+        }
+        Ok(())
+    }
+
+    /// Completes a plan without decisions: the table of its pools.
+    pub(crate) fn finish(&mut self, gpu: &Gpu) -> Result<()> {
+        let tiles = std::mem::take(&mut self.tiles);
+        if !tiles.tiles.is_empty() {
+            let table = gpu.scoped("a plan's table", || tiles.buffer(gpu))?;
+            self.bind_pools(gpu, &table)?;
+        }
+        Ok(())
+    }
+
+    fn bind_pools(&mut self, gpu: &Gpu, table: &wgpu::Buffer) -> Result<()> {
+        for dispatch in &mut self.dispatches {
+            if let Place::Pool(row, batch) = dispatch.place {
+                let bind = || dispatch.kernel.bind(gpu, 2, &[batch.binding(table)]);
+                dispatch.place = Place::BoundPool(row, gpu.scoped("a bind group", bind)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Completes a plan of steps about which the device decides. `results` are the partial norms of norm-based rules.
     pub(crate) fn prepare(
         &mut self,
         gpu: &Gpu,
         control: &wgpu::Buffer,
+        norm: (u32, bool),
         measured: &[Measured],
         trusts: &[Trust],
         results: u32,
     ) -> Result<()> {
         let (mut tiles, measures) = (std::mem::take(&mut self.tiles), std::mem::take(&mut self.measures));
         tiles.results = results;
-        let preparation = Preparation::new(gpu, control, self.rows.len(), measured, tiles, measures, trusts)?;
+        let preparation = Preparation::new(gpu, control, self.rows.len(), norm, measured, tiles, measures, trusts)?;
         for dispatch in &mut self.dispatches {
             if let Place::Tiles(batch) = dispatch.place {
                 dispatch.place = Place::Bound(preparation.bind(gpu, &dispatch.kernel, batch)?);
             }
         }
+        self.bind_pools(gpu, &preparation.tiles)?;
         self.preparation = Some(preparation);
         Ok(())
     }
@@ -236,10 +329,15 @@ impl Plan {
             match &dispatch.place {
                 Place::Row(row) => pass.set_bind_group(0, rows, &[offset(*row)]),
                 Place::Bound(tables) => pass.set_bind_group(0, tables, &[]),
-                Place::Tiles(_) => continue,
+                Place::BoundPool(row, table) => {
+                    pass.set_bind_group(0, rows, &[offset(*row)]);
+                    pass.set_bind_group(2, table, &[]);
+                }
+                Place::Tiles(_) | Place::Pool(..) => continue,
             }
             pass.set_bind_group(1, &dispatch.ranges, &[]);
-            pass.dispatch_workgroups(dispatch.workgroups, 1, 1);
+            let [x, y] = dispatch.workgroups;
+            pass.dispatch_workgroups(x, y, 1);
         }
     }
 
@@ -261,10 +359,22 @@ fn bind(
     run: &Run,
     elements: Range<u64>,
 ) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
-    let (measures, kernel) = (key.measures(), gpu.kernel(key)?);
     let len = (elements.end - elements.start) as usize;
     let cut = |range: &BufferRange| BufferRange::new(&range.buffer, range.offset + 4 * elements.start, len);
-    let key = (run.ranges.iter().map(cut).collect::<Vec<_>>(), [run.access == GradientAccess::Read, measures]);
+    let ranges: Vec<_> = run.ranges.iter().map(cut).collect();
+    bind_windows(gpu, bind_groups, key, run.access, &ranges)
+}
+
+/// The kernel, and what it binds in group 1.
+fn bind_windows(
+    gpu: &Gpu,
+    bind_groups: &mut BindGroups,
+    key: KernelKey,
+    access: GradientAccess,
+    ranges: &[BufferRange],
+) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
+    let (measures, kernel) = (key.measures(), gpu.kernel(key)?);
+    let key = (ranges.to_vec(), [access == GradientAccess::Read, measures]);
     let bind_group = match bind_groups.get(&key) {
         Some(bind_group) => bind_group.clone(),
         None => {

@@ -1,7 +1,12 @@
 //! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results go.
 
+use wgpu::util::DeviceExt;
+
+use super::Gpu;
+use super::kernel::WORKGROUP;
+
 /// Elements of a tile.
-const TILE: u64 = 4096;
+pub(crate) const TILE: u64 = 4096;
 /// Tiles that start a dispatch lie at multiples of this many: 256 bytes.
 const ALIGN: usize = 8;
 
@@ -9,15 +14,17 @@ const ALIGN: usize = 8;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Tile {
-    /// In lanes, from the start of what is bound.
+    /// Of the parameter, in lanes, from the start of what is bound.
     pub(crate) start: u32,
+    /// Of the gradient.
+    pub(crate) grad: u32,
+    /// Of each state.
+    pub(crate) state: u32,
     /// In lanes.
     pub(crate) len: u32,
     /// Its place among the partial results.
     pub(crate) out: u32,
     pub(crate) row: u32,
-    pub(crate) kind: u32,
-    pub(crate) zero: u32,
     /// In lanes, from the start of the tensor.
     pub(crate) first: u32,
     /// Elements of the tensor.
@@ -61,6 +68,23 @@ pub(crate) struct Tiles {
 pub(crate) struct Batch {
     pub(crate) first: usize,
     pub(crate) count: u32,
+    /// Lanes of the longest.
+    pub(crate) longest: u32,
+}
+
+impl Batch {
+    /// Workgroups of an update: a lane a thread.
+    pub(crate) fn workgroups(&self) -> [u32; 2] {
+        [self.longest.div_ceil(WORKGROUP as u32), self.count]
+    }
+
+    pub(crate) fn binding<'a>(&self, tiles: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: tiles,
+            offset: (self.first * size_of::<Tile>()) as u64,
+            size: wgpu::BufferSize::new(u64::from(self.count) * size_of::<Tile>() as u64),
+        })
+    }
 }
 
 impl Tiles {
@@ -77,17 +101,27 @@ impl Tiles {
         for start in (part.start..part.end).step_by(TILE as usize) {
             if batches.last().is_none_or(|batch| batch.count == most) {
                 self.tiles.resize(self.tiles.len().next_multiple_of(ALIGN), Tile::default());
-                batches.push(Batch { first: self.tiles.len(), count: 0 });
+                batches.push(Batch { first: self.tiles.len(), count: 0, longest: 0 });
             }
-            let len = TILE.min(part.end - start);
-            let (start_lane, len, out) = ((start / width) as u32, (len / width) as u32, self.results);
-            let mut tile = Tile { start: start_lane, len, out, ..Tile::default() };
+            let len = (TILE.min(part.end - start) / width) as u32;
+            let lane = (start / width) as u32;
+            let mut tile = Tile { start: lane, grad: lane, state: lane, len, out: self.results, ..Tile::default() };
             fill(&mut tile, start - part.start);
             self.tiles.push(tile);
             self.results += 1;
             if let Some(batch) = batches.last_mut() {
                 batch.count += 1;
+                batch.longest = batch.longest.max(len);
             }
         }
+    }
+
+    /// The table on the device.
+    pub(crate) fn buffer(&self, gpu: &Gpu) -> wgpu::Buffer {
+        let none = [Tile::default()];
+        let tiles = if self.tiles.is_empty() { &none[..] } else { &self.tiles };
+        let (label, contents) = (Some("wgpu-optim tiles"), bytemuck::cast_slice(tiles));
+        let usage = wgpu::BufferUsages::STORAGE;
+        gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor { label, contents, usage })
     }
 }

@@ -57,7 +57,9 @@ impl Units {
         let limits = gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
         for part in shaped.iter().filter(|part| part.gradient.len > 0) {
-            let (needed, available) = (part.gradient.size(), limits.max_storage_buffer_binding_size);
+            let (w, at) = part.parameter.aligned();
+            let (g, at_g) = part.gradient.aligned();
+            let (needed, available) = (w.size().max(g.size()), limits.max_storage_buffer_binding_size);
             if needed > available {
                 let (name, limit) = (part.name.into(), "max_storage_buffer_binding_size");
                 return Err(Error::OverLimit { name, limit, needed, available });
@@ -74,15 +76,14 @@ impl Units {
                     };
                     let table = gpu.device().create_buffer_init(&descriptor);
                     let scale = BufferRange::new(control, 0, 1);
-                    let (w, g) = (part.parameter.binding(), part.gradient.binding());
-                    pass.bind(gpu, 1, &[table.as_entire_binding(), w, g, scale.binding()])
+                    pass.bind(gpu, 1, &[table.as_entire_binding(), w.binding(), g.binding(), scale.binding()])
                 })?;
                 jobs.push((group, size));
                 Ok(())
             };
             let of = |unit: Option<Unit>| {
                 let [rows, columns] = part.shape.unwrap_or([1, part.gradient.len]).map(|n| n as u32);
-                let row = part.row as u32;
+                let (row, param, grad) = (part.row as u32, at, at_g);
                 match unit {
                     Some(Unit::Column) => Job {
                         units: columns,
@@ -91,6 +92,8 @@ impl Units {
                         step: columns,
                         width: WIDTH,
                         row,
+                        param,
+                        grad,
                         ..Job::default()
                     },
                     _ => Job {
@@ -100,6 +103,8 @@ impl Units {
                         step: 1,
                         width: 1,
                         row,
+                        param,
+                        grad,
                         ..Job::default()
                     },
                 }

@@ -142,7 +142,7 @@ impl Optimizer {
             (Memory::Gpu(_), Gradient::Buffer(range)) => {
                 parameter.check_len(range.len)?;
                 let name = format!("gradient of {}", parameter.name);
-                range.check(&self.gpu("set_gradient")?, &name)?;
+                range.check(&name)?;
                 let zeroed = self.groups[parameter.group].settings.writes_gradient();
                 self.check_overlap(
                     Some(id),

@@ -2,11 +2,27 @@
 
 use super::{Memory, Optimizer, ParameterId, Run};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::plan::Plan;
 use crate::rule::Real;
 use crate::settings::ROW_HEAD;
+
+/// Plans that are kept: of the first micro-batch and the others, in two buffers each.
+const ACCUMULATIONS: usize = 4;
+
+/// One tensor's part of an accumulation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addition {
+    id: u64,
+    /// What is added to.
+    gradient: BufferRange,
+    /// What is added.
+    range: BufferRange,
+    /// Whether it takes the place of what is there.
+    first: bool,
+}
 
 impl Optimizer {
     /// Records the addition of a micro-batch's gradients, in the caller's buffers, to the parameters' gradients, in one compute pass.
@@ -26,50 +42,64 @@ impl Optimizer {
     ) -> Result<()> {
         let gpu = self.gpu("encode_accumulate")?;
         gpu.check_flag()?;
-        let (mut plan, mut targets) = (Plan::default(), Vec::<(String, BufferRange)>::new());
+        let mut additions = Vec::<Addition>::new();
         for (id, range) in gradients {
             let parameter = self.get(*id)?;
             parameter.check_len(range.len)?;
-            range.check(&gpu, &format!("micro-batch of {}", parameter.name))?;
+            range.check(&format!("micro-batch of {}", parameter.name))?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             let Some(gradient) = tensor.gradient.clone().filter(|_| !parameter.missing) else {
                 return Err(parameter.unsupported("encode_accumulate", "the parameter has no gradient"));
             };
+            let overlap = |a: String, other: &str| Err(Error::Overlap { a, b: format!("gradient of `{other}`") });
             if range.overlaps(&gradient) {
-                let (a, b) =
-                    (format!("micro-batch of `{}`", parameter.name), format!("gradient of `{}`", parameter.name));
-                return Err(Error::Overlap { a, b });
+                return overlap(format!("micro-batch of `{}`", parameter.name), &parameter.name);
             }
-            if let Some(other) = targets.iter().find(|(_, other)| gradient.overlaps(other) || range.overlaps(other)) {
-                let (a, b) = (format!("gradient of `{}`", parameter.name), format!("gradient of `{}`", other.0));
-                return Err(Error::Overlap { a, b });
+            let written = |other: &&Addition| gradient.overlaps(&other.gradient) || range.overlaps(&other.gradient);
+            if let Some(other) = additions.iter().find(written) {
+                let other = &self.get(ParameterId(other.id))?.name;
+                return overlap(format!("gradient of `{}`", parameter.name), other);
             }
-            targets.push((parameter.name.clone(), gradient.clone()));
-            let shared = gradient.buffer == range.buffer;
-            let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
-            plan.members.push(id.0);
-            let first = parameter.batches == 0;
-            let same = |row: &u64| self.parameters.get(row).is_some_and(|other| (other.batches == 0) == first);
-            let row = plan.rows.iter().position(same).unwrap_or_else(|| {
-                plan.rows.push(id.0);
+            additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches == 0 });
+        }
+        let known = self.accumulations.iter().position(|(of, _)| *of == additions);
+        let plan = match known.map(|at| self.accumulations.remove(at)) {
+            Some((_, plan)) => plan,
+            None => self.make_accumulation(&gpu, &additions)?,
+        };
+        let recorded = self.record(&gpu, &plan, encoder, |parameter, _, row| {
+            row.extend([1f32.to_bits()]);
+            row.extend([0; ROW_HEAD - 1]);
+            row.push(f32::from(u8::from(parameter.batches == 0)).to_bits());
+        });
+        self.accumulations.truncate(ACCUMULATIONS - 1);
+        self.accumulations.insert(0, (additions, plan));
+        recorded?;
+        for (id, _) in gradients {
+            self.parameters.entry(id.0).and_modify(|parameter| parameter.batches += 1);
+        }
+        Ok(())
+    }
+
+    fn make_accumulation(&mut self, gpu: &Gpu, additions: &[Addition]) -> Result<Plan> {
+        let (mut plan, mut runs, mut leaders) = (Plan::default(), Vec::new(), [None; 2]);
+        for Addition { id, gradient, range, first } in additions {
+            plan.members.push(*id);
+            let row = *leaders[usize::from(*first)].get_or_insert_with(|| {
+                plan.rows.push(*id);
                 plan.rows.len() - 1
             });
-            let run = Run::of(vec![gradient, range.clone()], access, row, range.len, false);
-            plan.add_run(&gpu, &mut self.bind_groups, |lane| KernelKey::accumulate(lane, access), &run)?;
+            let shared = gradient.buffer == range.buffer;
+            let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
+            runs.push(Run::of(vec![gradient.clone(), range.clone()], access, row, range.len, false));
         }
         if self.bind_groups.len() > 256 + 8 * self.parameters.len() {
             // Those of micro-batches that will not come again.
             self.keep_bind_groups(self.parameters.len());
         }
-        self.record(&gpu, &plan, encoder, |parameter, _, row| {
-            row.extend([1f32.to_bits()]);
-            row.extend([0; ROW_HEAD - 1]);
-            row.push(f32::from(u8::from(parameter.batches == 0)).to_bits());
-        })?;
-        for (id, _) in gradients {
-            self.parameters.entry(id.0).and_modify(|parameter| parameter.batches += 1);
-        }
-        Ok(())
+        plan.add_runs(gpu, &mut self.bind_groups, runs, KernelKey::accumulate)?;
+        plan.finish(gpu)?;
+        Ok(plan)
     }
 
     /// Adds a micro-batch's gradient to a parameter's, on the CPU; the first after a step takes its place.

@@ -1,5 +1,7 @@
 //! Adding and removing parameters, and the memory that they get.
 
+use std::collections::HashSet;
+
 use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
 use crate::error::{Error, Result};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
@@ -30,11 +32,7 @@ impl Optimizer {
 
     fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
         self.check_swapped(group, "adding")?;
-        for (k, (name, _)) in tensors.iter().enumerate() {
-            if self.names.contains_key(*name) || tensors[..k].iter().any(|(other, _)| other == name) {
-                return Err(Error::DuplicateName { name: (*name).into() });
-            }
-        }
+        self.check_names(tensors)?;
         let memories = match self.device.clone() {
             Device::Gpu(gpu) => self.gpu_memories(&gpu, group, tensors, exact)?,
             Device::Cpu => {
@@ -53,7 +51,6 @@ impl Optimizer {
         exact: bool,
     ) -> Result<Vec<Memory>> {
         gpu.check_alive()?;
-        let most = gpu.device().limits().max_buffer_size / 4;
         let initial = self.groups[group].initial();
         let owned = &mut self.groups[group].owned;
         if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
@@ -61,22 +58,11 @@ impl Optimizer {
         }
         let mut taken = Vec::<Tensor>::new();
         let mut fill = || -> Result<()> {
-            let mut rest = tensors;
-            while let Some((name, _)) = rest.first() {
-                // One buffer for as many as fit.
-                let mut room = 0;
-                let fits = |(_, values): &&(&str, &[F])| {
-                    room += Arena::padded(values.len());
-                    room <= most
-                };
-                let count = rest.iter().take_while(fits).count().max(1);
-                let (batch, behind) = rest.split_at(count);
-                let room = batch.iter().map(|(_, values)| Arena::padded(values.len())).sum();
-                owned.reserve(gpu, name, room, exact)?;
+            for (batch, room) in batches(gpu, tensors, |(_, values)| values.len()) {
+                owned.reserve(gpu, batch[0].0, room, exact)?;
                 for (name, values) in batch {
                     taken.push(place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?);
                 }
-                rest = behind;
             }
             Ok(())
         };
@@ -115,36 +101,84 @@ impl Optimizer {
         }
     }
 
-    /// Adds a parameter that stays in the caller's buffer and is updated there. It has no gradient until
-    /// [`Optimizer::set_gradient`] gives it one. Nothing beside the range is touched.
+    /// Adds a parameter that stays in the caller's buffer; see [`Optimizer::add_buffers`].
+    ///
+    /// # Errors
+    /// As [`Optimizer::add_buffers`].
+    pub fn add_buffer(&mut self, group: usize, name: &str, range: BufferRange) -> Result<ParameterId> {
+        self.add_foreign(group, &[(name, range)], false).map(|ids| ids[0])
+    }
+
+    /// Adds parameters that stay in the caller's buffers and are updated there. They have no gradients until
+    /// [`Optimizer::set_gradient`] gives them some. Nothing beside the ranges is touched.
+    ///
+    /// Their states share buffers of just their size. Those of up to 2¹⁸ elements that lie in the same buffers (a pool for parameters,
+    /// one for gradients, or one for both) step in one dispatch. Offsets are any multiples of 4 bytes; those of 16 are faster.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] without
-    /// `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of the device's
-    /// `min_storage_buffer_offset_alignment`, [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or
-    /// [`Error::Rejected`] if there is no room for the state.
-    pub fn add_buffer(&mut self, group: usize, name: &str, range: BufferRange) -> Result<ParameterId> {
+    /// `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of 4 bytes, [`Error::Overlap`] with
+    /// another parameter or its gradient, [`Error::OverLimit`] or [`Error::Rejected`] if there is no room for the state. Then none
+    /// is added.
+    pub fn add_buffers(&mut self, group: usize, tensors: &[(&str, BufferRange)]) -> Result<Vec<ParameterId>> {
+        self.add_foreign(group, tensors, true)
+    }
+
+    fn add_foreign(&mut self, group: usize, tensors: &[(&str, BufferRange)], exact: bool) -> Result<Vec<ParameterId>> {
         self.check_swapped(group, "adding")?;
-        self.check_new(name)?;
+        self.check_names(tensors)?;
+        let Some((first, _)) = tensors.first() else { return Ok(Vec::new()) };
         let Device::Gpu(gpu) = self.device.clone() else {
             let reason = "the optimizer runs on the CPU";
-            return Err(Error::Unsupported { operation: "add_buffer", name: name.into(), reason });
+            return Err(Error::Unsupported { operation: "add_buffer", name: (*first).into(), reason });
         };
         gpu.check_alive()?;
-        range.check(&gpu, name)?;
-        self.check_overlap(None, name, &range, Role::Parameter)?;
-        let initial = self.groups[group].initial();
-        let states = &mut self.groups[group].states;
-        let len = range.len;
-        states.reserve(&gpu, name, Arena::padded(len), false)?;
-        let (place, slots) = place_states(&gpu, states, name, len, &initial)?;
-        let (gradient, own_gradient, scalar) = (None, None, None);
-        let mut tensor = Tensor { owned: false, place, parameter: range, gradient, own_gradient, slots, scalar };
-        if let Err(e) = self.give_scalar(&gpu, group, name, &mut tensor) {
-            self.groups[group].release(tensor);
-            return Err(e);
+        for (k, (name, range)) in tensors.iter().enumerate() {
+            range.check(name)?;
+            self.check_overlap(None, name, range, Role::Parameter)?;
+            if let Some((other, _)) = tensors[..k].iter().find(|(_, other)| range.overlaps(other)) {
+                return Err(Error::Overlap { a: format!("parameter `{name}`"), b: format!("parameter `{other}`") });
+            }
         }
-        Ok(self.insert(name, group, len, Memory::Gpu(tensor)))
+        let mut taken = Vec::new();
+        match self.take_states(&gpu, group, tensors, exact, &mut taken) {
+            Ok(()) => {
+                let insert = |((name, range), tensor): (&(&str, BufferRange), Tensor)| {
+                    self.insert(name, group, range.len, Memory::Gpu(tensor))
+                };
+                Ok(tensors.iter().zip(taken).map(insert).collect())
+            }
+            Err(e) => {
+                taken.into_iter().for_each(|tensor| self.groups[group].release(tensor));
+                Err(e)
+            }
+        }
+    }
+
+    /// Places for the states of foreign tensors, in buffers that hold as many as fit.
+    fn take_states(
+        &mut self,
+        gpu: &Gpu,
+        group: usize,
+        tensors: &[(&str, BufferRange)],
+        exact: bool,
+        taken: &mut Vec<Tensor>,
+    ) -> Result<()> {
+        let initial = self.groups[group].initial();
+        for (batch, room) in batches(gpu, tensors, |(_, range)| range.len) {
+            let states = &mut self.groups[group].states;
+            states.reserve(gpu, batch[0].0, room, exact)?;
+            for (name, range) in batch {
+                let states = &mut self.groups[group].states;
+                let (place, slots) = place_states(gpu, states, name, range.len, &initial)?;
+                let (gradient, own_gradient, scalar, parameter) = (None, None, None, range.clone());
+                taken.push(Tensor { owned: false, place, parameter, gradient, own_gradient, slots, scalar });
+                if let Some(tensor) = taken.last_mut() {
+                    self.give_scalar(gpu, group, name, tensor)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
@@ -182,6 +216,7 @@ impl Optimizer {
         }
         self.plan = None;
         self.look_ahead_plan = None;
+        self.accumulations.clear();
         Ok(())
     }
 
@@ -206,6 +241,15 @@ impl Optimizer {
         self.plan = None;
         self.look_ahead_plan = None;
         id
+    }
+
+    /// No name is taken, by another parameter or among these.
+    fn check_names<T>(&self, tensors: &[(&str, T)]) -> Result<()> {
+        let mut names = HashSet::new();
+        match tensors.iter().find(|(name, _)| self.names.contains_key(*name) || !names.insert(*name)) {
+            Some((name, _)) => Err(Error::DuplicateName { name: (*name).into() }),
+            None => Ok(()),
+        }
     }
 
     fn check_new(&self, name: &str) -> Result<()> {
@@ -240,6 +284,22 @@ impl Group {
         let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
         Ok((place, ranges.into_iter().next().ok_or(full)?))
     }
+}
+
+/// The tensors in batches, each of as many as fit into one buffer, with the elements that they take.
+fn batches<'a, T>(gpu: &Gpu, tensors: &'a [T], len: impl Fn(&T) -> usize) -> Vec<(&'a [T], u64)> {
+    let most = gpu.device().limits().max_buffer_size / 4;
+    let (mut batches, mut start, mut room) = (Vec::new(), 0, 0);
+    for (k, tensor) in tensors.iter().enumerate() {
+        let more = Arena::padded(len(tensor));
+        if room + more > most && k > start {
+            batches.push((&tensors[start..k], room));
+            (start, room) = (k, 0);
+        }
+        room += more;
+    }
+    batches.extend((start < tensors.len()).then(|| (&tensors[start..], room)));
+    batches
 }
 
 /// Takes a place in the arena and fills it: the values, a gradient of 0, the states' initial values.

@@ -89,6 +89,8 @@ pub struct Optimizer {
     slots: Option<Slots>,
     plan: Option<Plan>,
     look_ahead_plan: Option<Plan>,
+    /// Of the last accumulations, the latest first.
+    accumulations: Vec<(Vec<accumulate::Addition>, Plan)>,
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
     rows: Vec<u32>,
@@ -200,6 +202,7 @@ impl Group {
             clip: settings.clip_value.is_some(),
             zero,
             tiled: self.alone_with(settings),
+            pooled: false,
             noise: settings.noise.is_some(),
         }
     }
@@ -338,6 +341,7 @@ impl Optimizer {
             slots: None,
             plan: None,
             look_ahead_plan: None,
+            accumulations: Vec::new(),
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
             guard: Guard::default(),

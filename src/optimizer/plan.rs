@@ -9,11 +9,14 @@ use crate::gpu::Gpu;
 use crate::gpu::kernel::{AVERAGE, Extras, GradientAccess, KernelKey, Lane, MOMENTUM, Stage};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::norm::{Measured, Trust};
-use crate::gpu::plan::{Plan, Run};
+use crate::gpu::plan::{BindGroups, Plan, Run};
 use crate::gpu::tiles::{Part, Unit};
 use crate::gpu::units::{Shaped, Units};
 use crate::rule::Scope;
 use crate::settings::Settings;
+
+/// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs no table.
+const POOLED: u64 = 1 << 18;
 
 /// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
 /// it is, where each has coefficients of its own.
@@ -29,16 +32,23 @@ impl Run {
     /// A run of one tensor.
     pub(super) fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
         let padded = ranges.first().map_or(0, |range| range.len as u64);
-        Self { ranges, access, parts: vec![Part { start: 0, padded, len: len as u64, row }], tiled }
+        let parts = vec![Part { start: 0, padded, len: len as u64, row }];
+        Self { ranges, access, parts, tiled, owned: false }
+    }
+
+    /// The buffers that it lies in, how, and the row of all of it, if it has one.
+    fn place(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Option<usize>) {
+        let buffers = self.ranges.iter().map(|range| range.buffer.clone()).collect();
+        (buffers, self.access, (!self.tiled).then_some(self.parts[0].row))
     }
 
     /// Joins a tensor that lies just behind, padding included.
-    fn extend(&mut self, next: &Self, owned: bool) -> bool {
+    fn extend(&mut self, next: &Self) -> bool {
         let pairs = || self.ranges.iter().zip(&next.ranges);
         let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
         let same = (self.access, self.tiled) == (next.access, next.tiled) && self.ranges.len() == next.ranges.len();
         let one_row = self.parts[0].row == next.parts[0].row;
-        if !owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
+        if !self.owned || !next.owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
             return false;
         }
         let start = self.ranges[0].len as u64;
@@ -74,24 +84,36 @@ impl Optimizer {
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
             let tiled = self.groups[parameter.group].alone();
-            push_run(&mut runs, parameter.group, Run::of(ranges, access, row, parameter.len, tiled), in_arena);
+            let run = Run { owned: in_arena, ..Run::of(ranges, access, row, parameter.len, tiled) };
+            push_run(&mut runs, parameter.group, run);
             if self.groups[parameter.group].settings.reshapes() {
                 shaped.push((id, row));
             }
             if self.measures() {
-                measured.push(Measured { range: gradient.clone(), row, kind, zero });
+                measured.push(Measured { range: gradient.clone(), row });
             }
         }
         self.keep_bind_groups(runs.len());
         let (mut trusts, mut results) = (Vec::new(), 0);
-        for (k, run) in &runs {
-            let group = &self.groups[*k];
+        let bind_groups = &mut self.bind_groups;
+        for (k, group) in self.groups.iter().enumerate() {
             let extras = group.extras(zero);
-            let key = |lane| KernelKey::update(&group.rule, lane, run.access, extras);
-            plan.add_run(gpu, &mut self.bind_groups, key, run)?;
-            if group.rule.scope().is_some() {
-                let key = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
-                plan.add_measure(gpu, &mut self.bind_groups, key, &to_measure(group, run), &mut results)?;
+            let measure = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
+            let ours = runs.extract_if(.., |(of, _)| *of == k).map(|(_, run)| run).collect();
+            let (alone, pooled) = split(gpu, ours);
+            for run in alone {
+                plan.add_run(gpu, bind_groups, |lane| KernelKey::update(&group.rule, lane, run.access, extras), &run)?;
+                if group.rule.scope().is_some() {
+                    plan.add_measure(gpu, bind_groups, measure, &to_measure(group, &run), &mut results)?;
+                }
+            }
+            for (access, runs) in pooled {
+                let key = |lane| KernelKey::update(&group.rule, lane, access, extras);
+                plan.add_pools(gpu, bind_groups, key, access, &runs)?;
+                if group.rule.scope().is_some() {
+                    let runs: Vec<_> = runs.iter().map(|run| to_measure(group, run)).collect();
+                    plan.add_pooled_measures(gpu, bind_groups, measure, &runs, &mut results)?;
+                }
             }
         }
         if self.controlled() && !plan.is_empty() {
@@ -100,9 +122,10 @@ impl Optimizer {
             }
             measured.sort_by_key(|part| part.row);
             let control = self.control(gpu)?.buffer.clone();
-            plan.prepare(gpu, &control, &measured, &trusts, results)?;
+            plan.prepare(gpu, &control, (kind, zero), &measured, &trusts, results)?;
             plan.units = Some(Units::new(gpu, &control, &self.shaped(&shaped))?);
         }
+        plan.finish(gpu)?;
         Ok(plan)
     }
 
@@ -205,12 +228,11 @@ impl Optimizer {
             });
             let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
             let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
-            push_run(&mut runs, parameter.group, run, tensor.owned);
+            push_run(&mut runs, parameter.group, Run { owned: tensor.owned, ..run });
         }
         plan.members = members;
-        for (_, run) in runs {
-            plan.add_run(gpu, &mut self.bind_groups, &key, &run)?;
-        }
+        plan.add_runs(gpu, &mut self.bind_groups, runs.into_iter().map(|(_, run)| run).collect(), |lane, _| key(lane))?;
+        plan.finish(gpu)?;
         Ok(plan)
     }
 
@@ -260,11 +282,57 @@ fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, 
     ranges.map(pad).collect()
 }
 
-fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run, in_arena: bool) {
-    let joined = runs.last_mut().is_some_and(|(g, last)| *g == group && last.extend(&run, in_arena));
+fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run) {
+    let joined = runs.last_mut().is_some_and(|(g, last)| *g == group && last.extend(&run));
     if !joined {
         runs.push((group, run));
     }
+}
+
+impl Plan {
+    /// Adds the dispatches of a pass over these runs.
+    pub(super) fn add_runs(
+        &mut self,
+        gpu: &Gpu,
+        bind_groups: &mut BindGroups,
+        runs: Vec<Run>,
+        key: impl Fn(Lane, GradientAccess) -> KernelKey,
+    ) -> Result<()> {
+        let (alone, pooled) = split(gpu, runs);
+        for run in &alone {
+            self.add_run(gpu, bind_groups, |lane| key(lane, run.access), run)?;
+        }
+        for (access, runs) in pooled {
+            self.add_pools(gpu, bind_groups, |lane| key(lane, access), access, &runs)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs of one tensor each.
+type Pooled = Vec<(GradientAccess, Vec<Run>)>;
+
+/// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are, and small ones
+/// that lie in the same buffers.
+fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
+    let alignment = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
+    let small = |run: &Run| !run.owned && run.parts[0].len <= POOLED;
+    let mut beside = HashMap::new();
+    for run in runs.iter().filter(|run| small(run)) {
+        *beside.entry(run.place()).or_insert(0) += 1;
+    }
+    let (mut alone, mut pooled) = (Vec::new(), Pooled::new());
+    for run in runs {
+        let bindable = run.ranges.iter().all(|range| range.offset.is_multiple_of(alignment));
+        if bindable && !(small(&run) && beside[&run.place()] > 1) {
+            alone.push(run);
+        } else if let Some((_, runs)) = pooled.iter_mut().find(|(access, _)| *access == run.access) {
+            runs.push(run);
+        } else {
+            pooled.push((run.access, vec![run]));
+        }
+    }
+    (alone, pooled)
 }
 
 /// What a norm-based rule measures of a run.
@@ -273,5 +341,5 @@ fn to_measure(group: &Group, run: &Run) -> Run {
     let at = |slot: &&str| slots.iter().position(|name| name == slot);
     let states = measured.iter().filter_map(at).map(|k| run.ranges[2 + k].clone());
     let ranges = run.ranges[..2].iter().cloned().chain(states).collect();
-    Run { ranges, access: GradientAccess::Read, parts: run.parts.clone(), tiled: true }
+    Run { ranges, access: GradientAccess::Read, parts: run.parts.clone(), tiled: true, owned: run.owned }
 }

@@ -19,6 +19,7 @@ mod look_ahead;
 mod memory;
 mod options;
 mod parity;
+mod pools;
 mod proof;
 mod schedule;
 mod skips;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         memory::TESTS,
         options::TESTS,
         parity::TESTS,
+        pools::TESTS,
         proof::TESTS,
         schedule::TESTS,
         skips::TESTS,

@@ -1,15 +1,11 @@
 //! What clipping, loss scaling and averaging cost beside plain Adam: pairs of steps, one after the other.
 
-use std::time::Instant;
-
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use wgpu_optim::{Averaging, ClipNorm, Device, Error, LossScaler, Optimizer, rules::Adam};
 
-use super::say;
-
-/// Pairs of steps that a ratio is the median of.
-const PAIRS: usize = 41;
+use super::clock::{Pair, interleave, wait, wall};
+use super::report::{table, time};
+use crate::cli::say;
 
 /// One feature: its name, what sets it up, bytes that it adds to Adam's 28.
 type Feature = (&'static str, fn(&mut Optimizer) -> Result<(), Error>, usize);
@@ -40,8 +36,7 @@ pub(crate) struct Row {
     len: usize,
     feature: &'static str,
     bytes: usize,
-    ms: f64,
-    ratio: f64,
+    pair: Pair,
 }
 
 /// Measures all features on a device.
@@ -54,76 +49,51 @@ pub(crate) fn measure(device: &Device, len: usize) -> Result<Vec<Row>, Error> {
         optimizer.write_gradient("w", &values)?;
         Ok(optimizer)
     };
-    let step = |optimizer: &mut Optimizer| -> Result<f64, Error> {
-        let start = Instant::now();
-        optimizer.step()?;
-        if let Device::Gpu(gpu) = device {
-            let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
-            waited.map_err(|e| Error::ReadBack { name: "the step".into(), reason: e.to_string() })?;
-        }
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    };
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+    let step = |optimizer: &mut Optimizer| {
+        wall(|| {
+            optimizer.step()?;
+            if let Device::Gpu(gpu) = device { wait(gpu) } else { Ok(()) }
+        })
     };
     let mut rows = Vec::new();
     for (feature, set, extra) in FEATURES {
         let (mut plain, mut with) = (make(|_| Ok(()))?, make(set)?);
-        let (mut times, mut ratios) = (Vec::new(), Vec::new());
-        for k in 0..PAIRS + 3 {
-            let (a, b) = (step(&mut plain)?, step(&mut with)?);
-            if k >= 3 {
-                times.push(b);
-                ratios.push(b / a);
-            }
-        }
-        let bytes = 28 + extra;
-        rows.push(Row { device: device.name(), len, feature, bytes, ms: median(times), ratio: median(ratios) });
+        let pair = interleave(|| step(&mut plain), || step(&mut with))?;
+        rows.push(Row { device: device.name(), len, feature, bytes: 28 + extra, pair });
     }
     Ok(rows)
 }
 
 pub(crate) fn json(row: &Row) -> String {
-    let Row { device, len, feature, bytes, ms, ratio } = row;
+    let Row { device, len, feature, bytes, pair } = row;
     json!({
         "rule": "adam",
         "feature": feature,
         "device": device,
         "elements": len,
         "bytes_per_param": bytes,
-        "ms": ms,
-        "time_of_plain_adam": ratio,
+        "ms": pair.ms[1],
+        "time_of_plain_adam": pair.ratio,
+        "noise": pair.noise,
         "bytes_of_plain_adam": *bytes as f64 / 28.0,
     })
     .to_string()
 }
 
 pub(crate) fn print(rows: &[Row]) {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    say(
-        None,
-        &format!(
-            "What features cost beside plain Adam: medians of {PAIRS} interleaved pairs (`again` is plain Adam, too)"
-        ),
-    );
-    table.set_header(["device", "parameters", "Adam with", "traffic B", "of plain", "ms", "time of plain"]);
-    for Row { device, len, feature, bytes, ms, ratio } in rows {
-        table.add_row([
+    say(None, "What features cost beside plain Adam (`again` is plain Adam, too): wall time, medians of interleaved rounds");
+    let cells = |Row { device, len, feature, bytes, pair }: &Row| {
+        vec![
             device.clone(),
-            len.to_string(),
             (*feature).to_owned(),
+            len.to_string(),
             bytes.to_string(),
             format!("{:.2}", *bytes as f64 / 28.0),
-            format!("{ms:.3}"),
-            format!("{ratio:.2}"),
-        ]);
-    }
-    for column in [1, 3, 4, 5, 6] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    say(None, &table.to_string());
+            time(pair.ms[1]),
+            format!("{:.2}", pair.ratio),
+            format!("{:.3}", pair.noise),
+        ]
+    };
+    let header = ["device", "Adam with", "parameters", "B/param", "of plain", "time", "of plain Adam", "noise"];
+    table(&header, 2, rows.iter().map(cells).collect());
 }

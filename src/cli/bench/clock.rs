@@ -1,0 +1,134 @@
+//! Time: of a device by its timestamps where it has them, else by the wall; medians of interleaved rounds.
+
+use std::time::{Duration, Instant};
+
+use wgpu_optim::{Error, Gpu};
+
+/// The fewest rounds that a ratio is the median of.
+pub(crate) const ROUNDS: usize = 21;
+/// The most.
+const MOST: usize = 201;
+/// Rounds go on for this long, if they may.
+const BUDGET: Duration = Duration::from_millis(500);
+
+/// What a device's work is timed with.
+pub(crate) struct Clock {
+    gpu: Gpu,
+    timestamps: Option<Timestamps>,
+}
+
+struct Timestamps {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    read: wgpu::Buffer,
+}
+
+impl Clock {
+    /// Timestamps where the device has them in encoders.
+    pub(crate) fn new(gpu: &Gpu) -> Self {
+        let device = gpu.device();
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+        let buffer = |usage| {
+            device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false })
+        };
+        let timestamps = device.features().contains(wanted).then(|| Timestamps {
+            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            }),
+            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
+            read: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+        });
+        Self { gpu: gpu.clone(), timestamps }
+    }
+
+    /// The same by the wall: with what the host does, and the submission.
+    pub(crate) fn wall(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone(), timestamps: None }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        if self.timestamps.is_some() { "timestamps" } else { "wall" }
+    }
+
+    /// Milliseconds of what `record` records, submitted at once.
+    pub(crate) fn time(
+        &self,
+        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>,
+    ) -> Result<f64, Error> {
+        let start = Instant::now();
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        if let Some(Timestamps { queries, .. }) = &self.timestamps {
+            encoder.write_timestamp(queries, 0);
+        }
+        record(&mut encoder)?;
+        if let Some(Timestamps { queries, resolved, read }) = &self.timestamps {
+            encoder.write_timestamp(queries, 1);
+            encoder.resolve_query_set(queries, 0..2, resolved, 0);
+            encoder.copy_buffer_to_buffer(resolved, 0, read, 0, 16);
+        }
+        self.gpu.queue().submit([encoder.finish()]);
+        wait(&self.gpu)?;
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        let Some(Timestamps { read, .. }) = &self.timestamps else { return Ok(wall) };
+        let failed = |reason: String| Error::ReadBack { name: "the timestamps".into(), reason };
+        read.map_async(wgpu::MapMode::Read, .., |_| {});
+        wait(&self.gpu)?;
+        let ticks: Vec<u64> =
+            bytemuck::pod_collect_to_vec(&read.get_mapped_range(..).map_err(|e| failed(e.to_string()))?);
+        read.unmap();
+        Ok(ticks[1].wrapping_sub(ticks[0]) as f64 * f64::from(self.gpu.queue().get_timestamp_period()) / 1e6)
+    }
+}
+
+pub(crate) fn wait(gpu: &Gpu) -> Result<(), Error> {
+    let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
+    waited.map(drop).map_err(|e| Error::ReadBack { name: "the step".into(), reason: e.to_string() })
+}
+
+/// Milliseconds of `f` by the wall.
+pub(crate) fn wall(f: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+    let start = Instant::now();
+    f()?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Two things side by side.
+pub(crate) struct Pair {
+    /// Medians.
+    pub(crate) ms: [f64; 2],
+    /// The second's time over the first's: the median of all rounds.
+    pub(crate) ratio: f64,
+    /// How far the first is from itself: the same ratio of it and it again, less 1.
+    pub(crate) noise: f64,
+    pub(crate) rounds: usize,
+}
+
+/// Times `a`, `b` and `a` again, round after round, after three that do not count.
+pub(crate) fn interleave(
+    mut a: impl FnMut() -> Result<f64, Error>,
+    mut b: impl FnMut() -> Result<f64, Error>,
+) -> Result<Pair, Error> {
+    let (mut first, mut second, mut ratios, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        (a()?, b()?);
+    }
+    let start = Instant::now();
+    while ratios.len() < ROUNDS || (start.elapsed() < BUDGET && ratios.len() < MOST) {
+        let (one, other, one_again) = (a()?, b()?, a()?);
+        first.push(one);
+        second.push(other);
+        // Between the two, so that a drift is not a difference.
+        ratios.push(2.0 * other / (one + one_again));
+        again.push(one_again / one);
+    }
+    let rounds = ratios.len();
+    let noise = (median(again) - 1.0).abs();
+    Ok(Pair { ms: [median(first), median(second)], ratio: median(ratios), noise, rounds })
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

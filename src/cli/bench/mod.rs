@@ -1,0 +1,266 @@
+//! `wgpu-optim bench`: every rule on the CPU and on every adapter, first compared, then timed beside a copy of the same traffic.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+use wgpu_optim::{AnyRule, Device, Error, Gpu, rules};
+
+use super::{Outcome, devices, progress, say};
+use baselines::{ByHand, Unfused};
+use clock::{Clock, Pair, interleave, wall};
+use copy::{CpuCopy, GpuCopy};
+use shapes::Shape;
+use subject::{Memory, Subject};
+
+mod baselines;
+mod clock;
+mod copy;
+mod features;
+mod plot;
+mod report;
+mod scale;
+mod shapes;
+mod subject;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Rules to run, separated by commas; default: all. A wrong name lists them.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    rules: Vec<String>,
+    /// Tensors of the group: a length as 1000000 or 2^20, many of one length as 200x4096, gpt2 (124M, 148 tensors), resnet50 (161 tensors).
+    #[arg(long, alias = "sizes", value_delimiter = ',', value_name = "SHAPE,…", default_value = "2^20")]
+    shapes: Vec<Shape>,
+    /// Where tensors lie.
+    #[arg(long, value_delimiter = ',', value_name = "WHERE,…", default_value = "arena")]
+    memory: Vec<Memory>,
+    /// Only adapters whose name contains this (`none` for the CPU alone).
+    #[arg(long, value_name = "TEXT")]
+    adapter: Option<String>,
+    /// Also time what a user would run instead of our Adam: the kernel that people write by hand, one kernel an operation, one thread.
+    #[arg(long)]
+    baselines: bool,
+    /// Also time what clipping, loss scaling and averaging cost beside plain Adam.
+    #[arg(long)]
+    features: bool,
+    /// Also time the start: from no device to the first finished step.
+    #[arg(long)]
+    startup: bool,
+    /// One JSON object a row instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Draw GB/s against size into this SVG file, with the copy beside it.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+/// Scaled error that CPU and GPU may be apart after the compared steps: see the golden README.
+const TOLERANCE: f64 = 5e-6;
+/// Steps that are compared.
+const COMPARED: usize = 3;
+
+/// One rule, shape and memory on one device.
+pub(crate) struct Row {
+    rule: &'static str,
+    variant: String,
+    /// `None` for the CPU.
+    adapter: Option<String>,
+    clock: &'static str,
+    memory: Memory,
+    shape: Shape,
+    /// Of traffic, for each parameter.
+    bytes: usize,
+    copy_bytes: usize,
+    pair: Pair,
+    /// On a GPU: dispatches of a step, bytes on the device, the worst scaled error against the CPU.
+    on_gpu: Option<(usize, Option<u64>, f64)>,
+    state_bytes: usize,
+}
+
+impl Row {
+    fn gbps(&self) -> f64 {
+        self.bytes as f64 * self.shape.elements() as f64 / self.pair.ms[0] / 1e6
+    }
+
+    fn copy_gbps(&self) -> f64 {
+        self.copy_bytes as f64 * self.shape.elements() as f64 / self.pair.ms[1] / 1e6
+    }
+
+    /// Its speed over the copy's.
+    fn of_copy(&self) -> f64 {
+        self.pair.ratio * self.bytes as f64 / self.copy_bytes as f64
+    }
+
+    /// Bytes of parameters, gradients and states.
+    fn needed(&self) -> u64 {
+        (8 + self.state_bytes) as u64 * self.shape.elements() as u64
+    }
+}
+
+/// Our Adam beside what a user would run instead.
+pub(crate) struct Baseline {
+    name: &'static str,
+    adapter: Option<String>,
+    shape: Shape,
+    bytes: usize,
+    pair: Pair,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let mut chosen = Vec::new();
+    for name in &args.rules {
+        chosen.push((name.clone(), rules::by_name(name)?));
+    }
+    if chosen.is_empty() {
+        chosen = rules::all().into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect();
+    }
+    let gpus = devices(args.adapter.as_deref())?;
+    let bar = (!args.json).then(|| progress(chosen.len() * args.shapes.len() * args.memory.len() * (1 + gpus.len())));
+    let (mut rows, mut baselines) = (Vec::new(), Vec::new());
+    for shape in &args.shapes {
+        let data = data(shape.elements());
+        for &memory in &args.memory {
+            for (name, rule) in &chosen {
+                measure(&gpus, (name, rule), shape, memory, &data, bar.as_ref(), &mut rows)?;
+            }
+        }
+        if args.baselines {
+            measure_baselines(&gpus, shape, &data, &mut baselines)?;
+        }
+    }
+    bar.iter().for_each(ProgressBar::finish_and_clear);
+    report::rows(&rows, &gpus, args.json);
+    report::baselines(&baselines, args.json);
+    if args.features {
+        let mut rows = Vec::new();
+        for shape in &args.shapes {
+            for device in gpus.iter().map(Device::from).chain([Device::Cpu]) {
+                rows.extend(features::measure(&device, shape.elements())?);
+            }
+        }
+        match args.json {
+            true => rows.iter().for_each(|row| say(None, &features::json(row))),
+            false => features::print(&rows),
+        }
+    }
+    if args.startup {
+        scale::startup(&gpus, args.json)?;
+    }
+    if let Some(file) = &args.plot {
+        plot::draw(file, &rows)?;
+    }
+    if rows.iter().any(|row| row.on_gpu.is_some_and(|(_, _, error)| error > TOLERANCE)) {
+        return Err(format!("CPU and GPU differ by more than {TOLERANCE:.0e}: see the last column").into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parameters of ordinary size; gradients are the same numbers from some element on.
+fn data(len: usize) -> Vec<f32> {
+    // A multiplicative sequence: cheap, and the same on every machine.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = move || {
+        state = state.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len + COMPARED * 7).map(|_| next()).collect()
+}
+
+/// The steps that are compared; returns the parameters behind them, after calling `seen` with them behind each.
+fn compared(subject: &mut Subject, data: &[f32], len: usize, mut seen: impl FnMut(&[f32])) -> Result<Vec<f32>, Error> {
+    for k in 1..=COMPARED {
+        subject.set_gradients(&data[7 * k..7 * k + len])?;
+        subject.step()?;
+        seen(&subject.read()?);
+    }
+    subject.read()
+}
+
+/// The rule on the CPU and on every adapter.
+fn measure(
+    gpus: &[Gpu],
+    (name, rule): (&str, &AnyRule),
+    shape: &Shape,
+    memory: Memory,
+    data: &[f32],
+    bar: Option<&ProgressBar>,
+    rows: &mut Vec<Row>,
+) -> Result<(), Error> {
+    let (len, slots) = (shape.elements(), rule.slots().len());
+    let show = |device: &str| bar.iter().for_each(|bar| bar.set_message(format!("{name} {} on {device}", shape.name)));
+    let row = |adapter, clock, pair, on_gpu| Row {
+        rule: rule.name(),
+        variant: name.to_owned(),
+        adapter,
+        clock,
+        memory,
+        shape: shape.clone(),
+        bytes: rule.bytes_per_parameter(),
+        copy_bytes: 4 * (3 + 2 * slots),
+        pair,
+        on_gpu,
+        state_bytes: 4 * slots,
+    };
+    show("CPU");
+    let mut subject = Subject::new(&Device::Cpu, rule, &shape.lens, memory, &data[..len])?;
+    let mut scale: Vec<_> = data[..len].iter().map(|x| x.abs()).collect();
+    let expected = compared(&mut subject, data, len, |now| {
+        scale.iter_mut().zip(now).for_each(|(scale, x)| *scale = scale.max(x.abs()));
+    })?;
+    let mut copy = CpuCopy::new(len, slots);
+    let pair = interleave(|| wall(|| subject.step()), || wall(|| copy.run()))?;
+    rows.push(row(None, "wall", pair, None));
+    drop((subject, copy));
+    bar.iter().for_each(|bar| bar.inc(1));
+    for gpu in gpus {
+        show(&gpu.name());
+        let clock = Clock::new(gpu);
+        let before = scale::device_bytes(gpu)?;
+        let mut subject = Subject::new(&gpu.into(), rule, &shape.lens, memory, &data[..len])?;
+        let error = worst(&compared(&mut subject, data, len, |_| ())?, &expected, &scale);
+        let bytes = scale::device_bytes(gpu)?.zip(before).map(|(now, before)| now.saturating_sub(before));
+        let copy = GpuCopy::new(gpu, len, slots);
+        let step = || clock.time(|encoder| subject.optimizer.encode(encoder));
+        let pair = interleave(step, || clock.time(|encoder| copy.record(encoder)))?;
+        let on_gpu = Some((subject.optimizer.dispatches(), bytes, error));
+        rows.push(row(Some(gpu.name()), clock.name(), pair, on_gpu));
+        bar.iter().for_each(|bar| bar.inc(1));
+    }
+    Ok(())
+}
+
+/// Adam of this shape, in the arena, beside what a user would run instead.
+fn measure_baselines(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<Baseline>) -> Result<(), Error> {
+    let (adam, lens, values) = (rules::by_name("adam")?, &shape.lens, &data[..shape.elements()]);
+    let bytes = adam.bytes_per_parameter();
+    for gpu in gpus {
+        let mut ours = Subject::new(&gpu.into(), &adam, lens, Memory::Arena, values)?;
+        ours.set_gradients(values)?;
+        let mut push = |name, bytes, pair| {
+            rows.push(Baseline { name, adapter: Some(gpu.name()), shape: shape.clone(), bytes, pair });
+        };
+        let mut by_hand = ByHand::new(gpu, lens);
+        let theirs = || wall(|| by_hand.step().and_then(|()| clock::wait(gpu)));
+        push("by hand", bytes, interleave(|| wall(|| ours.step()), theirs)?);
+        drop(by_hand);
+        let (unfused, clock) = (Unfused::new(gpu, lens), Clock::wall(gpu));
+        let theirs = || clock.time(|encoder| unfused.record(encoder));
+        push("unfused", Unfused::bytes(), interleave(|| wall(|| ours.step()), theirs)?);
+    }
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let one = one.map_err(|e| Error::Rejected { operation: "a thread", reason: e.to_string() })?;
+    let mut ours = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
+    let mut alone = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
+    let pair = interleave(|| wall(|| ours.step()), || one.install(|| wall(|| alone.step())))?;
+    rows.push(Baseline { name: "one thread", adapter: None, shape: shape.clone(), bytes, pair });
+    Ok(())
+}
+
+/// The worst scaled error; NaN is the worst of all.
+fn worst(x: &[f32], expected: &[f32], scale: &[f32]) -> f64 {
+    let error = |((&x, &b), &scale): ((&f32, &f32), &f32)| {
+        if x == b { 0.0 } else { (f64::from(x) - f64::from(b)).abs() / f64::from(scale) }
+    };
+    let errors = x.iter().zip(expected).zip(scale).map(error);
+    errors.fold(0.0, |worst, e| if e.is_nan() { f64::INFINITY } else { e.max(worst) })
+}

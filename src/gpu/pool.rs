@@ -1,0 +1,96 @@
+//! Tensors anywhere in a few buffers, such as the caller's pools: a dispatch for all that lie in the same ones.
+
+use std::collections::HashMap;
+
+use super::Gpu;
+use super::memory::{ALIGN, BufferRange};
+use super::plan::Run;
+
+/// A part of a tensor all of which one dispatch can reach.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    /// Of parameter, gradient and states: in elements, from the start of what is bound.
+    pub(crate) starts: [u64; 3],
+    /// In elements, from the start of the tensor.
+    pub(crate) first: u64,
+    /// In elements.
+    pub(crate) len: u64,
+    /// Elements of the tensor.
+    pub(crate) limit: u64,
+    pub(crate) row: usize,
+    /// The first of its partial results.
+    pub(crate) out: u32,
+}
+
+/// What one dispatch binds, and all pieces that lie there.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) windows: Vec<BufferRange>,
+    /// Of parameter, gradient and states, in order: its window.
+    pub(crate) bindings: Vec<usize>,
+    /// Elements of a lane.
+    pub(crate) width: u64,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// The pools of some runs, each of one tensor; of those with one row, unless a tile says which. A run has a gradient or not.
+/// `width` 4 has elements four at a time where all ranges are aligned to that, 1 has each alone. `out` counts partial results.
+pub(crate) fn pools<'a>(
+    gpu: &Gpu,
+    runs: impl IntoIterator<Item = &'a Run>,
+    has_gradient: bool,
+    width: u64,
+    mut out: impl FnMut(usize, u64) -> u32,
+) -> Vec<Pool> {
+    let window = (gpu.device().limits().max_storage_buffer_binding_size / 4 / ALIGN * ALIGN).max(ALIGN);
+    let (mut pools, mut known) = (Vec::<Pool>::new(), HashMap::new());
+    for run in runs {
+        let (part, len) = (run.parts[0], run.parts[0].len);
+        let mut first = 0;
+        while first < len {
+            // Up to where the first of the ranges leaves its window.
+            let at = |range: &BufferRange| range.offset / 4 + first;
+            let room = run.ranges.iter().map(|range| window - at(range) % window).min().unwrap_or(1);
+            let end = len.min(first + room);
+            let aligned = width == 4 && run.ranges.iter().all(|range| at(range).is_multiple_of(4));
+            let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
+            let bound = |range: &BufferRange| {
+                let base = at(range) / window * window;
+                let most = range.buffer.size() / 4 - base;
+                BufferRange::new(&range.buffer, 4 * base, window.min(most) as usize)
+            };
+            let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
+            let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % window);
+            let state = if has_gradient { 2 } else { 1 };
+            for (from, to, width) in [(first, whole, 4), (whole, end, 1)] {
+                if from == to {
+                    continue;
+                }
+                let key = (of_all.clone(), width, (!run.tiled).then_some(part.row));
+                let pool = *known.entry(key).or_insert_with(|| {
+                    pools.push(Pool::new(&of_all, width));
+                    pools.len() - 1
+                });
+                let starts = [start(0), start(1), start(state)].map(|start| start + from - first);
+                let out = out(part.row, to - from);
+                pools[pool].pieces.push(Piece { starts, first: from, len: to - from, limit: len, row: part.row, out });
+            }
+            first = end;
+        }
+    }
+    pools
+}
+
+impl Pool {
+    fn new(of_all: &[BufferRange], width: u64) -> Self {
+        let (mut windows, mut bindings) = (Vec::<BufferRange>::new(), Vec::new());
+        for window in of_all {
+            let known = windows.iter().position(|known| known == window);
+            bindings.push(known.unwrap_or_else(|| {
+                windows.push(window.clone());
+                windows.len() - 1
+            }));
+        }
+        Self { windows, bindings, width, pieces: Vec::new() }
+    }
+}
