@@ -17,32 +17,42 @@ fn measured(tile: Tile, k: u32) -> vec2<f32> {
     return vec2(w, /*: measure */);
 }
 
-// The power of two at or below the largest, 2⁻¹²⁶ … 2¹²⁶.
+// Whether squares of numbers up to this one count as they are: none that matters underflows, no sum of 2³² of them overflows.
+fn fits(largest: u32) -> bool {
+    return largest == 0u || (largest >= 0x2b800000u && largest <= 0x57000000u);
+}
+
+// 1, or the power of two at or below the largest, 2⁻¹²⁶ … 2¹²⁶.
 fn scale_of(largest: u32) -> u32 {
-    return clamp(largest & INFINITE, 0x00800000u, 0x7e800000u);
+    return select(clamp(largest & INFINITE, 0x00800000u, 0x7e800000u), 0x3f800000u, fits(largest));
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let tile = tiles[group.x];
     var most = vec2(0u);
+    var sums = vec2(0.0);
     for (var k = lane; k < tile.len; k += 256u) {
-        most = max(most, bitcast<vec2<u32>>(measured(tile, k)) & vec2(0x7fffffffu));
+        let x = measured(tile, k);
+        most = max(most, bitcast<vec2<u32>>(x) & vec2(0x7fffffffu));
+        sums += x * x;
     }
     atomicMax(&largest_w, most.x);
     atomicMax(&largest_x, most.y);
     workgroupBarrier();
-    let scales = vec2(scale_of(atomicLoad(&largest_w)), scale_of(atomicLoad(&largest_x)));
-    let inverse = bitcast<vec2<f32>>(vec2(0x7f000000u) - scales);
-    var sums = vec2(0.0);
-    for (var k = lane; k < tile.len; k += 256u) {
-        let x = measured(tile, k) * inverse;
-        sums += x * x;
+    let largest = vec2(atomicLoad(&largest_w), atomicLoad(&largest_x));
+    let scale = vec2(scale_of(largest.x), scale_of(largest.y));
+    if !(fits(largest.x) && fits(largest.y)) {
+        let inverse = bitcast<vec2<f32>>(vec2(0x7f000000u) - scale);
+        sums = vec2(0.0);
+        for (var k = lane; k < tile.len; k += 256u) {
+            let x = measured(tile, k) * inverse;
+            sums += x * x;
+        }
     }
-    let scale = bitcast<vec2<f32>>(scales);
-    let w = join_all(vec2(scale.x, sums.x), lane, L2);
+    let w = join_all(vec2(bitcast<f32>(scale.x), sums.x), lane, L2);
     workgroupBarrier();
-    let x = join_all(vec2(scale.y, sums.y), lane, L2);
+    let x = join_all(vec2(bitcast<f32>(scale.y), sums.y), lane, L2);
     if lane == 0u {
         norms[tile.out] = vec4(w, x);
     }

@@ -10,14 +10,12 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     //: place
-        if row.skip == 1u {
-            //: skipped
-        } else {
-            let w = param[i];
-            //: load
-            let p = /*: update */;
-            param[i] = p;
-            //: store
-        }
+    //: skipped
+    if inside & (row.skip != 1u) {
+        let w = param[i];
+        //: load
+        let p = /*: update */;
+        param[i] = p;
+        //: store
     }
 }

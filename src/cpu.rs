@@ -7,8 +7,10 @@ use crate::noise::Stream;
 use crate::rule::{Fields, Real, Rule, Step};
 use crate::settings::{Coefficients, Settings};
 
-/// Elements that a rule updates from its registers' point of view: loaded, computed and stored as one block that stays in L1.
-const BLOCK: usize = 256;
+/// Elements that are loaded, computed and stored at a time: four of AVX2's vectors of f32.
+const TILE: usize = 32;
+/// Sums that are kept beside each other for the vector unit.
+const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
 /// The coefficient that a norm-based rule gets from its norms.
@@ -155,13 +157,21 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     #[cfg(not(target_family = "wasm"))]
     let parts: Vec<Measure> = {
         use rayon::prelude::*;
-        x.par_chunks(CHUNK).map(|x| part_of_norm(x, kind, zero)).collect()
+        x.par_chunks(CHUNK)
+            .map(|x| {
+                widest(
+                    #[inline(always)]
+                    || part_of_norm(x, kind, zero),
+                )
+            })
+            .collect()
     };
     #[cfg(target_family = "wasm")]
     let parts = [part_of_norm(x, kind, zero)];
     Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
 }
 
+#[inline(always)]
 fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     let wide = |x: F| x.abs().to_f64().unwrap_or(f64::NAN);
     let kept = |x: F| if zero && !x.is_finite() { 0.0 } else { wide(x) };
@@ -185,7 +195,6 @@ fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
 /// Joins terms, which may be joined in any order, in lanes beside each other for the vector unit.
 #[inline(always)]
 fn fold<F: Real>(x: &[F], get: impl Fn(F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
-    const LANES: usize = 16;
     let mut lanes = [0.0; LANES];
     let whole = x.chunks_exact(LANES);
     let rest = whole.remainder();
@@ -197,15 +206,24 @@ fn fold<F: Real>(x: &[F], get: impl Fn(F) -> f64, join: impl Fn(f64, f64) -> f64
     rest.iter().map(|&x| get(x)).chain(lanes).fold(0.0, join)
 }
 
-#[cfg(not(target_family = "wasm"))]
-pub(crate) fn for_each<T: Send>(work: Vec<T>, f: impl Fn(T) + Send + Sync) {
-    use rayon::prelude::*;
-    work.into_par_iter().for_each(f);
+/// Runs `f` as it is compiled for the widest vector unit that this machine has. The numbers are the same on all of them.
+#[inline(always)]
+fn widest<T>(f: impl FnOnce() -> T) -> T {
+    #[cfg(not(target_family = "wasm"))]
+    return pulp::Arch::new().dispatch(f);
+    #[cfg(target_family = "wasm")]
+    f()
 }
 
-#[cfg(target_family = "wasm")]
-pub(crate) fn for_each<T>(work: Vec<T>, f: impl Fn(T)) {
-    work.into_iter().for_each(f);
+/// What `f` makes of each, in order; on all threads.
+pub(crate) fn map<T: Send, U: Send>(items: Vec<T>, f: impl Fn(T) -> U + Send + Sync) -> Vec<U> {
+    #[cfg(not(target_family = "wasm"))]
+    {
+        use rayon::prelude::*;
+        items.into_par_iter().map(f).collect()
+    }
+    #[cfg(target_family = "wasm")]
+    items.into_iter().map(f).collect()
 }
 
 impl<'a, F: Real> Job<'a, F> {
@@ -244,11 +262,10 @@ impl<'a, F: Real> Job<'a, F> {
 /// One step of one parameter, on all threads.
 pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, trust_ratio: f64) {
     let hyper = hyper::<R, F>(rule, step, trust_ratio);
-    let used = used(rule, |slot| rule.uses(slot));
     // Compiled apart, so that who does not use them does not pay for them.
     match c.extras() {
-        true => parallel::<R, F, true>(rule, job, &used, c, &hyper, 0),
-        false => parallel::<R, F, false>(rule, job, &used, c, &hyper, 0),
+        true => parallel::<R, F, true>(rule, job, c, &hyper, 0),
+        false => parallel::<R, F, false>(rule, job, c, &hyper, 0),
     }
 }
 
@@ -260,17 +277,10 @@ fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, trust_ratio: f64) -> R::Hyper<
     R::Hyper::<F>::load(|k| rounded[k])
 }
 
-/// Which of the rule's states are kept.
-fn used<R: Rule>(_: &R, keep: impl Fn(&str) -> bool) -> Vec<usize> {
-    let names = <R::State<f64> as Fields<f64>>::NAMES;
-    (0..names.len()).filter(|&k| keep(names[k])).collect()
-}
-
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's first element.
 fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     job: Job<'_, F>,
-    used: &[usize],
     c: &Coefficients,
     h: &R::Hyper<F>,
     first: usize,
@@ -280,57 +290,136 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
         let (a, b) = job.split(half);
         rayon::join(
-            || parallel::<R, F, EXTRAS>(rule, a, used, c, h, first),
-            || parallel::<R, F, EXTRAS>(rule, b, used, c, h, first + half),
+            || parallel::<R, F, EXTRAS>(rule, a, c, h, first),
+            || parallel::<R, F, EXTRAS>(rule, b, c, h, first + half),
         );
         return;
     }
-    serial::<R, F, EXTRAS>(rule, job, used, c, h, first);
+    widest(
+        #[inline(always)]
+        || serial::<R, F, EXTRAS>(rule, job, c, h, first),
+    );
 }
 
 /// The twin of shaders/update.wgsl.
+#[inline(always)]
 fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
-    mut job: Job<'_, F>,
-    used: &[usize],
+    job: Job<'_, F>,
     c: &Coefficients,
     h: &R::Hyper<F>,
     first: usize,
 ) {
-    let decay = F::of(c.decay);
-    let drivers = Driver::<F>::of(c);
-    let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
-    let mut noise = [F::zero(); BLOCK];
-    let gradient = job.gradient.get();
-    for (block, (w, g)) in job.parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate() {
-        let at = block * BLOCK..block * BLOCK + w.len();
-        for (&k, slot) in used.iter().zip(&job.slots) {
-            state[k][..w.len()].copy_from_slice(&slot[at.clone()]);
-        }
-        if EXTRAS {
-            drivers.noise(first + at.start, &mut noise);
-        }
-        for (i, (w, &g)) in w.iter_mut().zip(g).enumerate() {
-            let mut s = R::State::<F>::load(|k| state[k][i]);
-            let g = drivers.gradient::<EXTRAS>(g, *w, noise[i]);
-            *w = rule.update(*w - decay * *w, g, &mut s, h);
-            s.store(|k, x| state[k][i] = x);
-        }
-        for (&k, slot) in used.iter().zip(&mut job.slots) {
-            slot[at.clone()].copy_from_slice(&state[k][..w.len()]);
-        }
-        if let (Some(rate), Some(average)) = (c.average, job.slots.get_mut(used.len())) {
-            follow(&mut average[at], w, rate);
+    let driver = Driver::<F>::of(c);
+    let Job { parameter, mut gradient, slots } = job;
+    let mut slots = slots.into_iter();
+    let mut kept: [Option<&mut [F]>; MAX_SLOTS] = Default::default();
+    for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {
+        kept[k] = rule.uses(name).then(|| slots.next()).flatten();
+    }
+    let (mut average, rate) = (slots.next(), c.average.unwrap_or(0.0));
+    let whole = parameter.len() / TILE * TILE;
+    {
+        // Copies, which nothing that is written can alias.
+        let (rule, h) = (rule.clone(), *h);
+        let mut states = kept.each_mut().map(|slot| slot.as_mut().map(|slot| slot.as_chunks_mut().0));
+        let (w, g) = (parameter.as_chunks_mut().0, gradient.get().as_chunks().0);
+        let mut average = average.as_mut().map(|average| average.as_chunks_mut().0);
+        for (at, (w, g)) in w.iter_mut().zip(g).enumerate() {
+            let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
+            for k in 0..states_of::<R, F>() {
+                if let Some(state) = &states[k] {
+                    prefetch(&state[at]);
+                    tile[k] = state[at];
+                }
+            }
+            prefetch(w);
+            prefetch(g);
+            *w = update_tile::<R, F, EXTRAS>(&rule, *w, *g, &mut tile, &h, &driver, first + at * TILE);
+            for k in 0..states_of::<R, F>() {
+                if let Some(state) = &mut states[k] {
+                    state[at] = tile[k];
+                }
+            }
+            if let Some(average) = &mut average {
+                follow::<F, TILE>(&mut average[at], w, rate);
+            }
         }
     }
-    if let (true, Gradient::Ours(g)) = (c.zero_grad, job.gradient) {
+    // What is left, in tiles that it fills in part.
+    let rest = &mut parameter[whole..];
+    if !rest.is_empty() {
+        let padded = |from: &[F]| {
+            let mut tile = [F::zero(); TILE];
+            tile[..from.len()].copy_from_slice(from);
+            tile
+        };
+        let (len, g) = (rest.len(), padded(&gradient.get()[whole..]));
+        let mut tile =
+            kept.each_ref().map(|slot| slot.as_ref().map_or([F::zero(); TILE], |slot| padded(&slot[whole..])));
+        let w = update_tile::<R, F, EXTRAS>(rule, padded(rest), g, &mut tile, h, &driver, first + whole);
+        rest.copy_from_slice(&w[..len]);
+        for (slot, tile) in kept.iter_mut().zip(&tile) {
+            if let Some(slot) = slot {
+                slot[whole..].copy_from_slice(&tile[..len]);
+            }
+        }
+        for (average, w) in average.iter_mut().flat_map(|average| &mut average[whole..]).zip(rest) {
+            follow(std::array::from_mut(average), std::array::from_ref(w), rate);
+        }
+    }
+    if let (true, Gradient::Ours(g)) = (c.zero_grad, &mut gradient) {
         g.fill(F::zero());
     }
+}
+
+/// Asks for what lies 512 bytes behind this tile: roots and divisions leave the loads too little room to run ahead by themselves.
+#[inline(always)]
+fn prefetch<F>(tile: &[F; TILE]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(sse) = pulp::core_arch::x86::Sse::try_new() {
+        let ahead = tile.as_ptr().cast::<i8>().wrapping_add(512);
+        for line in (0..size_of_val(tile)).step_by(64) {
+            sse._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(ahead.wrapping_add(line));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = tile;
+}
+
+/// How many states the rule declares.
+const fn states_of<R: Rule, F: Real>() -> usize {
+    <R::State<F> as Fields<F>>::NAMES.len()
+}
+
+/// One tile's new parameters; `first` is its first element, of the tensor.
+#[inline(always)]
+fn update_tile<R: Rule, F: Real, const EXTRAS: bool>(
+    rule: &R,
+    mut w: [F; TILE],
+    g: [F; TILE],
+    states: &mut [[F; TILE]; MAX_SLOTS],
+    h: &R::Hyper<F>,
+    driver: &Driver<F>,
+    first: usize,
+) -> [F; TILE] {
+    let mut noise = [F::zero(); TILE];
+    if EXTRAS {
+        driver.noise(first, &mut noise);
+    }
+    for i in 0..TILE {
+        let mut s = R::State::<F>::load(|k| states[k][i]);
+        let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
+        w[i] = rule.update(w[i] - driver.decay * w[i], g, &mut s, h);
+        s.store(|k, x| states[k][i] = x);
+    }
+    w
 }
 
 /// What stands between a gradient and its rule.
 struct Driver<F> {
     grad_scale: F,
+    decay: F,
     l2: F,
     limit: F,
     zero: bool,
@@ -340,7 +429,15 @@ struct Driver<F> {
 impl<F: Real> Driver<F> {
     fn of(c: &Coefficients) -> Self {
         let limit = F::of(c.clip_value.unwrap_or(f64::INFINITY));
-        Self { grad_scale: F::of(c.grad_scale), l2: F::of(c.l2), limit, zero: c.zero_non_finite, stream: c.noise }
+        let decay = F::of(c.decay);
+        Self {
+            grad_scale: F::of(c.grad_scale),
+            decay,
+            l2: F::of(c.l2),
+            limit,
+            zero: c.zero_non_finite,
+            stream: c.noise,
+        }
     }
 
     #[inline(always)]
@@ -353,7 +450,7 @@ impl<F: Real> Driver<F> {
     }
 
     /// The noise on the elements from `first` on, which is a multiple of four.
-    fn noise(&self, first: usize, noise: &mut [F; BLOCK]) {
+    fn noise(&self, first: usize, noise: &mut [F; TILE]) {
         let Some(stream) = &self.stream else { return };
         for (block, four) in noise.chunks_mut(4).enumerate() {
             let drawn = stream.four((first / 4 + block) as u32);
@@ -366,15 +463,20 @@ impl<F: Real> Driver<F> {
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
     let hyper = hyper::<R, F>(rule, step, 1.0);
     let names = <R::State<F> as Fields<F>>::NAMES;
-    let kept = (0..).zip(used(rule, |slot| rule.uses(slot)));
-    let slots: Vec<_> =
-        kept.filter(|(_, k)| R::MEASURED.contains(&names[*k])).map(|(at, k)| (k, &*job.slots[at])).collect();
+    let kept = (0..names.len()).filter(|&k| rule.uses(names[k])).zip(&job.slots);
+    let slots: Vec<_> = kept.filter(|(k, _)| R::MEASURED.contains(&names[*k])).map(|(k, slot)| (k, &**slot)).collect();
     let parts = (0..job.parameter.len()).step_by(CHUNK);
     let of_part = |start: usize| {
         let part = start..job.parameter.len().min(start + CHUNK);
         match c.extras() {
-            true => part_of_measure::<R, F, true>(rule, job, &slots, c, &hyper, part),
-            false => part_of_measure::<R, F, false>(rule, job, &slots, c, &hyper, part),
+            true => widest(
+                #[inline(always)]
+                || part_of_measure::<R, F, true>(rule, job, &slots, c, &hyper, part),
+            ),
+            false => widest(
+                #[inline(always)]
+                || part_of_measure::<R, F, false>(rule, job, &slots, c, &hyper, part),
+            ),
         }
     };
     #[cfg(not(target_family = "wasm"))]
@@ -388,6 +490,7 @@ pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coeffici
 }
 
 /// Sums of squares of a part.
+#[inline(always)]
 fn part_of_measure<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     job: &Job<'_, F>,
@@ -396,13 +499,14 @@ fn part_of_measure<R: Rule, F: Real, const EXTRAS: bool>(
     h: &R::Hyper<F>,
     part: Range<usize>,
 ) -> [f64; 2] {
-    let (decay, driver) = (F::of(c.decay), Driver::<F>::of(c));
-    let mut state = [[F::zero(); BLOCK]; MAX_SLOTS];
-    let (mut noise, mut measured) = ([F::zero(); BLOCK], [F::zero(); BLOCK]);
+    let driver = Driver::<F>::of(c);
+    let (rule, h) = (rule.clone(), *h);
+    let mut state = [[F::zero(); TILE]; MAX_SLOTS];
+    let (mut noise, mut measured) = ([F::zero(); TILE], [F::zero(); TILE]);
     let square = |x: F| x.to_f64().map_or(f64::NAN, |x| x * x);
-    let mut sums = [0.0; 2];
-    for start in part.clone().step_by(BLOCK) {
-        let at = start..part.end.min(start + BLOCK);
+    let (mut sums, mut lanes) = ([0.0; 2], [[0.0; LANES]; 2]);
+    for start in part.clone().step_by(TILE) {
+        let at = start..part.end.min(start + TILE);
         let (w, g) = (&job.parameter[at.clone()], &job.gradient.get()[at.clone()]);
         for (k, slot) in slots {
             state[*k][..w.len()].copy_from_slice(&slot[at.clone()]);
@@ -410,23 +514,41 @@ fn part_of_measure<R: Rule, F: Real, const EXTRAS: bool>(
         if EXTRAS {
             driver.noise(start, &mut noise);
         }
-        for (i, ((x, &w), &g)) in measured.iter_mut().zip(w).zip(g).enumerate() {
+        let x = |i: usize, w: F, g: F| {
             let g = driver.gradient::<EXTRAS>(g, w, noise[i]);
-            *x = rule.measure(w - decay * w, g, &R::State::<F>::load(|k| state[k][i]), h);
+            rule.measure(w - driver.decay * w, g, &R::State::<F>::load(|k| state[k][i]), &h)
+        };
+        match (<&[F; TILE]>::try_from(w), <&[F; TILE]>::try_from(g)) {
+            (Ok(w), Ok(g)) => {
+                for i in 0..TILE {
+                    measured[i] = x(i, w[i], g[i]);
+                }
+                for i in 0..TILE {
+                    lanes[0][i % LANES] += square(w[i]);
+                    lanes[1][i % LANES] += square(measured[i]);
+                }
+            }
+            _ => {
+                for (i, (&w, &g)) in w.iter().zip(g).enumerate() {
+                    sums[0] += square(w);
+                    sums[1] += square(x(i, w, g));
+                }
+            }
         }
-        sums[0] += fold(w, square, |a, b| a + b);
-        sums[1] += fold(&measured[..w.len()], square, |a, b| a + b);
     }
-    sums
+    [0, 1].map(|k| lanes[k].iter().sum::<f64>() + sums[k])
 }
 
 /// The average goes towards the parameters; it is them at rate 1, and stays at rate 0.
-fn follow<F: Real>(average: &mut [F], w: &[F], rate: f64) {
+#[inline(always)]
+fn follow<F: Real, const N: usize>(average: &mut [F; N], w: &[F; N], rate: f64) {
     if rate == 1.0 {
-        average.copy_from_slice(w);
+        *average = *w;
     } else if rate != 0.0 {
         let rate = F::of(rate);
-        average.iter_mut().zip(w).for_each(|(a, &w)| *a += rate * (w - *a));
+        for i in 0..N {
+            average[i] += rate * (w[i] - average[i]);
+        }
     }
 }
 

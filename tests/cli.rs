@@ -145,11 +145,58 @@ fn nothing_to_compare_is_an_error() {
 
 #[test]
 fn bench_prints_a_row_a_rule() {
-    let output = run(&["bench", "--json", "--sizes", "1000,2^12", "--rules", "adam,sgd"]);
+    let args = ["bench", "--json", "--shapes", "1000,3x2^10", "--rules", "adam,sgd", "--memory", "arena,pool,buffers"];
+    let output = run(&args);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let (features, rows): (Vec<_>, Vec<_>) = rows(&output).into_iter().partition(|row| row["feature"].is_string());
-    assert!(features.len() >= 10 && features.len().is_multiple_of(10), "{features:?}");
-    for row in &features {
+    let rows = rows(&output);
+    let on_cpu = rows.iter().filter(|row| row["device"] == "cpu").count();
+    assert!(on_cpu == 12 && rows.len().is_multiple_of(12), "{rows:?}");
+    for row in &rows {
+        let (states, bytes) = if row["rule"] == "adam" { (8, 28) } else { (0, 12) };
+        assert_eq!([&row["state_bytes_per_param"], &row["bytes_per_param"]], [states, bytes], "{row}");
+        let [gbps, copy_gbps, fraction, ms] =
+            ["gbps", "copy_gbps", "fraction_of_copy", "ms"].map(|key| row[key].as_f64().unwrap());
+        let elements = row["elements"].as_f64().unwrap();
+        assert!((gbps * ms * 1e6 / elements - f64::from(bytes)).abs() < 1e-6, "{row}");
+        // Medians of ratios and ratios of medians differ, but not by much.
+        assert!(fraction > 0.0 && (fraction / (gbps / copy_gbps)).ln().abs() < 1.0, "{row}");
+        assert!(row["noise"].as_f64().unwrap() >= 0.0 && row["rounds"].as_u64().unwrap() >= 21, "{row}");
+        assert_eq!(row["time_of_one_tensor"].is_null(), row["tensors"] == 1, "{row}");
+        if row["device"] == "gpu" {
+            assert!(row["worst_scaled_error"].as_f64().unwrap() <= 5e-6, "{row}");
+            // 1,024 elements are whole fours; 1,000 in a buffer, too.
+            let dispatches = if row["place"] == "buffers" { row["tensors"].clone() } else { 1.into() };
+            assert_eq!(row["dispatches"], dispatches, "{row}");
+        }
+    }
+    // Without a subcommand the same, as a table.
+    let output = run(&["--rules", "sgd", "--sizes", "1000"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("of copy") && said.lines().any(|line| line.contains("| sgd")), "{said}");
+    for wrong in [["--rules", "adamm"], ["--shapes", "0"], ["--shapes", "2^77"], ["--memory", "moon"]] {
+        assert!(!run(&["bench", wrong[0], wrong[1]]).status.success());
+    }
+}
+
+#[test]
+fn bench_measures_what_else_there_is() {
+    let directory = Directory::new("bench");
+    let file = directory.0.join("speed.svg");
+    let (shapes, rules, plot) = (["--shapes", "100,1000"], ["--rules", "adam"], ["--plot", file.to_str().unwrap()]);
+    let flags = ["bench", "--json", "--baselines", "--features", "--startup"];
+    let output = run(&[&flags[..], &shapes, &rules, &plot].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let all = rows(&output);
+    let with = |key: &str| all.iter().filter(|row| !row[key].is_null()).collect::<Vec<_>>();
+    let adapters = all.iter().filter(|row| !row["startup"].is_null()).count();
+    let (baselines, features) = (with("baseline"), with("feature"));
+    // By hand and unfused on each adapter, one thread.
+    assert_eq!(baselines.len(), 2 * (2 * adapters + 1), "{baselines:?}");
+    assert!(baselines.iter().all(|row| row["time_of_ours"].as_f64().unwrap() > 0.0), "{baselines:?}");
+    let unfused = baselines.iter().find(|row| row["baseline"] == "unfused");
+    assert!(unfused.is_none_or(|row| row["bytes_per_param"] == 72), "{unfused:?}");
+    assert_eq!(features.len(), 2 * 5 * (adapters + 1), "{features:?}");
+    for row in features {
         let bytes = match row["feature"].as_str().unwrap() {
             "again" => 28,
             "clip" | "clip, scale" => 32,
@@ -159,22 +206,15 @@ fn bench_prints_a_row_a_rule() {
         assert_eq!(row["bytes_per_param"], bytes, "{row}");
         assert!(row["time_of_plain_adam"].as_f64().unwrap() > 0.0, "{row}");
     }
-    assert!(rows.len() >= 4 && rows.len().is_multiple_of(4), "{rows:?}");
-    for row in &rows {
-        assert!(row["cpu_ms"].as_f64().unwrap() > 0.0 && row["cpu_gbps"].as_f64().unwrap() > 0.0, "{row}");
-        let bytes = if row["rule"] == "adam" { (8, 28) } else { (0, 12) };
-        assert_eq!(
-            (row["state_bytes_per_param"].as_i64(), row["bytes_per_param"].as_i64()),
-            (Some(bytes.0), Some(bytes.1))
-        );
+    for row in with("startup") {
+        assert!(row["ms"].as_f64().unwrap() >= row["device_ms"].as_f64().unwrap(), "{row}");
     }
-    // Without a subcommand the same, as a table.
-    let output = run(&["--rules", "sgd", "--sizes", "1000"]);
-    let said = text(&output.stdout);
-    assert!(said.contains("traffic B") && said.lines().any(|line| line.contains("| sgd")), "{said}");
-    for wrong in [["--rules", "adamm"], ["--sizes", "0"], ["--sizes", "2^77"]] {
-        assert!(!run(&["bench", wrong[0], wrong[1]]).status.success());
-    }
+    let drawn = std::fs::read_to_string(&file).unwrap();
+    let panels = drawn.matches("GB/s").count();
+    assert_eq!(panels, 1 + adapters, "a panel a device");
+    assert!(
+        !run(&["bench", "--shapes", "3x10", "--adapter", "none", "--rules", "sgd", plot[0], plot[1]]).status.success()
+    );
 }
 
 #[test]

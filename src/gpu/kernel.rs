@@ -199,8 +199,10 @@ impl KernelKey {
 
     /// What the kernel binds in group 1 and whether it only reads it; and as what parameter, gradient and states stand in the text.
     fn ranges(&self) -> (Vec<(&'static str, bool)>, HashMap<&'static str, String>) {
-        let gradient = (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
-        let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE)).map(|state| (state, false));
+        let gradient =
+            (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
+        let states =
+            self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE)).map(|state| (state, false));
         let all = [("param", false)].into_iter().chain(gradient).chain(states);
         let (mut bound, mut names) = (Vec::<(&str, bool)>::new(), HashMap::new());
         for (k, (name, reads)) in all.enumerate() {
@@ -241,36 +243,42 @@ impl KernelKey {
         let place = match self.has_tiles() {
             true => {
                 let row = if self.extras.tiled { "\n    let row = rows[tile.row].row;" } else { "" };
-                format!("let tile = tiles[group.y];{row}\n    let k = group.x * 256u + lane;\n    {TILE_INDICES}\n    if k < tile.len {{")
+                format!(
+                    "let tile = tiles[group.y];{row}\n    let k = group.x * 256u + lane;\n    {TILE_INDICES}\n    let inside = k < tile.len;"
+                )
             }
             false => {
-                "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    if i < arrayLength(&param) {".to_owned()
+                "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    let inside = i < arrayLength(&param);"
+                    .to_owned()
             }
         };
         let (bound, names) = self.ranges();
         let bindings = format!("{row}\n{table}{}", declare(&bound, "Lane"));
         let mut store = String::new();
         for slot in &self.used {
-            _ = writeln!(store, "            {} = s.{slot};", names[slot]);
+            _ = writeln!(store, "        {} = s.{slot};", names[slot]);
         }
         if let Some(average) = names.get(AVERAGE) {
             _ = write!(
                 store,
-                "            if row.average == 1.0 {{\n                {average} = p;\n            \
-                 }} else if row.average != 0.0 {{\n                \
-                 {average} += row.average * (p - {average});\n            }}\n",
+                "        if row.average == 1.0 {{\n            {average} = p;\n        }} else if row.average != 0.0 {{\n            \
+                 {average} += row.average * (p - {average});\n        }}\n",
             );
         }
         let zero = match self.gradient {
             GradientAccess::Zero => format!("{} = Lane(0.0);", names["grad"]),
             _ => String::new(),
         };
-        store += &format!("            {zero}");
+        let skipped = match self.gradient {
+            GradientAccess::Zero => format!("if inside & (row.skip == 1u) {{ {zero} }}"),
+            _ => String::new(),
+        };
+        store += &format!("        {zero}");
         let state = if self.declared.is_empty() { "" } else { "&s, " };
         UPDATE
             .replace("//: bindings", bindings.trim())
             .replace("//: place", &place)
-            .replace("//: skipped", &zero)
+            .replace("//: skipped", &skipped)
             .replace("//: load", self.load(&names).trim())
             .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
             .replace("//: store", store.trim())
@@ -306,10 +314,10 @@ impl KernelKey {
             _ => format!("let g = {g} + row.l2 * w;\n"),
         };
         if !self.declared.is_empty() {
-            load.push_str("            var s: State;\n");
+            load.push_str("        var s: State;\n");
         }
         for slot in &self.used {
-            _ = writeln!(load, "            s.{slot} = {};", names[slot]);
+            _ = writeln!(load, "        s.{slot} = {};", names[slot]);
         }
         load
     }

@@ -101,7 +101,12 @@ impl Plan {
                 self.add_tiles(run, &kernel, &ranges, elements, 4, most);
             } else {
                 let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
-                self.dispatches.push(Dispatch { kernel, ranges, workgroups: [workgroups, 1], place: Place::Row(first.row) });
+                self.dispatches.push(Dispatch {
+                    kernel,
+                    ranges,
+                    workgroups: [workgroups, 1],
+                    place: Place::Row(first.row),
+                });
             }
         }
         if whole < len {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Scalar, Vectors};
-use crate::cpu::{self, AnyJob, Job, Number, for_each};
+use crate::cpu::{self, AnyJob, Job, Number};
 use crate::error::{Error, Result};
 use crate::gpu::kernel::MOMENTUM;
 use crate::rule::{Real, Scope, Step};
@@ -50,6 +50,13 @@ impl<'a> Work<'a> {
     }
 }
 
+impl Work<'_> {
+    fn update(self, groups: &[Group]) {
+        let Work { group, step, coefficients, job, trust_ratio, .. } = self;
+        groups[group].rule.0.update(job, &coefficients, &step, trust_ratio);
+    }
+}
+
 fn narrow<'a>((job, scalar): (Job<'a, f32>, Option<&'a mut f32>)) -> (AnyJob<'a>, Option<Number<'a>>) {
     (AnyJob::F32(job), scalar.map(Number::F32))
 }
@@ -67,6 +74,11 @@ struct Whole {
 }
 
 impl Whole {
+    /// Whether a parameter's step depends on the others'.
+    fn gathers(&self, groups: &[Group]) -> bool {
+        self.measures || groups.iter().any(|group| group.settings.reshapes() || group.rule.scope().is_some())
+    }
+
     /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         let unscale = self.guard.scaler.map_or(1.0, |_| 1.0 / report.loss_scale);
@@ -77,7 +89,7 @@ impl Whole {
             }
         }
         if self.measures && !work.is_empty() {
-            let norms: Vec<_> = work.iter().map(|work| work.job.norm(self.kind, self.zero)).collect();
+            let norms = cpu::map(work.iter().collect(), |work| work.job.norm(self.kind, self.zero));
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
             let whole = cpu::join(weighted, self.kind);
             let len = work.iter().map(|work| work.job.len()).sum();
@@ -99,9 +111,7 @@ impl Whole {
         }
         let taken = work.iter().map(|work| work.id).collect();
         trust(groups, &mut work);
-        for_each(work, |Work { group, step, coefficients, job, trust_ratio, .. }| {
-            groups[group].rule.0.update(job, &coefficients, &step, trust_ratio);
-        });
+        cpu::map(work, |work| work.update(groups));
         Some(taken)
     }
 }
@@ -112,8 +122,12 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
         let Some(scope) = group.rule.scope() else { continue };
         let rule = &group.rule.0;
         let (mut whole, mut step) = ([0.0f64; 2], None);
-        for work in work.iter_mut().filter(|work| work.group == k) {
-            let norms = rule.measure(&work.job, &work.coefficients, &work.step);
+        let ours = |work: &Work<'_>| work.group == k;
+        let norms = cpu::map(work.iter().collect(), |work: &Work<'_>| {
+            ours(work).then(|| rule.measure(&work.job, &work.coefficients, &work.step))
+        });
+        for (work, norms) in work.iter_mut().zip(norms) {
+            let Some(norms) = norms else { continue };
             match scope {
                 Scope::Tensor => {
                     let (mut narrow, mut wide) = (0.0, 0.0);
@@ -153,8 +167,20 @@ impl Optimizer {
             Memory::F32(v) => v.job().map(narrow),
             Memory::F64(v) => v.job().map(wide),
         };
-        let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
-        let taken = whole.step(&mut self.groups, work, &mut self.report);
+        let taken = match whole.gathers(&self.groups) {
+            true => {
+                let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
+                whole.step(&mut self.groups, work, &mut self.report)
+            }
+            // What each needs is found on its own thread, too.
+            false => {
+                let groups = &self.groups;
+                let step = |(id, parameter): (&u64, _)| {
+                    Work::new(*id, parameter, groups, job).map(|work| (work.update(groups), *id).1)
+                };
+                Some(cpu::map(members.collect(), step).into_iter().flatten().collect())
+            }
+        };
         self.parameters.values_mut().filter(|parameter| !parameter.stays()).for_each(|parameter| parameter.batches = 0);
         self.count_taken(taken, |group| stepped[group]);
     }

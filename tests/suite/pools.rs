@@ -108,12 +108,9 @@ impl Pools {
         self.compare(what, same)
     }
 
-    fn compare(
-        &self,
-        what: &str,
-        equal: impl Fn(&str, &[f32], &[f32]) -> Result<(), Failed>,
-    ) -> Result<(), Failed> {
-        for ((name, in_pool), (_, in_arena)) in everything::<f32>(&self.optimizer)?.iter().zip(everything(&self.arena)?) {
+    fn compare(&self, what: &str, equal: impl Fn(&str, &[f32], &[f32]) -> Result<(), Failed>) -> Result<(), Failed> {
+        for ((name, in_pool), (_, in_arena)) in everything::<f32>(&self.optimizer)?.iter().zip(everything(&self.arena)?)
+        {
             equal(&format!("{what}: {name}"), in_pool, &in_arena)?;
         }
         let (mut left, mut left_g) = (content(&self.gpu, &self.parameters)?, content(&self.gpu, &self.gradients)?);
@@ -219,7 +216,9 @@ fn windows_of_a_pool_larger_than_a_binding(gpu: &Gpu) -> Result<(), Failed> {
             pools.step()?;
             // A norm's partial sums are cut where the windows are.
             let exact = rule.scope().is_none();
-            pools.compare(name, |what, x, b| if exact { same(what, x, b) } else { close(what, x, b, &vec![2.0; b.len()], TOLERANCE) })?;
+            pools.compare(name, |what, x, b| {
+                if exact { same(what, x, b) } else { close(what, x, b, &vec![2.0; b.len()], TOLERANCE) }
+            })?;
         }
     }
     Ok(())

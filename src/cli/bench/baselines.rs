@@ -129,9 +129,11 @@ impl ByHand {
             for part in parts {
                 let (offset, size) = (4 * part.start, wgpu::BufferSize::new(4 * (part.end - part.start)));
                 let mut resources = vec![uniforms.as_entire_binding()];
-                resources.extend(buffers.iter().map(|buffer| {
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-                }));
+                resources.extend(
+                    buffers
+                        .iter()
+                        .map(|buffer| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })),
+                );
                 let group = self.kernel.bind_resources(&resources);
                 self.kernel.dispatch(&mut pass, &group, (part.end - part.start).div_ceil(THREADS) as u32);
             }

@@ -105,7 +105,7 @@ pub(crate) struct Pair {
     pub(crate) rounds: usize,
 }
 
-/// Times `a`, `b` and `a` again, round after round, after three that do not count.
+/// Times `a` and `b` in turn, after three rounds that do not count: strictly, so that each finds the caches as the other leaves them.
 pub(crate) fn interleave(
     mut a: impl FnMut() -> Result<f64, Error>,
     mut b: impl FnMut() -> Result<f64, Error>,
@@ -115,13 +115,15 @@ pub(crate) fn interleave(
         (a()?, b()?);
     }
     let start = Instant::now();
+    let mut one = a()?;
     while ratios.len() < ROUNDS || (start.elapsed() < BUDGET && ratios.len() < MOST) {
-        let (one, other, one_again) = (a()?, b()?, a()?);
+        let (other, next) = (b()?, a()?);
         first.push(one);
         second.push(other);
         // Between the two, so that a drift is not a difference.
-        ratios.push(2.0 * other / (one + one_again));
-        again.push(one_again / one);
+        ratios.push(2.0 * other / (one + next));
+        again.push(next / one);
+        one = next;
     }
     let rounds = ratios.len();
     let noise = (median(again) - 1.0).abs();

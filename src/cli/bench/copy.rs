@@ -7,8 +7,6 @@ use super::baselines::{Kernel, storage};
 
 /// Elements that a thread takes at a time, as the CPU path does.
 const CHUNK: usize = 1 << 14;
-/// Elements that stay in L1 meanwhile.
-const BLOCK: usize = 1 << 10;
 
 /// On a GPU: a kernel that reads and writes just what a rule with `slots` states does, one vec4 a thread. What it reads it writes, one
 /// buffer further; one `min` keeps it from leaving a load out.
@@ -29,7 +27,7 @@ impl GpuCopy {
             let from = if k == 0 { "w".into() } else { format!("x{}", k - 1) };
             body += &format!("    s{k}[i] = {from};\n");
         }
-        let last = if slots == 0 { "last".to_owned() } else { format!("min(last, x{})", slots - 1) };
+        let last = if slots == 0 { "min(last, w)".to_owned() } else { format!("min(last, x{})", slots - 1) };
         let text = format!(
             "@group(0) @binding(0) var<storage, read_write> param: array<vec4<f32>>;\n\
              @group(0) @binding(1) var<storage, read> grad: array<vec4<f32>>;\n{text}\
@@ -60,33 +58,59 @@ impl GpuCopy {
     }
 }
 
-/// On the CPU, on all threads: the gradient is copied to the parameter, and the parameter swapped with each state.
+/// On the CPU, on all threads: every vector becomes the one before it, as in the kernel.
 pub(crate) struct CpuCopy {
-    parameter: Vec<f32>,
     gradient: Vec<f32>,
-    states: Vec<Vec<f32>>,
+    /// The parameter and the states.
+    vectors: Vec<Vec<f32>>,
 }
 
 impl CpuCopy {
     pub(crate) fn new(len: usize, slots: usize) -> Self {
-        Self { parameter: vec![0.5; len], gradient: vec![0.25; len], states: vec![vec![0.125; len]; slots] }
+        Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + slots] }
     }
 
     pub(crate) fn run(&mut self) -> Result<(), Error> {
-        let mut parts: Vec<Vec<&mut [f32]>> = self.parameter.chunks_mut(CHUNK).map(|part| vec![part]).collect();
-        for state in &mut self.states {
-            parts.iter_mut().zip(state.chunks_mut(CHUNK)).for_each(|(part, state)| part.push(state));
+        let (slots, len) = (self.vectors.len() - 1, self.gradient.len());
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..len.div_ceil(CHUNK)).map(|_| Vec::with_capacity(slots + 1)).collect();
+        for vector in &mut self.vectors {
+            parts.iter_mut().zip(vector.chunks_mut(CHUNK)).for_each(|(part, vector)| part.push(vector));
         }
-        parts.into_par_iter().zip(self.gradient.par_chunks(CHUNK)).for_each(|(mut part, gradient)| {
-            for start in (0..gradient.len()).step_by(BLOCK) {
-                let block = start..gradient.len().min(start + BLOCK);
-                let Some((parameter, states)) = part.split_first_mut() else { return };
-                parameter[block.clone()].copy_from_slice(&gradient[block.clone()]);
-                for state in states {
-                    parameter[block.clone()].swap_with_slice(&mut state[block.clone()]);
-                }
-            }
-        });
+        let of_part = |part: Vec<&mut [f32]>, gradient: &[f32]| {
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || match slots {
+                    0 => rotate::<1>(part, gradient),
+                    1 => rotate::<2>(part, gradient),
+                    2 => rotate::<3>(part, gradient),
+                    3 => rotate::<4>(part, gradient),
+                    _ => rotate::<5>(part, gradient),
+                },
+            );
+        };
+        match parts.len() {
+            1 => parts.into_iter().for_each(|part| of_part(part, &self.gradient)),
+            _ => parts.into_par_iter().zip(self.gradient.par_chunks(CHUNK)).for_each(|(part, g)| of_part(part, g)),
+        }
         Ok(())
+    }
+}
+
+/// Of `N` vectors each becomes the one before it; the first, the smaller of the gradient and the last.
+#[inline(always)]
+fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
+    const TILE: usize = 32;
+    let Ok(vectors) = <[&mut [f32]; N]>::try_from(vectors) else { return };
+    let vectors = vectors.map(|vector| vector.as_chunks_mut::<TILE>().0);
+    for (at, gradient) in gradient.as_chunks::<TILE>().0.iter().enumerate() {
+        let mut tile = [*gradient; N];
+        for k in 0..N {
+            tile[k] = vectors[k][at];
+        }
+        let last = tile[N - 1];
+        vectors[0][at] = std::array::from_fn(|i| if last[i] < gradient[i] { last[i] } else { gradient[i] });
+        for k in 1..N {
+            vectors[k][at] = tile[k - 1];
+        }
     }
 }

@@ -81,7 +81,10 @@ pub(crate) fn json(row: &Row) -> String {
 }
 
 pub(crate) fn print(rows: &[Row]) {
-    say(None, "What features cost beside plain Adam (`again` is plain Adam, too): wall time, medians of interleaved rounds");
+    say(
+        None,
+        "What features cost beside plain Adam (`again` is plain Adam, too): wall time, medians of interleaved rounds",
+    );
     let cells = |Row { device, len, feature, bytes, pair }: &Row| {
         vec![
             device.clone(),

@@ -75,6 +75,8 @@ pub(crate) struct Row {
     /// On a GPU: dispatches of a step, bytes on the device, the worst scaled error against the CPU.
     on_gpu: Option<(usize, Option<u64>, f64)>,
     state_bytes: usize,
+    /// Of many tensors: the time over that of one tensor with as many elements, in the optimizer's own memory.
+    of_one: Option<Pair>,
 }
 
 impl Row {
@@ -188,7 +190,7 @@ fn measure(
 ) -> Result<(), Error> {
     let (len, slots) = (shape.elements(), rule.slots().len());
     let show = |device: &str| bar.iter().for_each(|bar| bar.set_message(format!("{name} {} on {device}", shape.name)));
-    let row = |adapter, clock, pair, on_gpu| Row {
+    let row = |adapter, clock, pair, on_gpu, of_one| Row {
         rule: rule.name(),
         variant: name.to_owned(),
         adapter,
@@ -200,6 +202,15 @@ fn measure(
         pair,
         on_gpu,
         state_bytes: 4 * slots,
+        of_one,
+    };
+    let beside_one = |device: &Device, many: &mut Subject| -> Result<Option<Pair>, Error> {
+        if shape.lens.len() == 1 {
+            return Ok(None);
+        }
+        let mut one = Subject::new(device, rule, &[len], Memory::Arena, &data[..len])?;
+        one.set_gradients(&data[7..7 + len])?;
+        interleave(|| wall(|| one.step()), || wall(|| many.step())).map(Some)
     };
     show("CPU");
     let mut subject = Subject::new(&Device::Cpu, rule, &shape.lens, memory, &data[..len])?;
@@ -209,8 +220,9 @@ fn measure(
     })?;
     let mut copy = CpuCopy::new(len, slots);
     let pair = interleave(|| wall(|| subject.step()), || wall(|| copy.run()))?;
-    rows.push(row(None, "wall", pair, None));
-    drop((subject, copy));
+    drop(copy);
+    rows.push(row(None, "wall", pair, None, beside_one(&Device::Cpu, &mut subject)?));
+    drop(subject);
     bar.iter().for_each(|bar| bar.inc(1));
     for gpu in gpus {
         show(&gpu.name());
@@ -222,8 +234,10 @@ fn measure(
         let copy = GpuCopy::new(gpu, len, slots);
         let step = || clock.time(|encoder| subject.optimizer.encode(encoder));
         let pair = interleave(step, || clock.time(|encoder| copy.record(encoder)))?;
+        drop(copy);
         let on_gpu = Some((subject.optimizer.dispatches(), bytes, error));
-        rows.push(row(Some(gpu.name()), clock.name(), pair, on_gpu));
+        let of_one = beside_one(&gpu.into(), &mut subject)?;
+        rows.push(row(Some(gpu.name()), clock.name(), pair, on_gpu, of_one));
         bar.iter().for_each(|bar| bar.inc(1));
     }
     Ok(())

@@ -38,7 +38,12 @@ pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::
             .build_cartesian_2d((low / 1.2..high * 1.2).log_scale(), 0.0..most * 1.1)?;
         let power = |x: &f64| format!("2^{:.0}", x.log2());
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc("parameters").y_desc("GB/s").x_label_formatter(&power).x_labels(12).light_line_style(WHITE).draw()?;
+        mesh.x_desc("parameters")
+            .y_desc("GB/s")
+            .x_label_formatter(&power)
+            .x_labels(12)
+            .light_line_style(WHITE)
+            .draw()?;
         for (k, variant) in variants.iter().enumerate() {
             let colour = Palette99::pick(k).to_rgba();
             let points = |y: fn(&Row) -> f64| {

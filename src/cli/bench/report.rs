@@ -46,13 +46,20 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
         let Some(first) = ours.first() else { continue };
         let threads = rayon::current_num_threads();
         let device = adapter.map_or_else(|| format!("CPU, {threads} threads"), |adapter| format!("GPU: {adapter}"));
-        say(None, &format!("{device}; a step beside a copy of the same traffic, medians of interleaved rounds ({})", first.clock));
+        say(
+            None,
+            &format!(
+                "{device}; a step beside a copy of the same traffic, medians of interleaved rounds ({})",
+                first.clock
+            ),
+        );
         let cells = |row: &&Row| {
             let mut cells = vec![row.variant.clone(), row.shape.name.clone(), memory(row).into()];
             cells.push(row.bytes.to_string());
             cells.push(time(row.pair.ms[0]));
             cells.extend([row.gbps(), row.copy_gbps(), row.of_copy()].map(|x| format!("{x:.2}")));
             cells.push(format!("{:.3}", row.pair.noise));
+            cells.push(row.of_one.as_ref().map_or("–".into(), |pair| format!("{:.2}", pair.ratio)));
             if let Some((dispatches, bytes, error)) = row.on_gpu {
                 let extra = bytes.map(|bytes| (bytes as f64 - row.needed() as f64) / 1024.0);
                 cells.push(dispatches.to_string());
@@ -61,7 +68,8 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
             }
             cells
         };
-        let mut header = vec!["rule", "tensors", "memory", "B/param", "time", "GB/s", "copy GB/s", "of copy", "noise"];
+        let mut header =
+            vec!["rule", "tensors", "memory", "B/param", "time", "GB/s", "copy GB/s", "of copy", "noise", "of one"];
         if first.on_gpu.is_some() {
             header.extend(["dispatches", "extra KiB", "worst error"]);
         }
@@ -70,7 +78,7 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
 }
 
 fn json_row(row: &Row) -> String {
-    let Row { rule, variant, adapter, clock, shape, bytes, pair, on_gpu, state_bytes, .. } = row;
+    let Row { rule, variant, adapter, clock, shape, bytes, pair, on_gpu, state_bytes, of_one, .. } = row;
     json!({
         "rule": rule,
         "variant": variant,
@@ -91,6 +99,8 @@ fn json_row(row: &Row) -> String {
         "fraction_of_copy": row.of_copy(),
         "noise": pair.noise,
         "rounds": pair.rounds,
+        "time_of_one_tensor": of_one.as_ref().map(|pair| pair.ratio),
+        "noise_of_one_tensor": of_one.as_ref().map(|pair| pair.noise),
         "dispatches": on_gpu.map(|(dispatches, _, _)| dispatches),
         "device_bytes": on_gpu.and_then(|(_, bytes, _)| bytes),
         "needed_bytes": row.needed(),

@@ -59,7 +59,10 @@ pub(super) fn startup(gpus: &[Gpu], as_json: bool) -> Result<(), Error> {
         }
     }
     if !rows.is_empty() {
-        say(None, "From no device to the first finished step of Adam (medians of 5), and the same of a second optimizer there");
+        say(
+            None,
+            "From no device to the first finished step of Adam (medians of 5), and the same of a second optimizer there",
+        );
         table(&["device", "all", "adapter and device", "optimizer and step", "second optimizer"], 1, rows);
     }
     Ok(())

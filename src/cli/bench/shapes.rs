@@ -26,7 +26,8 @@ impl FromStr for Shape {
             "resnet50" => resnet50(),
             _ => {
                 let (count, len) = text.split_once('x').unwrap_or(("1", text));
-                let wrong = || "a length from 1 to 2^30 as 1000000 or 2^20, a count of such as 200x4096, gpt2, resnet50";
+                let wrong =
+                    || "a length from 1 to 2^30 as 1000000 or 2^20, a count of such as 200x4096, gpt2, resnet50";
                 match (number(count), number(len)) {
                     (Some(count), Some(len)) if count.saturating_mul(len) <= 1 << 30 => vec![len; count],
                     _ => return Err(wrong().into()),

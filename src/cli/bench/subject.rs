@@ -49,7 +49,10 @@ impl Subject {
             (_, Memory::Arena) => optimizer.add_all(0, &named.zip(parts).collect::<Vec<_>>())?,
             (None, _) => {
                 slices = Some((values.to_vec(), vec![0.0; values.len()]));
-                named.zip(lens).map(|(name, &len)| optimizer.add_slice::<f32>(0, name, len)).collect::<Result<_, _>>()?
+                named
+                    .zip(lens)
+                    .map(|(name, &len)| optimizer.add_slice::<f32>(0, name, len))
+                    .collect::<Result<_, _>>()?
             }
             (Some(gpu), _) => {
                 let parameters = ranges(gpu, lens, memory);
