@@ -1,10 +1,21 @@
-//! One step of 2²⁰ parameters for each rule, on the CPU and on the best adapter: for tracking regressions
-//! (`wgpu-optim bench` compares and tabulates). `cargo bench -- gpu/adam` picks.
+//! One step of 2²⁰ parameters for each rule, and of 200 × 4,096 with Adam, on the CPU and on the best adapter: for tracking
+//! regressions (`wgpu-optim bench` compares and tabulates). `cargo bench --bench step -- gpu/adam` picks.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use wgpu_optim::{Device, Gpu, Optimizer, rules};
+use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, rules, rules::Adam};
 
 const LEN: usize = 1 << 20;
+
+/// A rule at work on `count` tensors of `len` elements.
+fn prepare(device: &Device, rule: &AnyRule, count: usize, values: &[f32]) -> Result<Optimizer, Error> {
+    let mut optimizer = Optimizer::new(device, rule.clone(), rule.default_lr())?;
+    let names: Vec<_> = (0..count).map(|k| format!("w{k}")).collect();
+    let tensors: Vec<_> = names.iter().map(String::as_str).zip(values.chunks_exact(values.len() / count)).collect();
+    for (id, (_, values)) in optimizer.add_all(0, &tensors)?.into_iter().zip(&tensors) {
+        optimizer.write_gradient(id, values)?;
+    }
+    Ok(optimizer)
+}
 
 fn steps(c: &mut Criterion) {
     let gpu = Gpu::new_blocking().inspect_err(|e| eprintln!("CPU only: {e}")).ok();
@@ -13,14 +24,11 @@ fn steps(c: &mut Criterion) {
     for (label, device) in devices {
         let Some(device) = device else { continue };
         let mut group = c.benchmark_group(label);
-        for (name, rule) in rules::all() {
-            group.throughput(Throughput::Bytes((LEN * rule.bytes_per_parameter()) as u64));
-            let prepared = Optimizer::new(&device, rule.clone(), rule.default_lr()).and_then(|mut optimizer| {
-                let w = optimizer.add_all(0, &[("w", values.as_slice())])?[0];
-                optimizer.write_gradient(w, &values)?;
-                Ok(optimizer)
-            });
-            let mut optimizer = match prepared {
+        let one = rules::all().into_iter().map(|(name, rule)| (name, rule, 1, &values[..]));
+        for (name, rule, count, values) in one.chain([("200x4096", Adam::default().into(), 200, &values[..200 * 4096])])
+        {
+            group.throughput(Throughput::Bytes((values.len() * rule.bytes_per_parameter()) as u64));
+            let mut optimizer = match prepare(&device, &rule, count, values) {
                 Ok(optimizer) => optimizer,
                 Err(e) => {
                     eprintln!("{label}/{name}: {e}");

@@ -18,12 +18,14 @@
 //!
 //! 1. [`Optimizer::step`] or [`Optimizer::encode`] (`src/optimizer/step.rs`) takes the plan of the last step, or makes one
 //!    (`src/optimizer/plan.rs`): tensors with one step count that lie behind each other in the arena are one run.
-//! 2. Each run's dispatches (`src/gpu/plan.rs`) were cut to the device's limits, with the bind groups that they need.
+//! 2. Each run's dispatches (`src/gpu/plan.rs`) were cut to the device's limits, with the bind groups that they need. Tensors that lie
+//!    anywhere in the same buffers of yours are one dispatch, too (`src/gpu/pool.rs`): a table says where each part is.
 //! 3. Each rule computes the step's coefficients in f64 (`Rule::hyper`, `src/rules/adam.rs` and its neighbours); rounded once, they
 //!    go into a slot of the uniform buffer that no other step in flight shares (`src/gpu/slots.rs`).
 //! 4. The kernel (`src/gpu/kernel.rs`) is the rule's text, `shaders/adam.wgsl`, with the driver behind it, `shaders/update.wgsl`,
 //!    which loads parameter, gradient and states, applies decay and scale, calls `update`, and stores.
-//! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores (`src/cpu.rs`).
+//! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores, compiled for each vector unit
+//!    (`src/cpu.rs`).
 //!
 //! Where the device decides about the step (clipping by norm, loss scaling, [`NonFinite`]), three passes come first: partial norms
 //! (`shaders/norm.wgsl`), the decision (`shaders/prepare.wgsl`), and each row of coefficients, picked out of those for every step
@@ -53,8 +55,8 @@
 //!
 //! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
 //! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state, one for an
-//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has. Ranges of your buffers start at multiples of
-//! `min_storage_buffer_offset_alignment` (256 bytes by default). 128 steps may be recorded and not yet finished.
+//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has. Ranges of your buffers start at any
+//! multiple of 4 bytes; at multiples of 16 they step four elements at a time. 128 steps may be recorded and not yet finished.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use kernel::KernelKey;
@@ -34,6 +34,7 @@ struct Inner {
     probe: wgpu::Buffer,
     kernels: Mutex<HashMap<KernelKey, Arc<Pass>>>,
     passes: Mutex<HashMap<(String, &'static str), Arc<Pass>>>,
+    cache: OnceLock<wgpu::PipelineCache>,
 }
 
 const FOUR: wgpu::BufferSize = wgpu::BufferSize::MIN.saturating_add(3);
@@ -94,14 +95,14 @@ impl Gpu {
         Ok(adapters)
     }
 
-    /// A device on this adapter with all its limits, and with timestamps, f16 and subgroups where it has them.
+    /// A device on this adapter with all its limits, and with timestamps, f16, subgroups and pipeline caches where it has them.
     ///
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         use wgpu::Features;
         let timestamps = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
-        let useful = timestamps | Features::SHADER_F16 | Features::SUBGROUP;
+        let useful = timestamps | Features::SHADER_F16 | Features::SUBGROUP | Features::PIPELINE_CACHE;
         Self::with_limits(adapter, adapter.features() & useful, adapter.limits()).await
     }
 
@@ -157,7 +158,29 @@ impl Gpu {
             usage: wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        Self(Arc::new(Inner { device, queue, lost, probe, kernels: Mutex::default(), passes: Mutex::default() }))
+        let (kernels, passes, cache) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Self(Arc::new(Inner { device, queue, lost, probe, kernels, passes, cache }))
+    }
+
+    /// Compiles with this cache from now on, for starts that find the pipelines of an earlier one. On Vulkan, with
+    /// [`wgpu::Features::PIPELINE_CACHE`]; set before the first optimizer is made, and once.
+    ///
+    /// ```no_run
+    /// # fn f(gpu: wgpu_optim::Gpu, stored: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    /// let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: stored.as_deref(), fallback: true };
+    /// // SAFETY: the data are what `get_data` gave to an earlier run.
+    /// let cache = unsafe { gpu.device().create_pipeline_cache(&descriptor) };
+    /// gpu.set_pipeline_cache(cache.clone());
+    /// // … make optimizers, step …
+    /// cache.get_data() // to store for the next start
+    /// # }
+    /// ```
+    pub fn set_pipeline_cache(&self, cache: wgpu::PipelineCache) {
+        _ = self.0.cache.set(cache);
+    }
+
+    pub(crate) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.0.cache.get()
     }
 
     /// The wgpu device.

@@ -134,7 +134,7 @@ impl Gpu {
                 module,
                 entry_point: Some(entry),
                 compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
-                cache: None,
+                cache: self.pipeline_cache(),
             });
             Pass { pipeline, layouts }
         });

@@ -23,6 +23,8 @@ tests!(
     four_storage_buffers_run_adam,
     gradients_in_fresh_buffers_are_let_go,
     a_callers_device_keeps_its_callbacks,
+    pipelines_go_into_a_cache,
+    memory_is_what_the_tensors_take,
 );
 
 /// The CPU's result of two steps.
@@ -278,4 +280,77 @@ fn a_callers_device_keeps_its_callbacks(gpu: &Gpu) -> Result<(), Failed> {
     callers.device().destroy();
     _ = callers.device().poll(wgpu::PollType::wait_indefinitely());
     ensure(lost.load(Ordering::Relaxed) == 1, "the caller's device-lost callback is gone")
+}
+
+/// The software drivers here keep nothing in a cache; that it is used shows in another device's being refused.
+fn pipelines_go_into_a_cache(gpu: &Gpu) -> Result<(), Failed> {
+    if !gpu.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
+        return Ok(());
+    }
+    let cache = |gpu: &Gpu, data: Option<&[u8]>| {
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data, fallback: true };
+        #[allow(unsafe_code, reason = "the data are what `get_data` gave, as wgpu demands")]
+        unsafe {
+            gpu.device().create_pipeline_cache(&descriptor)
+        }
+    };
+    let (start, g) = (parameters(100, 1), gradients(100, 2));
+    let (expected, _) = in_arena(gpu, &Adam::default().into(), &start, &g)?;
+    let mut stored: Option<Vec<u8>> = None;
+    for _ in 0..2 {
+        let fresh = as_callers(gpu);
+        let ours = cache(&fresh, stored.as_deref());
+        fresh.set_pipeline_cache(ours.clone());
+        same("with a cache", &in_arena(&fresh, &Adam::default().into(), &start, &g)?.0, &expected)?;
+        stored = ours.get_data();
+    }
+    let adapters = pollster::block_on(Gpu::adapters())?;
+    let same = |adapter: &&wgpu::Adapter| adapter.get_info().name == gpu.device().adapter_info().name;
+    let adapter = adapters.iter().find(same).ok_or("the adapter is gone")?;
+    let [a, b] = [(); 2].map(|()| pollster::block_on(Gpu::from_adapter(adapter)));
+    let (a, b) = (a?, b?);
+    a.set_pipeline_cache(cache(&b, None));
+    let refused = Optimizer::new(&a.into(), Adam::default(), 0.01);
+    ensure(refused.is_err(), "another device's cache was not looked at")
+}
+
+/// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of tensors.
+fn memory_is_what_the_tensors_take(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = device_like(gpu, |_| {})?;
+    let bytes = || {
+        gpu.device().poll(wgpu::PollType::wait_indefinitely()).map(drop)?;
+        Ok::<_, Failed>(gpu.device().get_internal_counters().hal.buffer_memory.read())
+    };
+    if buffer(&gpu, &[0.0; 64], FOREIGN).size() > 0 && bytes()? == 0 {
+        return Ok(()); // a backend that does not count
+    }
+    let extra = |count: usize, pooled: bool| -> Result<isize, Failed> {
+        let before = bytes()?;
+        let mut optimizer = Optimizer::new(&(&gpu).into(), Adam::default(), 0.01)?;
+        let names: Vec<_> = (0..count).map(|k| format!("w{k}")).collect();
+        let values = parameters(1001, 1);
+        let needed = if pooled {
+            let pools = [(); 2].map(|()| buffer(&gpu, &vec![0.0; 1001 * count], FOREIGN));
+            let range = |pool: &wgpu::Buffer, k: usize| BufferRange::new(pool, 4 * 1001 * k as u64, 1001);
+            let tensors: Vec<_> = names.iter().enumerate().map(|(k, n)| (n.as_str(), range(&pools[0], k))).collect();
+            for (k, id) in optimizer.add_buffers(0, &tensors)?.into_iter().enumerate() {
+                optimizer.set_gradient(id, Gradient::Buffer(range(&pools[1], k)))?;
+            }
+            4 * 1001 * 4 * count
+        } else {
+            let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), values.as_slice())).collect();
+            optimizer.add_all(0, &tensors)?;
+            4 * 1001 * 4 * count
+        };
+        optimizer.step()?;
+        optimizer.step()?;
+        Ok(bytes()? - before - needed as isize)
+    };
+    for pooled in [false, true] {
+        let (few, many) = (extra(1, pooled)?, extra(401, pooled)?);
+        let (buffers, fixed) = (4, 64 << 10);
+        ensure(few < fixed, format!("{few} bytes besides one tensor"))?;
+        ensure(many - few < 400 * 256 * buffers, format!("{} bytes besides 400 tensors more", many - few))?;
+    }
+    Ok(())
 }

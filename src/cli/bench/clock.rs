@@ -112,7 +112,8 @@ pub(crate) fn interleave(
 ) -> Result<Pair, Error> {
     let (mut first, mut second, mut ratios, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..3 {
-        (a()?, b()?);
+        a()?;
+        b()?;
     }
     let start = Instant::now();
     let mut one = a()?;
