@@ -1,0 +1,80 @@
+//! Norms of vectors: the twin of shaders/norm.wgsl and shaders/reduce.wgsl.
+
+use super::{CHUNK, LANES, widest};
+use crate::rule::Real;
+
+/// A norm, and whether the vector holds NaN or ∞.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Measure {
+    pub(crate) value: f64,
+    pub(crate) bad: bool,
+}
+
+/// √(a² + b²); NaN of a NaN, where `f64::hypot` prefers an ∞.
+pub(crate) fn hypot(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.hypot(b) }
+}
+
+/// The norm of a vector whose parts have these norms.
+pub(crate) fn join(norms: impl Iterator<Item = f64>, kind: u32) -> f64 {
+    norms.fold(0.0, |a, b| match kind {
+        0 => a + b,
+        1 => hypot(a, b),
+        _ if a.is_nan() || a > b => a,
+        _ => b,
+    })
+}
+
+/// The norm of this kind, in f64 and in a fixed order; with `zero`, of the finite elements. The twin of shaders/norm.wgsl.
+pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
+    #[cfg(not(target_family = "wasm"))]
+    let parts: Vec<Measure> = {
+        use rayon::prelude::*;
+        x.par_chunks(CHUNK)
+            .map(|x| {
+                widest(
+                    #[inline(always)]
+                    || part_of_norm(x, kind, zero),
+                )
+            })
+            .collect()
+    };
+    #[cfg(target_family = "wasm")]
+    let parts = [part_of_norm(x, kind, zero)];
+    Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
+}
+
+#[inline(always)]
+fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
+    let wide = |x: F| x.abs().to_f64().unwrap_or(f64::NAN);
+    let kept = |x: F| if zero && !x.is_finite() { 0.0 } else { wide(x) };
+    let largest = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
+    let value = match kind {
+        0 => fold(x, wide, |a, b| a + b),
+        1 => fold(x, |x| wide(x) * wide(x), |a, b| a + b).sqrt(),
+        _ => fold(x, wide, largest),
+    };
+    // NaN and ∞ show in the sum; in f64 a finite square may be ∞, too.
+    let bad = !value.is_finite() && x.iter().any(|x| !x.is_finite());
+    let value = match kind {
+        _ if value.is_finite() => value,
+        0 => fold(x, kept, |a, b| a + b),
+        1 => fold(x, kept, hypot),
+        _ => fold(x, kept, largest),
+    };
+    Measure { value, bad }
+}
+
+/// Joins terms, which may be joined in any order, in lanes beside each other for the vector unit.
+#[inline(always)]
+fn fold<F: Real>(x: &[F], get: impl Fn(F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let whole = x.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for x in whole {
+        for (lane, &x) in lanes.iter_mut().zip(x) {
+            *lane = join(*lane, get(x));
+        }
+    }
+    rest.iter().map(|&x| get(x)).chain(lanes).fold(0.0, join)
+}
