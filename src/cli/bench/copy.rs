@@ -96,7 +96,7 @@ impl CpuCopy {
     }
 }
 
-/// Of `N` vectors each becomes the one before it; the first, the smaller of the gradient and the last.
+/// Of `N` vectors each becomes the one before it; the first, the sum of the gradient and the last.
 #[inline(always)]
 fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
     const TILE: usize = 32;
@@ -108,7 +108,8 @@ fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
             tile[k] = vectors[k][at];
         }
         let last = tile[N - 1];
-        vectors[0][at] = std::array::from_fn(|i| if last[i] < gradient[i] { last[i] } else { gradient[i] });
+        // A minimum would be a store under a condition where there is one vector.
+        vectors[0][at] = std::array::from_fn(|i| last[i] + gradient[i]);
         for k in 1..N {
             vectors[k][at] = tile[k - 1];
         }

@@ -27,16 +27,17 @@ pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::
     root.fill(&WHITE)?;
     for (area, device) in root.split_evenly((devices.len(), 1)).iter().zip(&devices) {
         let ours: Vec<_> = rows.iter().filter(|row| row.adapter.as_deref() == *device).collect();
-        let sizes = ours.iter().map(|row| row.shape.elements() as f64);
-        let (low, high) = sizes.fold((f64::MAX, 1.0f64), |(low, high), x| (low.min(x), high.max(x)));
+        let size = |row: &Row| (row.shape.elements() as f64).log2();
+        let sizes = ours.iter().map(|row| size(row));
+        let (low, high) = sizes.fold((f64::MAX, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
         let most = ours.iter().map(|row| row.gbps().max(row.copy_gbps())).fold(0.0, f64::max);
         let mut chart = ChartBuilder::on(area)
-            .caption(device.unwrap_or("CPU"), ("sans-serif", 16))
+            .caption(format!("{} (dashed: a copy of the same traffic)", device.unwrap_or("CPU")), ("sans-serif", 16))
             .margin(10)
             .x_label_area_size(36)
             .y_label_area_size(48)
-            .build_cartesian_2d((low / 1.2..high * 1.2).log_scale(), 0.0..most * 1.1)?;
-        let power = |x: &f64| format!("2^{:.0}", x.log2());
+            .build_cartesian_2d((low.floor() - 1.0..high.ceil() + 1.0).step(2.0), 0.0..most * 1.1)?;
+        let power = |x: &f64| format!("2^{x:.0}");
         let mut mesh = chart.configure_mesh();
         mesh.x_desc("parameters")
             .y_desc("GB/s")
@@ -48,8 +49,7 @@ pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::
             let colour = Palette99::pick(k).to_rgba();
             let points = |y: fn(&Row) -> f64| {
                 let of = |row: &&&&Row| row.variant == *variant;
-                let mut points: Vec<_> =
-                    ours.iter().filter(of).map(|row| (row.shape.elements() as f64, y(row))).collect();
+                let mut points: Vec<_> = ours.iter().filter(of).map(|row| (size(row), y(row))).collect();
                 points.sort_by(|a, b| a.0.total_cmp(&b.0));
                 points
             };
