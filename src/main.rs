@@ -1,5 +1,6 @@
 //! `wgpu-optim`: measures the rules, certifies a device, shows what runs.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use std::process::ExitCode;

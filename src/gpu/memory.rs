@@ -21,6 +21,26 @@ pub struct BufferRange {
     pub len: usize,
 }
 
+/// Two uses of memory that overlap, one of them a write: their places in the list of ranges, each written or read.
+pub(crate) fn conflict(uses: &[(&BufferRange, bool)]) -> Option<(usize, usize)> {
+    let mut order: Vec<_> = (0..uses.len()).filter(|&k| uses[k].0.len > 0).collect();
+    order.sort_by(|&a, &b| (&uses[a].0.buffer, uses[a].0.offset).cmp(&(&uses[b].0.buffer, uses[b].0.offset)));
+    // Of those before in the same buffer, the one that is read and the one that is written furthest.
+    let mut furthest: [Option<usize>; 2] = [None; 2];
+    for k in order {
+        let (range, written) = uses[k];
+        for (before, is_written) in furthest.iter().zip([false, true]) {
+            if let Some(before) = before.filter(|&before| (written || is_written) && uses[before].0.overlaps(range)) {
+                return Some((before, k));
+            }
+        }
+        let reaches = |other: usize| uses[other].0.buffer == range.buffer && uses[other].0.end() > range.end();
+        let place = &mut furthest[usize::from(written)];
+        *place = place.filter(|&other| reaches(other)).or(Some(k));
+    }
+    None
+}
+
 impl BufferRange {
     /// `len` elements from byte `offset` on.
     pub fn new(buffer: &wgpu::Buffer, offset: u64, len: usize) -> Self {
@@ -53,6 +73,12 @@ impl BufferRange {
     pub(crate) fn aligned(&self) -> (Self, u32) {
         let before = self.offset % (4 * ALIGN) / 4;
         (Self::new(&self.buffer, self.offset - 4 * before, self.len + before as usize), before as u32)
+    }
+
+    /// Both, and what lies between them.
+    pub(crate) fn around(&self, other: &Self) -> Self {
+        let (start, end) = (self.offset.min(other.offset), self.end().max(other.end()));
+        Self::new(&self.buffer, start, ((end - start) / 4) as usize)
     }
 
     pub(crate) fn overlaps(&self, other: &Self) -> bool {

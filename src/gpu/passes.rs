@@ -43,13 +43,14 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 }
 
 /// The WGSL of the passes before the update: name, entry point, text.
-pub fn pass_shaders() -> [(&'static str, &'static str, String); 4] {
+pub fn pass_shaders() -> [(&'static str, &'static str, String); 5] {
     let (norm, prepare) = (norm_text(1, true), format!("{REDUCE}{PREPARE}"));
     [
         ("norm", "main", norm),
         ("prepare", "prepare", prepare.clone()),
         ("rows", "rows_main", prepare),
-        ("units", "main", format!("{REDUCE}{UNITS}")),
+        ("units", "main", units_text(false)),
+        ("units in one window", "main", units_text(true)),
     ]
 }
 
@@ -58,15 +59,27 @@ fn norm_text(kind: u32, zero: bool) -> String {
     format!("const KIND = {kind}u; const ZERO = {zero};\n{REDUCE}{NORM}")
 }
 
+/// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that are written.
+fn units_text(shared: bool) -> String {
+    let mut text = format!("{REDUCE}{UNITS}");
+    if shared {
+        text = text.replace("@group(1) @binding(1) var<storage, read_write> param: array<f32>;\n", "");
+        text = text.replace("@binding(2) var<storage, read_write> grad", "@binding(1) var<storage, read_write> grad");
+        text = text.replace("@binding(3)", "@binding(2)").replace("param[", "grad[");
+    }
+    text
+}
+
 impl Gpu {
     /// Partial norms.
     pub(crate) fn norm_pass(&self, kind: u32, zero: bool) -> Result<Arc<Pass>> {
         self.pass("norm", norm_text(kind, zero), "main", &[&[true, true, false]])
     }
 
-    /// Rows or columns of a gradient.
-    pub(crate) fn units_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("units", format!("{REDUCE}{UNITS}"), "main", &[&[true], &[true, false, false, true]])
+    /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window.
+    pub(crate) fn units_pass(&self, shared: bool) -> Result<Arc<Pass>> {
+        let group: &[bool] = if shared { &[true, false, true] } else { &[true, false, false, true] };
+        self.pass("units", units_text(shared), "main", &[&[true], group])
     }
 
     /// The decision about a step.

@@ -47,18 +47,25 @@ pub(crate) struct Shaped<'a> {
 /// The passes of one plan.
 #[derive(Debug)]
 pub(crate) struct Units {
-    pass: Arc<Pass>,
-    jobs: Vec<(wgpu::BindGroup, [u32; 2])>,
+    jobs: Vec<(Arc<Pass>, wgpu::BindGroup, [u32; 2])>,
 }
 
 impl Units {
     pub(crate) fn new(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Result<Self> {
-        let (pass, mut jobs) = (gpu.units_pass()?, Vec::new());
+        let mut jobs = Vec::new();
         let limits = gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
         for part in shaped.iter().filter(|part| part.gradient.len > 0) {
-            let (w, at) = part.parameter.aligned();
-            let (g, at_g) = part.gradient.aligned();
+            let (mut w, mut at) = part.parameter.aligned();
+            let (mut g, mut at_g) = part.gradient.aligned();
+            let shared = w.overlaps(&g);
+            if shared {
+                let both = w.around(&g);
+                at += ((w.offset - both.offset) / 4) as u32;
+                at_g += ((g.offset - both.offset) / 4) as u32;
+                (w, g) = (both.clone(), both);
+            }
+            let pass = gpu.units_pass(shared)?;
             let (needed, available) = (w.size().max(g.size()), limits.max_storage_buffer_binding_size);
             if needed > available {
                 let (name, limit) = (part.name.into(), "max_storage_buffer_binding_size");
@@ -76,9 +83,13 @@ impl Units {
                     };
                     let table = gpu.device().create_buffer_init(&descriptor);
                     let scale = BufferRange::new(control, 0, 1);
-                    pass.bind(gpu, 1, &[table.as_entire_binding(), w.binding(), g.binding(), scale.binding()])
+                    let mut bound = vec![table.as_entire_binding(), w.binding(), g.binding(), scale.binding()];
+                    if shared {
+                        bound.remove(1);
+                    }
+                    pass.bind(gpu, 1, &bound)
                 })?;
-                jobs.push((group, size));
+                jobs.push((pass.clone(), group, size));
                 Ok(())
             };
             let of = |unit: Option<Unit>| {
@@ -117,16 +128,13 @@ impl Units {
                 push(Job { adaptive: 1, clipping, eps, ..of(part.shape.map(|_| unit)) })?;
             }
         }
-        Ok(Self { pass, jobs })
+        Ok(Self { jobs })
     }
 
     pub(crate) fn record(&self, slot: &wgpu::BindGroup, pass: &mut wgpu::ComputePass<'_>) {
-        if self.jobs.is_empty() {
-            return;
-        }
-        pass.set_pipeline(&self.pass.pipeline);
-        pass.set_bind_group(0, slot, &[]);
-        for (group, [x, y]) in &self.jobs {
+        for (units, group, [x, y]) in &self.jobs {
+            pass.set_pipeline(&units.pipeline);
+            pass.set_bind_group(0, slot, &[]);
             pass.set_bind_group(1, group, &[]);
             pass.dispatch_workgroups(*x, *y, 1);
         }

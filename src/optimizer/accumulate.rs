@@ -4,8 +4,8 @@ use super::{Memory, Optimizer, ParameterId, Run};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::kernel::{GradientAccess, KernelKey};
-use crate::gpu::memory::BufferRange;
-use crate::gpu::plan::Plan;
+use crate::gpu::memory::{BufferRange, conflict};
+use crate::gpu::plan::{BindGroups, Plan};
 use crate::rule::Real;
 use crate::settings::ROW_HEAD;
 
@@ -51,21 +51,15 @@ impl Optimizer {
             let Some(gradient) = tensor.gradient.clone().filter(|_| !parameter.missing) else {
                 return Err(parameter.unsupported("encode_accumulate", "the parameter has no gradient"));
             };
-            let overlap = |a: String, other: &str| Err(Error::Overlap { a, b: format!("gradient of `{other}`") });
-            if range.overlaps(&gradient) {
-                return overlap(format!("micro-batch of `{}`", parameter.name), &parameter.name);
-            }
-            let written = |other: &&Addition| gradient.overlaps(&other.gradient) || range.overlaps(&other.gradient);
-            if let Some(other) = additions.iter().find(written) {
-                let other = &self.get(ParameterId(other.id))?.name;
-                return overlap(format!("gradient of `{}`", parameter.name), other);
-            }
             additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches == 0 });
         }
         let known = self.accumulations.iter().position(|(of, _)| *of == additions);
         let plan = match known.map(|at| self.accumulations.remove(at)) {
             Some((_, plan)) => plan,
-            None => self.make_accumulation(&gpu, &additions)?,
+            None => {
+                self.check_additions(&additions)?;
+                self.make_accumulation(&gpu, &additions)?
+            }
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, _, row| {
             row.extend([1f32.to_bits()]);
@@ -81,8 +75,21 @@ impl Optimizer {
         Ok(())
     }
 
-    fn make_accumulation(&mut self, gpu: &Gpu, additions: &[Addition]) -> Result<Plan> {
+    /// No gradient is written twice, or read while it is written.
+    fn check_additions(&self, additions: &[Addition]) -> Result<()> {
+        let uses: Vec<_> = additions.iter().flat_map(|of| [(&of.gradient, true), (&of.range, false)]).collect();
+        let Some((a, b)) = conflict(&uses) else { return Ok(()) };
+        let name = |at: usize| -> Result<String> {
+            let what = if uses[at].1 { "gradient" } else { "micro-batch" };
+            Ok(format!("{what} of `{}`", self.get(ParameterId(additions[at / 2].id))?.name))
+        };
+        Err(Error::Overlap { a: name(a)?, b: name(b)? })
+    }
+
+    fn make_accumulation(&self, gpu: &Gpu, additions: &[Addition]) -> Result<Plan> {
         let (mut plan, mut runs, mut leaders) = (Plan::default(), Vec::new(), [None; 2]);
+        // Of its own: with the plan go the buffers of micro-batches that will not come again.
+        let mut bind_groups = BindGroups::new();
         for Addition { id, gradient, range, first } in additions {
             plan.members.push(*id);
             let row = *leaders[usize::from(*first)].get_or_insert_with(|| {
@@ -93,11 +100,7 @@ impl Optimizer {
             let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
             runs.push(Run::of(vec![gradient.clone(), range.clone()], access, row, range.len, false));
         }
-        if self.bind_groups.len() > 256 + 8 * self.parameters.len() {
-            // Those of micro-batches that will not come again.
-            self.keep_bind_groups(self.parameters.len());
-        }
-        plan.add_runs(gpu, &mut self.bind_groups, runs, KernelKey::accumulate)?;
+        plan.add_runs(gpu, &mut bind_groups, runs, KernelKey::accumulate)?;
         plan.finish(gpu)?;
         Ok(plan)
     }

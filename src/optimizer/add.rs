@@ -113,7 +113,8 @@ impl Optimizer {
     /// [`Optimizer::set_gradient`] gives them some. Nothing beside the ranges is touched.
     ///
     /// Their states share buffers of just their size. Those of up to 2¹⁸ elements that lie in the same buffers (a pool for parameters,
-    /// one for gradients, or one for both) step in one dispatch. Offsets are any multiples of 4 bytes; those of 16 are faster.
+    /// one for gradients, or one for both) and have taken the same steps are one dispatch, or two where some are not whole fours; if
+    /// the device binds one buffer more than they need, for the table. Offsets are any multiples of 4 bytes; those of 16 are faster.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] without

@@ -315,7 +315,11 @@ type Pooled = Vec<(GradientAccess, Vec<Run>)>;
 /// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are, and small ones
 /// that lie in the same buffers.
 fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
-    let alignment = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
+    let limits = gpu.device().limits();
+    let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+    // The table is one more, where a row for each tensor does not need it anyway.
+    let buffers = |run: &Run| run.place().0.into_iter().collect::<HashSet<_>>().len();
+    let room = |run: &Run| run.tiled || buffers(run) < limits.max_storage_buffers_per_shader_stage as usize;
     let small = |run: &Run| !run.owned && run.parts[0].len <= POOLED;
     let mut beside = HashMap::new();
     for run in runs.iter().filter(|run| small(run)) {
@@ -324,7 +328,7 @@ fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let (mut alone, mut pooled) = (Vec::new(), Pooled::new());
     for run in runs {
         let bindable = run.ranges.iter().all(|range| range.offset.is_multiple_of(alignment));
-        if bindable && !(small(&run) && beside[&run.place()] > 1) {
+        if bindable && !(small(&run) && beside[&run.place()] > 1 && room(&run)) {
             alone.push(run);
         } else if let Some((_, runs)) = pooled.iter_mut().find(|(access, _)| *access == run.access) {
             runs.push(run);

@@ -5,6 +5,8 @@ use std::ops::Range;
 use wgpu::util::DeviceExt;
 use wgpu_optim::{Error, Gpu};
 
+use super::clock::checked;
+
 /// A compute pipeline of plain wgpu, its layout taken from the text.
 pub(crate) struct Kernel {
     gpu: Gpu,
@@ -111,8 +113,9 @@ pub(crate) struct ByHand {
 }
 
 impl ByHand {
-    pub(crate) fn new(gpu: &Gpu, lens: &[usize]) -> Self {
-        Self { gpu: gpu.clone(), kernel: Kernel::new(gpu, BY_HAND), tensors: tensors(gpu, lens), t: 0.0 }
+    pub(crate) fn new(gpu: &Gpu, lens: &[usize]) -> Result<Self, Error> {
+        let (kernel, tensors) = checked(gpu, || (Kernel::new(gpu, BY_HAND), tensors(gpu, lens)))?;
+        Ok(Self { gpu: gpu.clone(), kernel, tensors, t: 0.0 })
     }
 
     pub(crate) fn step(&mut self) -> Result<(), Error> {
@@ -168,7 +171,11 @@ impl Unfused {
         4 * OPERATIONS.iter().map(|(buffers, _)| buffers.len() + 1).sum::<usize>() - 4
     }
 
-    pub(crate) fn new(gpu: &Gpu, lens: &[usize]) -> Self {
+    pub(crate) fn new(gpu: &Gpu, lens: &[usize]) -> Result<Self, Error> {
+        checked(gpu, || Self::make(gpu, lens))
+    }
+
+    fn make(gpu: &Gpu, lens: &[usize]) -> Self {
         let text = |(buffers, operation): &(&[usize], &str)| {
             let declare = |(k, name): (usize, &str)| {
                 let access = if k == 0 { "read_write" } else { "read" };

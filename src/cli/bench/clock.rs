@@ -87,6 +87,19 @@ pub(crate) fn wait(gpu: &Gpu) -> Result<(), Error> {
     waited.map(drop).map_err(|e| Error::ReadBack { name: "the step".into(), reason: e.to_string() })
 }
 
+/// What wgpu refuses, as an error.
+pub(crate) fn checked<T>(gpu: &Gpu, f: impl FnOnce() -> T) -> Result<T, Error> {
+    let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory];
+    let scopes = scopes.map(|filter| gpu.device().push_error_scope(filter));
+    let made = f();
+    for scope in scopes.into_iter().rev() {
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::Rejected { operation: "a benchmark", reason: e.to_string() });
+        }
+    }
+    Ok(made)
+}
+
 /// Milliseconds of `f` by the wall.
 pub(crate) fn wall(f: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
     let start = Instant::now();
@@ -100,7 +113,8 @@ pub(crate) struct Pair {
     pub(crate) ms: [f64; 2],
     /// The second's time over the first's: the median of all rounds.
     pub(crate) ratio: f64,
-    /// How far the first is from itself: the same ratio of it and it again, less 1.
+    /// How far off the ratio may be: its standard error, or how far the first is from itself (the same ratio of it and it again, less
+    /// 1), whichever is larger.
     pub(crate) noise: f64,
     pub(crate) rounds: usize,
 }
@@ -126,9 +140,12 @@ pub(crate) fn interleave(
         again.push(next / one);
         one = next;
     }
-    let rounds = ratios.len();
-    let noise = (median(again) - 1.0).abs();
-    Ok(Pair { ms: [median(first), median(second)], ratio: median(ratios), noise, rounds })
+    let (rounds, ratio) = (ratios.len(), median(ratios.clone()));
+    // A median's standard error is 1.253 σ/√n, and σ is 1.483 median absolute deviations.
+    let deviation = median(ratios.iter().map(|x| (x - ratio).abs()).collect());
+    let error = 1.253 * 1.483 * deviation / (rounds as f64).sqrt();
+    let noise = error.max((median(again) - 1.0).abs());
+    Ok(Pair { ms: [median(first), median(second)], ratio, noise, rounds })
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

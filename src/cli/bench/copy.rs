@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use wgpu_optim::{Error, Gpu};
 
 use super::baselines::{Kernel, storage};
+use super::clock::checked;
 
 /// Elements that a thread takes at a time, as the CPU path does.
 const CHUNK: usize = 1 << 14;
@@ -16,7 +17,11 @@ pub(crate) struct GpuCopy {
 }
 
 impl GpuCopy {
-    pub(crate) fn new(gpu: &Gpu, len: usize, slots: usize) -> Self {
+    pub(crate) fn new(gpu: &Gpu, len: usize, slots: usize) -> Result<Self, Error> {
+        checked(gpu, || Self::make(gpu, len, slots))
+    }
+
+    fn make(gpu: &Gpu, len: usize, slots: usize) -> Self {
         let mut text = String::new();
         let mut body = "let w = param[i];\n    var last = grad[i];\n".to_owned();
         for k in 0..slots {
@@ -36,15 +41,14 @@ impl GpuCopy {
         );
         let kernel = Kernel::new(gpu, &text);
         let len = len.next_multiple_of(4);
-        let buffers: Vec<_> = (0..2 + slots).map(|_| storage(gpu, len)).collect();
         let limits = gpu.device().limits();
-        let bound = limits.max_storage_buffer_binding_size / 4 / 64 * 64;
+        let bound = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 / 64 * 64;
         let window = bound.min(u64::from(limits.max_compute_workgroups_per_dimension) * 1024);
         let mut parts = Vec::new();
         for start in (0..len as u64).step_by(window as usize) {
-            let part = start..(len as u64).min(start + window);
-            let workgroups = (part.end - part.start).div_ceil(1024) as u32;
-            parts.push((kernel.bind(&buffers.iter().collect::<Vec<_>>(), part), workgroups));
+            let part = window.min(len as u64 - start);
+            let buffers: Vec<_> = (0..2 + slots).map(|_| storage(gpu, part as usize)).collect();
+            parts.push((kernel.bind(&buffers.iter().collect::<Vec<_>>(), 0..part), part.div_ceil(1024) as u32));
         }
         Self { parts, kernel }
     }
@@ -58,7 +62,7 @@ impl GpuCopy {
     }
 }
 
-/// On the CPU, on all threads: every vector becomes the one before it, as in the kernel.
+/// On the CPU, on all threads: every vector becomes the one before it, as in the kernel; with the step's prefetch.
 pub(crate) struct CpuCopy {
     gradient: Vec<f32>,
     /// The parameter and the states.
@@ -66,8 +70,12 @@ pub(crate) struct CpuCopy {
 }
 
 impl CpuCopy {
-    pub(crate) fn new(len: usize, slots: usize) -> Self {
-        Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + slots] }
+    pub(crate) fn new(len: usize, slots: usize) -> Result<Self, Error> {
+        let refused = |reason| Err(Error::Unsupported { operation: "a copy", name: format!("{slots} states"), reason });
+        if slots > 3 {
+            return refused("the benchmark copies at most three");
+        }
+        Ok(Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + slots] })
     }
 
     pub(crate) fn run(&mut self) -> Result<(), Error> {
@@ -83,8 +91,7 @@ impl CpuCopy {
                     0 => rotate::<1>(part, gradient),
                     1 => rotate::<2>(part, gradient),
                     2 => rotate::<3>(part, gradient),
-                    3 => rotate::<4>(part, gradient),
-                    _ => rotate::<5>(part, gradient),
+                    _ => rotate::<4>(part, gradient),
                 },
             );
         };
@@ -101,17 +108,41 @@ impl CpuCopy {
 fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
     const TILE: usize = 32;
     let Ok(vectors) = <[&mut [f32]; N]>::try_from(vectors) else { return };
-    let vectors = vectors.map(|vector| vector.as_chunks_mut::<TILE>().0);
-    for (at, gradient) in gradient.as_chunks::<TILE>().0.iter().enumerate() {
+    let vectors = vectors.map(|vector| vector.as_chunks_mut::<TILE>());
+    let (gradient, rest) = gradient.as_chunks::<TILE>();
+    for (at, gradient) in gradient.iter().enumerate() {
         let mut tile = [*gradient; N];
         for k in 0..N {
-            tile[k] = vectors[k][at];
+            prefetch(&vectors[k].0[at]);
+            tile[k] = vectors[k].0[at];
         }
+        prefetch(gradient);
         let last = tile[N - 1];
         // A minimum would be a store under a condition where there is one vector.
-        vectors[0][at] = std::array::from_fn(|i| last[i] + gradient[i]);
+        vectors[0].0[at] = std::array::from_fn(|i| last[i] + gradient[i]);
         for k in 1..N {
-            vectors[k][at] = tile[k - 1];
+            vectors[k].0[at] = tile[k - 1];
         }
     }
+    for (at, gradient) in rest.iter().enumerate() {
+        let last = vectors[N - 1].1[at];
+        for k in (1..N).rev() {
+            vectors[k].1[at] = vectors[k - 1].1[at];
+        }
+        vectors[0].1[at] = last + gradient;
+    }
+}
+
+/// As src/cpu.rs does it.
+#[inline(always)]
+fn prefetch(tile: &[f32; 32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(sse) = pulp::core_arch::x86::Sse::try_new() {
+        let ahead = tile.as_ptr().cast::<i8>().wrapping_add(512);
+        for line in (0..size_of_val(tile)).step_by(64) {
+            sse._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(ahead.wrapping_add(line));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = tile;
 }

@@ -32,7 +32,7 @@ fn ema(optimizer: &mut Optimizer) -> Result<(), Error> {
 
 /// One feature at one size on one device.
 pub(crate) struct Row {
-    device: String,
+    adapter: Option<String>,
     len: usize,
     feature: &'static str,
     bytes: usize,
@@ -59,19 +59,23 @@ pub(crate) fn measure(device: &Device, len: usize) -> Result<Vec<Row>, Error> {
     for (feature, set, extra) in FEATURES {
         let (mut plain, mut with) = (make(|_| Ok(()))?, make(set)?);
         let pair = interleave(|| step(&mut plain), || step(&mut with))?;
-        rows.push(Row { device: device.name(), len, feature, bytes: 28 + extra, pair });
+        let adapter = if let Device::Gpu(gpu) = device { Some(gpu.name()) } else { None };
+        rows.push(Row { adapter, len, feature, bytes: 28 + extra, pair });
     }
     Ok(rows)
 }
 
 pub(crate) fn json(row: &Row) -> String {
-    let Row { device, len, feature, bytes, pair } = row;
+    let Row { adapter, len, feature, bytes, pair } = row;
     json!({
         "rule": "adam",
         "feature": feature,
-        "device": device,
+        "device": if adapter.is_some() { "gpu" } else { "cpu" },
+        "adapter": adapter,
         "elements": len,
         "bytes_per_param": bytes,
+        "clock": "wall",
+        "rounds": pair.rounds,
         "ms": pair.ms[1],
         "time_of_plain_adam": pair.ratio,
         "noise": pair.noise,
@@ -85,9 +89,9 @@ pub(crate) fn print(rows: &[Row]) {
         None,
         "What features cost beside plain Adam (`again` is plain Adam, too): wall time, medians of interleaved rounds",
     );
-    let cells = |Row { device, len, feature, bytes, pair }: &Row| {
+    let cells = |Row { adapter, len, feature, bytes, pair }: &Row| {
         vec![
-            device.clone(),
+            adapter.clone().unwrap_or_else(|| "CPU".into()),
             (*feature).to_owned(),
             len.to_string(),
             bytes.to_string(),

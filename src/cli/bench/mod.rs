@@ -116,6 +116,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if chosen.is_empty() {
         chosen = rules::all().into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect();
     }
+    if args.plot.is_some() && args.shapes.iter().all(|shape| shape.lens.len() != 1) {
+        return Err("--plot draws shapes of one tensor: give some, as --shapes 2^10,2^14,2^20,2^24".into());
+    }
     let gpus = devices(args.adapter.as_deref())?;
     let bar = (!args.json).then(|| progress(chosen.len() * args.shapes.len() * args.memory.len() * (1 + gpus.len())));
     let (mut rows, mut baselines) = (Vec::new(), Vec::new());
@@ -218,10 +221,14 @@ fn measure(
     let expected = compared(&mut subject, data, len, |now| {
         scale.iter_mut().zip(now).for_each(|(scale, x)| *scale = scale.max(x.abs()));
     })?;
-    let mut copy = CpuCopy::new(len, slots);
+    let mut copy = CpuCopy::new(len, slots)?;
     let pair = interleave(|| wall(|| subject.step()), || wall(|| copy.run()))?;
     drop(copy);
-    rows.push(row(None, "wall", pair, None, beside_one(&Device::Cpu, &mut subject)?));
+    // On the CPU a pool's slices are slices, too.
+    let again = |row: &Row| row.adapter.is_none() && row.variant == name && row.shape.name == shape.name;
+    if memory != Memory::Buffers || !rows.iter().any(|row| row.memory == Memory::Pool && again(row)) {
+        rows.push(row(None, "wall", pair, None, beside_one(&Device::Cpu, &mut subject)?));
+    }
     drop(subject);
     bar.iter().for_each(|bar| bar.inc(1));
     for gpu in gpus {
@@ -231,7 +238,7 @@ fn measure(
         let mut subject = Subject::new(&gpu.into(), rule, &shape.lens, memory, &data[..len])?;
         let error = worst(&compared(&mut subject, data, len, |_| ())?, &expected, &scale);
         let bytes = scale::device_bytes(gpu)?.zip(before).map(|(now, before)| now.saturating_sub(before));
-        let copy = GpuCopy::new(gpu, len, slots);
+        let copy = GpuCopy::new(gpu, len, slots)?;
         let step = || clock.time(|encoder| subject.optimizer.encode(encoder));
         let pair = interleave(step, || clock.time(|encoder| copy.record(encoder)))?;
         drop(copy);
@@ -253,11 +260,11 @@ fn measure_baselines(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<B
         let mut push = |name, bytes, pair| {
             rows.push(Baseline { name, adapter: Some(gpu.name()), shape: shape.clone(), bytes, pair });
         };
-        let mut by_hand = ByHand::new(gpu, lens);
+        let mut by_hand = ByHand::new(gpu, lens)?;
         let theirs = || wall(|| by_hand.step().and_then(|()| clock::wait(gpu)));
         push("by hand", bytes, interleave(|| wall(|| ours.step()), theirs)?);
         drop(by_hand);
-        let (unfused, clock) = (Unfused::new(gpu, lens), Clock::wall(gpu));
+        let (unfused, clock) = (Unfused::new(gpu, lens)?, Clock::wall(gpu));
         let theirs = || clock.time(|encoder| unfused.record(encoder));
         push("unfused", Unfused::bytes(), interleave(|| wall(|| ours.step()), theirs)?);
     }
@@ -265,6 +272,8 @@ fn measure_baselines(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<B
     let one = one.map_err(|e| Error::Rejected { operation: "a thread", reason: e.to_string() })?;
     let mut ours = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
     let mut alone = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
+    ours.set_gradients(values)?;
+    alone.set_gradients(values)?;
     let pair = interleave(|| wall(|| ours.step()), || one.install(|| wall(|| alone.step())))?;
     rows.push(Baseline { name: "one thread", adapter: None, shape: shape.clone(), bytes, pair });
     Ok(())

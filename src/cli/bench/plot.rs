@@ -4,24 +4,26 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::Row;
+use super::{Row, report};
 
 /// Draws rows of one tensor each: a panel a device, a colour a rule, the copy dashed.
 pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
     let rows: Vec<_> = rows.iter().filter(|row| row.shape.lens.len() == 1).collect();
     let mut devices: Vec<Option<&str>> = Vec::new();
-    let mut variants: Vec<&str> = Vec::new();
+    let mut variants: Vec<String> = Vec::new();
+    let several = rows.iter().any(|row| row.memory != rows[0].memory);
+    let name = |row: &Row| match several {
+        true => format!("{}, {}", row.variant, report::memory(row)),
+        false => row.variant.clone(),
+    };
     for row in &rows {
-        let (device, variant) = (row.adapter.as_deref(), row.variant.as_str());
+        let (device, variant) = (row.adapter.as_deref(), name(row));
         if !devices.contains(&device) {
             devices.push(device);
         }
         if !variants.contains(&variant) {
             variants.push(variant);
         }
-    }
-    if devices.is_empty() {
-        return Err("--plot draws shapes of one tensor: give some, as --shapes 2^10,2^14,2^20,2^24".into());
     }
     let root = SVGBackend::new(file, (720, 320 * devices.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -48,13 +50,13 @@ pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::
         for (k, variant) in variants.iter().enumerate() {
             let colour = Palette99::pick(k).to_rgba();
             let points = |y: fn(&Row) -> f64| {
-                let of = |row: &&&&Row| row.variant == *variant;
+                let of = |row: &&&&Row| name(row) == *variant;
                 let mut points: Vec<_> = ours.iter().filter(of).map(|row| (size(row), y(row))).collect();
                 points.sort_by(|a, b| a.0.total_cmp(&b.0));
                 points
             };
             let key = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2));
-            chart.draw_series(LineSeries::new(points(Row::gbps), colour.stroke_width(2)))?.label(*variant).legend(key);
+            chart.draw_series(LineSeries::new(points(Row::gbps), colour.stroke_width(2)))?.label(variant).legend(key);
             chart.draw_series(points(Row::gbps).into_iter().map(|at| Circle::new(at, 3, colour.filled())))?;
             chart.draw_series(DashedLineSeries::new(points(Row::copy_gbps), 5, 5, colour.stroke_width(1)))?;
         }

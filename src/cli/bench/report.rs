@@ -22,7 +22,7 @@ pub(super) fn table(header: &[&str], text: usize, rows: Vec<Vec<String>>) {
     say(None, &table.to_string());
 }
 
-fn memory(row: &Row) -> &'static str {
+pub(super) fn memory(row: &Row) -> &'static str {
     match (row.memory, row.adapter.is_some()) {
         (Memory::Arena, _) => "arena",
         (_, false) => "slices",
@@ -57,7 +57,10 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
             let mut cells = vec![row.variant.clone(), row.shape.name.clone(), memory(row).into()];
             cells.push(row.bytes.to_string());
             cells.push(time(row.pair.ms[0]));
-            cells.extend([row.gbps(), row.copy_gbps(), row.of_copy()].map(|x| format!("{x:.2}")));
+            cells.extend([row.gbps(), row.copy_gbps()].map(|x| format!("{x:.2}")));
+            // The copy reads nothing twice.
+            let mark = if row.copy_bytes == row.bytes { "" } else { "*" };
+            cells.push(format!("{:.2}{mark}", row.of_copy()));
             cells.push(format!("{:.3}", row.pair.noise));
             cells.push(row.of_one.as_ref().map_or("–".into(), |pair| format!("{:.2}", pair.ratio)));
             if let Some((dispatches, bytes, error)) = row.on_gpu {
@@ -74,6 +77,9 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
             header.extend(["dispatches", "extra KiB", "worst error"]);
         }
         table(&header, 3, ours.iter().map(cells).collect());
+        if ours.iter().any(|row| row.copy_bytes != row.bytes) {
+            say(None, "* by the byte: the copy does not read again what the rule measures before its step");
+        }
     }
 }
 
@@ -95,6 +101,8 @@ fn json_row(row: &Row) -> String {
         "ms": pair.ms[0],
         "gbps": row.gbps(),
         "copy_ms": pair.ms[1],
+        "copy_bytes_per_param": row.copy_bytes,
+        "threads": if adapter.is_some() { None } else { Some(rayon::current_num_threads()) },
         "copy_gbps": row.copy_gbps(),
         "fraction_of_copy": row.of_copy(),
         "noise": pair.noise,
@@ -120,6 +128,7 @@ pub(super) fn baselines(rows: &[Baseline], as_json: bool) {
                 "tensors": shape.lens.len(),
                 "elements": shape.elements(),
                 "bytes_per_param": bytes,
+                "clock": "wall",
                 "ms": pair.ms[1],
                 "our_ms": pair.ms[0],
                 "time_of_ours": pair.ratio,

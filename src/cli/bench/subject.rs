@@ -2,7 +2,7 @@
 
 use wgpu_optim::{AnyRule, BufferRange, Device, Error, Gpu, Gradient, Optimizer, ParameterId, Slices};
 
-use super::clock::wait;
+use super::clock::{checked, wait};
 
 /// Where the tensors lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -55,8 +55,8 @@ impl Subject {
                     .collect::<Result<_, _>>()?
             }
             (Some(gpu), _) => {
-                let parameters = ranges(gpu, lens, memory);
-                gradients = ranges(gpu, lens, memory);
+                let parameters = checked(gpu, || ranges(gpu, lens, memory))?;
+                gradients = checked(gpu, || ranges(gpu, lens, memory))?;
                 for (range, part) in parameters.iter().zip(parts) {
                     write(gpu, range, part);
                 }
