@@ -1,5 +1,7 @@
 //! Averages of the parameters over the steps, for a model that is evaluated on them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Result, require};
 
 /// How a group averages its parameters: one more state, `average`, updated in the same pass (8 bytes of traffic an element).
@@ -8,7 +10,8 @@ use crate::error::{Result, require};
 /// a ← a + rate(t)·(w − a)        after each step of the parameter, t = 1, 2, …; w itself for rate 1
 /// ```
 /// Until its first step that counts a parameter has no average: the state is 0, and a swap leaves it out.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Averaging {
     /// `a ← decay·a + (1 − decay)·w`, with a = w after the first step: PyTorch's `get_ema_multi_avg_fn`.
     Ema(f64),

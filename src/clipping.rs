@@ -1,9 +1,12 @@
 //! Limits on the norm of gradients, and what becomes of a step whose gradients are not finite.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Result, require};
 
 /// A norm of a vector x of n elements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Norm {
     /// Σ|x|.
     L1,
@@ -52,7 +55,8 @@ impl Norm {
 /// assert_eq!(sgd.report().grad_norm, 5.0);
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct ClipNorm {
     /// The largest norm, 0 or more.
     pub max_norm: f64,
@@ -116,7 +120,8 @@ impl ClipNorm {
 /// ```
 /// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It rewrites the
 /// gradients in place, in a pass of its own (16 bytes of traffic an element).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaptiveClip {
     /// The largest ratio of the norms, 0 or more; the paper has 0.01.
     pub clipping: f64,
@@ -127,7 +132,8 @@ pub struct AdaptiveClip {
 }
 
 /// The weights of one output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Unit {
     /// A row of the matrix: PyTorch's layout, out × in.
     Row,
@@ -163,7 +169,8 @@ impl AdaptiveClip {
 }
 
 /// What becomes of a step in which some gradient holds NaN or ∞.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NonFinite {
     /// The whole step is left out, of every group: parameters, states, averages, step counts and schedules stay bit for bit.
     #[default]

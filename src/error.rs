@@ -176,6 +176,23 @@ pub enum Error {
     /// The device was lost; a new device, a new optimizer and a checkpoint are needed.
     #[error("the GPU device was lost")]
     DeviceLost,
+    /// A file or a stream could not be read or written.
+    #[error("{file}: {source}")]
+    Io {
+        /// Its path.
+        file: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is no checkpoint, or a damaged one, or one of another version.
+    #[error("no checkpoint to load: {reason}")]
+    Checkpoint {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint is of another optimizer than this one.
+    #[error("the checkpoint is of another optimizer: {0}")]
+    Mismatch(crate::optimizer::Mismatch),
     /// Reading back from the GPU failed.
     #[error("`{name}` could not be read back: {reason}")]
     ReadBack {
@@ -192,6 +209,17 @@ pub enum Error {
         /// wgpu's message.
         reason: String,
     },
+}
+
+impl Error {
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), source }
+    }
+
+    pub(crate) fn stream(source: std::io::Error) -> Self {
+        Self::Io { file: "the checkpoint".into(), source }
+    }
 }
 
 /// The crate's result.

@@ -55,9 +55,11 @@
 //!
 //! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
 //! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state, one for an
-//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has. Ranges of your buffers start at any
+//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has.
+//! Ranges of pools bind each buffer once, and one more for the table where there is room. Ranges of your buffers start at any
 //! multiple of 4 bytes; at multiples of 16 they step four elements at a time. 128 steps may be recorded and not yet finished.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod averaging;
@@ -73,6 +75,7 @@ mod scaling;
 mod schedule;
 mod settings;
 mod stopping;
+mod torch;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -88,7 +91,7 @@ pub use gpu::memory::BufferRange;
 pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
 pub use noise::{Noise, philox};
-pub use optimizer::{Gradient, Key, Optimizer, ParameterId, Slices};
+pub use optimizer::{Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Progress, SaveOptions, Slices};
 #[doc(hidden)]
 pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Scope, Step, largest, ratio};

@@ -1,5 +1,7 @@
 //! Gradient noise from a counter-based generator: the same for the same seed, name, step and element, wherever it runs.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Result, require};
 
 /// Gaussian noise on the gradients, after clipping: [Neelakantan et al., 2015](https://arxiv.org/abs/1511.06807).
@@ -18,7 +20,8 @@ use crate::error::{Result, require};
 /// let mut optimizer = Optimizer::new(&Device::Cpu, Sgd, settings)?;
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Noise {
     /// The first variance, 0 or more: the paper tries 0.01, 0.3 and 1.
     pub eta: f64,

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cpu;
 use crate::error::Result;
 use crate::settings::Coefficients;
@@ -113,7 +115,8 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
 }
 
 /// Whose norm a norm-based rule takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Scope {
     /// Of each parameter's tensor.
     Tensor,
@@ -206,6 +209,14 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn trust<F: Real>(&self, _w: F, _x: F, _s: &mut F, _h: &Self::Hyper<F>) -> F {
         F::one()
     }
+    /// The configuration as a checkpoint keeps it.
+    fn save(&self) -> String {
+        format!("{self:?}")
+    }
+    /// The configuration that another run saved; `None` if this rule cannot take it. Unless a rule says how, it takes just its own.
+    fn restore(&self, saved: &str) -> Option<Self> {
+        (saved == Rule::save(self)).then(|| self.clone())
+    }
     /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` before this step.
     fn look_ahead(&self, _step: &Step) -> Option<f64> {
         None
@@ -260,6 +271,12 @@ impl AnyRule {
     pub fn scope(&self) -> Option<Scope> {
         self.0.scope()
     }
+    /// Whether the other compiles to the same and keeps the same.
+    pub(crate) fn stands_for(&self, other: &Self) -> bool {
+        let of =
+            |rule: &Self| (rule.name(), rule.shader(), rule.scope(), rule.scalar(), rule.slots(), rule.overrides());
+        of(self) == of(other)
+    }
     /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read; for norms, those that
     /// they need are read once more.
     pub fn bytes_per_parameter(&self) -> usize {
@@ -280,6 +297,8 @@ pub(crate) trait Erased: Debug + Send + Sync {
     fn initial(&self, slot: &str) -> f64;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn look_ahead(&self, step: &Step) -> Option<f64>;
+    fn save(&self) -> String;
+    fn restore(&self, saved: &str) -> Option<AnyRule>;
     fn decays(&self) -> bool;
     fn scalar(&self) -> Option<&'static str>;
     fn measured_slots(&self) -> &'static [&'static str];
@@ -325,6 +344,12 @@ impl<R: Rule> Erased for R {
     }
     fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>) {
         self.hyper(step).store(|_, x| row.push(f32::of(x).to_bits()));
+    }
+    fn save(&self) -> String {
+        Rule::save(self)
+    }
+    fn restore(&self, saved: &str) -> Option<AnyRule> {
+        Rule::restore(self, saved).map(AnyRule::from)
     }
     fn decays(&self) -> bool {
         R::DECAYS

@@ -1,5 +1,7 @@
 //! Loss scaling, for gradients that are computed in 16 bits, and what a step says about itself.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Result, require};
 
@@ -12,7 +14,8 @@ use crate::error::{Result, require};
 /// ```
 /// On a GPU the scale lives in a buffer, [`Optimizer::loss_scale`](crate::Optimizer::loss_scale), for the kernel that computes the loss
 /// or its gradient: no step waits for the host. It does not fall below 2⁻¹²⁶ (PyTorch's does, down to 0).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct LossScaler {
     /// The first scale, a normal f32 above 0.
     pub init_scale: f64,

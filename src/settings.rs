@@ -1,12 +1,15 @@
 //! What surrounds every rule: learning rate, decay, sign and scale of the gradient.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clipping::{AdaptiveClip, ClipNorm};
 use crate::error::{Result, require};
 use crate::noise::{Noise, Stream};
 use crate::rule::Real;
 
 /// How parameters are pulled towards 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WeightDecay {
     /// Not at all.
     #[default]
@@ -38,7 +41,8 @@ pub enum WeightDecay {
 /// use wgpu_optim::{Settings, WeightDecay};
 /// let settings = Settings { weight_decay: WeightDecay::Decoupled(0.01), ..Settings::lr(1e-3) };
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Settings {
     /// The base learning rate, 0 or more.
     pub lr: f64,
@@ -152,7 +156,8 @@ impl Settings {
 }
 
 /// What a step takes of micro-batches' gradients; see [`Optimizer::encode_accumulate`](crate::Optimizer::encode_accumulate).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Accumulation {
     /// Their mean, as optax' `MultiSteps`: each loss is the mean over its micro-batch.
     #[default]
@@ -164,7 +169,8 @@ pub enum Accumulation {
 /// What sets one parameter apart from its group; see [`Optimizer::set_options`](crate::Optimizer::set_options).
 ///
 /// Parameters with the same options step together: each distinct set of options in a group is at least one dispatch more.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Options {
     /// Multiplies the group's learning rate; 0 or more.
     pub lr_scale: f64,

@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 use wgpu_optim::rules::{
-    AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, MomentumForm, NAdam, NovoGrad,
-    RmsProp, Sgd,
+    AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, NAdam, NovoGrad, RmsProp, Sgd,
 };
-use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Scope, Settings, WeightDecay};
+use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Scope, Settings, WeightDecay, rules};
 
 use super::golden::Case;
 use super::hyper::{Hyper, Skip, equal};
@@ -87,55 +86,12 @@ fn decay(decoupled: bool, lambda: f64) -> WeightDecay {
 }
 
 fn torch(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
-    let optimizer = h.case.optimizer.as_str();
-    let rule: AnyRule = match optimizer {
-        "SGD" => match h.number("momentum")? {
-            0.0 if h.case.hyper.get("nesterov") != Some(&Value::Bool(true)) => {
-                h.read.extend(["dampening", "nesterov"]);
-                Sgd.into()
-            }
-            momentum => {
-                let (dampening, nesterov) = (h.number("dampening")?, h.flag("nesterov")?);
-                Momentum { momentum, dampening, nesterov, form: MomentumForm::LrOutside }.into()
-            }
-        },
-        "Adagrad" => AdaGrad {
-            lr_decay: h.number("lr_decay")?,
-            initial_accumulator_value: h.number("initial_accumulator_value")?,
-            eps: h.number("eps")?,
-            eps_inside: false,
-        }
-        .into(),
-        "RMSprop" => RmsProp {
-            alpha: h.number("alpha")?,
-            eps: h.number("eps")?,
-            centered: h.flag("centered")?,
-            momentum: h.number("momentum")?,
-            ..RmsProp::torch()
-        }
-        .into(),
-        "Adadelta" => AdaDelta { rho: h.number("rho")?, eps: h.number("eps")? }.into(),
-        "Adam" | "AdamW" => {
-            let (beta1, beta2) = h.pair("betas")?;
-            let amsgrad = h.flag("amsgrad")?.then_some(Amsgrad::Raw);
-            Adam { beta1, beta2, eps: h.number("eps")?, amsgrad, ..Adam::torch() }.into()
-        }
-        "Adamax" => {
-            let (beta1, beta2) = h.pair("betas")?;
-            AdaMax { beta1, beta2, eps: h.number("eps")?, ..AdaMax::torch() }.into()
-        }
-        "NAdam" => {
-            let (beta1, beta2) = h.pair("betas")?;
-            let momentum_decay = Some(h.number("momentum_decay")?);
-            NAdam { beta1, beta2, eps: h.number("eps")?, momentum_decay, ..NAdam::torch() }.into()
-        }
-        _ => return unknown(h.case),
-    };
-    let decoupled = h.flag("decoupled_weight_decay")? || optimizer == "AdamW";
-    let weight_decay = decay(decoupled, h.number_or("weight_decay", 0.0)?);
-    let settings = Settings { weight_decay, maximize: h.flag("maximize")?, ..Settings::lr(h.number("lr")?) };
-    h.finish(&[])?;
-    Ok(plain(rule, settings))
+    let group = Value::Object(h.case.hyper.clone()).to_string();
+    match rules::from_torch(&h.case.optimizer, &group) {
+        Ok((rule, settings)) => Ok(plain(rule, settings)),
+        Err(Error::UnknownRule { .. }) => unknown(h.case),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {

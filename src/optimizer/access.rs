@@ -7,8 +7,8 @@ use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
 
 /// Which of a parameter's vectors.
-#[derive(Clone, Copy, PartialEq)]
-enum Part {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Part {
     Parameter,
     Gradient,
     State(usize),
@@ -263,7 +263,7 @@ impl Optimizer {
         }
     }
 
-    fn range<'a>(&'a self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
+    pub(super) fn range<'a>(&'a self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
         let Memory::Gpu(tensor) = &parameter.memory else {
             return Err(parameter.unsupported("a buffer range", "the optimizer runs on the CPU"));
         };
@@ -365,7 +365,7 @@ fn check_element<F: Real>(parameter: &Parameter) -> Result<()> {
 }
 
 impl<F: Real> Vectors<F> {
-    fn part(&self, part: Part, parameter: &Parameter) -> Result<&[F]> {
+    pub(super) fn part(&self, part: Part, parameter: &Parameter) -> Result<&[F]> {
         let vector = match (part, &self.own) {
             (Part::State(k), _) => self.slots.get(k),
             (Part::Scalar, _) => Some(&self.scalar),
@@ -377,7 +377,7 @@ impl<F: Real> Vectors<F> {
         vector.map(Vec::as_slice).ok_or_else(refused)
     }
 
-    fn part_mut(&mut self, part: Part) -> Option<&mut [F]> {
+    pub(super) fn part_mut(&mut self, part: Part) -> Option<&mut [F]> {
         let vector = match (part, &mut self.own) {
             (Part::State(k), _) => self.slots.get_mut(k),
             (Part::Scalar, _) => Some(&mut self.scalar),

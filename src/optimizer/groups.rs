@@ -26,10 +26,7 @@ impl Optimizer {
     pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
         let rule = rule.into();
         rule.0.check()?;
-        let old = &self.group(group)?.rule;
-        let same = (old.name(), old.shader()) == (rule.name(), rule.shader());
-        let norms = (old.scope(), old.scalar()) == (rule.scope(), rule.scalar());
-        if !same || !norms || old.slots() != rule.slots() || old.overrides() != rule.overrides() {
+        if !self.group(group)?.rule.stands_for(&rule) {
             let reason = "another rule, or one that keeps other states or has another scope, needs a group of its own";
             return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
         }
@@ -222,7 +219,7 @@ impl Optimizer {
         Ok(picked.len())
     }
 
-    fn check_shape(&self, id: ParameterId, options: Options) -> Result<()> {
+    pub(super) fn check_shape(&self, id: ParameterId, options: Options) -> Result<()> {
         let parameter = self.get(id)?;
         options.shape.map_or(Ok(()), |[rows, columns]| parameter.check_len(rows.saturating_mul(columns)))
     }

@@ -211,7 +211,7 @@ impl Optimizer {
         Ok(self.control.insert(control))
     }
 
-    fn set_report(&mut self, report: Report, skipped: bool) -> Result<()> {
+    pub(super) fn set_report(&mut self, report: Report, skipped: bool) -> Result<()> {
         match self.device.clone() {
             Device::Gpu(gpu) => self.control(&gpu)?.set_report(&gpu, report, skipped),
             Device::Cpu => {

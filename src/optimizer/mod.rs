@@ -1,4 +1,4 @@
-//! The front door: groups, parameters and their memory. `groups.rs` configures groups, `add.rs` adds, `plan.rs` and `step.rs` step, `access.rs` reads and writes.
+//! The front door: groups, parameters and their memory. `groups.rs` configures groups, `add.rs` adds, `plan.rs` and `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,12 +18,14 @@ use crate::settings::{Accumulation, Coefficients, Options, Settings};
 mod access;
 mod accumulate;
 mod add;
+mod checkpoint;
 mod groups;
 mod guard;
 mod plan;
 mod step;
 mod vectors;
 
+pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions};
 pub use vectors::Slices;
 
 /// A parameter's handle. Never used again once the parameter is removed.

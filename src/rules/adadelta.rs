@@ -9,7 +9,8 @@ use super::prelude::*;
 /// w ← w − lr·δ
 /// ```
 /// States `square_avg` v, `acc_delta` u; 28 bytes of traffic an element. The paper has no learning rate: 1, PyTorch's default.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaDelta {
     /// ρ, in 0 ≤ ρ < 1.
     pub rho: f64,
@@ -53,6 +54,7 @@ impl Rule for AdaDelta {
     const NAME: &'static str = "adadelta";
     const SHADER: &'static str = include_str!("../../shaders/adadelta.wgsl");
     const LR: f64 = 1.0;
+    stored!();
 
     fn check(&self) -> Result<()> {
         below_one("rho", self.rho)?;

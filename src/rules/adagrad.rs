@@ -7,7 +7,8 @@ use super::prelude::*;
 /// w ← w − lr / (1 + (t − 1)·lr_decay) · g / (√s + ε)
 /// ```
 /// State `sum` is s; 20 bytes of traffic an element. Where the denominator is 0 (ε = 0 and no gradient yet), w stays.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaGrad {
     /// Decay of the learning rate, 0 or more.
     pub lr_decay: f64,
@@ -55,6 +56,7 @@ impl Rule for AdaGrad {
     const NAME: &'static str = "adagrad";
     const SHADER: &'static str = include_str!("../../shaders/adagrad.wgsl");
     const LR: f64 = 1e-2;
+    stored!();
 
     fn check(&self) -> Result<()> {
         at_least_zero("lr_decay", self.lr_decay)?;

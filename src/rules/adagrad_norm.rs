@@ -8,7 +8,8 @@ use super::prelude::*;
 /// ```
 /// b is one number: of the group, whose gradients then have one norm together, or of each tensor. It is kept as the root, which no
 /// finite gradient makes overflow. No other state; 20 bytes of traffic an element: the norm takes one more pass.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaGradNorm {
     /// The first b, 0 or more.
     pub b0: f64,
@@ -35,6 +36,7 @@ impl Rule for AdaGradNorm {
     const SHADER: &'static str = include_str!("../../shaders/adagrad_norm.wgsl");
     const LR: f64 = 1.0;
     const SCALAR: Option<&'static str> = Some("b");
+    stored!();
 
     fn check(&self) -> Result<()> {
         at_least_zero("b0", self.b0)

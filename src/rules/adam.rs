@@ -1,7 +1,8 @@
 use super::prelude::*;
 
 /// Which second moment [`Adam`] remembers the largest of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Amsgrad {
     /// The raw v, corrected after the maximum: PyTorch, Keras.
     Raw,
@@ -27,7 +28,8 @@ pub enum Amsgrad {
 /// let optimizer = Optimizer::new(&Device::Cpu, Adam::default(), adamw)?;
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Adam {
     /// β₁, in 0 ≤ β₁ < 1.
     pub beta1: f64,
@@ -116,6 +118,7 @@ impl Rule for Adam {
     const NAME: &'static str = "adam";
     const SHADER: &'static str = include_str!("../../shaders/adam.wgsl");
     const LR: f64 = 1e-3;
+    stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;

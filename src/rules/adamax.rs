@@ -8,7 +8,8 @@ use super::prelude::*;
 /// w ← w − lr / (1 − β₁ᵗ) · m / u
 /// ```
 /// States `exp_avg` m, `exp_inf` u; 28 bytes of traffic an element. The paper has no ε: with `eps: 0.0` and no gradient yet, w stays.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaMax {
     /// β₁, in 0 ≤ β₁ < 1.
     pub beta1: f64,
@@ -60,6 +61,7 @@ impl Rule for AdaMax {
     const NAME: &'static str = "adamax";
     const SHADER: &'static str = include_str!("../../shaders/adamax.wgsl");
     const LR: f64 = 2e-3;
+    stored!();
 
     fn check(&self) -> Result<()> {
         below_one("beta1", self.beta1)?;

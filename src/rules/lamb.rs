@@ -11,7 +11,8 @@ use super::prelude::*;
 /// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio. States `exp_avg` m, `exp_avg_sq` v; 44 bytes of
 /// traffic an element: the norms take one more pass, which stores nothing. Of the paper's choices: φ is the identity, as in optax and
 /// Keras.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Lamb {
     /// β₁, in 0 ≤ β₁ < 1.
     pub beta1: f64,
@@ -64,6 +65,7 @@ impl Rule for Lamb {
     const LR: f64 = 1e-3;
     const DECAYS: bool = true;
     const MEASURED: &'static [&'static str] = &["exp_avg", "exp_avg_sq"];
+    stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)

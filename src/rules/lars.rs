@@ -9,7 +9,8 @@ use super::prelude::*;
 /// g is the gradient with its [`WeightDecay::L2`](crate::WeightDecay::L2). State `momentum_buffer` v, with lr inside, as optax; 28 bytes
 /// of traffic an element: the norms take one more pass. Biases and norms, which the paper leaves to plain momentum, belong in a group
 /// of their own.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Lars {
     /// ρ, in 0 ≤ ρ < 1.
     pub momentum: f64,
@@ -43,6 +44,7 @@ impl Rule for Lars {
     const NAME: &'static str = "lars";
     const SHADER: &'static str = include_str!("../../shaders/lars.wgsl");
     const LR: f64 = 1.0;
+    stored!();
 
     fn check(&self) -> Result<()> {
         below_one("momentum", self.momentum)?;

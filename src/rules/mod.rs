@@ -1,5 +1,17 @@
 //! The rules, one file each beside `shaders/` of the same name, and the one list of them.
 
+/// A configuration that a checkpoint keeps as JSON, and restores.
+macro_rules! stored {
+    () => {
+        fn save(&self) -> String {
+            serde_json::to_string(self).unwrap_or_default()
+        }
+        fn restore(&self, saved: &str) -> Option<Self> {
+            serde_json::from_str(saved).ok()
+        }
+    };
+}
+
 mod adadelta;
 mod adagrad;
 mod adagrad_norm;
@@ -28,6 +40,8 @@ pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
 use crate::rule::{AnyRule, Scope};
+use crate::settings::Settings;
+use crate::torch;
 
 /// Every rule with every variant, by the name that users type. Tests, `bench`, `check` and `shader` run over this list.
 pub fn all() -> Vec<(&'static str, AnyRule)> {
@@ -105,8 +119,28 @@ pub fn by_name(name: &str) -> Result<AnyRule> {
     }
 }
 
+/// The rule and the settings of one of PyTorch's optimizers: its class, and one of its `param_groups` as JSON.
+///
+/// ```
+/// use wgpu_optim::{WeightDecay, rules};
+/// let group = r#"{"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": false}"#;
+/// let (rule, settings) = rules::from_torch("AdamW", group)?;
+/// assert_eq!((rule.name(), settings.weight_decay), ("adam", WeightDecay::Decoupled(0.01)));
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax and NAdam,
+/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not known.
+pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
+    let group = serde_json::from_str(group).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
+    torch::read(class, &group)
+}
+
 /// What each rule's file needs.
 mod prelude {
+    pub(super) use serde::{Deserialize, Serialize};
+
     pub(super) use crate::error::{Result, require};
     pub(super) use crate::fields;
     pub(super) use crate::rule::{Real, Rule, Scope, Step, largest, ratio};

@@ -1,7 +1,8 @@
 use super::prelude::*;
 
 /// Where the learning rate and the gain of the gradient stand in [`Momentum`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum MomentumForm {
     /// `v ← ρv + (1 − dampening)·g;  w ← w − lr·v`: PyTorch, optax. The velocity forgets no change of `lr`.
     #[default]
@@ -25,7 +26,8 @@ pub enum MomentumForm {
 /// With `nesterov` the parameters stand at the look-ahead point, which is what PyTorch, Keras and optax store: with lr inside the
 /// velocity it is the lecture notes' rearranged form `w ← w − ρ·v_old + (1 + ρ)·v`, since v = ρ·v_old − lr·g. For the two-point
 /// form leave `nesterov` off and call [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead) before each gradient.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Momentum {
     /// ρ, in 0 ≤ ρ < 1.
     pub momentum: f64,
@@ -82,6 +84,7 @@ impl Rule for Momentum {
     const NAME: &'static str = "momentum";
     const SHADER: &'static str = include_str!("../../shaders/momentum.wgsl");
     const LR: f64 = 1e-3;
+    stored!();
 
     fn check(&self) -> Result<()> {
         below_one("momentum", self.momentum)?;

@@ -11,7 +11,8 @@ use super::prelude::*;
 /// States `exp_avg` m, `exp_avg_sq` v; 28 bytes of traffic an element. The products Πₜ (PyTorch's `mu_product`) are computed from t on
 /// the host. `momentum_decay` 0.004 is PyTorch's, 1 is Keras'; `None` keeps μ = β₁, which is Dozat's simple form and optax'
 /// `adam(nesterov=True)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NAdam {
     /// β₁, in 0 ≤ β₁ < 1.
     pub beta1: f64,
@@ -43,6 +44,11 @@ impl NAdam {
     /// Constant μ, ε = 1e-8.
     pub fn optax() -> Self {
         Self { momentum_decay: None, ..Self::torch() }
+    }
+
+    /// Πₜ with its own β₁, PyTorch's `mu_product`.
+    pub(crate) fn mu_product(&self, t: u64) -> f64 {
+        self.momentum_products(self.beta1, t)[2]
     }
 
     /// μₜ, μₜ₊₁, Πₜ, Πₜ₊₁. The product stops once 1 − Π is 1 in f64: after 437 factors for β₁ = 0.9.
@@ -79,6 +85,7 @@ impl Rule for NAdam {
     const NAME: &'static str = "nadam";
     const SHADER: &'static str = include_str!("../../shaders/nadam.wgsl");
     const LR: f64 = 2e-3;
+    stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;

@@ -10,7 +10,8 @@ use super::prelude::*;
 /// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the momentum. State `exp_avg` m, and one number a tensor,
 /// `exp_avg_sq` v; 28 bytes of traffic an element: the norms take one more pass. A norm above 1.8e19, whose square overflows in f32,
 /// makes no step with any gradient from then on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NovoGrad {
     /// β₁, in 0 ≤ β₁ < 1.
     pub beta1: f64,
@@ -58,6 +59,7 @@ impl Rule for NovoGrad {
     const LR: f64 = 1e-3;
     const DECAYS: bool = true;
     const SCALAR: Option<&'static str> = Some("exp_avg_sq");
+    stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)

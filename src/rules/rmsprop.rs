@@ -14,7 +14,8 @@ use super::prelude::*;
 ///
 /// Centered, `v − ḡ²` can round below 0, where PyTorch's root is NaN. Here it counts as 0, and where v has overflowed (|g| above
 /// 1e19) the step is 0: with ε of 1e-19 or more, no history of finite gradients gives a NaN.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct RmsProp {
     /// α, in 0 ≤ α < 1.
     pub alpha: f64,
@@ -80,6 +81,7 @@ impl Rule for RmsProp {
     const NAME: &'static str = "rmsprop";
     const SHADER: &'static str = include_str!("../../shaders/rmsprop.wgsl");
     const LR: f64 = 1e-2;
+    stored!();
 
     fn check(&self) -> Result<()> {
         below_one("alpha", self.alpha)?;

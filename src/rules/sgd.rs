@@ -16,7 +16,7 @@ use super::prelude::*;
 /// assert_eq!(sgd.read_blocking::<f32>(w)?, [0.75]);
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sgd;
 
 fields! {
@@ -30,6 +30,7 @@ impl Rule for Sgd {
     const NAME: &'static str = "sgd";
     const SHADER: &'static str = include_str!("../../shaders/sgd.wgsl");
     const LR: f64 = 1e-3;
+    stored!();
 
     fn check(&self) -> Result<()> {
         Ok(())

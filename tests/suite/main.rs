@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
 
 mod averages;
+mod checkpoint;
 mod compare;
 mod convergence;
 mod errors;
@@ -24,6 +25,7 @@ mod proof;
 mod schedule;
 mod skips;
 mod step;
+mod torch;
 
 /// A test's name and body.
 type Test = (&'static str, fn(&Gpu) -> Result<(), Failed>);
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
         averages::TESTS,
+        checkpoint::TESTS,
         convergence::TESTS,
         errors::TESTS,
         gradient::TESTS,
@@ -53,12 +56,15 @@ fn main() -> ExitCode {
         schedule::TESTS,
         skips::TESTS,
         step::TESTS,
+        torch::TESTS,
     ]
     .concat();
     let mut trials = compare::trials();
     trials.extend(parity::cpu_trials());
     trials.extend(formulas::trials());
     trials.extend(schedule::trials());
+    trials.extend(checkpoint::trials());
+    trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => {

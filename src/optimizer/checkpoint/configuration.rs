@@ -1,0 +1,300 @@
+//! What a checkpoint's header says beside its tensors: groups, parameters, and what concerns the step as a whole.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Mismatch, Place};
+use crate::averaging::Averaging;
+use crate::clipping::{ClipNorm, NonFinite};
+use crate::error::{Error, Result, require};
+use crate::gpu::Device;
+use crate::optimizer::access::Part;
+use crate::optimizer::{Memory, Optimizer, ParameterId, Role, step};
+use crate::rule::AnyRule;
+use crate::scaling::{Guard, LossScaler, Report};
+use crate::schedule::Schedule;
+use crate::settings::{Options, Settings};
+
+/// What this code writes. Another number means that it does not know all fields.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Configuration {
+    version: u32,
+    /// Whether the file has the parameters' values.
+    pub(super) values: bool,
+    groups: Vec<GroupRecord>,
+    /// By name.
+    pub(super) parameters: BTreeMap<String, ParameterRecord>,
+    clip_norm: Option<ClipNorm>,
+    non_finite: Option<NonFinite>,
+    loss_scaler: Option<LossScaler>,
+    loss_scale: f64,
+    growth_tracker: u32,
+    skipped_steps: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupRecord {
+    rule: String,
+    /// The rule's own: JSON, or a text.
+    configuration: Value,
+    settings: Settings,
+    schedule: Option<Schedule>,
+    schedule_step: u64,
+    averaging: Option<Averaging>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ParameterRecord {
+    group: usize,
+    steps: u64,
+    options: Options,
+}
+
+/// What of a file can be taken.
+#[derive(Debug)]
+pub(super) struct Fitting {
+    /// The rule of each group whose configuration fits.
+    rules: Vec<Option<AnyRule>>,
+    /// Parameters whose states and step counts fit.
+    parameters: HashSet<u64>,
+}
+
+impl Fitting {
+    /// A state that does not fit takes the parameter's others, and its step count, along.
+    pub(super) fn leave_out(&mut self, place: Place) {
+        match place {
+            Place::Part(_, Part::Parameter) | Place::Number(_) => {}
+            Place::Part(id, _) => _ = self.parameters.remove(&id),
+            Place::Group(k) => self.rules[k] = None,
+        }
+    }
+
+    pub(super) fn takes(&self, place: Place) -> bool {
+        match place {
+            Place::Part(_, Part::Parameter) | Place::Number(_) => true,
+            Place::Part(id, _) => self.parameters.contains(&id),
+            Place::Group(k) => self.rules[k].is_some(),
+        }
+    }
+}
+
+impl Configuration {
+    pub(super) fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::Checkpoint { reason: e.to_string() })
+    }
+
+    pub(super) fn from_json(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let wrong = |e: serde_json::Error| Error::Checkpoint { reason: format!("its configuration is wrong: {e}") };
+        match serde_json::from_str(text).map_err(wrong)? {
+            Version { version: VERSION } => serde_json::from_str(text).map_err(wrong),
+            Version { version } => {
+                Err(Error::Checkpoint { reason: format!("it is of version {version}, this code reads {VERSION}") })
+            }
+        }
+    }
+}
+
+/// What of a group or of the whole a file replaces.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>)>,
+    guard: Guard,
+    options: BTreeMap<u64, Options>,
+}
+
+impl Optimizer {
+    pub(super) fn configuration(&self, values: bool) -> Configuration {
+        let groups = self.groups.iter().map(|group| {
+            let saved = group.rule.0.save();
+            GroupRecord {
+                rule: group.rule.name().into(),
+                configuration: serde_json::from_str(&saved).unwrap_or(Value::String(saved)),
+                settings: group.settings,
+                schedule: group.schedule.clone(),
+                schedule_step: group.steps,
+                averaging: group.averaging,
+            }
+        });
+        let parameters = self.parameters.values().map(|parameter| {
+            let (group, steps, options) = (parameter.group, parameter.steps, parameter.options);
+            (parameter.name.clone(), ParameterRecord { group, steps, options })
+        });
+        let Report { loss_scale, growth_tracker, skipped_steps, .. } = self.report();
+        let Guard { clip, policy, scaler } = self.guard;
+        Configuration {
+            version: VERSION,
+            values,
+            groups: groups.collect(),
+            parameters: parameters.collect(),
+            clip_norm: clip,
+            non_finite: policy,
+            loss_scaler: scaler,
+            loss_scale,
+            growth_tracker,
+            skipped_steps,
+        }
+    }
+
+    /// Which groups and parameters the file and this optimizer have in common.
+    pub(super) fn compare(&self, file: &Configuration) -> (Fitting, Mismatch) {
+        let mut mismatch = Mismatch::default();
+        let mut different = |what: String| mismatch.different.push(what);
+        if file.groups.len() != self.groups.len() {
+            different(format!("the groups ({} in the file, {} here)", file.groups.len(), self.groups.len()));
+        }
+        let mut rules = vec![None; self.groups.len()];
+        for (k, (record, group)) in file.groups.iter().zip(&self.groups).enumerate() {
+            let saved = match &record.configuration {
+                Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            let same_name = record.rule == group.rule.name();
+            let restored = same_name.then(|| group.rule.0.restore(&saved)).flatten();
+            rules[k] = restored.filter(|rule| group.rule.stands_for(rule));
+            if rules[k].is_none() {
+                let here = (group.rule.name(), group.rule.0.save());
+                let GroupRecord { rule, .. } = record;
+                different(format!("the rule of group {k} ({rule} {saved} in the file, {} {} here)", here.0, here.1));
+            } else if record.averaging.is_some() != group.averaging.is_some() {
+                rules[k] = None;
+                let [file, here] = [record.averaging, group.averaging];
+                different(format!("the averaging of group {k} ({file:?} in the file, {here:?} here)"));
+            }
+        }
+        let mut parameters = HashSet::new();
+        for (&id, parameter) in &self.parameters {
+            let name = &parameter.name;
+            match file.parameters.get(name) {
+                None => mismatch.missing.push(name.clone()),
+                Some(ParameterRecord { group, .. }) if *group != parameter.group => {
+                    let here = parameter.group;
+                    mismatch.different.push(format!("{name} (in group {group} of the file, {here} here)"));
+                }
+                Some(_) => _ = parameters.insert(id),
+            }
+        }
+        let unknown = file.parameters.keys().filter(|name| !self.names.contains_key(*name));
+        mismatch.unexpected.extend(unknown.cloned());
+        (Fitting { rules, parameters }, mismatch)
+    }
+
+    /// Takes what fits of the configuration, checked as its setters check it, around `read`, which reads the tensors. If either fails
+    /// the configuration is as before.
+    pub(super) fn install(
+        &mut self,
+        file: &Configuration,
+        fitting: &Fitting,
+        read: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        self.check_rest()?;
+        let (mut new, records) = (self.replaced(), self.records(file, fitting)?);
+        for (k, rule) in fitting.rules.iter().enumerate() {
+            if let (Some(rule), Some(record)) = (rule, file.groups.get(k)) {
+                let GroupRecord { settings, schedule, schedule_step, averaging, .. } = record;
+                rule.0.check()?;
+                settings.check()?;
+                schedule.as_ref().map_or(Ok(()), Schedule::check)?;
+                averaging.as_ref().map_or(Ok(()), Averaging::check)?;
+                require(*schedule_step < 1 << 53, "schedule_step", *schedule_step as f64, "below 2^53")?;
+                new.groups[k] = (rule.clone(), *settings, schedule.clone(), *averaging);
+            }
+        }
+        new.guard = Guard { clip: file.clip_norm, policy: file.non_finite, scaler: file.loss_scaler };
+        new.guard.clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
+        new.guard.scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
+        LossScaler { init_scale: file.loss_scale, ..LossScaler::default() }.check()?;
+        for (id, record) in &records {
+            new.options.insert(*id, record.options);
+        }
+        let before = self.replaced();
+        self.replace(new);
+        if let Err(e) = self.check_together().and_then(|()| read(self)) {
+            self.replace(before);
+            return Err(e);
+        }
+        for (id, record) in records {
+            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.batches) = (record.steps, 0, 0));
+        }
+        for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes(Place::Group(*k))) {
+            (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
+        }
+        let Configuration { loss_scale, growth_tracker, skipped_steps, .. } = *file;
+        let report = Report { loss_scale, growth_tracker, skipped_steps, ..Report::default() };
+        if self.report() != report { self.set_report(report, true) } else { Ok(()) }
+    }
+
+    /// The records of the parameters that fit.
+    fn records<'a>(&self, file: &'a Configuration, fitting: &Fitting) -> Result<Vec<(u64, &'a ParameterRecord)>> {
+        let mut records = Vec::new();
+        for id in &fitting.parameters {
+            let Some(record) = self.parameters.get(id).and_then(|p| file.parameters.get(&p.name)) else { continue };
+            record.options.check()?;
+            self.check_shape(ParameterId(*id), record.options)?;
+            require(record.steps < 1 << 53, "steps", record.steps as f64, "below 2^53")?;
+            records.push((*id, record));
+        }
+        Ok(records)
+    }
+
+    pub(super) fn replaced(&self) -> Replaced {
+        let groups = self.groups.iter();
+        Replaced {
+            groups: groups.map(|g| (g.rule.clone(), g.settings, g.schedule.clone(), g.averaging)).collect(),
+            guard: self.guard,
+            options: self.parameters.iter().map(|(&id, parameter)| (id, parameter.options)).collect(),
+        }
+    }
+
+    pub(super) fn replace(&mut self, Replaced { groups, guard, options }: Replaced) {
+        for (group, new) in self.groups.iter_mut().zip(groups) {
+            (group.rule, group.settings, group.schedule, group.averaging) = new;
+        }
+        self.guard = guard;
+        for (id, options) in options {
+            self.parameters.entry(id).and_modify(|parameter| parameter.options = options);
+        }
+        self.plan = None;
+        self.look_ahead_plan = None;
+    }
+
+    /// What the setters check of several settings together.
+    pub(super) fn check_together(&self) -> Result<()> {
+        self.check_clipping(self.guard.clip.as_ref(), usize::MAX, None)?;
+        for group in &self.groups {
+            if let Device::Gpu(gpu) = &self.device {
+                step::compile(gpu, &group.rule, &group.settings, group.extras(self.zeroes()))?;
+            }
+        }
+        for (&id, parameter) in &self.parameters {
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            if let Some(gradient) =
+                tensor.gradient.as_ref().filter(|_| self.groups[parameter.group].settings.writes_gradient())
+            {
+                self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing that a load would leave half done.
+    pub(super) fn check_rest(&self) -> Result<()> {
+        for group in 0..self.groups.len() {
+            self.check_swapped(group, "loading")?;
+        }
+        match self.parameters.values().find(|parameter| parameter.shift != 0.0) {
+            Some(parameter) => Err(parameter.unsupported("loading", "it stands at its look-ahead point: step first")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! PyTorch's optimizers and their parameter groups, as our rules and settings, and back.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::rule::AnyRule;
+use crate::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
+use crate::settings::{Settings, WeightDecay};
+
+/// How PyTorch runs a group, not what it computes; and what schedulers leave there.
+const BESIDE: [&str; 7] = ["foreach", "fused", "capturable", "differentiable", "initial_lr", "params", "param_names"];
+
+/// A parameter group of an optimizer of this class.
+struct Group<'a> {
+    class: &'a str,
+    of: &'a Map<String, Value>,
+}
+
+impl Group<'_> {
+    fn get<T>(&self, key: &str, as_type: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let reason = || format!("a parameter group of PyTorch's {} has no `{key}`, or another kind of it", self.class);
+        self.of.get(key).and_then(as_type).ok_or_else(|| Error::Checkpoint { reason: reason() })
+    }
+
+    fn number(&self, key: &str) -> Result<f64> {
+        self.get(key, Value::as_f64)
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        self.get(key, Value::as_bool)
+    }
+
+    fn flag_or_false(&self, key: &str) -> Result<bool> {
+        if self.of.contains_key(key) { self.flag(key) } else { Ok(false) }
+    }
+
+    fn betas(&self) -> Result<(f64, f64)> {
+        self.get("betas", |value| value[0].as_f64().zip(value[1].as_f64()))
+    }
+
+    fn rule(&self) -> Result<AnyRule> {
+        Ok(match self.class {
+            "SGD" => match (self.number("momentum")?, self.flag("nesterov")?) {
+                (0.0, false) => Sgd.into(),
+                (momentum, nesterov) => {
+                    let dampening = self.number("dampening")?;
+                    Momentum { momentum, dampening, nesterov, form: MomentumForm::LrOutside }.into()
+                }
+            },
+            "Adagrad" => {
+                let initial_accumulator_value = self.number("initial_accumulator_value")?;
+                let (lr_decay, eps) = (self.number("lr_decay")?, self.number("eps")?);
+                AdaGrad { lr_decay, initial_accumulator_value, eps, eps_inside: false }.into()
+            }
+            "RMSprop" => {
+                let (alpha, eps) = (self.number("alpha")?, self.number("eps")?);
+                let (centered, momentum) = (self.flag("centered")?, self.number("momentum")?);
+                RmsProp { alpha, eps, centered, momentum, ..RmsProp::torch() }.into()
+            }
+            "Adadelta" => AdaDelta { rho: self.number("rho")?, eps: self.number("eps")? }.into(),
+            "Adam" | "AdamW" => {
+                let ((beta1, beta2), eps) = (self.betas()?, self.number("eps")?);
+                let amsgrad = self.flag("amsgrad")?.then_some(Amsgrad::Raw);
+                Adam { beta1, beta2, eps, amsgrad, ..Adam::torch() }.into()
+            }
+            "Adamax" => {
+                let ((beta1, beta2), eps) = (self.betas()?, self.number("eps")?);
+                AdaMax { beta1, beta2, eps, ..AdaMax::torch() }.into()
+            }
+            "NAdam" => {
+                let ((beta1, beta2), eps) = (self.betas()?, self.number("eps")?);
+                let momentum_decay = Some(self.number("momentum_decay")?);
+                NAdam { beta1, beta2, eps, momentum_decay, ..NAdam::torch() }.into()
+            }
+            name => {
+                let known = "SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam".into();
+                return Err(Error::UnknownRule { name: name.into(), known });
+            }
+        })
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let lambda = self.number("weight_decay")?;
+        let decoupled = self.class == "AdamW" || self.flag_or_false("decoupled_weight_decay")?;
+        let weight_decay = match (lambda, decoupled) {
+            (0.0, _) => WeightDecay::None,
+            (lambda, true) => WeightDecay::Decoupled(lambda),
+            (lambda, false) => WeightDecay::L2(lambda),
+        };
+        Ok(Settings { weight_decay, maximize: self.flag_or_false("maximize")?, ..Settings::lr(self.number("lr")?) })
+    }
+}
+
+/// The rule and the settings that this group of an optimizer of this class has. No key is passed over that says what it computes.
+pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, Settings)> {
+    let read = Group { class, of: group };
+    let (rule, settings) = (read.rule()?, read.settings()?);
+    rule.0.check()?;
+    settings.check()?;
+    let known = write(&rule, &settings).map(|(_, known)| known).unwrap_or_default();
+    match group.keys().find(|key| !known.contains_key(*key) && !BESIDE.contains(&key.as_str())) {
+        Some(key) => Err(Error::Checkpoint { reason: format!("`{key}` of PyTorch's {class} is not known") }),
+        None => Ok((rule, settings)),
+    }
+}
+
+/// PyTorch's class and parameter group for this rule and its decay, if it has such a form.
+pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str, Map<String, Value>)> {
+    let saved: Map<String, Value> = serde_json::from_str(&rule.0.save()).unwrap_or_default();
+    let (lambda, decoupled) = match settings.weight_decay {
+        WeightDecay::None => (0.0, false),
+        WeightDecay::L2(lambda) => (lambda, false),
+        WeightDecay::Decoupled(lambda) => (lambda, true),
+        WeightDecay::DecoupledFromLr(_) => return None,
+    };
+    let betas = json!([saved.get("beta1"), saved.get("beta2")]);
+    let amsgrad = saved.get("amsgrad").is_some_and(|kind| !kind.is_null());
+    let (class, own) = match rule.name() {
+        "sgd" => ("SGD", json!({ "momentum": 0.0, "dampening": 0.0, "nesterov": false })),
+        "momentum" => ("SGD", json!({})),
+        "adagrad" => ("Adagrad", json!({})),
+        "rmsprop" => ("RMSprop", json!({})),
+        "adadelta" => ("Adadelta", json!({})),
+        "adam" if decoupled => ("AdamW", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": true })),
+        "adam" => ("Adam", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": false })),
+        "adamax" => ("Adamax", json!({ "betas": betas })),
+        "nadam" => ("NAdam", json!({ "betas": betas, "decoupled_weight_decay": decoupled })),
+        _ => return None,
+    };
+    let named = ["momentum", "dampening", "nesterov", "lr_decay", "initial_accumulator_value", "eps", "alpha"];
+    let named = named.into_iter().chain(["centered", "rho", "momentum_decay"]);
+    let mut group: Map<_, _> = named.filter_map(|key| Some((key.to_owned(), saved.get(key).cloned()?))).collect();
+    group.extend(own.as_object().cloned()?);
+    group.extend([
+        ("lr".to_owned(), json!(settings.lr * settings.lr_factor)),
+        ("weight_decay".to_owned(), json!(lambda)),
+        ("maximize".to_owned(), json!(settings.maximize)),
+    ]);
+    // Another form of the rule, or of decay, is none of PyTorch's: it would come back as another.
+    let again = Group { class, of: &group };
+    let same = again.rule().ok()?.0.save() == rule.0.save();
+    (same && again.settings().ok()?.weight_decay == settings.weight_decay).then_some((class, group))
+}
