@@ -2,7 +2,10 @@
 //!
 //! `cargo run --release --example custom_rule` runs it on the CPU and on a GPU if there is one, and compares.
 
-use wgpu_optim::{Device, Error, Gpu, Optimizer, Real, Result, Rule, Step, fields, require};
+use wgpu_optim::{
+    ClipNorm, Device, Gpu, LoadOptions, LossScaler, Optimizer, Real, Result, Rule, SaveOptions, Schedule, Step, fields,
+    require,
+};
 
 /// Sign of the interpolated momentum.
 #[derive(Clone, Debug)]
@@ -47,15 +50,43 @@ impl Rule for Lion {
     }
 }
 
-fn run(device: &Device) -> Result<Vec<f32>, Error> {
-    let mut lion = Optimizer::new(device, Lion { beta1: 0.9, beta2: 0.99 }, 0.01)?;
-    let w = lion.add(0, "w", &[1.0f32, -2.0, 0.5, 0.0, 3.0])?;
-    for t in 0..50 {
-        let gradient: Vec<f32> = (0..5).map(|i| ((i * 7 + t * 3) % 11) as f32 - 4.0).collect();
-        lion.write_gradient(w, &gradient)?;
-        lion.step()?;
+/// Fifty steps with what every rule gets for nothing: clipping, loss scaling with its skips, a schedule, a checkpoint in the middle.
+fn run(device: &Device) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+    let make = || -> Result<Optimizer> {
+        let mut lion = Optimizer::new(device, Lion { beta1: 0.9, beta2: 0.99 }, 0.01)?;
+        lion.set_schedule(0, Schedule::cosine(50))?;
+        lion.set_clip_norm(ClipNorm::torch(5.0))?;
+        lion.set_loss_scaler(LossScaler::default())?;
+        lion.add(0, "w", &[1.0f32, -2.0, 0.5, 0.0, 3.0])?;
+        Ok(lion)
+    };
+    let train = |lion: &mut Optimizer, steps: std::ops::Range<usize>| -> Result<()> {
+        for t in steps {
+            let scale = lion.scale() as f32;
+            let mut gradient: Vec<f32> = (0..5).map(|i| scale * (((i * 7 + t * 3) % 11) as f32 - 4.0)).collect();
+            if t == 10 {
+                gradient[2] = f32::INFINITY; // an overflow: this step is skipped
+            }
+            lion.write_gradient("w", &gradient)?;
+            lion.step()?;
+            lion.settle_blocking()?; // only so that `scale` is the next step's
+        }
+        Ok(())
+    };
+    let mut lion = make()?;
+    train(&mut lion, 0..25)?;
+    let mut file = Vec::new();
+    pollster::block_on(lion.save_to(&mut file, SaveOptions::default()))?;
+    let mut resumed = make()?;
+    resumed.load_from(&mut std::io::Cursor::new(file), LoadOptions::default())?;
+    for lion in [&mut lion, &mut resumed] {
+        train(lion, 25..50)?;
     }
-    lion.read_blocking(w)
+    let w = lion.read_blocking("w")?;
+    if resumed.read_blocking::<f32>("w")? != w || lion.skipped_steps() != 1 {
+        return Err("the checkpoint does not go on where it was saved".into());
+    }
+    Ok(w)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -66,8 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(gpu) => {
             let on_gpu = run(&(&gpu).into())?;
             println!("{}: {on_gpu:?}", gpu.name());
-            let apart = cpu.iter().zip(&on_gpu).any(|(a, b)| (a - b).abs() > 1e-5);
-            if apart {
+            if cpu.iter().zip(&on_gpu).any(|(a, b)| (a - b).abs() > 1e-5) {
                 return Err("CPU and GPU differ".into());
             }
         }

@@ -38,6 +38,13 @@
 //! skipped: two small buffers for each more that is in flight), and nothing is read back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
 //! parameters; what concerns the step as a whole, in `src/optimizer/guard.rs`: [`ClipNorm`], [`NonFinite`], [`LossScaler`]. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
 //!
+//! `src/optimizer/checkpoint/` saves and loads, `src/torch.rs` knows PyTorch's parameter groups, `src/burn/` (feature `burn`) steps Burn's
+//! modules. [`guide`] has a page for each use.
+//!
+//! # Features
+//!
+//! `cli` (default): the `wgpu-optim` binary, and what only it needs. `burn`: `wgpu_optim::burn`; Burn 0.22 needs Rust 1.95.
+//!
 //! # Numbers
 //!
 //! Coefficients (1 − β, lr/(1 − β₁ᵗ), …) are computed in f64 and rounded once; a kernel contains no `pow`. Between adapters results
@@ -63,10 +70,13 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod averaging;
+#[cfg(feature = "burn")]
+pub mod burn;
 mod clipping;
 mod cpu;
 mod error;
 mod gpu;
+pub mod guide;
 mod noise;
 mod optimizer;
 mod rule;
@@ -91,7 +101,9 @@ pub use gpu::memory::BufferRange;
 pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
 pub use noise::{Noise, philox};
-pub use optimizer::{Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Progress, SaveOptions, Slices};
+pub use optimizer::{
+    Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices,
+};
 #[doc(hidden)]
 pub use rule::__next;
 pub use rule::{AnyRule, Fields, Real, Rule, Scope, Step, largest, ratio};

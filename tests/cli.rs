@@ -275,8 +275,10 @@ fn example(name: &str, args: &[&str]) -> Output {
 fn examples_run() {
     let output = example("quickstart", &[]);
     assert!(text(&output.stdout).contains("[2.000, 1.000]"), "{}", text(&output.stdout));
-    let output = example("custom_rule", &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    for name in ["custom_rule", "share_device"] {
+        let output = example(name, &[]);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+    }
 }
 
 #[test]

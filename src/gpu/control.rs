@@ -178,7 +178,7 @@ impl Control {
             let size = wgpu::BufferSize::new(size).ok_or(Error::DeviceLost)?;
             let mut view = gpu.queue().write_buffer_with(&slot.data, 0, size).ok_or(Error::DeviceLost)?;
             view.copy_from_slice(bytemuck::cast_slice(words));
-            Ok(())
+            Ok::<(), Error>(())
         })??;
         self.last += 1;
         self.pending.push_back((self.last, None));

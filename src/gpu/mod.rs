@@ -40,6 +40,16 @@ struct Inner {
 const FOUR: wgpu::BufferSize = wgpu::BufferSize::MIN.saturating_add(3);
 
 impl Gpu {
+    /// What a device must have: no feature, and [`wgpu::Limits::downlevel_defaults`], whose four storage buffers a stage are enough for
+    /// rules with up to two states that no norm decides about; [`wgpu::Limits::default`] is enough for all.
+    pub const REQUIRED_FEATURES: wgpu::Features = wgpu::Features::empty();
+    /// Limits below which nothing runs: see [`Gpu::REQUIRED_FEATURES`].
+    pub const REQUIRED_LIMITS: wgpu::Limits = wgpu::Limits::downlevel_defaults();
+    /// What is used where a device has it: pipeline caches ([`Gpu::set_pipeline_cache`]); the benchmark uses timestamps.
+    pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::PIPELINE_CACHE
+        .union(wgpu::Features::TIMESTAMP_QUERY)
+        .union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+
     /// The best adapter there is, hardware before software, with the limits and features that it has.
     ///
     /// `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`) and `WGPU_ADAPTER_NAME` (part of the name) narrow the choice.
@@ -100,9 +110,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
-        use wgpu::Features;
-        let timestamps = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
-        let useful = timestamps | Features::SHADER_F16 | Features::SUBGROUP | Features::PIPELINE_CACHE;
+        let useful = Self::OPTIONAL_FEATURES | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         Self::with_limits(adapter, adapter.features() & useful, adapter.limits()).await
     }
 
@@ -183,6 +191,12 @@ impl Gpu {
         self.0.cache.get()
     }
 
+    /// A buffer that nothing is ever in.
+    #[cfg(feature = "burn")]
+    pub(crate) fn probe(&self) -> &wgpu::Buffer {
+        &self.0.probe
+    }
+
     /// The wgpu device.
     pub fn device(&self) -> &wgpu::Device {
         &self.0.device
@@ -191,6 +205,10 @@ impl Gpu {
     /// The wgpu queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.0.queue
+    }
+
+    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim") })
     }
 
     /// What the adapter calls itself: `name (backend)`.

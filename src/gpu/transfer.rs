@@ -25,7 +25,7 @@ impl Gpu {
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            let mut encoder = self.device().create_command_encoder(&Default::default());
+            let mut encoder = self.encoder();
             encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.size());
             self.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
@@ -65,7 +65,7 @@ impl Gpu {
         let pieces = ranges.iter().zip(values);
         let (zero, other): (Vec<_>, Vec<_>) = pieces.partition(|&(_, &value)| value == 0.0);
         self.scoped("a fill", || {
-            let mut encoder = self.device().create_command_encoder(&Default::default());
+            let mut encoder = self.encoder();
             for (range, _) in zero {
                 encoder.clear_buffer(&range.buffer, range.offset, Some(4 * len));
             }

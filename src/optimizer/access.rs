@@ -209,7 +209,7 @@ impl Optimizer {
     pub fn zero_grad(&mut self) -> Result<()> {
         if let Device::Gpu(gpu) = self.device.clone() {
             gpu.check_alive()?;
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let mut encoder = gpu.encoder();
             return gpu.scoped("zero_grad", || {
                 self.encode_zero_grad(&mut encoder)?;
                 gpu.queue().submit([encoder.finish()]);

@@ -141,8 +141,19 @@ impl Optimizer {
                 return Err(Error::Overlap { a: format!("parameter `{name}`"), b: format!("parameter `{other}`") });
             }
         }
+        self.add_in_buffers(&gpu, group, tensors, exact)
+    }
+
+    /// Adds parameters wherever they lie.
+    pub(super) fn add_in_buffers(
+        &mut self,
+        gpu: &Gpu,
+        group: usize,
+        tensors: &[(&str, BufferRange)],
+        exact: bool,
+    ) -> Result<Vec<ParameterId>> {
         let mut taken = Vec::new();
-        match self.take_states(&gpu, group, tensors, exact, &mut taken) {
+        match self.take_states(gpu, group, tensors, exact, &mut taken) {
             Ok(()) => {
                 let insert = |((name, range), tensor): (&(&str, BufferRange), Tensor)| {
                     self.insert(name, group, range.len, Memory::Gpu(tensor))
@@ -245,7 +256,7 @@ impl Optimizer {
     }
 
     /// No name is taken, by another parameter or among these.
-    fn check_names<T>(&self, tensors: &[(&str, T)]) -> Result<()> {
+    pub(super) fn check_names<T>(&self, tensors: &[(&str, T)]) -> Result<()> {
         let mut names = HashSet::new();
         match tensors.iter().find(|(name, _)| self.names.contains_key(*name) || !names.insert(*name)) {
             Some((name, _)) => Err(Error::DuplicateName { name: (*name).into() }),

@@ -21,11 +21,15 @@ mod add;
 mod checkpoint;
 mod groups;
 mod guard;
+mod place;
 mod plan;
 mod step;
 mod vectors;
 
 pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions};
+pub use place::Placed;
+#[cfg(feature = "burn")]
+pub(crate) use plan::POOLED;
 pub use vectors::Slices;
 
 /// A parameter's handle. Never used again once the parameter is removed.

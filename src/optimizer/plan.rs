@@ -16,7 +16,7 @@ use crate::rule::Scope;
 use crate::settings::Settings;
 
 /// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs no table.
-const POOLED: u64 = 1 << 18;
+pub(crate) const POOLED: u64 = 1 << 18;
 
 /// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
 /// it is, where each has coefficients of its own.

@@ -295,7 +295,7 @@ impl Optimizer {
         self.before.clear();
         self.before.extend(self.parameters.values().map(|parameter| (parameter.shift, parameter.batches)));
         let submitted = gpu.scoped("a step", || {
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let mut encoder = gpu.encoder();
             let encoded = encode(self, &mut encoder);
             #[cfg(not(target_family = "wasm"))]
             let encoded = match encoded {
@@ -352,7 +352,7 @@ impl Optimizer {
         }
         slots.write(gpu, &slot, &self.rows)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
-        plan.record(&slots.bind_group, |row| slots.offset(&slot, row), &mut pass);
+        grouped(&mut pass, "update", |pass| plan.record(&slots.bind_group, |row| slots.offset(&slot, row), pass));
         drop(pass);
         encoder.on_submitted_work_done(move || drop(slot));
         Ok(Recorded::Counted)
@@ -365,13 +365,13 @@ impl Optimizer {
         let words = self.slot_words(plan, preparation)?;
         let control = self.control(gpu)?;
         let in_flight = control.begin(gpu, &words)?;
-        let step = in_flight.step;
+        let (step, slot) = (in_flight.step, in_flight.group()?);
         let mut pass = encoder.begin_compute_pass(&compute_pass());
         if let Some(units) = &plan.units {
-            units.record(in_flight.group()?, &mut pass);
+            grouped(&mut pass, "rows and columns", |pass| units.record(slot, pass));
         }
-        preparation.record(in_flight.group()?, &mut pass);
-        plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, &mut pass);
+        grouped(&mut pass, "norms and coefficients", |pass| preparation.record(slot, pass));
+        grouped(&mut pass, "update", |pass| plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, pass));
         drop(pass);
         control.end(in_flight, encoder);
         self.rows = words;
@@ -391,6 +391,13 @@ impl Optimizer {
             }
         }
     }
+}
+
+/// A part of the pass that a capture shows by its name.
+fn grouped(pass: &mut wgpu::ComputePass<'_>, name: &str, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+    pass.push_debug_group(name);
+    record(pass);
+    pass.pop_debug_group();
 }
 
 fn compute_pass() -> wgpu::ComputePassDescriptor<'static> {

@@ -21,6 +21,7 @@ tests!(
     default_limits_and_a_tensor_above_128_mib,
     small_buffers_hold_many_tensors,
     four_storage_buffers_run_adam,
+    the_least_device_runs_what_fits,
     gradients_in_fresh_buffers_are_let_go,
     a_callers_device_keeps_its_callbacks,
     pipelines_go_into_a_cache,
@@ -315,6 +316,33 @@ fn pipelines_go_into_a_cache(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 /// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of tensors.
+/// [`Gpu::REQUIRED_LIMITS`]: rules that bind four storage buffers run, the others are refused by name before anything else.
+fn the_least_device_runs_what_fits(gpu: &Gpu) -> Result<(), Failed> {
+    let low = device_like(gpu, |limits| {
+        let resolution = limits.clone();
+        *limits = Gpu::REQUIRED_LIMITS.using_resolution(resolution);
+    })?;
+    let mut fitting = 0;
+    for (name, rule) in rules::all() {
+        let (start, g) = (parameters(301, 1), gradients_for(&rule, 301, 2));
+        match in_arena(&low, &rule, &start, &g) {
+            Ok((x, _)) => {
+                close(name, &x, &on_cpu(&rule, &start, &g)?, &start, TOLERANCE)?;
+                fitting += 1;
+                ensure(rule.slots().len() <= 2 && rule.scope().is_none(), name)?;
+            }
+            Err(_) => {
+                let Err(e) = Optimizer::new(&(&low).into(), rule.clone(), 0.01) else { return Err(name.into()) };
+                let limit = "max_storage_buffers_per_shader_stage";
+                let said =
+                    matches!(&e, Error::OverLimit { name, limit: of, .. } if name == rule.name() && *of == limit);
+                ensure(said && (rule.slots().len() > 2 || rule.scope().is_some()), format!("{name}: {e}"))?;
+            }
+        }
+    }
+    ensure(fitting > 25, format!("{fitting} rules"))
+}
+
 fn memory_is_what_the_tensors_take(gpu: &Gpu) -> Result<(), Failed> {
     let gpu = device_like(gpu, |_| {})?;
     let bytes = || {

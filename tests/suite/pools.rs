@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum};
 use wgpu_optim::{
     AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Gpu, Gradient, LossScaler, Noise, Optimizer, Options,
-    ParameterId, Settings, WeightDecay, rules,
+    ParameterId, Placed, Settings, WeightDecay, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -23,6 +23,7 @@ tests!(
     skips_and_zeroed_gradients_in_a_pool,
     one_dispatch_for_each_set_of_buffers,
     no_table_where_there_is_no_room,
+    places_move_between_steps,
     the_second_step_makes_no_objects,
 );
 
@@ -360,6 +361,54 @@ fn no_table_where_there_is_no_room(gpu: &Gpu) -> Result<(), Failed> {
         ensure(found == dispatches, format!("{found} dispatches, one pool: {one_pool}"))?;
     }
     Ok(())
+}
+
+/// Each step finds its tensors elsewhere in the pools, where others were before; one takes no part in some.
+fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
+    let make = || optimizer(gpu, &Adam::default().into(), Settings::lr(0.01));
+    let mut pools = Pools::new(gpu, make, &[64, 64, 64, 64], &Layout { gap: 4, step: 4 }, false)?;
+    let ids: Vec<_> = pools.optimizer.parameters().map(|(id, _)| id).collect();
+    let at = |pool: &wgpu::Buffer, start: usize| BufferRange::new(pool, 4 * start as u64, 64);
+    for step in 0..6 {
+        // Values go round the places, and the gradients the other way.
+        let places: Vec<_> = (0..4).map(|k| pools.starts[(k + step) % 4]).collect();
+        let grad_places: Vec<_> = (0..4).map(|k| pools.grad_starts[(k + 3 * step) % 4]).collect();
+        let mut placed = Vec::new();
+        for (k, &id) in ids.iter().enumerate() {
+            let name = format!("w{k}");
+            let (w, g) = (pools.arena.read_blocking::<f32>(name.as_str())?, parameters(64, (10 * step + k) as u64));
+            pools.arena.write_gradient(name.as_str(), &g)?;
+            for (range, values) in [(at(&pools.parameters, places[k]), w), (at(&pools.gradients, grad_places[k]), g)] {
+                gpu.queue().write_buffer(&range.buffer, range.offset, bytemuck::cast_slice(&values));
+            }
+            let missing = k == 2 && step % 3 == 1;
+            pools.arena.set_gradient(name.as_str(), if missing { Gradient::Missing } else { Gradient::Own })?;
+            if !missing {
+                let gradient = Some(at(&pools.gradients, grad_places[k]));
+                placed.push(Placed { id, parameter: at(&pools.parameters, places[k]), gradient });
+            }
+        }
+        pools.optimizer.place(&placed)?;
+        pools.step()?;
+        for place in &placed {
+            let found = pools.optimizer.read_blocking::<f32>(place.id)?;
+            let name = format!("w{}", ids.iter().position(|id| *id == place.id).unwrap_or(9));
+            same(&format!("step {step}, {name}"), &found, &pools.arena.read_blocking(name.as_str())?)?;
+            ensure(pools.optimizer.steps(place.id)? == pools.arena.steps(name.as_str())?, "steps")?;
+        }
+    }
+    // Two in one place, a length, one that lies in the optimizer's own memory, one named twice: nothing changes.
+    let place = |k: usize, start: usize| Placed { id: ids[k], parameter: at(&pools.parameters, start), gradient: None };
+    let mut bad = vec![vec![place(0, 4), place(1, 8)], vec![place(0, 4), place(0, 100)]];
+    bad.push(vec![Placed { parameter: BufferRange::new(&pools.parameters, 0, 63), ..place(0, 4) }]);
+    for placed in &bad {
+        let refused = pools.optimizer.place(placed);
+        ensure(refused.is_err(), format!("{placed:?}"))?;
+    }
+    let refused = pools.arena.place(&[place(0, 4)]);
+    ensure(matches!(refused, Err(wgpu_optim::Error::Unsupported { .. })), format!("{refused:?}"))?;
+    pools.optimizer.step()?;
+    ensure(pools.optimizer.steps(ids[0])? == 7, "the last good places hold")
 }
 
 fn the_second_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {

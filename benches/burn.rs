@@ -1,0 +1,157 @@
+//! Our Adam beside Burn's (its options set to PyTorch's) on the same wgpu device: one step with all that Burn does around it, until the
+//! device is done; medians of interleaved rounds.
+//!
+//! ```text
+//! cargo bench --features burn --bench burn                       # 2^24, 200x4096, resnet50
+//! cargo bench --features burn --bench burn -- 2^20 gpt2 --flex   # on Burn's Flex, on the CPU
+//! ```
+
+use std::time::Instant;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::Initializer;
+use burn::optim::{AdamConfig, GradientsParams};
+use burn::tensor::{Device, Tensor};
+use wgpu_optim::burn::ModuleOptimizer;
+use wgpu_optim::{Error, Gpu, Settings, rules::Adam};
+
+#[allow(dead_code, reason = "the benchmark binary uses the rest")]
+#[path = "../src/cli/bench/clock.rs"]
+mod clock;
+#[allow(dead_code, reason = "the benchmark binary uses the rest")]
+#[path = "../src/cli/bench/shapes.rs"]
+mod shapes;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+#[derive(Module, Debug)]
+struct Tensors {
+    of: Vec<Param<Tensor<1>>>,
+}
+
+impl Tensors {
+    /// As Burn's layers make their parameters.
+    fn new(lens: &[usize], device: &Device) -> Self {
+        device.seed(1);
+        let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
+        Self { of: lens.iter().map(|&len| normal.init([len], device)).collect() }
+    }
+
+    /// Fresh memory, as `backward` gives it.
+    fn gradients(&self, device: &Device) -> GradientsParams {
+        let mut gradients = GradientsParams::new();
+        for param in &self.of {
+            let gradient = Tensor::<1>::full(param.val().shape(), 0.25, &device.clone().without_autodiff());
+            gradients.register(param.id, gradient);
+        }
+        gradients
+    }
+}
+
+struct Sum(f64);
+
+impl ModuleVisitor for Sum {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0 += f64::from(param.val().inner().abs().sum().into_scalar::<f32>());
+    }
+}
+
+fn sum(module: &Tensors) -> f64 {
+    let mut sum = Sum(0.0);
+    module.visit(&mut sum);
+    sum.0
+}
+
+/// Milliseconds of a step, gradients ready before it.
+fn timed(
+    module: &mut Option<Tensors>,
+    device: &Device,
+    step: impl FnOnce(Tensors, GradientsParams) -> Result<Tensors, Error>,
+) -> Result<f64, Error> {
+    let lost = |e| Error::Rejected { operation: "waiting", reason: format!("{e:?}") };
+    let now = module.take().ok_or(Error::DeviceLost)?;
+    let gradients = now.gradients(device);
+    device.sync().map_err(lost)?;
+    let start = Instant::now();
+    let stepped = step(now, gradients)?;
+    device.sync().map_err(lost)?;
+    *module = Some(stepped);
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn main() -> Outcome<()> {
+    let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let flex = args.iter().any(|arg| arg == "--flex");
+    let mut shapes: Vec<shapes::Shape> = Vec::new();
+    for arg in args.iter().filter(|arg| !arg.starts_with("--")) {
+        shapes.push(arg.parse()?);
+    }
+    if shapes.is_empty() {
+        shapes = ["2^24", "200x4096", "resnet50"].iter().map(|shape| shape.parse()).collect::<Result<_, _>>()?;
+    }
+    let (device, ours, gpu): (Device, wgpu_optim::Device, Option<Gpu>) = match flex {
+        true => (Device::flex().autodiff(), wgpu_optim::Device::Cpu, None),
+        false => {
+            let (device, gpu) = wgpu_optim::burn::wgpu_device()?;
+            (device.autodiff(), (&gpu).into(), Some(gpu))
+        }
+    };
+    println!("{}: a step of Adam, Burn's and ours, medians of interleaved rounds", ours.name());
+    println!("| tensors  | elements | Burn's, ms | ours, ms | Burn's / ours | noise | Burn's, MiB | ours, MiB | dispatches |");
+    println!("| -------- | -------: | ---------: | -------: | ------------: | ----: | ----------: | --------: | ---------: |");
+    for shape in &shapes {
+        let memory = [true, false].map(|burns| peak(&device, &ours, gpu.as_ref(), shape, burns));
+        let [theirs, mine] = memory.map(|peak| peak.map(|bytes| bytes >> 20));
+        let (theirs, mine) = (theirs?, mine?);
+        let (mut a, mut b) = (Some(Tensors::new(&shape.lens, &device)), Some(Tensors::new(&shape.lens, &device)));
+        let mut burns = AdamConfig::new().with_epsilon(1e-8).init();
+        let mut optimizer = ModuleOptimizer::new(&ours, Adam::default(), Settings::lr(1e-3))?;
+        let pair = clock::interleave(
+            || timed(&mut b, &device, |module, gradients| Ok(optimizer.step(1e-3, module, gradients)?)),
+            || timed(&mut a, &device, |module, gradients| Ok(burns.step(1e-3, module, gradients))),
+        )?;
+        let (Some(a), Some(b)) = (a, b) else { return Err("a module is lost".into()) };
+        let apart = (sum(&a) - sum(&b)).abs() / sum(&a);
+        if apart > 1e-4 {
+            return Err(format!("{}: the two are {apart:e} apart", shape.name).into());
+        }
+        let [ms, their_ms] = pair.ms;
+        println!(
+            "| {:8} | {:8} | {their_ms:10.3} | {ms:8.3} | {:13.2} | {:5.3} | {theirs:11} | {mine:9} | {:10} |",
+            shape.name,
+            shape.elements(),
+            pair.ratio,
+            pair.noise,
+            optimizer.optimizer().dispatches()
+        );
+    }
+    Ok(())
+}
+
+/// Bytes of wgpu's buffers after five steps, of a module, its gradients and its optimizer, pools empty before: what was reserved at most.
+fn peak(
+    device: &Device,
+    ours: &wgpu_optim::Device,
+    gpu: Option<&Gpu>,
+    shape: &shapes::Shape,
+    burns: bool,
+) -> Outcome<usize> {
+    let Some(gpu) = gpu else { return Ok(0) };
+    let used = || -> Outcome<usize> {
+        device.sync().map_err(|e| format!("{e:?}"))?;
+        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        Ok(gpu.device().get_internal_counters().hal.buffer_memory.read() as usize)
+    };
+    device.memory_cleanup();
+    let before = used()?;
+    let mut module = Some(Tensors::new(&shape.lens, device));
+    let mut theirs = AdamConfig::new().with_epsilon(1e-8).init();
+    let mut mine = ModuleOptimizer::new(ours, Adam::default(), Settings::lr(1e-3))?;
+    for _ in 0..5 {
+        timed(&mut module, device, |module, gradients| match burns {
+            true => Ok(theirs.step(1e-3, module, gradients)),
+            false => Ok(mine.step(1e-3, module, gradients)?),
+        })?;
+    }
+    Ok(used()?.saturating_sub(before))
+}

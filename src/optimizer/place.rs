@@ -1,0 +1,119 @@
+//! Parameters in the caller's memory whose places change from step to step.
+
+use std::collections::HashMap;
+
+use super::{Memory, Optimizer, ParameterId};
+use crate::error::{Error, Result};
+#[cfg(feature = "burn")]
+use crate::gpu::Device;
+use crate::gpu::memory::{BufferRange, conflict};
+
+/// Where a parameter in the caller's buffers lies from the next step on, and its gradient; `None` for a missing one.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The parameter.
+    pub id: ParameterId,
+    /// Its values.
+    pub parameter: BufferRange,
+    /// Its gradient.
+    pub gradient: Option<BufferRange>,
+}
+
+impl Optimizer {
+    /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a framework's
+    /// allocator. All at once, since the new place of one may be the old place of another. Parameters of [`Optimizer::add_buffer`] that
+    /// are not named take no part in steps until they are again. What has not moved costs nothing.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],
+    /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that take part. Then
+    /// nothing has changed.
+    pub fn place(&mut self, placed: &[Placed]) -> Result<()> {
+        self.gpu("place")?;
+        let mut places = HashMap::new();
+        for place in placed {
+            let parameter = self.get(place.id)?;
+            let foreign = matches!(&parameter.memory, Memory::Gpu(tensor) if !tensor.owned);
+            if !foreign || places.insert(place.id.0, place).is_some() {
+                return Err(parameter.unsupported("place", "it is not in the caller's buffer, or is named twice"));
+            }
+            for (name, range) in [("", Some(&place.parameter)), ("gradient of ", place.gradient.as_ref())] {
+                let Some(range) = range else { continue };
+                parameter.check_len(range.len)?;
+                range.check(&format!("{name}{}", parameter.name))?;
+            }
+        }
+        let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {
+            (Memory::Gpu(tensor), Some(place)) => {
+                let same = tensor.parameter == place.parameter && tensor.gradient == place.gradient;
+                !same || parameter.missing != place.gradient.is_none()
+            }
+            (Memory::Gpu(tensor), None) => !tensor.owned && !parameter.missing,
+            _ => false,
+        });
+        if !moved {
+            return Ok(());
+        }
+        self.check_places(&places)?;
+        for (id, parameter) in &mut self.parameters {
+            let Memory::Gpu(tensor) = &mut parameter.memory else { continue };
+            match places.get(id) {
+                Some(place) => {
+                    (tensor.parameter, tensor.gradient) = (place.parameter.clone(), place.gradient.clone());
+                    parameter.missing = place.gradient.is_none();
+                    parameter.batches = 0;
+                }
+                None => parameter.missing |= !tensor.owned,
+            }
+        }
+        self.plan = None;
+        self.look_ahead_plan = None;
+        Ok(())
+    }
+
+    /// No overlap among what the next step touches, one of the two written.
+    fn check_places(&self, places: &HashMap<u64, &Placed>) -> Result<()> {
+        let (mut uses, mut names) = (Vec::new(), Vec::new());
+        for (id, parameter) in &self.parameters {
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            let (at, gradient) = match places.get(id) {
+                Some(place) => (&place.parameter, place.gradient.as_ref()),
+                None if tensor.owned => (&tensor.parameter, tensor.gradient.as_ref()),
+                None => continue,
+            };
+            let zeroed = self.groups[parameter.group].settings.writes_gradient();
+            let ours = tensor.slots.iter().map(|slot| (slot, true, "a state of"));
+            let all = [Some((at, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
+            for (range, written, what) in all.into_iter().flatten().chain(ours) {
+                uses.push((range, written));
+                names.push((what, &parameter.name));
+            }
+        }
+        let name = |at: usize| format!("{} `{}`", names[at].0, names[at].1);
+        match conflict(&uses) {
+            Some((a, b)) => Err(Error::Overlap { a: name(a), b: name(b) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds parameters of these lengths whose place is not known yet.
+    #[cfg(feature = "burn")]
+    pub(crate) fn add_elsewhere(&mut self, group: usize, tensors: &[(&str, usize)]) -> Result<Vec<ParameterId>> {
+        let Device::Gpu(gpu) = self.device.clone() else { return Ok(Vec::new()) };
+        let nowhere = |&(name, len): &(&'_ str, usize)| (name.to_owned(), BufferRange::new(gpu.probe(), 0, len));
+        let tensors: Vec<_> = tensors.iter().map(nowhere).collect();
+        let tensors: Vec<_> = tensors.iter().map(|(name, range)| (name.as_str(), range.clone())).collect();
+        self.check_names(&tensors)?;
+        self.add_in_buffers(&gpu, group, &tensors, true)
+    }
+
+    /// Whether no place of it is known yet.
+    #[cfg(feature = "burn")]
+    pub(crate) fn is_elsewhere(&self, id: ParameterId) -> bool {
+        let probe = |gpu: &crate::gpu::Gpu| gpu.probe().clone();
+        match (&self.device, self.parameters.get(&id.0).map(|parameter| &parameter.memory)) {
+            (Device::Gpu(gpu), Some(Memory::Gpu(tensor))) => tensor.parameter.buffer == probe(gpu),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What concerns the step as a whole: overflow, checkpoints, bad input.
+
+use burn::module::Module;
+use burn::nn::LinearConfig;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use libtest_mimic::Failed;
+use wgpu_optim::rules::{Adam, Momentum};
+use wgpu_optim::{Error, LossScaler, Schedule};
+
+use crate::{Net, On, ensure, values};
+
+pub(crate) const TESTS: &[crate::Test] = &[
+    ("an_overflow_skips_the_step", an_overflow_skips_the_step),
+    ("a_checkpoint_goes_on_exactly", a_checkpoint_goes_on_exactly),
+    ("bad_input_gives_the_module_back", bad_input_gives_the_module_back),
+    ("no_gradients_no_step", no_gradients_no_step),
+];
+
+fn an_overflow_skips_the_step(on: &On) -> Result<(), Failed> {
+    let mut net = Net::new(on);
+    let mut optimizer = on.optimizer(Adam::default(), 0.1)?;
+    optimizer.set_loss_scaler(LossScaler { init_scale: 1024.0, ..LossScaler::default() })?;
+    let mut last = values(&net);
+    for step in 0..4 {
+        let scale = optimizer.report().loss_scale as f32;
+        let factor = if step == 2 { f32::INFINITY } else { scale };
+        let loss = net.loss(on, step) * factor;
+        let gradients = GradientsParams::from_grads(loss.backward(), &net);
+        net = optimizer.step(0.01, net, gradients)?;
+        let now = values(&net);
+        ensure((now == last) == (step == 2), format!("step {step} of which the third overflows"))?;
+        last = now;
+    }
+    let report = optimizer.report();
+    ensure(report.skipped_steps == 1 && report.loss_scale == 512.0, format!("{report:?}"))
+}
+
+fn a_checkpoint_goes_on_exactly(on: &On) -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("states.safetensors");
+    let mut net = Net::new(on);
+    let mut optimizer = on.optimizer(Adam::default(), 0.1)?;
+    optimizer.set_schedule(0, Schedule::cosine(10))?;
+    for step in 0..3 {
+        let (_, gradients) = net.gradients(on, step);
+        net = optimizer.step(0.01, net, gradients)?;
+    }
+    optimizer.save(&path)?;
+    let mut resumed = on.optimizer(Adam { beta1: 0.1, ..Adam::default() }, 0.1)?;
+    let mut again = net.clone();
+    let unknown = resumed.load(&path);
+    ensure(matches!(unknown, Err(Error::Mismatch(_))), format!("{unknown:?}"))?;
+    // All but the layer that never had a gradient are in the file; what is registered is all.
+    resumed.register(&again)?;
+    let strict = resumed.load(&path);
+    ensure(matches!(strict, Err(Error::Mismatch(_))), format!("{strict:?}"))?;
+    let mismatch = resumed.load_with(&path, false)?;
+    ensure(mismatch.missing.iter().all(|name| name.starts_with("unused.")), format!("{mismatch:?}"))?;
+    for step in 3..6 {
+        let (_, gradients) = net.gradients(on, step);
+        net = optimizer.step(0.01, net, gradients)?;
+        let (_, gradients) = again.gradients(on, step);
+        again = resumed.step(0.01, again, gradients)?;
+    }
+    ensure(values(&net) == values(&again), "the resumed run is another")
+}
+
+fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
+    let net = Net::new(on);
+    let before = values(&net);
+    let mut optimizer = on.optimizer(Momentum::default(), 0.1)?;
+    let (_, gradients) = net.gradients(on, 0);
+    let Err(refused) = optimizer.step(f64::NAN, net, gradients) else { return Err("a rate of NaN".into()) };
+    ensure(matches!(refused.error, Error::Hyperparameter { name: "lr", .. }), format!("{refused:?}"))?;
+    ensure(values(&refused.module) == before, "the module has changed")?;
+    let net = refused.module;
+    // A gradient of another shape.
+    let mut gradients = GradientsParams::new();
+    gradients.register(net.layers[0].weight.id, Tensor::<2>::ones([64, 3], &on.burn.clone().without_autodiff()));
+    let Err(refused) = optimizer.step(0.1, net, gradients) else { return Err("a gradient of another shape".into()) };
+    ensure(matches!(&refused.error, Error::Length { name, .. } if name == "layers.0.weight"), format!("{refused:?}"))?;
+    ensure(values(&refused.module) == before, "the module has changed")?;
+    // A module that is elsewhere.
+    if on.is_gpu() {
+        let elsewhere = LinearConfig::new(2, 2).init(&Device::flex().autodiff());
+        let loss = elsewhere.weight.val().sum();
+        let gradients = GradientsParams::from_grads(loss.backward(), &elsewhere);
+        let Err(refused) = optimizer.step(0.1, elsewhere, gradients) else { return Err("a module elsewhere".into()) };
+        ensure(matches!(&refused.error, Error::Unsupported { name, .. } if name == "weight"), format!("{refused:?}"))?;
+    }
+    // And all is well behind it.
+    let (_, gradients) = refused.module.gradients(on, 0);
+    let net = optimizer.step(0.1, refused.module, gradients)?;
+    ensure(values(&net) != before, "nothing has stepped")
+}
+
+fn no_gradients_no_step(on: &On) -> Result<(), Failed> {
+    let net = Net::new(on);
+    let before = values(&net);
+    let mut optimizer = on.optimizer(Adam::default(), 0.1)?;
+    let net = optimizer.step(0.1, net, GradientsParams::new())?;
+    let frozen = net.no_grad();
+    ensure(values(&frozen) == before && optimizer.optimizer().parameters().count() == 0, "something has stepped")
+}

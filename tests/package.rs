@@ -1,0 +1,76 @@
+//! What the crate is to those who depend on it: licences, versions of its dependencies, types that threads may share.
+
+use std::collections::{BTreeMap, HashSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Licences that code under MIT OR Apache-2.0 may link.
+const LICENCES: [&str; 11] = [
+    "MIT",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "0BSD",
+    "Unlicense",
+    "CC0-1.0",
+    "Unicode-3.0",
+];
+/// Crates that others demand in two versions.
+const TWICE: [&str; 2] = ["hashbrown", "syn"];
+
+/// What `cargo build` builds with the default features: name, version, licence.
+fn dependencies() -> Vec<[String; 3]> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--manifest-path"]);
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = cargo.args([concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "--filter-platform", &host]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let built: HashSet<_> = nodes.iter().map(|node| node["id"].as_str().unwrap()).collect();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let text = |package: &Value, key: &str| package[key].as_str().unwrap_or("none").to_owned();
+    packages
+        .filter(|package| built.contains(package["id"].as_str().unwrap()))
+        .map(|package| ["name", "version", "license"].map(|key| text(package, key)))
+        .collect()
+}
+
+fn allowed(licence: &str) -> bool {
+    let any = |part: &str| part.split(" OR ").any(|one| LICENCES.contains(&one.trim_matches(['(', ')', ' '])));
+    licence.replace('/', " OR ").split(" AND ").all(any)
+}
+
+#[test]
+fn licences_go_with_ours() {
+    assert!(allowed("(MIT OR GPL-3.0) AND Unicode-3.0") && !allowed("GPL-3.0") && !allowed("MIT AND GPL-3.0"));
+    let dependencies = dependencies();
+    assert!(dependencies.len() > 50, "{}", dependencies.len());
+    let bad: Vec<_> = dependencies.iter().filter(|[_, _, licence]| !allowed(licence)).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[test]
+fn no_crate_is_built_twice() {
+    let mut versions = BTreeMap::<_, Vec<_>>::new();
+    for [name, version, _] in dependencies() {
+        versions.entry(name).or_default().push(version);
+    }
+    versions.retain(|name, versions| versions.len() > 1 && !TWICE.contains(&name.as_str()));
+    assert!(versions.is_empty(), "{versions:?}");
+}
+
+#[test]
+fn threads_may_share_everything() {
+    fn shared<T: Send + Sync>() {}
+    shared::<wgpu_optim::Device>();
+    shared::<wgpu_optim::Error>();
+    shared::<wgpu_optim::Gpu>();
+    shared::<wgpu_optim::Optimizer>();
+    shared::<wgpu_optim::AnyRule>();
+}
