@@ -97,8 +97,12 @@ fn main() -> Outcome<()> {
         }
     };
     println!("{}: a step of Adam, Burn's and ours, medians of interleaved rounds", ours.name());
-    println!("| tensors  | elements | Burn's, ms | ours, ms | Burn's / ours | noise | Burn's, MiB | ours, MiB | dispatches |");
-    println!("| -------- | -------: | ---------: | -------: | ------------: | ----: | ----------: | --------: | ---------: |");
+    println!(
+        "| tensors  | elements | Burn's, ms | ours, ms | Burn's / ours | noise | Burn's, MiB | ours, MiB | dispatches |"
+    );
+    println!(
+        "| -------- | -------: | ---------: | -------: | ------------: | ----: | ----------: | --------: | ---------: |"
+    );
     for shape in &shapes {
         let memory = [true, false].map(|burns| peak(&device, &ours, gpu.as_ref(), shape, burns));
         let [theirs, mine] = memory.map(|peak| peak.map(|bytes| bytes >> 20));

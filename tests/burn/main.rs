@@ -140,7 +140,7 @@ impl ModuleVisitor for Reader<'_> {
         };
         if let Some(tensor) = tensor {
             self.ids.insert(self.path.join("."), param.id);
-            self.read.insert(self.path.join("."), tensor.into_data().to_vec().unwrap());
+            self.read.insert(self.path.join("."), tensor.into_data().try_to_vec().unwrap());
         }
     }
 }

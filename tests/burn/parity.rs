@@ -127,10 +127,8 @@ fn groups_rates_and_clipping(on: &On) -> Result<(), Failed> {
     // Burn's own rates by parameter: half of the base for the first layer.
     let first = Options { lr_scale: 0.5, ..Options::default() };
     oracle.optimizer.set_options_where(|name| name.starts_with("layers.0"), first)?;
-    let mut scheduler = ModuleLrScheduler::new(ConstantLr::from(0.02)).with_group(
-        ParamGroup::from_predicate(|_, path| path.is_some_and(|path| path.starts_with("layers.0"))),
-        ConstantLr::from(0.01),
-    );
+    let mut scheduler = ModuleLrScheduler::new(ConstantLr::from(0.02))
+        .with_group(ParamGroup::from_predicate("layers.0"), ConstantLr::from(0.01));
     for step in 0..4 {
         let (_, gradients) = net.gradients(on, step);
         let named = read(&net, Some(&gradients));
