@@ -128,13 +128,10 @@ impl ModuleMapper for Claimer<'_> {
         let context = Context::of(&tensor);
         // Burn has new parameters in a buffer each; from their first step on small ones are to lie together.
         let fresh = self.optimizer.known.get(&id).is_some_and(|&id| self.optimizer.optimizer.is_elsewhere(id));
-        match claim(tensor.inner(), gradient, id, fresh && found.len as u64 <= POOLED, &self.claims) {
-            Ok(claimed) => Param::from_mapped_value(id, context.restore(claimed, id), mapper),
-            Err((tensor, error)) => {
-                self.error.get_or_insert(error);
-                Param::from_mapped_value(id, context.restore(tensor, id), mapper)
-            }
-        }
+        let copy = fresh && found.len as u64 <= POOLED;
+        let (tensor, refused) = claim(tensor.inner(), gradient, id, copy, &self.claims);
+        self.error = self.error.take().or(refused);
+        Param::from_mapped_value(id, context.restore(tensor, id), mapper)
     }
 }
 
@@ -145,29 +142,26 @@ fn claim<const D: usize>(
     id: ParamId,
     copy: bool,
     claims: &Claims,
-) -> Result<Tensor<D>, (Tensor<D>, Error)> {
+) -> (Tensor<D>, Option<Error>) {
     let kept = parameter.clone();
-    let primitives = parameter.try_into_primitive::<Cube>().map_err(|e| refused(format!("{e:?}")));
-    let primitives = primitives.and_then(|parameter| {
-        gradient
-            .try_into_primitive::<Cube>()
-            .map(|gradient| (parameter, gradient))
-            .map_err(|e| refused(format!("{e:?}")))
-    });
+    let primitives = parameter
+        .try_into_primitive::<Cube>()
+        .and_then(|parameter| Ok((parameter, gradient.try_into_primitive::<Cube>()?)))
+        .map_err(|e| refused(format!("{e:?}")));
     let (parameter, gradient): (FusionTensor<Fused>, FusionTensor<Fused>) = match primitives {
         Ok(primitives) => primitives,
-        Err(e) => return Err((kept, e)),
+        Err(e) => return (kept, Some(e)),
     };
     // From here on it is this one's alone.
     drop(kept);
     let client = parameter.client.clone();
     let out = TensorIr::uninit(client.create_empty_handle(), parameter.shape.clone(), parameter.dtype);
-    let (parameter, gradient) = (parameter.into_ir(), gradient.into_ir());
-    let description = CustomOpIr::new("wgpu_optim_claim", &[parameter.clone(), gradient.clone()], &[out.clone()]);
+    let inputs = [parameter.into_ir(), gradient.into_ir()];
+    let description = CustomOpIr::new("wgpu_optim_claim", &inputs, std::slice::from_ref(&out));
+    let [parameter, gradient] = inputs;
     let claim = Claim { id, parameter, gradient, out, copy, claims: claims.clone() };
-    let claimed: FusionTensor<Fused> =
-        client.register(StreamId::current(), OperationIr::Custom(description), claim).output();
-    Ok(Tensor::from_primitive::<Cube>(claimed))
+    let registered = client.register(StreamId::current(), OperationIr::Custom(description), claim);
+    (Tensor::from_primitive::<Cube>(registered.output()), None)
 }
 
 /// Runs on Burn's thread, behind everything that was registered before it.
