@@ -31,4 +31,6 @@ def load(model, optimizer, path):
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(name).view_as(parameter))
             slots = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in file.keys() if key.rsplit(".", 1)[0] == name}
-            optimizer.state[parameter] = {slot: x if x.dim() == 0 else x.view_as(parameter) for slot, x in slots.items()}
+            # Counts stay where they are, on the host.
+            place = lambda x: x if x.dim() == 0 else x.view_as(parameter).to(parameter.device)
+            optimizer.state[parameter] = {slot: place(x) for slot, x in slots.items()}

@@ -38,7 +38,7 @@ struct Args {
     )]
     rules: Vec<String>,
     /// Steps of each path.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     steps: u32,
     /// `auto` takes a hardware GPU, else the CPU; `gpu` takes a software adapter, too.
     #[arg(long, value_enum, default_value_t = Where::Auto)]
@@ -110,7 +110,7 @@ const LANDSCAPES: [Landscape; 6] = [
         y: [-0.6, 2.0],
         minima: &[[1.0, 1.0]],
         lr: 0.0012,
-        adaptive_lr: 0.05,
+        adaptive_lr: 0.08,
         noise: 0.0,
     },
     Landscape {
@@ -150,7 +150,7 @@ const LANDSCAPES: [Landscape; 6] = [
         minima: &[[0.0, 0.0]],
         lr: 0.0185,
         adaptive_lr: 0.15,
-        noise: 50.0,
+        noise: 8.0,
     },
 ];
 
@@ -161,7 +161,9 @@ impl Landscape {
             "sgd" => self.lr,
             rule if rule.starts_with("momentum") || rule.starts_with("nesterov") => self.lr / 5.0,
             "adagrad" => 4.0 * self.adaptive_lr,
-            "adadelta" => 300.0 * self.adaptive_lr,
+            "adadelta" => 60.0 * self.adaptive_lr,
+            // Its first step is ten times lr.
+            "rmsprop" => self.adaptive_lr / 4.0,
             _ => self.adaptive_lr,
         }
     }
@@ -258,11 +260,10 @@ impl Picture for Sheet<'_> {
             for (rule, path) in self.rules.iter().zip(&self.paths[k]) {
                 let path = &path[..path.len().min(self.upto + 1)];
                 let colour = colour(rule);
-                // What leaves the picture does not come back into it from the side.
-                for part in path.split(|point| !inside(point)) {
-                    let line = part.iter().map(|p| (p[0], p[1]));
-                    chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
-                }
+                // Step by step: plotters draws the tip of a sharp turn in one line far beyond it. What leaves the picture is left out.
+                let steps = path.windows(2).filter(|step| step.iter().all(inside));
+                let lines = steps.map(|step| step.iter().map(|p| (p[0], p[1])).collect::<Vec<_>>());
+                chart.draw_series(lines.map(|line| PathElement::new(line, colour.stroke_width(2))))?;
                 let last = path.last().filter(|point| inside(point));
                 chart.draw_series(last.map(|p| Circle::new((p[0], p[1]), 4, colour.filled())))?;
             }
@@ -304,7 +305,7 @@ fn run(args: &Args) -> Outcome<()> {
         paths.push(args.rules.iter().map(path).collect::<Result<Vec<_>, _>>()?);
     }
     bar.finish_and_clear();
-    let contour = |landscape: &Landscape| landscape.levels().iter().flat_map(|&f| landscape.contour(f, 60)).collect();
+    let contour = |landscape: &Landscape| landscape.levels().iter().flat_map(|&f| landscape.contour(f, 48)).collect();
     let contours: Vec<_> = LANDSCAPES.iter().map(contour).collect();
     let sheet = |upto| Sheet { rules: &args.rules, paths: &paths, contours: &contours, upto };
     plot::save(&sheet(args.steps as usize), &args.out)?;

@@ -8,7 +8,21 @@ use crate::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumF
 use crate::settings::{Settings, WeightDecay};
 
 /// How PyTorch runs a group, not what it computes; and what schedulers leave there.
-const BESIDE: [&str; 7] = ["foreach", "fused", "capturable", "differentiable", "initial_lr", "params", "param_names"];
+const BESIDE: [&str; 13] = [
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "params",
+    "param_names",
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+    "base_lr",
+    "max_momentum",
+    "base_momentum",
+    "swa_lr",
+];
 
 /// A parameter group of an optimizer of this class.
 struct Group<'a> {
@@ -97,20 +111,20 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
     let (rule, settings) = (read.rule()?, read.settings()?);
     rule.0.check()?;
     settings.check()?;
-    let known = write(&rule, &settings).map(|(_, known)| known).unwrap_or_default();
+    let known = write(&rule, &settings, class == "AdamW").map(|(_, known)| known).unwrap_or_default();
     match group.keys().find(|key| !known.contains_key(*key) && !BESIDE.contains(&key.as_str())) {
         Some(key) => Err(Error::Checkpoint { reason: format!("`{key}` of PyTorch's {class} is not known") }),
         None => Ok((rule, settings)),
     }
 }
 
-/// PyTorch's class and parameter group for this rule and its decay, if it has such a form.
-pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str, Map<String, Value>)> {
+/// PyTorch's class and parameter group for this rule and its decay, if it has such a form; Adam without decay is AdamW if so asked.
+pub(crate) fn write(rule: &AnyRule, settings: &Settings, adamw: bool) -> Option<(&'static str, Map<String, Value>)> {
     let saved: Map<String, Value> = serde_json::from_str(&rule.0.save()).unwrap_or_default();
     let (lambda, decoupled) = match settings.weight_decay {
         WeightDecay::None => (0.0, false),
         WeightDecay::L2(lambda) => (lambda, false),
-        WeightDecay::Decoupled(lambda) => (lambda, true),
+        WeightDecay::Decoupled(lambda) => (lambda, lambda > 0.0),
         WeightDecay::DecoupledFromLr(_) => return None,
     };
     let betas = json!([saved.get("beta1"), saved.get("beta2")]);
@@ -121,7 +135,9 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str
         "adagrad" => ("Adagrad", json!({})),
         "rmsprop" => ("RMSprop", json!({})),
         "adadelta" => ("Adadelta", json!({})),
-        "adam" if decoupled => ("AdamW", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": true })),
+        "adam" if decoupled || (adamw && lambda == 0.0) => {
+            ("AdamW", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": true }))
+        }
         "adam" => ("Adam", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": false })),
         "adamax" => ("Adamax", json!({ "betas": betas })),
         "nadam" => ("NAdam", json!({ "betas": betas, "decoupled_weight_decay": decoupled })),
@@ -139,5 +155,6 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str
     // Another form of the rule, or of decay, is none of PyTorch's: it would come back as another.
     let again = Group { class, of: &group };
     let same = again.rule().ok()?.0.save() == rule.0.save();
-    (same && again.settings().ok()?.weight_decay == settings.weight_decay).then_some((class, group))
+    let decay = again.settings().ok()?.weight_decay;
+    (same && (lambda == 0.0 || decay == settings.weight_decay)).then_some((class, group))
 }

@@ -281,6 +281,42 @@ fn examples_run() {
     }
 }
 
+/// Each picture in a directory of its own: a complete SVG or PNG, and what was measured for it within its bounds.
+#[test]
+fn pictures_are_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (svg, png) = (at("paths.svg"), at("paths.png"));
+    let output = example("trajectories", &["--device", "cpu", "--steps", "200", "--gif", "--out", &svg]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // The ravine's floor: momentum is there, and plain descent on its way.
+    let ravine = said.lines().find(|line| line.starts_with("ravine, condition")).unwrap();
+    let f = |rule: &str| -> f64 {
+        let words: Vec<_> = ravine.split([' ', ',']).collect();
+        words[words.iter().position(|word| *word == rule).unwrap() + 1].parse().unwrap()
+    };
+    assert!(f("momentum") < 1e-6 && f("adam") < 1e-4 && f("sgd") > 1e-4 && f("sgd") < 1.0, "{ravine}");
+    assert!(std::fs::read(at("paths.gif")).unwrap().starts_with(b"GIF89a"));
+    let output = example("trajectories", &["--device", "cpu", "--steps", "20", "--rules", "sgd,adam", "--out", &png]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+    let (sheet, rates) = (at("schedules.svg"), at("convergence.svg"));
+    assert!(example("schedules", &["--out", &sheet]).status.success());
+    let output = example("convergence", &["--device", "cpu", "--json", "--out", &rates]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(rows(&output).len(), 11);
+    for (file, lines) in [(&svg, 500), (&sheet, 16), (&rates, 11)] {
+        let drawn = std::fs::read_to_string(file).unwrap();
+        assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"), "{file}");
+        assert!(drawn.matches("<polyline").count() >= lines, "{file}: {}", drawn.matches("<polyline").count());
+    }
+    for wrong in [["--rules", "nothing"], ["--out", "/nonexistent/a.svg"], ["--steps", "0"]] {
+        let output = example("trajectories", &["--device", "cpu", wrong[0], wrong[1]]);
+        assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
+    }
+}
+
 #[test]
 fn mnist_learns_with_every_rule() {
     let accuracy = |output: &Output| -> f64 {

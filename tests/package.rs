@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Licences that code under MIT OR Apache-2.0 may link.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 13] = [
     "MIT",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -18,6 +18,9 @@ const LICENCES: [&str; 11] = [
     "Unlicense",
     "CC0-1.0",
     "Unicode-3.0",
+    // Of the font that the examples draw with.
+    "OFL-1.1",
+    "Ubuntu-font-1.0",
 ];
 /// Crates that others demand in two versions.
 const TWICE: [&str; 2] = ["hashbrown", "syn"];

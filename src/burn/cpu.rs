@@ -57,7 +57,16 @@ impl ModuleOptimizer {
         }
         // In one order, so that a norm is the same in every run.
         slices.sort_by_key(|slices| slices.id);
-        self.optimizer.step_slices(&mut slices)
+        let steps = |of: &Self| (0..=of.picks.len()).map(|k| of.optimizer.schedule_step(k)).collect::<Result<Vec<_>>>();
+        let before = steps(self)?;
+        self.optimizer.step_slices(&mut slices)?;
+        // As on a GPU, all schedules go on with a step that is taken, those of groups without gradients, too.
+        let after = steps(self)?;
+        if after != before {
+            let behind = before.iter().zip(&after).enumerate().filter(|(_, (before, after))| before == after);
+            behind.into_iter().try_for_each(|(k, (before, _))| self.optimizer.set_schedule_step(k, before + 1))?;
+        }
+        Ok(())
     }
 }
 

@@ -60,13 +60,20 @@ impl ModuleOptimizer {
         module: M,
         gradients: GradientsParams,
     ) -> Result<M, StepError<M>> {
-        let mut claimer =
-            Claimer { optimizer: self, found, gradients, claims: Claims::default(), device: None, error: None };
+        let mut claimer = Claimer {
+            optimizer: self,
+            found,
+            gradients,
+            claims: Claims::default(),
+            made: 0,
+            device: None,
+            error: None,
+        };
         let module = module.map(&mut claimer);
-        let Claimer { claims, device, error, .. } = claimer;
+        let Claimer { claims, made, device, error, .. } = claimer;
         let stepped = match (error, device) {
             (Some(error), _) => Err(error),
-            (None, Some(device)) => self.step_where_they_lie(&claims, &device),
+            (None, Some(device)) => self.step_where_they_lie(&claims, made, &device),
             (None, None) => Ok(()),
         };
         match stepped {
@@ -75,10 +82,13 @@ impl ModuleOptimizer {
         }
     }
 
-    fn step_where_they_lie(&mut self, claims: &Claims, device: &CubeDevice) -> Result<()> {
+    fn step_where_they_lie(&mut self, claims: &Claims, made: usize, device: &CubeDevice) -> Result<()> {
         // What Burn has queued on this thread, the claims behind it, runs.
         get_client::<CubeBackend>(device).try_sync(|| ()).map_err(|e| refused(format!("{e:?}")))?;
         let claimed = std::mem::take(&mut *lock(claims));
+        if claimed.len() != made {
+            return Err(refused("an operation of Burn's before this step has failed"));
+        }
         let Some(client) = claimed.first().map(|(_, claimed)| claimed.client.clone()) else { return Ok(()) };
         // In one visit to Burn's thread: where all of it lies. With that its kernels are submitted, and nothing is moved while we hold it.
         let resolver = client.clone();
@@ -108,6 +118,7 @@ struct Claimer<'a> {
     found: &'a [Found],
     gradients: GradientsParams,
     claims: Claims,
+    made: usize,
     device: Option<CubeDevice>,
     error: Option<Error>,
 }
@@ -127,12 +138,27 @@ impl ModuleMapper for Claimer<'_> {
         self.device = device;
         let context = Context::of(&tensor);
         // Burn has new parameters in a buffer each; from their first step on small ones are to lie together.
-        let fresh = self.optimizer.known.get(&id).is_some_and(|&id| self.optimizer.optimizer.is_elsewhere(id));
-        let copy = fresh && found.len as u64 <= POOLED;
-        let (tensor, refused) = claim(tensor.inner(), gradient, id, copy, &self.claims);
+        let (known, optimizer) = (self.optimizer.known.get(&id).copied(), &self.optimizer.optimizer);
+        let fresh =
+            known.is_some_and(|id| optimizer.is_elsewhere(id) && optimizer.steps(id).is_ok_and(|steps| steps == 0));
+        let ours = Ours {
+            copy: fresh && found.len as u64 <= POOLED,
+            writes_gradient: known.is_some_and(|id| optimizer.writes_gradient(id)),
+        };
+        let (tensor, refused) = claim(tensor.inner(), gradient, id, ours, &self.claims);
+        self.made += usize::from(refused.is_none());
         self.error = self.error.take().or(refused);
         Param::from_mapped_value(id, context.restore(tensor, id), mapper)
     }
+}
+
+/// What a step will do with a tensor.
+#[derive(Clone, Copy)]
+struct Ours {
+    /// Move the parameter into a pool.
+    copy: bool,
+    /// Write to the gradient, too.
+    writes_gradient: bool,
 }
 
 /// The same parameter, to be overwritten on the GPU once the claim is there.
@@ -140,7 +166,7 @@ fn claim<const D: usize>(
     parameter: Tensor<D>,
     gradient: Tensor<D>,
     id: ParamId,
-    copy: bool,
+    ours: Ours,
     claims: &Claims,
 ) -> (Tensor<D>, Option<Error>) {
     let kept = parameter.clone();
@@ -159,7 +185,7 @@ fn claim<const D: usize>(
     let inputs = [parameter.into_ir(), gradient.into_ir()];
     let description = CustomOpIr::new("wgpu_optim_claim", &inputs, std::slice::from_ref(&out));
     let [parameter, gradient] = inputs;
-    let claim = Claim { id, parameter, gradient, out, copy, claims: claims.clone() };
+    let claim = Claim { id, parameter, gradient, out, ours, claims: claims.clone() };
     let registered = client.register(StreamId::current(), OperationIr::Custom(description), claim);
     (Tensor::from_primitive::<Cube>(registered.output()), None)
 }
@@ -170,7 +196,7 @@ struct Claim {
     parameter: TensorIr,
     gradient: TensorIr,
     out: TensorIr,
-    copy: bool,
+    ours: Ours,
     claims: Claims,
 }
 
@@ -184,8 +210,9 @@ impl Operation<Fused> for Claim {
     fn execute(&self, handles: &mut HandleContainer<FusionHandle<Fused>>) -> Result<(), ExecutionError> {
         // Taken out of the container, so that its handle says whether anybody else has it.
         let parameter = in_rows(handles.get_float_tensor::<CubeBackend>(&self.parameter));
-        let parameter = if self.copy || !parameter.can_mut() { parameter.copy() } else { parameter };
+        let parameter = if self.ours.copy || !parameter.can_mut() { parameter.copy() } else { parameter };
         let gradient = in_rows(handles.get_float_tensor::<CubeBackend>(&self.gradient));
+        let gradient = if self.ours.writes_gradient && !gradient.can_mut() { gradient.copy() } else { gradient };
         let (client, len) = (parameter.client.clone(), parameter.shape().num_elements());
         let claimed = Claimed { client, parameter: parameter.handle.clone(), gradient: gradient.handle, len };
         handles.register_float_tensor::<CubeBackend>(&self.out.id, parameter);

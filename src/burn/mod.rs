@@ -42,7 +42,9 @@ use ::burn::tensor::{DType, GradientCheckpointingStrategy, Tensor};
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result};
 use crate::gpu::{Device, Gpu};
-use crate::optimizer::{LoadOptions, Mismatch, Optimizer, ParameterId, SaveOptions};
+#[cfg(not(target_family = "wasm"))]
+use crate::optimizer::{LoadOptions, Mismatch, SaveOptions};
+use crate::optimizer::{Optimizer, ParameterId};
 use crate::rule::AnyRule;
 use crate::scaling::{LossScaler, Report};
 use crate::schedule::Schedule;
@@ -135,8 +137,17 @@ impl ModuleOptimizer {
     /// wgpu device, or [`Device::Cpu`] for Burn's Flex (in place), and for any other back end (by way of a copy).
     ///
     /// # Errors
-    /// As [`Optimizer::new`].
+    /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for [`Settings::centralize`], which needs
+    /// to know rows from columns.
     pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
+        let settings = settings.into();
+        check_settings(&settings)?;
+        if let Device::Gpu(gpu) = device
+            && gpu.is_own()
+        {
+            let reason = "Burn has another device: take that of `wgpu_device`, or Gpu::from_wgpu of Burn's setup";
+            return Err(Error::Unsupported { operation: "a module's optimizer", name: gpu.name(), reason });
+        }
         Ok(Self { optimizer: Optimizer::new(device, rule, settings)?, picks: Vec::new(), known: HashMap::new() })
     }
 
@@ -162,6 +173,8 @@ impl ModuleOptimizer {
         rule: impl Into<AnyRule>,
         settings: impl Into<Settings>,
     ) -> Result<Self> {
+        let settings = settings.into();
+        check_settings(&settings)?;
         self.optimizer.add_group(rule, settings)?;
         self.picks.push(Box::new(pick));
         Ok(self)
@@ -194,7 +207,7 @@ impl ModuleOptimizer {
         }
     }
 
-    /// Makes the module's parameters known before the first step, so that [`ModuleOptimizer::load`] finds them.
+    /// Makes the module's parameters that require gradients known before the first step, so that [`ModuleOptimizer::load`] finds them.
     ///
     /// # Errors
     /// As [`ModuleOptimizer::step`].
@@ -211,13 +224,23 @@ impl ModuleOptimizer {
         self.optimizer.set_clip_norm(clip)
     }
 
-    /// Divides gradients by a scale that follows their overflows: see [`Optimizer::set_loss_scaler`]. Multiply the loss by
-    /// [`ModuleOptimizer::report`]'s `loss_scale`, or, to wait for nothing, in a kernel by [`Optimizer::loss_scale`].
+    /// Divides gradients by a scale that follows their overflows: see [`Optimizer::set_loss_scaler`]. Multiply each loss by
+    /// [`ModuleOptimizer::loss_scale`].
     ///
     /// # Errors
     /// As there.
     pub fn set_loss_scaler(&mut self, scaler: impl Into<Option<LossScaler>>) -> Result<()> {
         self.optimizer.set_loss_scaler(scaler)
+    }
+
+    /// The scale of the next loss. On a GPU this waits for the step before, which decides about it; [`ModuleOptimizer::report`] does not
+    /// wait, and may be of an earlier step.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read_report`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn loss_scale(&self) -> Result<f64> {
+        Ok(pollster::block_on(self.optimizer.read_report())?.loss_scale)
     }
 
     /// What becomes of a step whose gradients hold NaN or ∞: see [`Optimizer::set_non_finite`].
@@ -238,6 +261,8 @@ impl ModuleOptimizer {
     /// # Errors
     /// As [`Optimizer::set_settings`].
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
+        let settings = settings.into();
+        check_settings(&settings)?;
         self.optimizer.set_settings(group, settings)
     }
 
@@ -255,6 +280,7 @@ impl ModuleOptimizer {
     ///
     /// # Errors
     /// As there.
+    #[cfg(not(target_family = "wasm"))]
     pub fn save(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.optimizer.save_with(path, SaveOptions { parameters: false, ..SaveOptions::default() })
     }
@@ -263,6 +289,7 @@ impl ModuleOptimizer {
     ///
     /// # Errors
     /// As [`Optimizer::load`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn load(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.load_with(path, true).map(drop)
     }
@@ -271,6 +298,7 @@ impl ModuleOptimizer {
     ///
     /// # Errors
     /// As [`Optimizer::load`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn load_with(&mut self, path: impl AsRef<std::path::Path>, strict: bool) -> Result<Mismatch> {
         self.optimizer.load_with(path, LoadOptions { parameters: false, strict, ..LoadOptions::default() })
     }
@@ -292,28 +320,42 @@ impl ModuleOptimizer {
     fn add(&mut self, found: &[Found]) -> Result<()> {
         for group in 0..=self.picks.len() {
             let of = |path: &str| self.picks.iter().rposition(|pick| pick(path)).map_or(0, |k| k + 1);
-            let new = found.iter().filter(|found| !self.known.contains_key(&found.id) && of(&found.path) == group);
-            let new: Vec<_> = new.collect();
-            let ids = match self.optimizer.device() {
+            let mut new = Vec::new();
+            for found in found.iter().filter(|found| !self.known.contains_key(&found.id) && of(&found.path) == group) {
+                // A record that was loaded brings its own ids along; the path says which parameter it is.
+                match self.optimizer.id(&found.path) {
+                    Ok(id) if self.optimizer.len(id) == Some(found.len) => {
+                        self.known.retain(|_, known| *known != id);
+                        self.known.insert(found.id, id);
+                    }
+                    Ok(_) => return Err(Error::DuplicateName { name: found.path.clone() }),
+                    Err(_) => new.push(found),
+                }
+            }
+            match self.optimizer.device() {
                 Device::Gpu(_) => {
                     let tensors: Vec<_> = new.iter().map(|found| (found.path.as_str(), found.len)).collect();
-                    self.optimizer.add_elsewhere(group, &tensors)?
+                    let ids = self.optimizer.add_elsewhere(group, &tensors)?;
+                    self.known.extend(new.iter().map(|found| found.id).zip(ids));
                 }
                 Device::Cpu => {
-                    let add = |found: &&Found| match found.dtype {
-                        DType::F64 => self.optimizer.add_slice::<f64>(group, &found.path, found.len),
-                        _ => self.optimizer.add_slice::<f32>(group, &found.path, found.len),
-                    };
-                    new.iter().map(add).collect::<Result<_>>()?
+                    for Found { id, path, len, dtype, .. } in new {
+                        let added = match dtype {
+                            DType::F64 => self.optimizer.add_slice::<f64>(group, path, *len)?,
+                            _ => self.optimizer.add_slice::<f32>(group, path, *len)?,
+                        };
+                        self.known.insert(*id, added);
+                    }
                 }
-            };
-            self.known.extend(new.iter().map(|found| found.id).zip(ids));
+            }
         }
         Ok(())
     }
 
-    /// The base rate, and each parameter's relative to it.
+    /// The largest rate, and each parameter's relative to it.
     fn set_rates(&mut self, lr: f64, found: &[Found]) -> Result<()> {
+        // Of the largest each is a fraction.
+        let lr = found.iter().map(|found| found.lr).fold(lr, f64::max);
         for group in 0..=self.picks.len() {
             if self.optimizer.settings(group)?.lr != lr {
                 self.optimizer.set_lr(group, lr)?;
@@ -322,14 +364,22 @@ impl ModuleOptimizer {
         for Found { id, lr: own, .. } in found {
             let Some(id) = self.known.get(id).copied() else { continue };
             let options = self.optimizer.options(id)?;
-            // Of 0 nothing is a multiple.
-            let lr_scale = if *own == lr || lr == 0.0 { 1.0 } else { own / lr };
+            let lr_scale = if *own == lr { 1.0 } else { own / lr };
             if options.lr_scale != lr_scale {
                 self.optimizer.set_options(id, Options { lr_scale, ..options })?;
             }
         }
         Ok(())
     }
+}
+
+/// What needs a shape that a module does not tell: a layer's weights may lie either way.
+fn check_settings(settings: &Settings) -> Result<()> {
+    if !settings.centralize {
+        return Ok(());
+    }
+    let (name, reason) = ("centralize".into(), "a module does not say which dimension has its outputs");
+    Err(Error::Unsupported { operation: "a module's optimizer", name, reason })
 }
 
 /// Looks at a module's parameters.
@@ -357,8 +407,10 @@ impl ModuleVisitor for Finder<'_> {
             Some(gradients) => (gradients.get::<D>(param.id), true),
             None => (None, false),
         };
-        // Tied weights are one parameter, of the path that comes first.
-        if self.error.is_some() || (seen && gradient.is_none()) || self.found.iter().any(|found| found.id == param.id) {
+        // Of tied weights the path that comes first has the gradient, and steps, as with Burn's optimizers. Without gradients to go by,
+        // those that require them: not running statistics, nor what is frozen.
+        let takes_part = if seen { gradient.is_some() } else { param.val().is_require_grad() };
+        if self.error.is_some() || !takes_part || self.found.iter().any(|found| found.id == param.id) {
             return;
         }
         let (path, tensor) = (self.path.join("."), param.val().inner());

@@ -192,9 +192,14 @@ impl Gpu {
     }
 
     /// A buffer that nothing is ever in.
-    #[cfg(feature = "burn")]
     pub(crate) fn probe(&self) -> &wgpu::Buffer {
         &self.0.probe
+    }
+
+    /// Whether it made its device itself.
+    #[cfg(feature = "burn")]
+    pub(crate) fn is_own(&self) -> bool {
+        self.0.lost.is_some()
     }
 
     /// The wgpu device.

@@ -22,14 +22,14 @@ pub struct Placed {
 impl Optimizer {
     /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a framework's
     /// allocator. All at once, since the new place of one may be the old place of another. Parameters of [`Optimizer::add_buffer`] that
-    /// are not named take no part in steps until they are again. What has not moved costs nothing.
+    /// are not named take no part in steps, nor can they be read, until they are again. What has not moved costs nothing.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],
     /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that take part. Then
     /// nothing has changed.
     pub fn place(&mut self, placed: &[Placed]) -> Result<()> {
-        self.gpu("place")?;
+        let gpu = self.gpu("place")?;
         let mut places = HashMap::new();
         for place in placed {
             let parameter = self.get(place.id)?;
@@ -59,11 +59,18 @@ impl Optimizer {
             let Memory::Gpu(tensor) = &mut parameter.memory else { continue };
             match places.get(id) {
                 Some(place) => {
+                    if tensor.gradient != place.gradient {
+                        parameter.batches = 0;
+                    }
                     (tensor.parameter, tensor.gradient) = (place.parameter.clone(), place.gradient.clone());
                     parameter.missing = place.gradient.is_none();
-                    parameter.batches = 0;
                 }
-                None => parameter.missing |= !tensor.owned,
+                // Where it was, something else may be.
+                None if !tensor.owned => {
+                    let nowhere = BufferRange::new(gpu.probe(), 0, parameter.len);
+                    (tensor.parameter, tensor.gradient, parameter.missing) = (nowhere, None, true);
+                }
+                None => {}
             }
         }
         self.plan = None;
@@ -105,6 +112,18 @@ impl Optimizer {
         let tensors: Vec<_> = tensors.iter().map(|(name, range)| (name.as_str(), range.clone())).collect();
         self.check_names(&tensors)?;
         self.add_in_buffers(&gpu, group, &tensors, true)
+    }
+
+    /// Its elements, if it is here.
+    #[cfg(feature = "burn")]
+    pub(crate) fn len(&self, id: ParameterId) -> Option<usize> {
+        self.parameters.get(&id.0).map(|parameter| parameter.len)
+    }
+
+    /// Whether its group's steps write its gradient.
+    #[cfg(feature = "burn")]
+    pub(crate) fn writes_gradient(&self, id: ParameterId) -> bool {
+        self.parameters.get(&id.0).is_some_and(|p| self.groups[p.group].settings.writes_gradient())
     }
 
     /// Whether no place of it is known yet.

@@ -142,5 +142,15 @@ fn groups_rates_and_clipping(on: &On) -> Result<(), Failed> {
         let found = optimizer.report().grad_norm;
         ensure((found - norm).abs() < 1e-4 * norm && norm > 0.01, format!("norm {found}, by hand {norm}"))?;
     }
-    close("groups", &values(&net), &oracle.values()?, TOLERANCE)
+    close("groups", &values(&net), &oracle.values()?, TOLERANCE)?;
+    // A base rate of 0 freezes all but the parameters with a rate of their own.
+    let mut scheduler = ModuleLrScheduler::new(ConstantLr::from(0.0))
+        .with_group(ParamGroup::from_predicate("layers.0"), ConstantLr::from(0.01));
+    let before = values(&net);
+    let (_, gradients) = net.gradients(on, 9);
+    let net = on.optimizer(Adam::default(), 1.0)?.step(scheduler.step(), net, gradients)?;
+    for (name, after) in values(&net) {
+        ensure((after != before[&name]) == name.starts_with("layers.0"), name)?;
+    }
+    Ok(())
 }

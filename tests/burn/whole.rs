@@ -5,6 +5,7 @@ use burn::nn::LinearConfig;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use libtest_mimic::Failed;
+use wgpu_optim::burn::ModuleOptimizer;
 use wgpu_optim::rules::{Adam, Momentum};
 use wgpu_optim::{Error, LossScaler, Schedule};
 
@@ -23,7 +24,7 @@ fn an_overflow_skips_the_step(on: &On) -> Result<(), Failed> {
     optimizer.set_loss_scaler(LossScaler { init_scale: 1024.0, ..LossScaler::default() })?;
     let mut last = values(&net);
     for step in 0..4 {
-        let scale = optimizer.report().loss_scale as f32;
+        let scale = optimizer.loss_scale()? as f32;
         let factor = if step == 2 { f32::INFINITY } else { scale };
         let loss = net.loss(on, step) * factor;
         let gradients = GradientsParams::from_grads(loss.backward(), &net);
@@ -33,7 +34,16 @@ fn an_overflow_skips_the_step(on: &On) -> Result<(), Failed> {
         last = now;
     }
     let report = optimizer.report();
-    ensure(report.skipped_steps == 1 && report.loss_scale == 512.0, format!("{report:?}"))
+    ensure(report.skipped_steps == 1 && report.loss_scale == 512.0, format!("{report:?}"))?;
+    // Nothing is read between these steps: the scale is that of the step before all the same.
+    let mut scales = Vec::new();
+    for _ in 0..4 {
+        let loss = net.loss(on, 0) * f32::INFINITY;
+        let gradients = GradientsParams::from_grads(loss.backward(), &net);
+        net = optimizer.step(0.01, net, gradients)?;
+        scales.push(optimizer.loss_scale()?);
+    }
+    ensure(scales == [256.0, 128.0, 64.0, 32.0], format!("{scales:?}"))
 }
 
 fn a_checkpoint_goes_on_exactly(on: &On) -> Result<(), Failed> {
@@ -51,6 +61,8 @@ fn a_checkpoint_goes_on_exactly(on: &On) -> Result<(), Failed> {
     let mut again = net.clone();
     let unknown = resumed.load(&path);
     ensure(matches!(unknown, Err(Error::Mismatch(_))), format!("{unknown:?}"))?;
+    // Another module with the same paths: its ids are others.
+    resumed.register(&Net::new(on))?;
     // All but the layer that never had a gradient are in the file; what is registered is all.
     resumed.register(&again)?;
     let strict = resumed.load(&path);
@@ -63,7 +75,16 @@ fn a_checkpoint_goes_on_exactly(on: &On) -> Result<(), Failed> {
         let (_, gradients) = again.gradients(on, step);
         again = resumed.step(0.01, again, gradients)?;
     }
-    ensure(values(&net) == values(&again), "the resumed run is another")
+    ensure(values(&net) == values(&again), "the resumed run is another")?;
+    // What is frozen is not the optimizer's: of a module that trains in part nothing is missing.
+    let mut part = on.optimizer(Adam::default(), 0.1)?;
+    let frozen = Net { unused: net.unused.clone().no_grad(), ..net };
+    let (_, gradients) = frozen.gradients(on, 0);
+    let frozen = part.step(0.01, frozen, gradients)?;
+    part.save(&path)?;
+    let mut resumed = on.optimizer(Adam::default(), 0.1)?;
+    resumed.register(&frozen)?;
+    Ok(resumed.load(&path)?)
 }
 
 fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
@@ -81,6 +102,15 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     let Err(refused) = optimizer.step(0.1, net, gradients) else { return Err("a gradient of another shape".into()) };
     ensure(matches!(&refused.error, Error::Length { name, .. } if name == "layers.0.weight"), format!("{refused:?}"))?;
     ensure(values(&refused.module) == before, "the module has changed")?;
+    if let wgpu_optim::Device::Gpu(gpu) = &on.ours {
+        let adapters = pollster::block_on(wgpu_optim::Gpu::adapters())?;
+        let other = pollster::block_on(wgpu_optim::Gpu::from_adapter(&adapters[0]))?;
+        let refused = ModuleOptimizer::new(&other.into(), Momentum::default(), 0.1);
+        ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?} beside {}", gpu.name()))?;
+    }
+    let centralized = wgpu_optim::Settings { centralize: true, ..wgpu_optim::Settings::lr(0.1) };
+    let refused = ModuleOptimizer::new(&on.ours, Momentum::default(), centralized);
+    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     // A module that is elsewhere.
     if on.is_gpu() {
         let elsewhere = LinearConfig::new(2, 2).init(&Device::flex().autodiff());

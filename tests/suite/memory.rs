@@ -315,7 +315,6 @@ fn pipelines_go_into_a_cache(gpu: &Gpu) -> Result<(), Failed> {
     ensure(refused.is_err(), "another device's cache was not looked at")
 }
 
-/// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of tensors.
 /// [`Gpu::REQUIRED_LIMITS`]: rules that bind four storage buffers run, the others are refused by name before anything else.
 fn the_least_device_runs_what_fits(gpu: &Gpu) -> Result<(), Failed> {
     let low = device_like(gpu, |limits| {
@@ -343,6 +342,7 @@ fn the_least_device_runs_what_fits(gpu: &Gpu) -> Result<(), Failed> {
     ensure(fitting > 25, format!("{fitting} rules"))
 }
 
+/// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of tensors.
 fn memory_is_what_the_tensors_take(gpu: &Gpu) -> Result<(), Failed> {
     let gpu = device_like(gpu, |_| {})?;
     let bytes = || {

@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use wgpu_optim::rules::{Adam, Momentum, RmsProp};
-use wgpu_optim::{Averaging, Device, Error, Gpu, Optimizer, Real, Schedule, Settings, WeightDecay, rules};
+use wgpu_optim::{Averaging, Device, Error, Gpu, Optimizer, Options, Real, Schedule, Settings, WeightDecay, rules};
 
 use crate::checkpoint::saved;
 use crate::compare::ensure;
@@ -208,6 +208,19 @@ fn what_does_not_fit_is_refused() -> Result<(), Failed> {
         let refused = pollster::block_on(ours.save_torch_to(&mut Vec::new()));
         ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     }
+    // Groups of AdamW with decay and without are one AdamW; a rate of a parameter's own is none of PyTorch's.
+    let decayed = Settings { weight_decay: WeightDecay::Decoupled(0.1), ..Settings::lr(0.1) };
+    let mut adamw = Optimizer::new(&Device::Cpu, Adam::default(), decayed)?;
+    adamw.add_group(Adam::default(), 0.1)?;
+    adamw.add(0, "w", &[1.0f32])?;
+    adamw.add(1, "b", &[1.0f32])?;
+    let mut both = Vec::new();
+    pollster::block_on(adamw.save_torch_to(&mut both))?;
+    ensure(note(&both)?["optimizer"] == "AdamW", "the class of both groups")?;
+    adamw.load_torch_from(&mut Cursor::new(&both))?;
+    adamw.set_options("b", Options { lr_scale: 0.5, ..Options::default() })?;
+    let refused = pollster::block_on(adamw.save_torch_to(&mut Vec::new()));
+    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     let mut mixed = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
     mixed.add_group(Momentum::default(), 0.1)?;
     let refused = pollster::block_on(mixed.save_torch_to(&mut Vec::new()));

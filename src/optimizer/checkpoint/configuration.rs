@@ -11,7 +11,7 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
-use crate::optimizer::{Memory, Optimizer, ParameterId, Role, step};
+use crate::optimizer::{Memory, Optimizer, Parameter, ParameterId, Role, step};
 use crate::rule::AnyRule;
 use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
@@ -53,6 +53,7 @@ struct GroupRecord {
 #[serde(deny_unknown_fields)]
 pub(super) struct ParameterRecord {
     group: usize,
+    len: usize,
     steps: u64,
     options: Options,
 }
@@ -80,7 +81,7 @@ impl Fitting {
         match place {
             Place::Part(_, Part::Parameter) | Place::Number(_) => true,
             Place::Part(id, _) => self.parameters.contains(&id),
-            Place::Group(k) => self.rules[k].is_some(),
+            Place::Group(k) => self.rules.get(k).is_some_and(Option::is_some),
         }
     }
 }
@@ -105,6 +106,14 @@ impl Configuration {
     }
 }
 
+/// A rule's configuration as the value that it is, if that comes back as it was.
+fn as_json(saved: String) -> Value {
+    match serde_json::from_str::<Value>(&saved) {
+        Ok(value) if !value.is_string() && serde_json::to_string(&value).is_ok_and(|again| again == saved) => value,
+        _ => Value::String(saved),
+    }
+}
+
 /// What of a group or of the whole a file replaces.
 #[derive(Debug)]
 pub(super) struct Replaced {
@@ -119,7 +128,7 @@ impl Optimizer {
             let saved = group.rule.0.save();
             GroupRecord {
                 rule: group.rule.name().into(),
-                configuration: serde_json::from_str(&saved).unwrap_or(Value::String(saved)),
+                configuration: as_json(saved),
                 settings: group.settings,
                 schedule: group.schedule.clone(),
                 schedule_step: group.steps,
@@ -127,8 +136,8 @@ impl Optimizer {
             }
         });
         let parameters = self.parameters.values().map(|parameter| {
-            let (group, steps, options) = (parameter.group, parameter.steps, parameter.options);
-            (parameter.name.clone(), ParameterRecord { group, steps, options })
+            let Parameter { group, len, steps, options, .. } = *parameter;
+            (parameter.name.clone(), ParameterRecord { group, len, steps, options })
         });
         let Report { loss_scale, growth_tracker, skipped_steps, .. } = self.report();
         let Guard { clip, policy, scaler } = self.guard;
@@ -167,7 +176,6 @@ impl Optimizer {
                 let GroupRecord { rule, .. } = record;
                 different(format!("the rule of group {k} ({rule} {saved} in the file, {} {} here)", here.0, here.1));
             } else if record.averaging.is_some() != group.averaging.is_some() {
-                rules[k] = None;
                 let [file, here] = [record.averaging, group.averaging];
                 different(format!("the averaging of group {k} ({file:?} in the file, {here:?} here)"));
             }
@@ -181,6 +189,11 @@ impl Optimizer {
                     let here = parameter.group;
                     mismatch.different.push(format!("{name} (in group {group} of the file, {here} here)"));
                 }
+                Some(ParameterRecord { len, .. }) if *len != parameter.len => {
+                    mismatch.different.push(format!("{name} ({len} elements in the file, {} here)", parameter.len));
+                }
+                // The states of another rule are none of this one's.
+                Some(_) if rules[parameter.group].is_none() => {}
                 Some(_) => _ = parameters.insert(id),
             }
         }
@@ -207,7 +220,9 @@ impl Optimizer {
                 schedule.as_ref().map_or(Ok(()), Schedule::check)?;
                 averaging.as_ref().map_or(Ok(()), Averaging::check)?;
                 require(*schedule_step < 1 << 53, "schedule_step", *schedule_step as f64, "below 2^53")?;
-                new.groups[k] = (rule.clone(), *settings, schedule.clone(), *averaging);
+                let kept = new.groups[k].3;
+                let averaging = kept.and(*averaging).or(kept);
+                new.groups[k] = (rule.clone(), *settings, schedule.clone(), averaging);
             }
         }
         new.guard = Guard { clip: file.clip_norm, policy: file.non_finite, scaler: file.loss_scaler };
@@ -219,9 +234,16 @@ impl Optimizer {
         }
         let before = self.replaced();
         self.replace(new);
-        if let Err(e) = self.check_together().and_then(|()| read(self)) {
+        let Configuration { loss_scale, growth_tracker, skipped_steps, .. } = *file;
+        let report = Report { loss_scale, growth_tracker, skipped_steps, ..Report::default() };
+        let loaded = self.check_together().and_then(|()| read(self)).and_then(|()| {
+            // The device may know of more than the host.
+            let known = self.control.is_none() && self.report() == report;
+            if known { Ok(()) } else { self.set_report(report, true) }
+        });
+        if loaded.is_err() {
             self.replace(before);
-            return Err(e);
+            return loaded;
         }
         for (id, record) in records {
             self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.batches) = (record.steps, 0, 0));
@@ -229,9 +251,7 @@ impl Optimizer {
         for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes(Place::Group(*k))) {
             (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
         }
-        let Configuration { loss_scale, growth_tracker, skipped_steps, .. } = *file;
-        let report = Report { loss_scale, growth_tracker, skipped_steps, ..Report::default() };
-        if self.report() != report { self.set_report(report, true) } else { Ok(()) }
+        Ok(())
     }
 
     /// The records of the parameters that fit.

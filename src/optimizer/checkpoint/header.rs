@@ -22,9 +22,10 @@ pub(super) struct Header {
 }
 
 /// A tensor in the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tensor {
     pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
     pub(super) len: usize,
     /// The byte of the file at which it starts.
     pub(super) start: u64,
@@ -75,7 +76,8 @@ impl Header {
 
     pub(super) fn tensor(&self, name: &str) -> Option<Tensor> {
         let TensorInfo { dtype, shape, data_offsets } = self.metadata.info(name)?;
-        Some(Tensor { dtype: *dtype, len: shape.iter().product(), start: self.start + data_offsets.0 as u64 })
+        let start = self.start + data_offsets.0 as u64;
+        Some(Tensor { dtype: *dtype, shape: shape.clone(), len: shape.iter().product(), start })
     }
 
     pub(super) fn names(&self) -> Vec<String> {

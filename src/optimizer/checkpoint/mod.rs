@@ -96,11 +96,14 @@ impl Mismatch {
 
     /// Tensors of which one side has another length or type than the other.
     fn compare(&mut self, entry: &Entry, tensor: &Tensor) -> bool {
-        let fits = (tensor.len, tensor.dtype) == (entry.len, entry.dtype);
+        // A matrix of as many elements may be another's transpose; what the file has in one row is not told apart.
+        let rows = |shape: &[usize]| (shape.len() > 1).then(|| shape[0]);
+        let shaped = rows(&tensor.shape).zip(rows(&entry.shape)).is_none_or(|(file, here)| file == here);
+        let fits = (tensor.len, tensor.dtype) == (entry.len, entry.dtype) && shaped;
         if !fits {
-            let Entry { name, len, dtype, .. } = entry;
-            let Tensor { len: found, dtype: of, .. } = tensor;
-            self.different.push(format!("{name} ({found} of {of:?} in the file, {len} of {dtype:?} here)"));
+            let Entry { name, shape, dtype, .. } = entry;
+            let Tensor { shape: found, dtype: of, .. } = tensor;
+            self.different.push(format!("{name} ({found:?} of {of:?} in the file, {shape:?} of {dtype:?} here)"));
         }
         fits
     }
@@ -238,9 +241,10 @@ impl Optimizer {
             let tensor = header.tensor(&entry.name);
             match tensor {
                 Some(tensor) if mismatch.compare(entry, &tensor) => found.push((entry.clone(), tensor)),
-                _ => {
+                Some(_) => fitting.leave_out(entry.place),
+                None => {
                     fitting.leave_out(entry.place);
-                    mismatch.missing.extend(tensor.is_none().then(|| entry.name.clone()));
+                    mismatch.missing.push(entry.name.clone());
                 }
             }
         }

@@ -11,10 +11,10 @@ use super::header::{Header, Tensor};
 use super::{Entry, Mismatch, Place, pieces};
 use crate::error::{Error, Result};
 use crate::optimizer::access::Part;
-use crate::optimizer::{Optimizer, ParameterId};
+use crate::optimizer::{Optimizer, Parameter, ParameterId};
 use crate::rule::AnyRule;
 use crate::rules::NAdam;
-use crate::settings::Settings;
+use crate::settings::{Options, Settings};
 use crate::torch;
 
 /// What the header says beside the tensors.
@@ -57,7 +57,9 @@ impl Optimizer {
         let note: Note = serde_json::from_str(note).map_err(|e| damaged(format!("its configuration is wrong: {e}")))?;
         let mut mismatch = Mismatch::default();
         let groups = self.torch_groups(&note, &mut mismatch)?;
-        let values = self.parameters.values().any(|parameter| header.tensor(&parameter.name).is_some());
+        // Those in the caller's slices are the caller's.
+        let values =
+            self.parameters.values().any(|parameter| !parameter.in_slice() && header.tensor(&parameter.name).is_some());
         let (mut found, mut steps, mut fresh) = (Vec::new(), HashMap::new(), HashSet::new());
         let mut known = HashSet::new();
         for (&id, parameter) in &self.parameters {
@@ -67,8 +69,13 @@ impl Optimizer {
             let taken = match header.tensor(&counts[0]) {
                 Some(tensor) => number(file, &counts[0], &tensor)?,
                 // SGD does not count; it has a velocity once it has made a step.
-                None => f64::from(u8::from(states)),
+                None if !states || note.optimizer == "SGD" => f64::from(u8::from(states)),
+                None => {
+                    mismatch.missing.push(counts[0].clone());
+                    continue;
+                }
             };
+            known.extend(parameter.in_slice().then(|| parameter.name.clone()));
             steps.insert(id, taken as u64);
             if taken == 0.0 && !states {
                 fresh.insert(id);
@@ -116,10 +123,11 @@ impl Optimizer {
     }
 
     /// Saves parameters, states and settings for `examples/torch_optimizer.py`, which loads them into PyTorch's optimizer of the same class.
+    /// What PyTorch does beside its optimizers (clipping, loss scaling, noise, schedules) is not in it.
     ///
     /// # Errors
     /// As [`Optimizer::save`]; [`Error::Unsupported`] for a rule, or a form of it, that PyTorch does not have, for groups of different
-    /// classes, and for a group that keeps an average.
+    /// classes, for a parameter with a rate or decay of its own, and for a group that keeps an average.
     #[cfg(not(target_family = "wasm"))]
     pub fn save_torch(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         super::replace(path.as_ref(), |out| pollster::block_on(self.save_torch_to(out)))
@@ -133,6 +141,8 @@ impl Optimizer {
         self.settle().await?;
         self.check_saved()?;
         self.check_no_average()?;
+        // PyTorch's AdamW is Adam to us: a group without decay is of whichever class the others are.
+        let adamw = self.groups.iter().any(|group| group.rule.name() == "adam" && group.settings.decoupled() > 0.0);
         let mut class = None;
         let mut param_groups = Vec::new();
         for (k, group) in self.groups.iter().enumerate() {
@@ -140,26 +150,31 @@ impl Optimizer {
                 let name = format!("group {k} ({})", group.rule.name());
                 Err(Error::Unsupported { operation: "saving for PyTorch", name, reason })
             };
-            let Some((of, mut saved)) = torch::write(&group.rule, &group.now()) else {
+            let Some((of, mut saved)) = torch::write(&group.rule, &group.now(), adamw) else {
                 return refuse("PyTorch has no such rule, or not with this form, configuration or decay");
             };
             if *class.get_or_insert(of) != of {
                 return refuse("all groups of one of PyTorch's optimizers are of one class");
             }
             let ours = self.parameters.values().filter(|parameter| parameter.group == k);
+            let Options { lr_scale, weight_decay, .. } = Options::default();
+            if ours.clone().any(|p| (p.options.lr_scale, p.options.weight_decay) != (lr_scale, weight_decay)) {
+                return refuse("a parameter has a rate or decay of its own: PyTorch needs a group for it");
+            }
             saved.insert("params".into(), ours.map(|parameter| parameter.name.as_str()).collect());
             param_groups.push(saved);
         }
         let mut entries = self.entries(true);
-        for parameter in self.parameters.values().filter(|parameter| parameter.steps > 0) {
+        let begun = |parameter: &&Parameter| parameter.steps > 0 || class == Some("Adagrad");
+        for parameter in self.parameters.values().filter(begun) {
             for (count, value) in torch_counts(&self.groups[parameter.group].rule, parameter.steps) {
                 let (name, place) = (format!("{}.{count}", parameter.name), Place::Number(value as f32));
                 entries.push(Entry { name, place, len: 1, dtype: Dtype::F32, shape: Vec::new() });
             }
         }
-        // As in PyTorch, no state before the first step.
+        // As in PyTorch, no state before the first step; Adagrad's is there from the beginning.
         entries.retain(|entry| match entry.place {
-            Place::Part(id, Part::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| parameter.steps > 0),
+            Place::Part(id, Part::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
             _ => true,
         });
         let note = Note { optimizer: class.unwrap_or_default().into(), param_groups };
