@@ -321,7 +321,9 @@ impl ModuleOptimizer {
         for group in 0..=self.picks.len() {
             let of = |path: &str| self.picks.iter().rposition(|pick| pick(path)).map_or(0, |k| k + 1);
             let mut new = Vec::new();
-            for found in found.iter().filter(|found| !self.known.contains_key(&found.id) && of(&found.path) == group) {
+            let unknown = |found: &&Found| !self.known.contains_key(&found.id) && of(&found.path) == group;
+            let unknown: Vec<_> = found.iter().filter(unknown).collect();
+            for found in unknown {
                 // A record that was loaded brings its own ids along; the path says which parameter it is.
                 match self.optimizer.id(&found.path) {
                     Ok(id) if self.optimizer.len(id) == Some(found.len) => {

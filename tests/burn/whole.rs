@@ -105,12 +105,12 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     if let wgpu_optim::Device::Gpu(gpu) = &on.ours {
         let adapters = pollster::block_on(wgpu_optim::Gpu::adapters())?;
         let other = pollster::block_on(wgpu_optim::Gpu::from_adapter(&adapters[0]))?;
-        let refused = ModuleOptimizer::new(&other.into(), Momentum::default(), 0.1);
-        ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?} beside {}", gpu.name()))?;
+        let own = ModuleOptimizer::new(&other.into(), Momentum::default(), 0.1);
+        ensure(matches!(own, Err(Error::Unsupported { .. })), format!("{own:?} beside {}", gpu.name()))?;
     }
     let centralized = wgpu_optim::Settings { centralize: true, ..wgpu_optim::Settings::lr(0.1) };
-    let refused = ModuleOptimizer::new(&on.ours, Momentum::default(), centralized);
-    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+    let shapeless = ModuleOptimizer::new(&on.ours, Momentum::default(), centralized);
+    ensure(matches!(shapeless, Err(Error::Unsupported { .. })), format!("{shapeless:?}"))?;
     // A module that is elsewhere.
     if on.is_gpu() {
         let elsewhere = LinearConfig::new(2, 2).init(&Device::flex().autodiff());
