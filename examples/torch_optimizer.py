@@ -30,7 +30,7 @@ def load(model, optimizer, path):
             group.update({key: x for key, x in saved.items() if key != "params"})
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(name).view_as(parameter))
-            slots = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in file.keys() if key.rsplit(".", 1)[0] == name}
+            slots = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in file.keys() if key.rpartition(".")[0] == name}
             # Counts stay where they are, on the host.
             place = lambda x: x if x.dim() == 0 else x.view_as(parameter).to(parameter.device)
             optimizer.state[parameter] = {slot: place(x) for slot, x in slots.items()}

@@ -307,7 +307,11 @@ fn pictures_are_drawn() {
     let output = example("convergence", &["--device", "cpu", "--json", "--out", &rates]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(rows(&output).len(), 11);
-    for (file, lines) in [(&svg, 500), (&sheet, 16), (&rates, 11)] {
+    // AdaGrad-Norm learns from a first rate of 1000, or the example fails.
+    let norm = at("norm.svg");
+    let output = example("adagrad_norm", &["--points", "2", "--images", "1500", "--epochs", "2", "--out", &norm]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for (file, lines) in [(&svg, 500), (&sheet, 16), (&rates, 11), (&norm, 8)] {
         let drawn = std::fs::read_to_string(file).unwrap();
         assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"), "{file}");
         assert!(drawn.matches("<polyline").count() >= lines, "{file}: {}", drawn.matches("<polyline").count());
