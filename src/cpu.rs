@@ -144,13 +144,15 @@ fn widest<T>(f: impl FnOnce() -> T) -> T {
 }
 
 /// What `f` makes of each, in order; on all threads.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn map<T: Send, U: Send>(items: Vec<T>, f: impl Fn(T) -> U + Send + Sync) -> Vec<U> {
-    #[cfg(not(target_family = "wasm"))]
-    {
-        use rayon::prelude::*;
-        items.into_par_iter().map(f).collect()
-    }
-    #[cfg(target_family = "wasm")]
+    use rayon::prelude::*;
+    items.into_par_iter().map(f).collect()
+}
+
+/// The same in a browser, on its one thread, which may not share what it has.
+#[cfg(target_family = "wasm")]
+pub(crate) fn map<T, U>(items: Vec<T>, f: impl Fn(T) -> U) -> Vec<U> {
     items.into_iter().map(f).collect()
 }
 

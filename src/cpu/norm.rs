@@ -1,5 +1,8 @@
 //! Norms of vectors: the twin of shaders/norm.wgsl and shaders/reduce.wgsl.
 
+#[cfg(not(target_family = "wasm"))]
+use rayon::prelude::*;
+
 use super::{CHUNK, LANES, widest};
 use crate::rule::Real;
 
@@ -27,20 +30,16 @@ pub(crate) fn join(norms: impl Iterator<Item = f64>, kind: u32) -> f64 {
 
 /// The norm of this kind, in f64 and in a fixed order; with `zero`, of the finite elements. The twin of shaders/norm.wgsl.
 pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
-    #[cfg(not(target_family = "wasm"))]
-    let parts: Vec<Measure> = {
-        use rayon::prelude::*;
-        x.par_chunks(CHUNK)
-            .map(|x| {
-                widest(
-                    #[inline(always)]
-                    || part_of_norm(x, kind, zero),
-                )
-            })
-            .collect()
+    let of = |x: &[F]| {
+        widest(
+            #[inline(always)]
+            || part_of_norm(x, kind, zero),
+        )
     };
+    #[cfg(not(target_family = "wasm"))]
+    let parts: Vec<Measure> = x.par_chunks(CHUNK).map(of).collect();
     #[cfg(target_family = "wasm")]
-    let parts = [part_of_norm(x, kind, zero)];
+    let parts: Vec<Measure> = x.chunks(CHUNK).map(of).collect();
     Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
 }
 
