@@ -112,8 +112,10 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
     rule.0.check()?;
     settings.check()?;
     let known = write(&rule, &settings, class == "AdamW").map(|(_, known)| known).unwrap_or_default();
-    match group.keys().find(|key| !known.contains_key(*key) && !BESIDE.contains(&key.as_str())) {
-        Some(key) => Err(Error::Checkpoint { reason: format!("`{key}` of PyTorch's {class} is not known") }),
+    match group.iter().find(|(key, _)| !known.contains_key(*key) && !BESIDE.contains(&key.as_str())) {
+        Some((key, value)) => {
+            Err(Error::Checkpoint { reason: format!("`{key}` = {value} of PyTorch's {class} is not known") })
+        }
         None => Ok((rule, settings)),
     }
 }

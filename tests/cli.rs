@@ -95,7 +95,7 @@ fn a_changed_file_fails_and_an_unknown_key_is_named() {
     );
     directory.write("nan.f64.json", &change(&|case| case["params"]["3"][0][0] = "NaN".into()));
     directory.write("state.f64.json", &change(&|case| case["state"]["exp_avg"][0][6] = 13.87.into()));
-    directory.write("key.f64.json", &change(&|case| case["hyper"]["capturable"] = true.into()));
+    directory.write("key.f64.json", &change(&|case| case["hyper"]["trick"] = true.into()));
     directory
         .write("look_ahead.f64.json", &change(&|case| case["lookahead_params"]["20"] = serde_json::json!([[1.0]])));
     directory.write("states.f64.json", &change(&|case| case["state"]["exp_avg"] = serde_json::json!([])));
@@ -112,8 +112,8 @@ fn a_changed_file_fails_and_an_unknown_key_is_named() {
     }
     let named =
         |file: &str, key: &str| said.lines().any(|l| l.starts_with(&format!("skip {file}.")) && l.contains(key));
-    assert!(named("key", "`capturable` = true") && named("null", "`new_option` = null"), "{said}");
-    assert!(named("range", "`beta1` = 1"), "{said}");
+    assert!(named("key", "`trick` = true") && named("null", "`new_option` = null"), "{said}");
+    assert!(named("range", "beta1 = 1 is outside"), "{said}");
 }
 
 #[test]
@@ -150,7 +150,8 @@ fn bench_prints_a_row_a_rule() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let rows = rows(&output);
     let on_cpu = rows.iter().filter(|row| row["device"] == "cpu").count();
-    assert!(on_cpu == 12 && rows.len().is_multiple_of(12), "{rows:?}");
+    // On the CPU a pool of slices and slices are one.
+    assert!(on_cpu == 8 && (rows.len() - 8).is_multiple_of(12), "{rows:?}");
     for row in &rows {
         let (states, bytes) = if row["rule"] == "adam" { (8, 28) } else { (0, 12) };
         assert_eq!([&row["state_bytes_per_param"], &row["bytes_per_param"]], [states, bytes], "{row}");

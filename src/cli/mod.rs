@@ -68,3 +68,10 @@ fn say(bar: Option<&ProgressBar>, line: &str) {
         std::process::exit(0);
     }
 }
+
+/// The font that pictures are laid out with: a bare machine has none.
+pub(crate) fn font() -> Result<(), String> {
+    use plotters::style::{FontStyle, register_font};
+    let registered = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    registered.map_err(|_| "the font cannot be read".into())
+}

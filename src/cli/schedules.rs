@@ -376,6 +376,7 @@ fn plot(file: &std::path::Path, steps: u64, rate: &dyn Fn(u64) -> f64) -> Result
     let every = steps.div_ceil(2000).max(1) as usize;
     let points: Vec<_> = (0..steps).step_by(every).map(|k| (k as f64, rate(k))).collect();
     let high = points.iter().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
+    super::font()?;
     let root = SVGBackend::new(file, (800, 400)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)

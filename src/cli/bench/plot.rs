@@ -25,6 +25,7 @@ pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::
             variants.push(variant);
         }
     }
+    crate::cli::font()?;
     let root = SVGBackend::new(file, (720, 320 * devices.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
     for (area, device) in root.split_evenly((devices.len(), 1)).iter().zip(&devices) {

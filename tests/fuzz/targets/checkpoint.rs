@@ -20,9 +20,11 @@ fn optimizer() -> Optimizer {
 /// An executor for futures that never wait: on the CPU nothing does.
 fn saved(optimizer: &mut Optimizer) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let future = std::pin::pin!(optimizer.save_to(&mut bytes, SaveOptions::default()));
-    let ready = future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    assert!(matches!(ready, std::task::Poll::Ready(Ok(()))));
+    {
+        let future = std::pin::pin!(optimizer.save_to(&mut bytes, SaveOptions::default()));
+        let ready = future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(ready, std::task::Poll::Ready(Ok(()))));
+    }
     bytes
 }
 
