@@ -22,8 +22,8 @@ const LICENCES: [&str; 13] = [
     "OFL-1.1",
     "Ubuntu-font-1.0",
 ];
-/// Crates that others demand in two versions.
-const TWICE: [&str; 2] = ["hashbrown", "syn"];
+/// Crates that others demand in two versions; the middle two come with the examples' PNG and GIF.
+const TWICE: [&str; 4] = ["hashbrown", "bitflags", "miniz_oxide", "syn"];
 
 /// What `cargo build` builds with the default features: name, version, licence.
 fn dependencies() -> Vec<[String; 3]> {
