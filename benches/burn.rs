@@ -61,10 +61,11 @@ fn sum(module: &Tensors) -> f64 {
     sum.0
 }
 
-/// Milliseconds of a step, gradients ready before it.
+/// Milliseconds of a step, gradients ready before it; those until the host is done with it go to `host`.
 fn timed(
     module: &mut Option<Tensors>,
     device: &Device,
+    host: &mut Vec<f64>,
     step: impl FnOnce(Tensors, GradientsParams) -> Result<Tensors, Error>,
 ) -> Result<f64, Error> {
     let lost = |e| Error::Rejected { operation: "waiting", reason: format!("{e:?}") };
@@ -73,6 +74,7 @@ fn timed(
     device.sync().map_err(lost)?;
     let start = Instant::now();
     let stepped = step(now, gradients)?;
+    host.push(start.elapsed().as_secs_f64() * 1e3);
     device.sync().map_err(lost)?;
     *module = Some(stepped);
     Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -97,10 +99,10 @@ fn main() -> Outcome<()> {
     };
     println!("{}: a step of Adam, Burn's and ours, medians of interleaved rounds", ours.name());
     println!(
-        "| tensors  | elements | Burn's, ms | ours, ms | Burn's / ours | noise | Burn's, MiB | ours, MiB | dispatches |"
+        "| tensors  | elements | Burn's, ms | ours, ms | Burn's / ours | noise | Burn's on host | ours on host | Burn's, MiB | ours, MiB | dispatches |"
     );
     println!(
-        "| -------- | -------: | ---------: | -------: | ------------: | ----: | ----------: | --------: | ---------: |"
+        "| -------- | -------: | ---------: | -------: | ------------: | ----: | -------------: | -----------: | ----------: | --------: | ---------: |"
     );
     for shape in &shapes {
         let memory = [true, false].map(|burns| peak(&device, &ours, gpu.as_ref(), shape, burns));
@@ -109,20 +111,23 @@ fn main() -> Outcome<()> {
         let (mut a, mut b) = (Some(Tensors::new(&shape.lens, &device)), Some(Tensors::new(&shape.lens, &device)));
         let mut burns = AdamConfig::new().with_epsilon(1e-8).init();
         let mut optimizer = ModuleOptimizer::new(&ours, Adam::default(), Settings::lr(1e-3))?;
-        let pair = clock::interleave(
-            || timed(&mut b, &device, |module, gradients| Ok(optimizer.step(1e-3, module, gradients)?)),
-            || timed(&mut a, &device, |module, gradients| Ok(burns.step(1e-3, module, gradients))),
-        )?;
+        let (mut host, mut their_host) = (Vec::new(), Vec::new());
+        let mut theirs_once =
+            || timed(&mut a, &device, &mut their_host, |module, gradients| Ok(burns.step(1e-3, module, gradients)));
+        let ours_once =
+            || timed(&mut b, &device, &mut host, |module, gradients| Ok(optimizer.step(1e-3, module, gradients)?));
+        let pair = clock::interleave(ours_once, &mut theirs_once)?;
         // Ours has made one step more, around the last of theirs.
-        timed(&mut a, &device, |module, gradients| Ok(burns.step(1e-3, module, gradients)))?;
+        theirs_once()?;
         let (Some(a), Some(b)) = (a, b) else { return Err("a module is lost".into()) };
         let apart = (sum(&a) - sum(&b)).abs() / sum(&a);
         if apart > 1e-4 {
             return Err(format!("{}: the two are {apart:e} apart", shape.name).into());
         }
         let [ms, their_ms] = pair.ms;
+        let (host, their_host) = (clock::median(host), clock::median(their_host));
         println!(
-            "| {:8} | {:8} | {their_ms:10.3} | {ms:8.3} | {:13.2} | {:5.3} | {theirs:11} | {mine:9} | {:10} |",
+            "| {:8} | {:8} | {their_ms:10.3} | {ms:8.3} | {:13.2} | {:5.3} | {their_host:14.2} | {host:12.2} | {theirs:11} | {mine:9} | {:10} |",
             shape.name,
             shape.elements(),
             pair.ratio,
@@ -153,7 +158,7 @@ fn peak(
     let mut theirs = AdamConfig::new().with_epsilon(1e-8).init();
     let mut mine = ModuleOptimizer::new(ours, Adam::default(), Settings::lr(1e-3))?;
     for _ in 0..5 {
-        timed(&mut module, device, |module, gradients| match burns {
+        timed(&mut module, device, &mut Vec::new(), |module, gradients| match burns {
             true => Ok(theirs.step(1e-3, module, gradients)),
             false => Ok(mine.step(1e-3, module, gradients)?),
         })?;

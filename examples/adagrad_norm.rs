@@ -27,6 +27,7 @@ mod cpu;
 #[allow(dead_code, reason = "examples/mnist.rs uses the rest")]
 #[path = "mnist/data.rs"]
 mod data;
+#[allow(dead_code, reason = "it has no device to choose: the experiment runs on the CPU")]
 mod plot;
 
 use data::{CLASSES, PIXELS, Samples};
@@ -200,13 +201,7 @@ impl Picture for Sheet {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    plot::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Outcome<()> {

@@ -14,15 +14,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
-use wgpu_optim::{AnyRule, Device, Gpu, Optimizer, Schedule, Settings};
+use wgpu_optim::{AnyRule, Device, Optimizer, Schedule, Settings};
 
 mod plot;
-use plot::{Outcome, Picture, colour};
+use plot::{Outcome, Picture, Where, colour};
 
 /// Measure rates of convergence, and where Adam diverges.
 #[derive(Debug, Parser)]
@@ -39,13 +39,6 @@ struct Args {
     /// An object a line instead of a table.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Where {
-    Auto,
-    Gpu,
-    Cpu,
 }
 
 /// Eigenvalues of the quadratics, from 1 to κ.
@@ -190,21 +183,11 @@ impl Picture for Sheet {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    plot::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Outcome<()> {
-    let device: Device = match args.device {
-        Where::Auto => Device::auto_blocking(),
-        Where::Gpu => Gpu::new_blocking()?.into(),
-        Where::Cpu => Device::Cpu,
-    };
+    let device = args.device.device()?;
     let bar = ProgressBar::new(11);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
     let mut rates = Vec::new();

@@ -13,7 +13,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use wgpu_optim::Schedule;
 
-#[allow(dead_code, reason = "schedules have no colours of their own")]
+#[allow(dead_code, reason = "schedules have neither colours nor a device of their own")]
 mod plot;
 use plot::{Outcome, Picture};
 
@@ -96,16 +96,12 @@ impl Picture for Sheet {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    plot::exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Outcome<()> {
     let sheet = Sheet { schedules: schedules(args.steps), steps: args.steps };
-    match plot::save(&sheet, &args.out) {
-        Ok(()) => {
-            println!("{}: {} schedules (dashed: the momentum)", args.out.display(), sheet.schedules.len());
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("error: {}: {e}", args.out.display());
-            ExitCode::FAILURE
-        }
-    }
+    plot::save(&sheet, &args.out)?;
+    println!("{}: {} schedules (dashed: the momentum)", args.out.display(), sheet.schedules.len());
+    Ok(())
 }

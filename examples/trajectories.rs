@@ -12,14 +12,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use wgpu_optim::{Device, Gpu, Noise, Optimizer, Settings, rules};
+use wgpu_optim::{Device, Noise, Optimizer, Settings, rules};
 
 mod plot;
-use plot::{Outcome, Picture, colour};
+use plot::{Outcome, Picture, Where, colour};
 
 /// Draw the paths of optimizers on six landscapes.
 #[derive(Debug, Parser)]
@@ -45,13 +45,6 @@ struct Args {
     device: Where,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Where {
-    Auto,
-    Gpu,
-    Cpu,
-}
-
 type Point = [f64; 2];
 
 struct Landscape {
@@ -69,19 +62,21 @@ struct Landscape {
     noise: f64,
 }
 
+const RAVINE: Landscape = Landscape {
+    name: "ravine, condition 100",
+    f: |[x, y]| 0.5 * (x * x + 100.0 * y * y),
+    gradient: |[x, y]| [x, 100.0 * y],
+    start: [-4.0, 0.8],
+    x: [-5.0, 1.5],
+    y: [-1.2, 1.2],
+    minima: &[[0.0, 0.0]],
+    lr: 0.0185,
+    adaptive_lr: 0.15,
+    noise: 0.0,
+};
+
 const LANDSCAPES: [Landscape; 6] = [
-    Landscape {
-        name: "ravine, condition 100",
-        f: |[x, y]| 0.5 * (x * x + 100.0 * y * y),
-        gradient: |[x, y]| [x, 100.0 * y],
-        start: [-4.0, 0.8],
-        x: [-5.0, 1.5],
-        y: [-1.2, 1.2],
-        minima: &[[0.0, 0.0]],
-        lr: 0.0185,
-        adaptive_lr: 0.15,
-        noise: 0.0,
-    },
+    RAVINE,
     Landscape {
         name: "Beale",
         f: |[x, y]| (1.5 - x + x * y).powi(2) + (2.25 - x + x * y * y).powi(2) + (2.625 - x + x * y * y * y).powi(2),
@@ -140,18 +135,7 @@ const LANDSCAPES: [Landscape; 6] = [
         adaptive_lr: 0.15,
         noise: 0.0,
     },
-    Landscape {
-        name: "ravine, noisy gradients",
-        f: |[x, y]| 0.5 * (x * x + 100.0 * y * y),
-        gradient: |[x, y]| [x, 100.0 * y],
-        start: [-4.0, 0.8],
-        x: [-5.0, 1.5],
-        y: [-1.2, 1.2],
-        minima: &[[0.0, 0.0]],
-        lr: 0.0185,
-        adaptive_lr: 0.15,
-        noise: 8.0,
-    },
+    Landscape { name: "ravine, noisy gradients", noise: 8.0, ..RAVINE },
 ];
 
 impl Landscape {
@@ -278,21 +262,11 @@ impl Picture for Sheet<'_> {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    plot::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Outcome<()> {
-    let device: Device = match args.device {
-        Where::Auto => Device::auto_blocking(),
-        Where::Gpu => Gpu::new_blocking()?.into(),
-        Where::Cpu => Device::Cpu,
-    };
+    let device = args.device.device()?;
     let bar = ProgressBar::new((LANDSCAPES.len() * args.rules.len()) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
     let mut paths = Vec::new();

@@ -7,8 +7,11 @@ use crate::noise::Stream;
 use crate::rule::{Fields, Real, Rule, Step};
 use crate::settings::{Coefficients, Settings};
 
+mod machine;
 mod norm;
 
+pub(crate) use machine::map;
+use machine::{prefetch, widest};
 pub(crate) use norm::{Measure, hypot, join, norm};
 
 /// Elements that are loaded, computed and stored at a time: four of AVX2's vectors of f32.
@@ -132,28 +135,6 @@ pub(crate) enum Number<'a> {
 pub(crate) fn trust<R: Rule, F: Real>(rule: &R, [w, x]: [f64; 2], scalar: &mut F, step: &Step) -> f64 {
     let ratio = rule.trust(F::of(w), F::of(x), scalar, &hyper::<R, F>(rule, step, 1.0));
     ratio.to_f64().unwrap_or(f64::NAN)
-}
-
-/// Runs `f` as it is compiled for the widest vector unit that this machine has. The numbers are the same on all of them.
-#[inline(always)]
-fn widest<T>(f: impl FnOnce() -> T) -> T {
-    #[cfg(not(target_family = "wasm"))]
-    return pulp::Arch::new().dispatch(f);
-    #[cfg(target_family = "wasm")]
-    f()
-}
-
-/// What `f` makes of each, in order; on all threads.
-#[cfg(not(target_family = "wasm"))]
-pub(crate) fn map<T: Send, U: Send>(items: Vec<T>, f: impl Fn(T) -> U + Send + Sync) -> Vec<U> {
-    use rayon::prelude::*;
-    items.into_par_iter().map(f).collect()
-}
-
-/// The same in a browser, on its one thread, which may not share what it has.
-#[cfg(target_family = "wasm")]
-pub(crate) fn map<T, U>(items: Vec<T>, f: impl Fn(T) -> U) -> Vec<U> {
-    items.into_iter().map(f).collect()
 }
 
 impl<'a, F: Real> Job<'a, F> {
@@ -303,20 +284,6 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     }
 }
 
-/// Asks for what lies 512 bytes behind this tile: roots and divisions leave the loads too little room to run ahead by themselves.
-#[inline(always)]
-fn prefetch<F>(tile: &[F; TILE]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(sse) = pulp::core_arch::x86::Sse::try_new() {
-        let ahead = tile.as_ptr().cast::<i8>().wrapping_add(512);
-        for line in (0..size_of_val(tile)).step_by(64) {
-            sse._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(ahead.wrapping_add(line));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = tile;
-}
-
 /// How many states the rule declares.
 const fn states_of<R: Rule, F: Real>() -> usize {
     <R::State<F> as Fields<F>>::NAMES.len()
@@ -409,13 +376,7 @@ pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coeffici
             ),
         }
     };
-    #[cfg(not(target_family = "wasm"))]
-    let parts: Vec<[f64; 2]> = {
-        use rayon::prelude::*;
-        parts.collect::<Vec<_>>().into_par_iter().map(of_part).collect()
-    };
-    #[cfg(target_family = "wasm")]
-    let parts: Vec<[f64; 2]> = parts.map(of_part).collect();
+    let parts = map(parts.collect(), of_part);
     parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
 }
 

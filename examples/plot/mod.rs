@@ -1,12 +1,43 @@
 //! What all pictures share: a colour for each rule, a font, and files that are SVG or PNG by their names.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
+use wgpu_optim::{Device, Gpu};
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Where an example steps.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Where {
+    Auto,
+    Gpu,
+    Cpu,
+}
+
+impl Where {
+    pub(crate) fn device(self) -> Outcome<Device> {
+        Ok(match self {
+            Self::Auto => Device::auto_blocking(),
+            Self::Gpu => Gpu::new_blocking()?.into(),
+            Self::Cpu => Device::Cpu,
+        })
+    }
+}
+
+/// Says what went wrong.
+pub(crate) fn exit(outcome: Outcome<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Each rule's colour, in every picture.
 const COLOURS: [(&str, RGBColor); 13] = [

@@ -107,6 +107,7 @@ impl ModuleOptimizer {
             let (parameter, gradient) = (range(parameter.resource(), *len), range(gradient.resource(), *len));
             placed.push(Placed { id, parameter, gradient: Some(gradient) });
         }
+        self.pooled.extend(placed.iter().map(|place| place.id));
         self.optimizer.place(&placed)?;
         self.optimizer.step()
     }
@@ -137,13 +138,11 @@ impl ModuleMapper for Claimer<'_> {
         }
         self.device = device;
         let context = Context::of(&tensor);
-        // Burn has new parameters in a buffer each; from their first step on small ones are to lie together.
-        let (known, optimizer) = (self.optimizer.known.get(&id).copied(), &self.optimizer.optimizer);
-        let fresh =
-            known.is_some_and(|id| optimizer.is_elsewhere(id) && optimizer.steps(id).is_ok_and(|steps| steps == 0));
+        let known = self.optimizer.known.get(&id).copied();
         let ours = Ours {
-            copy: fresh && found.len as u64 <= POOLED,
-            writes_gradient: known.is_some_and(|id| optimizer.writes_gradient(id)),
+            // Burn has new parameters in a buffer each; from their first step on small ones are to lie together.
+            copy: found.len as u64 <= POOLED && known.is_some_and(|id| !self.optimizer.pooled.contains(&id)),
+            writes_gradient: known.is_some_and(|id| self.optimizer.optimizer.writes_gradient(id)),
         };
         let (tensor, refused) = claim(tensor.inner(), gradient, id, ours, &self.claims);
         self.made += usize::from(refused.is_none());

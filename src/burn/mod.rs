@@ -31,7 +31,7 @@
 //! Values that Burn has promised and not read yet (`to_data()` whose bytes nobody has looked at) are read when they are looked at: do that
 //! before the step, or they are the new ones. `burn::train::Learner` takes none but Burn's own optimizers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use ::burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
@@ -80,6 +80,8 @@ pub struct ModuleOptimizer {
     /// Which names are in the groups after the first.
     picks: Vec<Pick>,
     known: HashMap<ParamId, ParameterId>,
+    /// Those that lie in Burn's pools: the small ones, once they have stepped.
+    pooled: HashSet<ParameterId>,
 }
 
 type Pick = Box<dyn Fn(&str) -> bool + Send + Sync>;
@@ -148,7 +150,12 @@ impl ModuleOptimizer {
             let reason = "Burn has another device: take that of `wgpu_device`, or Gpu::from_wgpu of Burn's setup";
             return Err(Error::Unsupported { operation: "a module's optimizer", name: gpu.name(), reason });
         }
-        Ok(Self { optimizer: Optimizer::new(device, rule, settings)?, picks: Vec::new(), known: HashMap::new() })
+        Ok(Self {
+            optimizer: Optimizer::new(device, rule, settings)?,
+            picks: Vec::new(),
+            known: HashMap::new(),
+            pooled: HashSet::new(),
+        })
     }
 
     /// Another group, of the parameters whose path the predicate picks; the last group that picks one has it. Before the first step.
@@ -329,6 +336,7 @@ impl ModuleOptimizer {
                     Ok(id) if self.optimizer.len(id) == Some(found.len) => {
                         self.known.retain(|_, known| *known != id);
                         self.known.insert(found.id, id);
+                        self.pooled.remove(&id);
                     }
                     Ok(_) => return Err(Error::DuplicateName { name: found.path.clone() }),
                     Err(_) => new.push(found),

@@ -1,9 +1,6 @@
 //! Norms of vectors: the twin of shaders/norm.wgsl and shaders/reduce.wgsl.
 
-#[cfg(not(target_family = "wasm"))]
-use rayon::prelude::*;
-
-use super::{CHUNK, LANES, widest};
+use super::{CHUNK, LANES, map, widest};
 use crate::rule::Real;
 
 /// A norm, and whether the vector holds NaN or ∞.
@@ -36,10 +33,7 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
             || part_of_norm(x, kind, zero),
         )
     };
-    #[cfg(not(target_family = "wasm"))]
-    let parts: Vec<Measure> = x.par_chunks(CHUNK).map(of).collect();
-    #[cfg(target_family = "wasm")]
-    let parts: Vec<Measure> = x.chunks(CHUNK).map(of).collect();
+    let parts = map(x.chunks(CHUNK).collect(), of);
     Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
 }
 

@@ -107,9 +107,8 @@ impl Optimizer {
     #[cfg(feature = "burn")]
     pub(crate) fn add_elsewhere(&mut self, group: usize, tensors: &[(&str, usize)]) -> Result<Vec<ParameterId>> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(Vec::new()) };
-        let nowhere = |&(name, len): &(&'_ str, usize)| (name.to_owned(), BufferRange::new(gpu.probe(), 0, len));
+        let nowhere = |&(name, len)| (name, BufferRange::new(gpu.probe(), 0, len));
         let tensors: Vec<_> = tensors.iter().map(nowhere).collect();
-        let tensors: Vec<_> = tensors.iter().map(|(name, range)| (name.as_str(), range.clone())).collect();
         self.check_names(&tensors)?;
         self.add_in_buffers(&gpu, group, &tensors, true)
     }
@@ -124,15 +123,5 @@ impl Optimizer {
     #[cfg(feature = "burn")]
     pub(crate) fn writes_gradient(&self, id: ParameterId) -> bool {
         self.parameters.get(&id.0).is_some_and(|p| self.groups[p.group].settings.writes_gradient())
-    }
-
-    /// Whether no place of it is known yet.
-    #[cfg(feature = "burn")]
-    pub(crate) fn is_elsewhere(&self, id: ParameterId) -> bool {
-        let probe = |gpu: &crate::gpu::Gpu| gpu.probe().clone();
-        match (&self.device, self.parameters.get(&id.0).map(|parameter| &parameter.memory)) {
-            (Device::Gpu(gpu), Some(Memory::Gpu(tensor))) => tensor.parameter.buffer == probe(gpu),
-            _ => false,
-        }
     }
 }

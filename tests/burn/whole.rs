@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("an_overflow_skips_the_step", an_overflow_skips_the_step),
     ("a_checkpoint_goes_on_exactly", a_checkpoint_goes_on_exactly),
     ("bad_input_gives_the_module_back", bad_input_gives_the_module_back),
+    ("schedules_go_on_together", schedules_go_on_together),
     ("no_gradients_no_step", no_gradients_no_step),
 ];
 
@@ -123,6 +124,21 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     let (_, gradients) = refused.module.gradients(on, 0);
     let net = optimizer.step(0.1, refused.module, gradients)?;
     ensure(values(&net) != before, "nothing has stepped")
+}
+
+/// All schedules go on with a step, those of groups without gradients, too: a checkpoint means the same on every device.
+fn schedules_go_on_together(on: &On) -> Result<(), Failed> {
+    let mut net = Net::new(on);
+    let mut optimizer =
+        on.optimizer(Adam::default(), 0.1)?.with_group(|path| path.starts_with("unused"), Adam::default(), 0.1)?;
+    optimizer.register(&net)?;
+    for step in 0..3 {
+        let (_, gradients) = net.gradients(on, step);
+        net = optimizer.step(0.01, net, gradients)?;
+    }
+    let steps = [0, 1].map(|group| optimizer.optimizer().schedule_step(group));
+    ensure(matches!(steps, [Ok(3), Ok(3)]), format!("{steps:?}"))?;
+    ensure(optimizer.optimizer().steps("unused.weight")? == 0, "a parameter without a gradient has stepped")
 }
 
 fn no_gradients_no_step(on: &On) -> Result<(), Failed> {

@@ -3,7 +3,6 @@
 use std::io::{Cursor, Write};
 
 use libtest_mimic::{Failed, Trial};
-use serde_json::Value;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Momentum, NovoGrad, Sgd};
 use wgpu_optim::{
     AnyRule, Averaging, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LoadOptions, LossScaler, Mismatch, Noise,
@@ -26,11 +25,9 @@ type OnCpu = fn() -> Result<(), Failed>;
 
 /// Those that need no GPU.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cpu: [(&str, OnCpu); 8] = [
+    let cpu: [(&str, OnCpu); 6] = [
         ("strict_loading_lists_everything", strict_loading_lists_everything),
         ("lenient_loading_takes_what_fits", lenient_loading_takes_what_fits),
-        ("damaged_files_are_refused", damaged_files_are_refused),
-        ("wrong_configurations_are_refused", wrong_configurations_are_refused),
         ("a_failed_save_leaves_the_old_file", a_failed_save_leaves_the_old_file),
         ("a_custom_rule_keeps_its_configuration", a_custom_rule_keeps_its_configuration),
         ("states_alone", states_alone),
@@ -46,7 +43,7 @@ pub(crate) fn saved(optimizer: &mut Optimizer) -> Result<Vec<u8>, Failed> {
     Ok(bytes)
 }
 
-fn load(optimizer: &mut Optimizer, bytes: &[u8]) -> Result<Mismatch, Error> {
+pub(crate) fn load(optimizer: &mut Optimizer, bytes: &[u8]) -> Result<Mismatch, Error> {
     optimizer.load_from(&mut Cursor::new(bytes), LoadOptions::default())
 }
 
@@ -216,7 +213,7 @@ fn callers_buffers_are_saved_and_loaded(gpu: &Gpu) -> Result<(), Failed> {
     ensure(saved(&mut fixed)? == before, "a part was loaded")
 }
 
-fn two(names: [&str; 2], lens: [usize; 2], rule: impl Into<AnyRule>) -> Result<Optimizer, Error> {
+pub(crate) fn two(names: [&str; 2], lens: [usize; 2], rule: impl Into<AnyRule>) -> Result<Optimizer, Error> {
     let mut optimizer = Optimizer::new(&Device::Cpu, rule, 0.5)?;
     for (name, len) in names.into_iter().zip(lens) {
         optimizer.add(0, name, &parameters(len, len as u64))?;
@@ -305,100 +302,6 @@ fn lenient_loading_takes_what_fits() -> Result<(), Failed> {
     longer.step()?;
     longer.load_from(&mut Cursor::new(&file), LoadOptions { strict: false, ..LoadOptions::default() })?;
     ensure((longer.steps("kept")?, longer.steps("theirs")?) == (2, 1), "all or nothing of a parameter")
-}
-
-/// The file with another header.
-fn with_header(file: &[u8], change: impl FnOnce(&mut Value)) -> Result<Vec<u8>, Failed> {
-    let length = u64::from_le_bytes(file[..8].try_into()?) as usize;
-    let mut header = serde_json::from_slice(&file[8..8 + length])?;
-    change(&mut header);
-    let text = serde_json::to_vec(&header)?;
-    Ok([&(text.len() as u64).to_le_bytes(), text.as_slice(), &file[8 + length..]].concat())
-}
-
-/// The file with another configuration.
-fn with_configuration(file: &[u8], change: impl FnOnce(&mut Value)) -> Result<Vec<u8>, Failed> {
-    with_header(file, |header| {
-        let note = &mut header["__metadata__"]["wgpu-optim"];
-        let mut configuration = note.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        change(&mut configuration);
-        *note = configuration.to_string().into();
-    })
-}
-
-fn refused(what: &str, file: &[u8], is: impl Fn(&Error) -> bool) -> Result<(), Failed> {
-    let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
-    optimizer.step()?;
-    let before = saved(&mut optimizer)?;
-    for strict in [true, false] {
-        let loaded = optimizer.load_from(&mut Cursor::new(file), LoadOptions { strict, ..LoadOptions::default() });
-        ensure(loaded.as_ref().is_err_and(&is), format!("{what}: {loaded:?}"))?;
-        ensure(saved(&mut optimizer)? == before, format!("{what}: something was loaded"))?;
-    }
-    Ok(())
-}
-
-fn damaged_files_are_refused() -> Result<(), Failed> {
-    let file = saved(&mut two(["a", "b"], [4, 2], Adam::default())?)?;
-    let checkpoint = |e: &Error| matches!(e, Error::Checkpoint { .. });
-    for length in 0..file.len() {
-        refused(&format!("{length} bytes"), &file[..length], checkpoint)?;
-    }
-    refused("one byte more", &[&file[..], &[0]].concat(), checkpoint)?;
-    for claimed in [file.len() as u64, 100_000_001, u64::MAX] {
-        refused(&format!("{claimed}"), &[&claimed.to_le_bytes(), &file[8..]].concat(), checkpoint)?;
-    }
-    let offsets = |of: [u64; 2]| with_header(&file, |header| header["a"]["data_offsets"] = of.to_vec().into());
-    for of in [[0, 8], [8, 0], [8, 24], [0, u64::MAX], [u64::MAX - 16, u64::MAX]] {
-        refused(&format!("{of:?}"), &offsets(of)?, checkpoint)?;
-    }
-    refused("a shape", &with_header(&file, |header| header["a"]["shape"] = vec![u64::MAX, 4].into())?, checkpoint)?;
-    refused(
-        "no note",
-        &with_header(&file, |header| header["__metadata__"] = Value::Object(Default::default()))?,
-        checkpoint,
-    )?;
-    let deep = format!("{{\"__metadata__\":{}", "[".repeat(100_000));
-    refused("deep", &[&(deep.len() as u64).to_le_bytes(), deep.as_bytes()].concat(), checkpoint)?;
-    // A large claim is found before memory is asked for.
-    let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
-    let claim = [&99_999_999u64.to_le_bytes(), &[b' '; 64][..]].concat();
-    let used = allocation_counter::measure(|| _ = load(&mut optimizer, &claim));
-    ensure(used.bytes_max < 1 << 16, format!("{} bytes", used.bytes_max))
-}
-
-fn wrong_configurations_are_refused() -> Result<(), Failed> {
-    let file = saved(&mut two(["a", "b"], [4, 2], Adam::default())?)?;
-    let checkpoint = |e: &Error| matches!(e, Error::Checkpoint { .. });
-    let version = with_configuration(&file, |note| note["version"] = 2.into())?;
-    refused("version", &version, |e| e.to_string().contains("version 2, this code reads 1"))?;
-    refused("unknown", &with_configuration(&file, |note| note["more"] = 1.into())?, checkpoint)?;
-    refused("null", &with_configuration(&file, |note| note["groups"][0]["settings"]["lr"] = Value::Null)?, checkpoint)?;
-    type Change = fn(&mut Value);
-    let bad: [(&str, Change); 7] = [
-        ("lr", |note| note["groups"][0]["settings"]["lr"] = (-1.0).into()),
-        ("beta1", |note| note["groups"][0]["configuration"]["beta1"] = 2.0.into()),
-        ("schedule_step", |note| note["groups"][0]["schedule_step"] = u64::MAX.into()),
-        ("steps", |note| note["parameters"]["a"]["steps"] = u64::MAX.into()),
-        ("lr_scale", |note| note["parameters"]["a"]["options"]["lr_scale"] = (-1.0).into()),
-        ("init_scale", |note| note["loss_scale"] = 0.0.into()),
-        ("max_norm", |note| {
-            note["clip_norm"] = serde_json::json!({ "max_norm": -1.0, "norm": "l2", "eps": 0.0, "only_down": true });
-        }),
-    ];
-    for (key, change) in bad {
-        let is = |e: &Error| matches!(e, Error::Hyperparameter { name, .. } if *name == key);
-        refused(key, &with_configuration(&file, change)?, is)?;
-    }
-    let shape = with_configuration(&file, |note| note["parameters"]["a"]["options"]["shape"] = vec![3, 3].into())?;
-    refused("shape", &shape, |e| matches!(e, Error::Length { .. }))?;
-    // Each by itself is fine; together they are not.
-    let clip = serde_json::json!({ "max_norm": 1.0, "norm": "l2", "eps": 0.0, "only_down": true });
-    let both = with_configuration(&file, |note| {
-        note["groups"][0]["settings"]["clip_norm"] = clip.clone();
-        note["clip_norm"] = clip;
-    })?;
-    refused("two norms", &both, |e| matches!(e, Error::Unsupported { .. }))
 }
 
 /// Takes some bytes and then fails.

@@ -11,6 +11,7 @@ mod averages;
 mod checkpoint;
 mod compare;
 mod convergence;
+mod damage;
 mod errors;
 mod fixture;
 mod formulas;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     trials.extend(formulas::trials());
     trials.extend(schedule::trials());
     trials.extend(checkpoint::trials());
+    trials.extend(damage::trials());
     trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
