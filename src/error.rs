@@ -3,7 +3,7 @@
 /// What can go wrong between a gradient and an updated parameter.
 ///
 /// Parameters, gradients, state and step counts are then as they were before the call. (A device that is lost, or runs out of memory
-/// in the middle of a large write, may have taken a part of it.)
+/// in the middle of a large write, or a file whose end cannot be read, may have taken a part of it.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

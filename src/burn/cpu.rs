@@ -30,14 +30,10 @@ impl ModuleOptimizer {
         let mut taker = Taker { found, gradients, taken: HashMap::new() };
         let module = module.map(&mut taker);
         let mut taken = taker.taken;
-        let wide = found.iter().filter(|found| found.dtype == DType::F64).count();
-        let stepped = match wide {
-            0 => self.step_taken::<f32>(&mut taken),
-            all if all == found.len() => self.step_taken::<f64>(&mut taken),
-            _ => {
-                let (name, reason) = (found[0].path.clone(), "the module has parameters of f32 and of f64");
-                Err(Error::Unsupported { operation: "a step of a module", name, reason })
-            }
+        // All are of the first one's type.
+        let stepped = match found.first().map(|found| found.dtype) {
+            Some(DType::F64) => self.step_taken::<f64>(&mut taken),
+            _ => self.step_taken::<f32>(&mut taken),
         };
         let module = module.map(&mut Giver { taken });
         match stepped {
@@ -57,16 +53,7 @@ impl ModuleOptimizer {
         }
         // In one order, so that a norm is the same in every run.
         slices.sort_by_key(|slices| slices.id);
-        let steps = |of: &Self| (0..=of.picks.len()).map(|k| of.optimizer.schedule_step(k)).collect::<Result<Vec<_>>>();
-        let before = steps(self)?;
-        self.optimizer.step_slices(&mut slices)?;
-        // As on a GPU, all schedules go on with a step that is taken, those of groups without gradients, too.
-        let after = steps(self)?;
-        if after != before {
-            let behind = before.iter().zip(&after).enumerate().filter(|(_, (before, after))| before == after);
-            behind.into_iter().try_for_each(|(k, (before, _))| self.optimizer.set_schedule_step(k, before + 1))?;
-        }
-        Ok(())
+        self.optimizer.step_all_slices(&mut slices)
     }
 }
 

@@ -139,8 +139,8 @@ impl ModuleOptimizer {
     /// wgpu device, or [`Device::Cpu`] for Burn's Flex (in place), and for any other back end (by way of a copy).
     ///
     /// # Errors
-    /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for [`Settings::centralize`], which needs
-    /// to know rows from columns.
+    /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for [`Settings::centralize`] and
+    /// [`Settings::adaptive_clip`], which need to know rows from columns.
     pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
         let settings = settings.into();
         check_settings(&settings)?;
@@ -173,7 +173,7 @@ impl ModuleOptimizer {
     /// ```
     ///
     /// # Errors
-    /// As [`Optimizer::add_group`].
+    /// As [`Optimizer::add_group`], and [`Error::Unsupported`] as [`ModuleOptimizer::new`].
     pub fn with_group(
         mut self,
         pick: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -192,8 +192,9 @@ impl ModuleOptimizer {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a parameter that is not where this optimizer's device is, or whose gradient is elsewhere,
-    /// [`Error::ElementType`] for another type than f32 (on the CPU f64), [`Error::Length`]; those of [`Optimizer::step`]. The module comes
-    /// back with it, as it was.
+    /// [`Error::ElementType`] for another type than f32 (on the CPU: f64, if all have it), [`Error::Length`]; [`Error::DuplicateName`] for a
+    /// new parameter with the path of another one (of two modules, or of one whose record was loaded: [`ModuleOptimizer::register`] it);
+    /// [`Error::Hyperparameter`] for a rate; those of [`Optimizer::step`]. The module comes back with it, as it was.
     pub fn step<M: Module>(
         &mut self,
         lr: impl Into<ModuleLearningRate>,
@@ -202,7 +203,7 @@ impl ModuleOptimizer {
     ) -> Result<M, StepError<M>> {
         let rates = lr.into();
         let prepared = self.visit(&module, Some(&gradients), &rates).and_then(|found| {
-            self.add(&found)?;
+            self.add(&found, false)?;
             self.set_rates(rates.base(), &found)?;
             Ok(found)
         });
@@ -214,13 +215,14 @@ impl ModuleOptimizer {
         }
     }
 
-    /// Makes the module's parameters that require gradients known before the first step, so that [`ModuleOptimizer::load`] finds them.
+    /// Makes the module's parameters that require gradients known before the first step, so that [`ModuleOptimizer::load`] finds them. Those
+    /// that have the path of known ones stand for them from now on: a module whose record was loaded has other ids than before.
     ///
     /// # Errors
-    /// As [`ModuleOptimizer::step`].
+    /// As [`ModuleOptimizer::step`]; [`Error::Length`] for a parameter of another length than the known one of its path.
     pub fn register<M: Module>(&mut self, module: &M) -> Result<()> {
         let found = self.visit(module, None, &ModuleLearningRate::from(0.0))?;
-        self.add(&found)
+        self.add(&found, true)
     }
 
     /// Limits the norm of all gradients together: see [`Optimizer::set_clip_norm`].
@@ -266,7 +268,7 @@ impl ModuleOptimizer {
     /// Other settings of a group, from the next step on; the rate is [`ModuleOptimizer::step`]'s.
     ///
     /// # Errors
-    /// As [`Optimizer::set_settings`].
+    /// As [`Optimizer::set_settings`], and [`Error::Unsupported`] as [`ModuleOptimizer::new`].
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         check_settings(&settings)?;
@@ -323,25 +325,27 @@ impl ModuleOptimizer {
         finder.error.map_or(Ok(finder.found), Err)
     }
 
-    /// Adds those that are new.
-    fn add(&mut self, found: &[Found]) -> Result<()> {
+    /// Adds those that are new; or, unless `register` is off, lets them stand for the known ones of the same paths.
+    fn add(&mut self, found: &[Found], register: bool) -> Result<()> {
+        let unknown = found.iter().filter(|found| !self.known.contains_key(&found.id));
+        let same: Vec<_> = unknown.filter_map(|found| Some((found, self.optimizer.id(&found.path).ok()?))).collect();
+        for (Found { path, len, .. }, id) in &same {
+            let name = path.clone();
+            match self.optimizer.len(*id) {
+                _ if !register => return Err(Error::DuplicateName { name }),
+                Some(expected) if expected != *len => return Err(Error::Length { name, expected, found: *len }),
+                _ => {}
+            }
+        }
+        for (found, id) in same {
+            self.known.retain(|_, known| *known != id);
+            self.known.insert(found.id, id);
+            self.pooled.remove(&id);
+        }
         for group in 0..=self.picks.len() {
             let of = |path: &str| self.picks.iter().rposition(|pick| pick(path)).map_or(0, |k| k + 1);
-            let mut new = Vec::new();
-            let unknown = |found: &&Found| !self.known.contains_key(&found.id) && of(&found.path) == group;
-            let unknown: Vec<_> = found.iter().filter(unknown).collect();
-            for found in unknown {
-                // A record that was loaded brings its own ids along; the path says which parameter it is.
-                match self.optimizer.id(&found.path) {
-                    Ok(id) if self.optimizer.len(id) == Some(found.len) => {
-                        self.known.retain(|_, known| *known != id);
-                        self.known.insert(found.id, id);
-                        self.pooled.remove(&id);
-                    }
-                    Ok(_) => return Err(Error::DuplicateName { name: found.path.clone() }),
-                    Err(_) => new.push(found),
-                }
-            }
+            let new = |found: &&Found| !self.known.contains_key(&found.id) && of(&found.path) == group;
+            let new: Vec<_> = found.iter().filter(new).collect();
             match self.optimizer.device() {
                 Device::Gpu(_) => {
                     let tensors: Vec<_> = new.iter().map(|found| (found.path.as_str(), found.len)).collect();
@@ -385,11 +389,13 @@ impl ModuleOptimizer {
 
 /// What needs a shape that a module does not tell: a layer's weights may lie either way.
 fn check_settings(settings: &Settings) -> Result<()> {
-    if !settings.centralize {
-        return Ok(());
-    }
-    let (name, reason) = ("centralize".into(), "a module does not say which dimension has its outputs");
-    Err(Error::Unsupported { operation: "a module's optimizer", name, reason })
+    let name = match settings {
+        Settings { centralize: true, .. } => "centralize",
+        Settings { adaptive_clip: Some(_), .. } => "adaptive_clip",
+        _ => return Ok(()),
+    };
+    let reason = "a module does not say which dimension has its outputs";
+    Err(Error::Unsupported { operation: "a module's optimizer", name: name.into(), reason })
 }
 
 /// Looks at a module's parameters.
@@ -426,7 +432,12 @@ impl ModuleVisitor for Finder<'_> {
         let (path, tensor) = (self.path.join("."), param.val().inner());
         let (len, dtype) = (tensor.shape().num_elements(), tensor.dtype());
         let refused = |reason| Err(Error::Unsupported { operation: "a step of a module", name: path.clone(), reason });
+        let lr = self.rates.lr_from_param(param.id, Some(&path));
+        let mixed = self.found.first().is_some_and(|first| first.dtype != dtype);
         let checked = match &gradient {
+            _ if !(0.0..=f64::from(f32::MAX)).contains(&lr) => {
+                Err(Error::Hyperparameter { name: "lr", value: lr, range: "0 or more, and finite in f32" })
+            }
             _ if self.on_gpu && !gpu::is_on_wgpu(&tensor) => {
                 refused("the optimizer is on a GPU, the parameter is not on wgpu")
             }
@@ -434,6 +445,7 @@ impl ModuleVisitor for Finder<'_> {
                 let expected = if self.on_gpu { "f32" } else { "f32 or f64" };
                 Err(Error::ElementType { name: path.clone(), expected, found: dtype.name() })
             }
+            _ if mixed => refused("the module has parameters of f32 and of f64"),
             Some(gradient) if gradient.device() != tensor.device() => refused("its gradient is on another device"),
             Some(gradient) if gradient.dtype() != dtype => refused("its gradient is of another type"),
             Some(gradient) if gradient.shape() != tensor.shape() => {
@@ -442,7 +454,6 @@ impl ModuleVisitor for Finder<'_> {
             }
             _ => Ok(()),
         };
-        let lr = self.rates.lr_from_param(param.id, Some(&path));
         match checked {
             Ok(()) => self.found.push(Found { id: param.id, path, len, dtype, lr }),
             Err(e) => self.error = Some(e),

@@ -113,7 +113,8 @@ pub(crate) struct Tensor {
     pub(crate) owned: bool,
     /// Where its part of the arena is: all of it, or the states alone.
     pub(crate) place: Place,
-    pub(crate) parameter: BufferRange,
+    /// `None` while it is nowhere: see `Optimizer::place`.
+    pub(crate) parameter: Option<BufferRange>,
     /// What the next step reads, if anything.
     pub(crate) gradient: Option<BufferRange>,
     /// The gradient in the arena.
@@ -126,7 +127,7 @@ pub(crate) struct Tensor {
 impl Tensor {
     /// Whether the kernel writes to this buffer.
     pub(crate) fn binds(&self, buffer: &wgpu::Buffer) -> bool {
-        self.slots.iter().chain([&self.parameter]).any(|range| range.buffer == *buffer)
+        self.slots.iter().chain(&self.parameter).any(|range| range.buffer == *buffer)
     }
 }
 

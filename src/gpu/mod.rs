@@ -1,7 +1,7 @@
 //! The GPU: one device with its queue, limits and compiled kernels.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ struct Inner {
     lost: Option<Arc<AtomicBool>>,
     /// Four bytes to write to.
     probe: wgpu::Buffer,
+    /// Elements written since the last submission that made room for them.
+    unsent: AtomicUsize,
     kernels: Mutex<HashMap<KernelKey, Arc<Pass>>>,
     passes: Mutex<HashMap<(String, &'static str), Arc<Pass>>>,
     cache: OnceLock<wgpu::PipelineCache>,
@@ -167,7 +169,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let (kernels, passes, cache) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Self(Arc::new(Inner { device, queue, lost, probe, kernels, passes, cache }))
+        Self(Arc::new(Inner { device, queue, lost, probe, unsent: AtomicUsize::new(0), kernels, passes, cache }))
     }
 
     /// Compiles with this cache from now on, for starts that find the pipelines of an earlier one. On Vulkan, with
@@ -189,11 +191,6 @@ impl Gpu {
 
     pub(crate) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
         self.0.cache.get()
-    }
-
-    /// A buffer that nothing is ever in.
-    pub(crate) fn probe(&self) -> &wgpu::Buffer {
-        &self.0.probe
     }
 
     /// Whether it made its device itself.

@@ -1,12 +1,14 @@
 //! From a range to a `Vec`, and back.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::Gpu;
 use super::memory::BufferRange;
 use crate::error::{Error, Result};
 use crate::rule::Real;
 
-/// Elements that one write hands to wgpu, which keeps a copy until the next submission.
-const PIECE: usize = 1 << 22;
+/// Elements that are handed to wgpu at a time; it keeps a copy of what is written until the next submission.
+pub(crate) const PIECE: usize = 1 << 22;
 
 impl Gpu {
     /// Copies the range to the host, after all work submitted so far.
@@ -44,8 +46,8 @@ impl Gpu {
         Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
-    /// Writes the range before all work submitted from now on. The pieces are submitted one by one, so that a large tensor is
-    /// not copied to the staging memory as a whole.
+    /// Writes the range before all work submitted from now on. Submits whenever [`PIECE`] elements have been written, of one tensor or
+    /// of many, so that staging memory holds no more.
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
         self.check_alive()?;
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
@@ -53,7 +55,8 @@ impl Gpu {
             let offsets = (range.offset..).step_by(4 * PIECE);
             for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
                 self.queue().write_buffer(&range.buffer, offset, bytemuck::cast_slice(piece));
-                if piece.len() == PIECE {
+                if self.0.unsent.fetch_add(piece.len(), Relaxed) + piece.len() >= PIECE {
+                    self.0.unsent.store(0, Relaxed);
                     self.queue().submit([]);
                 }
             }

@@ -1,5 +1,6 @@
 //! Reading and writing parameters, gradients and state, by handle or by name.
 
+use super::place::NOWHERE;
 use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Role, Scalar, Vectors};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
@@ -130,6 +131,9 @@ impl Optimizer {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
         let refuse = |reason| Err(parameter.unsupported("set_gradient", reason));
+        if parameter.is_nowhere() {
+            return refuse(NOWHERE);
+        }
         let (range, missing) = match (&parameter.memory, &gradient) {
             (Memory::Gpu(tensor), Gradient::Missing) => (tensor.own_gradient.clone(), true),
             (_, Gradient::Missing) => (None, true),
@@ -268,7 +272,9 @@ impl Optimizer {
             return Err(parameter.unsupported("a buffer range", "the optimizer runs on the CPU"));
         };
         let range = match part {
-            Part::Parameter => Some(&tensor.parameter),
+            Part::Parameter => {
+                return tensor.parameter.as_ref().ok_or_else(|| parameter.unsupported("a buffer range", NOWHERE));
+            }
             Part::Gradient => tensor.gradient.as_ref(),
             Part::State(k) => tensor.slots.get(k),
             Part::Scalar => match (&tensor.scalar, &self.groups[parameter.group].scalar) {

@@ -141,24 +141,29 @@ impl Optimizer {
                 return Err(Error::Overlap { a: format!("parameter `{name}`"), b: format!("parameter `{other}`") });
             }
         }
-        self.add_in_buffers(&gpu, group, tensors, exact)
+        let lens: Vec<_> = tensors.iter().map(|(name, range)| (*name, range.len)).collect();
+        let ids = self.add_nowhere(&gpu, group, &lens, exact)?;
+        for (id, (_, range)) in ids.iter().zip(tensors) {
+            if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
+                tensor.parameter = Some(range.clone());
+            }
+        }
+        Ok(ids)
     }
 
-    /// Adds parameters wherever they lie.
-    pub(super) fn add_in_buffers(
+    /// Adds parameters of these lengths that have states and no place yet.
+    pub(super) fn add_nowhere(
         &mut self,
         gpu: &Gpu,
         group: usize,
-        tensors: &[(&str, BufferRange)],
+        tensors: &[(&str, usize)],
         exact: bool,
     ) -> Result<Vec<ParameterId>> {
         let mut taken = Vec::new();
         match self.take_states(gpu, group, tensors, exact, &mut taken) {
             Ok(()) => {
-                let insert = |((name, range), tensor): (&(&str, BufferRange), Tensor)| {
-                    self.insert(name, group, range.len, Memory::Gpu(tensor))
-                };
-                Ok(tensors.iter().zip(taken).map(insert).collect())
+                let added = tensors.iter().zip(taken);
+                Ok(added.map(|(&(name, len), tensor)| self.insert(name, group, len, Memory::Gpu(tensor))).collect())
             }
             Err(e) => {
                 taken.into_iter().for_each(|tensor| self.groups[group].release(tensor));
@@ -172,18 +177,18 @@ impl Optimizer {
         &mut self,
         gpu: &Gpu,
         group: usize,
-        tensors: &[(&str, BufferRange)],
+        tensors: &[(&str, usize)],
         exact: bool,
         taken: &mut Vec<Tensor>,
     ) -> Result<()> {
         let initial = self.groups[group].initial();
-        for (batch, room) in batches(gpu, tensors, |(_, range)| range.len) {
+        for (batch, room) in batches(gpu, tensors, |(_, len)| *len) {
             let states = &mut self.groups[group].states;
             states.reserve(gpu, batch[0].0, room, exact)?;
-            for (name, range) in batch {
+            for &(name, len) in batch {
                 let states = &mut self.groups[group].states;
-                let (place, slots) = place_states(gpu, states, name, range.len, &initial)?;
-                let (gradient, own_gradient, scalar, parameter) = (None, None, None, range.clone());
+                let (place, slots) = place_states(gpu, states, name, len, &initial)?;
+                let (parameter, gradient, own_gradient, scalar) = (None, None, None, None);
                 taken.push(Tensor { owned: false, place, parameter, gradient, own_gradient, slots, scalar });
                 if let Some(tensor) = taken.last_mut() {
                     self.give_scalar(gpu, group, name, tensor)?;
@@ -329,7 +334,8 @@ fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f6
         return Err(e);
     }
     let own_gradient = Some(gradient.clone());
-    Ok(Tensor { owned: true, place, parameter, gradient: Some(gradient), own_gradient, slots, scalar: None })
+    let (parameter, gradient) = (Some(parameter), Some(gradient));
+    Ok(Tensor { owned: true, place, parameter, gradient, own_gradient, slots, scalar: None })
 }
 
 /// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.

@@ -459,7 +459,7 @@ impl Optimizer {
             let myself = Some(ParameterId(other)) == id;
             let zeroed = self.groups[parameter.group].settings.writes_gradient();
             let gradient = tensor.gradient.as_ref().filter(|_| !myself && (role != Role::Gradient || zeroed));
-            let what = if range.overlaps(&tensor.parameter) {
+            let what = if tensor.parameter.as_ref().is_some_and(|parameter| range.overlaps(parameter)) {
                 "parameter"
             } else if tensor.slots.iter().any(|slot| range.overlaps(slot)) {
                 "a state of"

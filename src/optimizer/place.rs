@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Memory, Optimizer, ParameterId};
+use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 #[cfg(feature = "burn")]
 use crate::gpu::Device;
@@ -19,17 +19,27 @@ pub struct Placed {
     pub gradient: Option<BufferRange>,
 }
 
+/// Why a parameter without a place is refused.
+pub(super) const NOWHERE: &str = "it has no place: see Optimizer::place";
+
+impl Parameter {
+    pub(super) fn is_nowhere(&self) -> bool {
+        matches!(&self.memory, Memory::Gpu(tensor) if tensor.parameter.is_none())
+    }
+}
+
 impl Optimizer {
     /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a framework's
     /// allocator. All at once, since the new place of one may be the old place of another. Parameters of [`Optimizer::add_buffer`] that
-    /// are not named take no part in steps, nor can they be read, until they are again. What has not moved costs nothing.
+    /// are not named take no part in steps nor look-aheads, and are neither read nor written, until they are again; their states stay.
+    /// What has not moved costs nothing.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],
     /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that take part. Then
     /// nothing has changed.
     pub fn place(&mut self, placed: &[Placed]) -> Result<()> {
-        let gpu = self.gpu("place")?;
+        self.gpu("place")?;
         let mut places = HashMap::new();
         for place in placed {
             let parameter = self.get(place.id)?;
@@ -45,10 +55,10 @@ impl Optimizer {
         }
         let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {
             (Memory::Gpu(tensor), Some(place)) => {
-                let same = tensor.parameter == place.parameter && tensor.gradient == place.gradient;
+                let same = tensor.parameter.as_ref() == Some(&place.parameter) && tensor.gradient == place.gradient;
                 !same || parameter.missing != place.gradient.is_none()
             }
-            (Memory::Gpu(tensor), None) => !tensor.owned && !parameter.missing,
+            (Memory::Gpu(tensor), None) => !tensor.owned && tensor.parameter.is_some(),
             _ => false,
         });
         if !moved {
@@ -62,14 +72,11 @@ impl Optimizer {
                     if tensor.gradient != place.gradient {
                         parameter.batches = 0;
                     }
-                    (tensor.parameter, tensor.gradient) = (place.parameter.clone(), place.gradient.clone());
+                    (tensor.parameter, tensor.gradient) = (Some(place.parameter.clone()), place.gradient.clone());
                     parameter.missing = place.gradient.is_none();
                 }
                 // Where it was, something else may be.
-                None if !tensor.owned => {
-                    let nowhere = BufferRange::new(gpu.probe(), 0, parameter.len);
-                    (tensor.parameter, tensor.gradient, parameter.missing) = (nowhere, None, true);
-                }
+                None if !tensor.owned => (tensor.parameter, tensor.gradient, parameter.missing) = (None, None, true),
                 None => {}
             }
         }
@@ -84,13 +91,14 @@ impl Optimizer {
         for (id, parameter) in &self.parameters {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             let (at, gradient) = match places.get(id) {
-                Some(place) => (&place.parameter, place.gradient.as_ref()),
-                None if tensor.owned => (&tensor.parameter, tensor.gradient.as_ref()),
+                Some(place) => (Some(&place.parameter), place.gradient.as_ref()),
+                None if tensor.owned => (tensor.parameter.as_ref(), tensor.gradient.as_ref()),
                 None => continue,
             };
             let zeroed = self.groups[parameter.group].settings.writes_gradient();
             let ours = tensor.slots.iter().map(|slot| (slot, true, "a state of"));
-            let all = [Some((at, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
+            let all =
+                [at.map(|range| (range, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
             for (range, written, what) in all.into_iter().flatten().chain(ours) {
                 uses.push((range, written));
                 names.push((what, &parameter.name));
@@ -107,10 +115,8 @@ impl Optimizer {
     #[cfg(feature = "burn")]
     pub(crate) fn add_elsewhere(&mut self, group: usize, tensors: &[(&str, usize)]) -> Result<Vec<ParameterId>> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(Vec::new()) };
-        let nowhere = |&(name, len)| (name, BufferRange::new(gpu.probe(), 0, len));
-        let tensors: Vec<_> = tensors.iter().map(nowhere).collect();
-        self.check_names(&tensors)?;
-        self.add_in_buffers(&gpu, group, &tensors, true)
+        self.check_names(tensors)?;
+        self.add_nowhere(&gpu, group, tensors, true)
     }
 
     /// Its elements, if it is here.

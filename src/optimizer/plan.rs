@@ -136,7 +136,7 @@ impl Optimizer {
             let Memory::Gpu(tensor) = &parameter.memory else { return None };
             let Settings { centralize, adaptive_clip: adaptive, .. } = self.groups[parameter.group].settings;
             let (gradient, shape) = (tensor.gradient.as_ref()?, parameter.options.shape);
-            let (name, parameter) = (parameter.name.as_str(), &tensor.parameter);
+            let (name, parameter) = (parameter.name.as_str(), tensor.parameter.as_ref()?);
             Some(Shaped { name, parameter, gradient, shape, row, centralize, adaptive })
         };
         members.iter().filter_map(of).collect()
@@ -253,7 +253,7 @@ impl Optimizer {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
             let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
-            known.extend(gradients.chain([&tensor.parameter]).chain(&tensor.slots).map(|range| range.buffer.clone()));
+            known.extend(gradients.chain(&tensor.parameter).chain(&tensor.slots).map(|range| range.buffer.clone()));
         }
         let many = self.bind_groups.len() > 256 + 8 * runs;
         self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
@@ -274,7 +274,7 @@ impl Optimizer {
 
 /// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
 fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, padded: bool) -> Vec<BufferRange> {
-    let ranges = [Some(&tensor.parameter), gradient].into_iter().flatten().chain(&tensor.slots[slots]);
+    let ranges = tensor.parameter.iter().chain(gradient).chain(&tensor.slots[slots]);
     let pad = |range: &BufferRange| {
         let len = if padded { Arena::padded(range.len) as usize } else { range.len };
         BufferRange { len, ..range.clone() }

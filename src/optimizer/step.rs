@@ -205,7 +205,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with parameters in the
-    /// caller's slices, or at their look-ahead point; on a GPU those of [`Optimizer::step`].
+    /// caller's slices, at their look-ahead point, or without a place; on a GPU those of [`Optimizer::step`].
     pub fn swap_averages(&mut self, group: usize) -> Result<()> {
         let refuse =
             |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });
@@ -217,6 +217,9 @@ impl Optimizer {
         }
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.shift != 0.0) {
             return refuse("some of its parameters stand at their look-ahead point: step first");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_nowhere()) {
+            return refuse("some of its parameters have no place: see Optimizer::place");
         }
         if let Device::Gpu(gpu) = self.device.clone() {
             self.settle_here()?;
@@ -380,7 +383,7 @@ impl Optimizer {
 
     /// Parameters that a look-ahead moves, and their shift.
     fn look_ahead_members(&self) -> Vec<(u64, f64)> {
-        let ours = self.parameters.iter().filter(|(_, parameter)| !parameter.in_slice());
+        let ours = self.parameters.iter().filter(|(_, parameter)| !parameter.in_slice() && !parameter.is_nowhere());
         ours.filter_map(|(&id, parameter)| Some((id, parameter.look_ahead(&self.groups)?))).collect()
     }
 

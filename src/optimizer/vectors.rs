@@ -213,10 +213,25 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
     /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
     pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        let group = |tensor: &Slices<'_, F>| Some(self.parameters.get(&tensor.id.0)?.group);
+        let stepped: HashSet<_> = tensors.iter().filter_map(group).collect();
+        self.step_slices_of(tensors, |group| stepped.contains(&group))
+    }
+
+    /// The same; as on a GPU, the schedules of all groups go on with it, of those without gradients, too.
+    #[cfg(feature = "burn")]
+    pub(crate) fn step_all_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
+        self.step_slices_of(tensors, |_| true)
+    }
+
+    fn step_slices_of<F: Real>(
+        &mut self,
+        tensors: &mut [Slices<'_, F>],
+        stepped: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         self.check_groups()?;
         let (kind, measures, zero) = (self.norm_kind(), self.measures(), self.zeroes());
         let mut places = self.check_slices(tensors)?;
-        let stepped: HashSet<_> = places.keys().filter_map(|id| Some(self.parameters.get(id)?.group)).collect();
         let mut work = Vec::new();
         for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
             let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
@@ -226,7 +241,6 @@ impl Optimizer {
                 Memory::F64(v) => Some(wide(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
             }));
         }
-        let stepped = |group: usize| stepped.contains(&group);
         let taken = Whole { guard: self.guard, kind, measures, zero }.step(&mut self.groups, work, &mut self.report);
         self.count_taken(taken, stepped);
         Ok(())

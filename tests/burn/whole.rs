@@ -1,13 +1,13 @@
 //! What concerns the step as a whole: overflow, checkpoints, bad input.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use libtest_mimic::Failed;
 use wgpu_optim::burn::ModuleOptimizer;
 use wgpu_optim::rules::{Adam, Momentum};
-use wgpu_optim::{Error, LossScaler, Schedule};
+use wgpu_optim::{AdaptiveClip, Error, LossScaler, Schedule, Settings};
 
 use crate::{Net, On, ensure, values};
 
@@ -96,6 +96,7 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     let Err(refused) = optimizer.step(f64::NAN, net, gradients) else { return Err("a rate of NaN".into()) };
     ensure(matches!(refused.error, Error::Hyperparameter { name: "lr", .. }), format!("{refused:?}"))?;
     ensure(values(&refused.module) == before, "the module has changed")?;
+    ensure(optimizer.optimizer().parameters().count() == 0, "a refused step has made parameters known")?;
     let net = refused.module;
     // A gradient of another shape.
     let mut gradients = GradientsParams::new();
@@ -109,9 +110,14 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
         let own = ModuleOptimizer::new(&other.into(), Momentum::default(), 0.1);
         ensure(matches!(own, Err(Error::Unsupported { .. })), format!("{own:?} beside {}", gpu.name()))?;
     }
-    let centralized = wgpu_optim::Settings { centralize: true, ..wgpu_optim::Settings::lr(0.1) };
-    let shapeless = ModuleOptimizer::new(&on.ours, Momentum::default(), centralized);
-    ensure(matches!(shapeless, Err(Error::Unsupported { .. })), format!("{shapeless:?}"))?;
+    let centralized = Settings { centralize: true, ..Settings::lr(0.1) };
+    let clipped = Settings { adaptive_clip: Some(AdaptiveClip::torch(0.1)), ..Settings::lr(0.1) };
+    for settings in [centralized, clipped] {
+        let shapeless = ModuleOptimizer::new(&on.ours, Momentum::default(), settings);
+        ensure(matches!(shapeless, Err(Error::Unsupported { .. })), format!("{shapeless:?}"))?;
+        let later = optimizer.set_settings(0, settings);
+        ensure(matches!(later, Err(Error::Unsupported { .. })), format!("{later:?}"))?;
+    }
     // A module that is elsewhere.
     if on.is_gpu() {
         let elsewhere = LinearConfig::new(2, 2).init(&Device::flex().autodiff());
@@ -123,7 +129,28 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     // And all is well behind it.
     let (_, gradients) = refused.module.gradients(on, 0);
     let net = optimizer.step(0.1, refused.module, gradients)?;
-    ensure(values(&net) != before, "nothing has stepped")
+    ensure(values(&net) != before, "nothing has stepped")?;
+    // Another module of the same paths would take this one's states.
+    let other = Net::new(on);
+    let (_, gradients) = other.gradients(on, 0);
+    let Err(refused) = optimizer.step(0.1, other, gradients) else { return Err("another module".into()) };
+    ensure(matches!(&refused.error, Error::DuplicateName { name } if name == "conv.weight"), format!("{refused:?}"))?;
+    let lens = LinearConfig::new(3, 2).init(&on.burn);
+    optimizer.register(&[lens])?;
+    let other = optimizer.register(&[LinearConfig::new(3, 3).init(&on.burn)]);
+    ensure(matches!(other, Err(Error::Length { expected: 6, found: 9, .. })), format!("{other:?}"))?;
+    if on.is_gpu() {
+        return Ok(());
+    }
+    // Numbers of two types.
+    let (narrow, wide) = (Tensor::<1>::ones([3], &on.burn), Tensor::<1>::ones([3], (&on.burn, DType::F64)));
+    let mixed = [narrow, wide].map(|tensor| Param::from_tensor(tensor.detach()));
+    let loss = mixed[0].val().sum() + mixed[1].val().cast(DType::F32).sum();
+    let gradients = GradientsParams::from_grads(loss.backward(), &mixed);
+    let Err(refused) = on.optimizer(Momentum::default(), 0.1)?.step(0.1, mixed, gradients) else {
+        return Err("two types".into());
+    };
+    ensure(matches!(&refused.error, Error::Unsupported { .. }), format!("{refused:?}"))
 }
 
 /// All schedules go on with a step, those of groups without gradients, too: a checkpoint means the same on every device.

@@ -24,6 +24,7 @@ tests!(
     one_dispatch_for_each_set_of_buffers,
     no_table_where_there_is_no_room,
     places_move_between_steps,
+    without_a_place_states_stay,
     the_second_step_makes_no_objects,
 );
 
@@ -409,6 +410,49 @@ fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(refused, Err(wgpu_optim::Error::Unsupported { .. })), format!("{refused:?}"))?;
     pools.optimizer.step()?;
     ensure(pools.optimizer.steps(ids[0])? == 7, "the last good places hold")
+}
+
+/// Velocities 1, lr 1: whoever steps with a gradient of 0 moves by −0.9.
+fn without_a_place_states_stay(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), Momentum::keras(0.9), 1.0)?;
+    optimizer.set_averaging(0, Averaging::Ema(0.5))?;
+    let [here, away, zero] =
+        [[0.0; 64], [5.0; 64], [0.0; 64]].map(|values| BufferRange::whole(&buffer(gpu, &values, FOREIGN)));
+    let ids = optimizer.add_buffers(0, &[("here", here.clone()), ("away", away.clone())])?;
+    for &id in &ids {
+        optimizer.write_state(id, "momentum_buffer", &[-1.0f32; 64])?;
+    }
+    let file = tempfile::NamedTempFile::new()?;
+    optimizer.save(file.path())?;
+    let place = |k: usize, range: &BufferRange| {
+        let gradient = Some(zero.clone());
+        Placed { id: ids[k], parameter: range.clone(), gradient }
+    };
+    optimizer.place(&[place(0, &here)])?;
+    let bytes = std::fs::read(file.path())?;
+    let refused = [
+        optimizer.read_blocking::<f32>("away").map(drop),
+        optimizer.write("away", &[0.0f32; 64]),
+        optimizer.parameter("away").map(drop),
+        optimizer.set_gradient("away", Gradient::Buffer(zero.clone())),
+        optimizer.swap_averages(0),
+        optimizer.save(file.path()),
+        optimizer.load(file.path()),
+    ];
+    for (k, refused) in refused.iter().enumerate() {
+        let named = matches!(refused, Err(wgpu_optim::Error::Unsupported { .. }));
+        ensure(named, format!("{k}: {refused:?}"))?;
+    }
+    ensure(std::fs::read(file.path())? == bytes, "a refused save has written")?;
+    optimizer.look_ahead()?;
+    optimizer.step()?;
+    close("here", &content(gpu, &here.buffer)?, &[-0.9; 64], &[1.0; 64], TOLERANCE)?;
+    same("away", &content(gpu, &away.buffer)?, &[5.0; 64])?;
+    same("its velocity", &optimizer.read_state_blocking("away", "momentum_buffer")?, &[-1.0f32; 64])?;
+    optimizer.place(&[place(0, &here), place(1, &away)])?;
+    optimizer.look_ahead()?;
+    optimizer.step()?;
+    close("away", &content(gpu, &away.buffer)?, &[4.1; 64], &[1.0; 64], TOLERANCE)
 }
 
 fn the_second_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {

@@ -36,7 +36,8 @@ fn damaged(reason: impl Into<String>) -> Error {
 }
 
 impl Header {
-    /// Reads the head, and proves that each tensor lies within the file and overlaps no other. Allocates no more than the file has.
+    /// Reads the head, and proves that each tensor lies within the file and overlaps no other. Allocates in
+    /// proportion to the bytes of the head that the file has, whatever it claims.
     pub(super) fn read(file: &mut (impl Read + Seek)) -> Result<Self> {
         let size = file.seek(SeekFrom::End(0)).map_err(Error::stream)?;
         file.seek(SeekFrom::Start(0)).map_err(Error::stream)?;

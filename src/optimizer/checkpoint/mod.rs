@@ -15,14 +15,12 @@ use super::{Memory, Optimizer, Scalar, Vectors};
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::transfer::PIECE;
 use crate::rule::{Real, Scope};
 
 mod configuration;
 mod header;
 mod torch;
-
-/// Elements that are on their way between the file and the device at a time.
-const PIECE: usize = 1 << 22;
 
 /// What [`Optimizer::save_with`] writes, and whom it tells.
 pub struct SaveOptions<'a> {
@@ -201,8 +199,11 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`] for a file that is no checkpoint, or damaged; [`Error::Mismatch`] with all that is missing,
-    /// unexpected or different; [`Error::Hyperparameter`] for a value outside its range. Then nothing has changed. If the file cannot be
-    /// read to its end, or the device is lost, a part of the tensors has been loaded, and nothing else.
+    /// unexpected or different; [`Error::Hyperparameter`] for a value outside its range; [`Error::Unsupported`] while averages are swapped
+    /// in, a parameter stands at its look-ahead point, its gradient holds micro-batches, or it has no place;
+    /// [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`; [`Error::OverLimit`], [`Error::Rejected`] where there is no room for
+    /// an average that the file has. Then nothing has changed. If the file cannot be read to its end, or the device is lost, a part of
+    /// the tensors has been loaded, and nothing else.
     #[cfg(not(target_family = "wasm"))]
     pub fn load(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.load_with(path, LoadOptions::default()).map(drop)
@@ -373,7 +374,7 @@ impl Optimizer {
         }
         tensors.sort_by_key(|(_, tensor)| tensor.start);
         let all = tensors.iter().map(|(entry, _)| entry.size()).sum();
-        let (mut done, mut unsent) = (0, 0);
+        let mut done = 0;
         let mut room = vec![0f64; PIECE.min(tensors.iter().map(|(entry, _)| entry.len).max().unwrap_or(0))];
         for (entry, tensor) in &tensors {
             file.seek(SeekFrom::Start(tensor.start)).map_err(Error::stream)?;
@@ -383,14 +384,6 @@ impl Optimizer {
                 file.read_exact(bytes).map_err(Error::stream)?;
                 self.put(entry, piece, bytes)?;
                 done += size as u64;
-                unsent += size;
-                // wgpu keeps what is written until the next submission.
-                if let Device::Gpu(gpu) = &self.device
-                    && unsent >= 4 * PIECE
-                {
-                    gpu.scoped("a write", || gpu.queue().submit([]))?;
-                    unsent = 0;
-                }
                 progress.iter_mut().for_each(|progress| progress(done, all));
             }
         }

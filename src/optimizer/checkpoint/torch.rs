@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::header::{Header, Tensor};
-use super::{Entry, Mismatch, Place, pieces};
+use super::{Entry, Mismatch, Place};
 use crate::error::{Error, Result};
+use crate::gpu::Device;
 use crate::optimizer::access::Part;
-use crate::optimizer::{Optimizer, Parameter, ParameterId};
-use crate::rule::AnyRule;
+use crate::optimizer::{Memory, Optimizer, Parameter, ParameterId};
+use crate::rule::{AnyRule, Real};
 use crate::rules::NAdam;
 use crate::settings::{Options, Settings};
 use crate::torch;
@@ -231,14 +232,16 @@ impl Optimizer {
     /// Sets a state to what it starts from.
     fn begin(&mut self, entry: &Entry) -> Result<()> {
         let Place::Part(id, Part::State(k)) = entry.place else { return Ok(()) };
-        let initial = self.groups[self.get(ParameterId(id))?.group].initial()[k];
-        for piece in pieces(entry.len) {
-            let bytes = match entry.dtype {
-                Dtype::F64 => bytemuck::cast_vec(vec![initial; piece.len()]),
-                // Two to a number, so that the bytes start where they may.
-                _ => vec![u64::from((initial as f32).to_bits()) * 0x1_0000_0001; piece.len().div_ceil(2)],
-            };
-            self.put(entry, piece.clone(), &bytemuck::cast_slice(&bytes)[..piece.len() * entry.width()])?;
+        let parameter = self.get(ParameterId(id))?;
+        let initial = self.groups[parameter.group].initial()[k];
+        if let Device::Gpu(gpu) = &self.device {
+            let range = self.range(parameter, Part::State(k))?;
+            return gpu.fill(std::slice::from_ref(range), &[initial], entry.len as u64, &parameter.name);
+        }
+        match self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
+            Some(Memory::F32(v)) => v.slots[k].fill(f32::of(initial)),
+            Some(Memory::F64(v)) => v.slots[k].fill(initial),
+            _ => {}
         }
         Ok(())
     }
