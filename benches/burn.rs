@@ -6,6 +6,7 @@
 //! cargo bench --features burn --bench burn -- 2^20 gpt2 --flex   # on Burn's Flex, on the CPU
 //! ```
 
+use std::process::Command;
 use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -13,7 +14,7 @@ use burn::nn::Initializer;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use wgpu_optim::burn::ModuleOptimizer;
-use wgpu_optim::{Error, Gpu, Settings, rules::Adam};
+use wgpu_optim::{Error, Settings, rules::Adam};
 
 #[allow(dead_code, reason = "the benchmark binary uses the rest")]
 #[path = "../src/cli/bench/clock.rs"]
@@ -21,6 +22,9 @@ mod clock;
 #[allow(dead_code, unused_imports, reason = "the benchmark binary uses the rest")]
 #[path = "../src/cli/bench/shapes.rs"]
 mod shapes;
+
+/// What the benchmark calls itself with.
+const RESERVED: &str = "--reserved";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -82,6 +86,9 @@ fn timed(
 
 fn main() -> Outcome<()> {
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let [RESERVED, of, shape] = args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return print_reserved(of, &shape.parse()?);
+    }
     let flex = args.iter().any(|arg| arg == "--flex");
     let mut shapes: Vec<shapes::Shape> = Vec::new();
     for arg in args.iter().filter(|arg| !arg.starts_with("--")) {
@@ -90,11 +97,11 @@ fn main() -> Outcome<()> {
     if shapes.is_empty() {
         shapes = ["2^24", "200x4096", "resnet50"].iter().map(|shape| shape.parse()).collect::<Result<_, _>>()?;
     }
-    let (device, ours, gpu): (Device, wgpu_optim::Device, Option<Gpu>) = match flex {
-        true => (Device::flex().autodiff(), wgpu_optim::Device::Cpu, None),
+    let (device, ours): (Device, wgpu_optim::Device) = match flex {
+        true => (Device::flex().autodiff(), wgpu_optim::Device::Cpu),
         false => {
             let (device, gpu) = wgpu_optim::burn::wgpu_device()?;
-            (device.autodiff(), (&gpu).into(), Some(gpu))
+            (device.autodiff(), gpu.into())
         }
     };
     println!("{}: a step of Adam, Burn's and ours, medians of interleaved rounds", ours.name());
@@ -105,9 +112,7 @@ fn main() -> Outcome<()> {
         "| -------- | -------: | ---------: | -------: | ------------: | ----: | -------------: | -----------: | ----------: | --------: | ---------: |"
     );
     for shape in &shapes {
-        let memory = [true, false].map(|burns| peak(&device, &ours, gpu.as_ref(), shape, burns));
-        let [theirs, mine] = memory.map(|peak| peak.map(|bytes| bytes >> 20));
-        let (theirs, mine) = (theirs?, mine?);
+        let (theirs, mine) = if flex { (0, 0) } else { (reserved("burn's", shape)?, reserved("ours", shape)?) };
         let (mut a, mut b) = (Some(Tensors::new(&shape.lens, &device)), Some(Tensors::new(&shape.lens, &device)));
         let mut burns = AdamConfig::new().with_epsilon(1e-8).init();
         let mut optimizer = ModuleOptimizer::new(&ours, Adam::default(), Settings::lr(1e-3))?;
@@ -138,30 +143,34 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Bytes of wgpu's buffers after five steps, of a module, its gradients and its optimizer, pools empty before: what was reserved at most.
-fn peak(
-    device: &Device,
-    ours: &wgpu_optim::Device,
-    gpu: Option<&Gpu>,
-    shape: &shapes::Shape,
-    burns: bool,
-) -> Outcome<usize> {
-    let Some(gpu) = gpu else { return Ok(0) };
-    let used = || -> Outcome<usize> {
-        device.sync().map_err(|e| format!("{e:?}"))?;
-        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
-        Ok(gpu.device().get_internal_counters().hal.buffer_memory.read() as usize)
-    };
-    device.memory_cleanup();
-    let before = used()?;
-    let mut module = Some(Tensors::new(&shape.lens, device));
+/// MiB of wgpu's buffers after five steps of one side: module, gradients, optimizer, and what their pools have reserved. In a process of its
+/// own, where nothing was reserved before.
+fn reserved(of: &str, shape: &shapes::Shape) -> Outcome<usize> {
+    let output = Command::new(std::env::current_exe()?).args([RESERVED, of, &shape.name]).output()?;
+    let bytes: usize =
+        String::from_utf8(output.stdout)?.trim().parse().map_err(|e| format!("{of}: {e}, {:?}", output.stderr))?;
+    // Parameter, gradient and two states.
+    let least = 16 * shape.elements();
+    if bytes < least {
+        return Err(format!("{}: {of} in {bytes} bytes, less than its {least}", shape.name).into());
+    }
+    Ok(bytes >> 20)
+}
+
+/// The other end of it.
+fn print_reserved(of: &str, shape: &shapes::Shape) -> Outcome<()> {
+    let (device, gpu) = wgpu_optim::burn::wgpu_device()?;
+    let device = device.autodiff();
+    let mut module = Some(Tensors::new(&shape.lens, &device));
     let mut theirs = AdamConfig::new().with_epsilon(1e-8).init();
-    let mut mine = ModuleOptimizer::new(ours, Adam::default(), Settings::lr(1e-3))?;
+    let mut mine = ModuleOptimizer::new(&(&gpu).into(), Adam::default(), Settings::lr(1e-3))?;
     for _ in 0..5 {
-        timed(&mut module, device, &mut Vec::new(), |module, gradients| match burns {
-            true => Ok(theirs.step(1e-3, module, gradients)),
-            false => Ok(mine.step(1e-3, module, gradients)?),
+        timed(&mut module, &device, &mut Vec::new(), |module, gradients| match of {
+            "ours" => Ok(mine.step(1e-3, module, gradients)?),
+            _ => Ok(theirs.step(1e-3, module, gradients)),
         })?;
     }
-    Ok(used()?.saturating_sub(before))
+    gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+    println!("{}", gpu.device().get_internal_counters().hal.buffer_memory.read());
+    Ok(())
 }
