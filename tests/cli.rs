@@ -341,11 +341,61 @@ fn mnist_learns_with_every_rule() {
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
     }
     // On whatever adapter there is: gradients, and the losses of 100 steps, against the CPU.
-    let output = example("mnist", &["--check", "--batch", "16", "--seed", "7"]);
-    let said = text(&output.stdout) + &text(&output.stderr);
-    let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
-    assert!(said.contains("central differences, 100 weights"), "{said}");
-    assert!(output.status.success() || (!required && said.contains("no GPU adapter")), "{said}");
+    for hinge in [&[][..], &["--hinge"]] {
+        let output = example("mnist", &[&["--check-gradients", "--batch", "16", "--seed", "7"], hinge].concat());
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
+        assert!(said.contains("central differences, 100 weights"), "{said}");
+        assert!(output.status.success() || (!required && said.contains("no GPU adapter")), "{said}");
+    }
     let output = example("mnist", &["--device", "cpu", "--epochs", "1", "--lr", "1e30"]);
     assert!(text(&output.stderr).contains("try a lower --lr"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn mnist_compares_sweeps_and_resumes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let run = |args: &[&str]| {
+        let output = example("mnist", &[&["--device", "cpu"], args].concat());
+        assert!(output.status.success(), "{args:?} {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let percent = |said: &str| -> f64 {
+        let last = said.trim_end().lines().last().unwrap();
+        last.trim_start_matches("test accuracy ").trim_end_matches(" %").parse().unwrap()
+    };
+    let (picture, csv) = (at("compare.svg"), at("compare.csv"));
+    let said = run(&["--compare", "sgd,adam", "--epochs", "2", "--out", &picture, "--csv", &csv]);
+    assert!(percent(&said) > 90.0 && said.lines().filter(|line| line.ends_with(" %")).count() == 3, "{said}");
+    let drawn = std::fs::read_to_string(&picture).unwrap();
+    assert!(drawn.trim_end().ends_with("</svg>") && drawn.matches("<polyline").count() >= 4);
+    let numbers = std::fs::read_to_string(&csv).unwrap();
+    assert!(numbers.lines().all(|line| line.split(',').count() == 5) && numbers.lines().count() == 17, "{numbers}");
+    // Too low, good, too high: the good one is chosen on images held out.
+    let said = run(&["--optimizer", "sgd", "--sweep-lr", "1e-5..1e5", "--epochs", "1"]);
+    assert!(said.contains("held out: lr 0.1\n") && percent(&said) > 85.0, "{said}");
+    let said = run(&["--optimizer", "sgd", "--sweep-lr", "0.1..1e36", "--epochs", "1"]);
+    assert!(said.contains("diverges") && percent(&said) > 85.0, "{said}");
+    // In two parts as in one, with a schedule, an average and clipping.
+    let file = at("run.safetensors");
+    let all = ["--schedule", "cosine(steps: 375)", "--ema", "0.98", "--clip", "1", "--epochs"];
+    let whole = percent(&run(&[&all[..], &["3"]].concat()));
+    let first = percent(&run(&[&all[..], &["1", "--resume", &file]].concat()));
+    let said = run(&[&all[..], &["3", "--resume", &file]].concat());
+    assert!(
+        said.contains("goes on behind epoch 1") && percent(&said) == whole && first < whole,
+        "{first} {whole} {said}"
+    );
+    let other = example("mnist", &[&all[..], &["3", "--resume", &file, "--batch", "60", "--device", "cpu"]].concat());
+    assert!(!other.status.success() && text(&other.stderr).contains("another --batch"), "{}", text(&other.stderr));
+    // What stops early does not reach the end, and is no worse for it.
+    let said = run(&["--early-stop", "0", "--lr", "0.01", "--epochs", "50", "--l2", "1e-4"]);
+    let epochs: f64 = said.lines().find_map(|line| line.split_once(" epochs in")).unwrap().0.parse().unwrap();
+    assert!(epochs < 50.0 && percent(&said) > 90.0, "{said}");
+    assert!(percent(&run(&["--curriculum", "--hinge", "--epochs", "2", "--schedule", "linear"])) > 90.0);
+    for wrong in [["--schedule", "nonsense"], ["--sweep-lr", "3..1"], ["--ema", "2"], ["--clip", "NaN"]] {
+        let output = example("mnist", &["--device", "cpu", wrong[0], wrong[1]]);
+        assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
+    }
 }

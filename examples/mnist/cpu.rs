@@ -1,16 +1,17 @@
 //! The network in plain Rust: what runs with `--device cpu`, and in f64 the check of the gradients.
 
 use rayon::prelude::*;
-use wgpu_optim::{AnyRule, Device, Error, Optimizer, ParameterId, Real, Settings, Slices};
+use wgpu_optim::{Error, Optimizer, Real};
 
-use crate::Weights;
 use crate::data::{CLASSES, PIXELS, Samples};
+use crate::{SHAPES, Weights};
 
-/// Weights, as `crate::SHAPES` names them, and what they learn with.
+/// What learns, and a copy of its weights, as `crate::SHAPES` names them.
 pub(crate) struct Network<F> {
     pub(crate) weights: [Vec<F>; 4],
-    optimizer: Optimizer,
-    ids: [ParameterId; 4],
+    pub(crate) optimizer: Optimizer,
+    /// The multiclass SVM's loss instead of cross-entropy.
+    hinge: bool,
 }
 
 /// One sample's way through the network.
@@ -24,25 +25,31 @@ struct Pass<F> {
 }
 
 impl<F: Real + std::iter::Sum> Network<F> {
-    pub(crate) fn new(weights: &Weights, rule: &AnyRule, settings: Settings) -> Result<Self, Error> {
-        let mut optimizer = Optimizer::new(&Device::Cpu, rule.clone(), settings)?;
-        let mut ids = Vec::new();
-        for ((name, _), values) in crate::SHAPES.iter().zip(weights) {
-            ids.push(optimizer.add_slice::<F>(0, name, values.len())?);
-        }
-        let cast = |values: &Vec<f32>| values.iter().map(|&x| F::of(f64::from(x))).collect();
-        Ok(Self { weights: weights.each_ref().map(cast), optimizer, ids: [ids[0], ids[1], ids[2], ids[3]] })
+    pub(crate) fn new(mut optimizer: Optimizer, weights: &Weights, hinge: bool) -> Result<Self, Error> {
+        let weights = weights.each_ref().map(|values| values.iter().map(|&x| F::of(f64::from(x))).collect::<Vec<F>>());
+        let tensors: Vec<_> =
+            SHAPES.iter().zip(&weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
+        optimizer.add_all(0, &tensors)?;
+        Ok(Self { weights, optimizer, hinge })
     }
 
     /// Trains on one batch and returns its mean loss.
     pub(crate) fn train(&mut self, samples: &Samples, batch: &[u32]) -> Result<F, Error> {
         let (loss, gradients) = self.gradients(samples, batch);
-        let mut slices = Vec::new();
-        for ((&id, parameter), gradient) in self.ids.iter().zip(&mut self.weights).zip(&gradients) {
-            slices.push(Slices { id, parameter, gradient: Some(gradient) });
+        for ((name, _), gradient) in SHAPES.iter().zip(&gradients) {
+            self.optimizer.write_gradient(*name, gradient)?;
         }
-        self.optimizer.step_slices(&mut slices)?;
+        self.optimizer.step()?;
+        self.refresh()?;
         Ok(loss)
+    }
+
+    /// Takes the weights from the optimizer.
+    pub(crate) fn refresh(&mut self) -> Result<(), Error> {
+        for ((name, _), weights) in SHAPES.iter().zip(&mut self.weights) {
+            *weights = self.optimizer.read_blocking(*name)?;
+        }
+        Ok(())
     }
 
     /// The mean loss of a batch, and its gradient.
@@ -85,15 +92,31 @@ impl<F: Real + std::iter::Sum> Network<F> {
         let label = usize::from(samples.labels[k]);
         let largest = logits.iter().copied().fold(F::neg_infinity(), F::max);
         let total: F = logits.iter().map(|&z| (z - largest).exp()).sum();
-        let d_logit =
-            |(c, &z): (usize, &F)| (z - largest).exp() / total - if c == label { F::one() } else { F::zero() };
+        let (one, none, own) = (F::one(), F::zero(), logits[label]);
+        let margin = |(c, &z): (usize, &F)| if c == label { none } else { (z - own + one).max(none) };
+        let beyond = F::of(logits.iter().enumerate().filter(|pair| margin(*pair) > none).count() as f64);
+        let d_logit = |(c, &z): (usize, &F)| match self.hinge {
+            true if c == label => -beyond,
+            true => {
+                if margin((c, &z)) > none {
+                    one
+                } else {
+                    none
+                }
+            }
+            false => (z - largest).exp() / total - if c == label { one } else { none },
+        };
         let d_logits: Vec<F> = logits.iter().enumerate().map(d_logit).collect();
+        let loss = match self.hinge {
+            true => logits.iter().enumerate().map(margin).sum(),
+            false => total.ln() + largest - own,
+        };
         let back = |(row, &h): (&[F], &F)| {
             let sum = row.iter().zip(&d_logits).map(|(&w, &d)| w * d).sum();
             if h > F::zero() { sum } else { F::zero() }
         };
         let d_hidden = w2.chunks(CLASSES).zip(&hidden).map(back).collect();
         let right = logits.iter().position(|&z| z == largest) == Some(label);
-        Pass { image, hidden, loss: total.ln() + largest - logits[label], right, d_logits, d_hidden }
+        Pass { image, hidden, loss, right, d_logits, d_hidden }
     }
 }

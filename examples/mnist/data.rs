@@ -20,7 +20,7 @@ impl Samples {
         self.labels.len()
     }
 
-    fn split(mut self, at: usize) -> (Self, Self) {
+    pub(crate) fn split(mut self, at: usize) -> (Self, Self) {
         let (images, labels) = (self.images.split_off(at * PIXELS), self.labels.split_off(at));
         (self, Self { images, labels })
     }

@@ -1,7 +1,7 @@
 //! The network on the device: our own buffers, kernels and encoder, the optimizer's step recorded into it.
 
 use wgpu::util::DeviceExt;
-use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, Settings};
+use wgpu_optim::{Error, Gpu, Optimizer};
 
 use crate::data::{CLASSES, PIXELS, Samples};
 use crate::{HIDDEN, SHAPES, Weights};
@@ -28,7 +28,7 @@ pub(crate) struct Network {
     gpu: Gpu,
     pub(crate) optimizer: Optimizer,
     train: Set,
-    test: Set,
+    tests: Vec<Set>,
     batch: usize,
 }
 
@@ -38,19 +38,17 @@ const PROGRESS: usize = 3;
 impl Network {
     pub(crate) fn new(
         gpu: &Gpu,
+        mut optimizer: Optimizer,
         weights: &Weights,
-        rule: &AnyRule,
-        settings: Settings,
-        sets: (&Samples, &Samples),
-        batch: usize,
+        (train, tests): (&Samples, &[&Samples]),
+        (batch, hinge): (usize, bool),
     ) -> Result<Self, Error> {
-        let mut optimizer = Optimizer::new(&Device::from(gpu), rule.clone(), settings)?;
         let tensors: Vec<_> =
             SHAPES.iter().zip(weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
         optimizer.add_all(0, &tensors)?;
-        let train = Set::new(gpu, &optimizer, sets.0, batch)?;
-        let test = Set::new(gpu, &optimizer, sets.1, batch)?;
-        Ok(Self { gpu: gpu.clone(), optimizer, train, test, batch })
+        let set = |samples| Set::new(gpu, &optimizer, samples, batch, hinge);
+        let (train, tests) = (set(train)?, tests.iter().map(|samples| set(samples)).collect::<Result<_, _>>()?);
+        Ok(Self { gpu: gpu.clone(), optimizer, train, tests, batch })
     }
 
     /// Starts an epoch over the training samples in this order.
@@ -82,20 +80,21 @@ impl Network {
         read(&self.gpu, &self.train.losses, batches)
     }
 
-    /// How many of the test samples the network gets right.
-    pub(crate) fn hits(&self) -> Result<usize, Error> {
-        self.gpu.queue().write_buffer(&self.test.progress, 0, &[0; 4 * PROGRESS]);
-        for _ in 0..self.test.len.div_ceil(self.batch) {
+    /// How many samples of the k-th test set the network gets right.
+    pub(crate) fn hits(&self, k: usize) -> Result<usize, Error> {
+        let test = &self.tests[k];
+        self.gpu.queue().write_buffer(&test.progress, 0, &[0; 4 * PROGRESS]);
+        for _ in 0..test.len.div_ceil(self.batch) {
             let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            self.test.encode(&mut encoder, false);
+            test.encode(&mut encoder, false);
             self.gpu.queue().submit([encoder.finish()]);
         }
-        Ok(read::<u32>(&self.gpu, &self.test.progress, PROGRESS)?[2] as usize)
+        Ok(read::<u32>(&self.gpu, &test.progress, PROGRESS)?[2] as usize)
     }
 }
 
 impl Set {
-    fn new(gpu: &Gpu, optimizer: &Optimizer, samples: &Samples, batch: usize) -> Result<Self, Error> {
+    fn new(gpu: &Gpu, optimizer: &Optimizer, samples: &Samples, batch: usize, hinge: bool) -> Result<Self, Error> {
         let device = gpu.device();
         let filled = |content: &[u8], usage| {
             let usage = usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -122,13 +121,14 @@ impl Set {
             resources.push(optimizer.gradient(name)?.binding());
         }
         let module = device.create_shader_module(wgpu::include_wgsl!("network.wgsl"));
+        let constants = [("HINGE", f64::from(u8::from(hinge)))];
         let pass = |entry, bound: &[u32], workgroups| {
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(entry),
                 layout: None,
                 module: &module,
                 entry_point: Some(entry),
-                compilation_options: Default::default(),
+                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
                 cache: None,
             });
             let entry =

@@ -1,8 +1,9 @@
-// A 784-128-10 network: ReLU, softmax, cross-entropy. One entry point a pass; each binds what it uses.
+// A 784-128-10 network: ReLU, then softmax with cross-entropy, or the multiclass SVM's loss. One entry point a pass; each binds what it uses.
 
 const PIXELS = 784u;
 const HIDDEN = 128u;
 const CLASSES = 10u;
+override HINGE: bool = false;
 
 struct Sizes { batch: u32, count: u32 }
 // Where the pass stands in `order`, how many batches it has seen, how many samples it has got right.
@@ -72,11 +73,26 @@ fn forward_loss(@builtin(global_invocation_id) id: vec3<u32>) {
             guess = c;
         }
     }
+    let right = f32(guess == label);
+    if HINGE {
+        // Σ max(0, 1 + z − z of the label), of the others.
+        var loss = 0.0;
+        var beyond = 0.0;
+        for (var c = 0u; c < CLASSES; c++) {
+            let margin = select(max(logits[c] - logits[label] + 1.0, 0.0), 0.0, c == label);
+            loss += margin;
+            beyond += f32(margin > 0.0);
+            d_logits[sample * CLASSES + c] = f32(margin > 0.0) / f32(samples());
+        }
+        d_logits[sample * CLASSES + label] = -beyond / f32(samples());
+        outcome[sample] = vec2(loss, right);
+        return;
+    }
     var total = 0.0;
     for (var c = 0u; c < CLASSES; c++) {
         total += exp(logits[c] - largest);
     }
-    outcome[sample] = vec2(log(total) + largest - logits[label], f32(guess == label));
+    outcome[sample] = vec2(log(total) + largest - logits[label], right);
     for (var c = 0u; c < CLASSES; c++) {
         let p = exp(logits[c] - largest) / total;
         d_logits[sample * CLASSES + c] = (p - f32(c == label)) / f32(samples());

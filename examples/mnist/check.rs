@@ -1,0 +1,69 @@
+//! `--check-gradients`: the network's gradients, layer by layer, against numerical ones, and the GPU against the CPU.
+
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use wgpu_optim::{Device, Gpu, Optimizer};
+
+use crate::data::Samples;
+use crate::plot::Outcome;
+use crate::trainer::{Subject, initial, shuffled};
+use crate::{Args, SHAPES, cpu, gpu};
+
+/// The network's gradients against central differences in f64; the GPU's gradients and first 100 losses against the CPU's.
+pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &Samples)) -> Outcome<()> {
+    let Subject { rule, settings, hinge, .. } = subject;
+    let batch = usize::from(args.batch).min(train.len());
+    let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
+    let weights = initial(&mut rng);
+    let order = shuffled(&mut rng, train.len());
+    let optimizer = |device: &Device| Optimizer::new(device, rule.clone(), *settings);
+    let mut exact = cpu::Network::<f64>::new(optimizer(&Device::Cpu)?, &weights, *hinge)?;
+    let (_, gradients) = exact.gradients(train, &order[..batch]);
+    let (mut worst, h) = (0.0f64, 1e-6);
+    println!("gradients against central differences, 100 weights, f64: worst relative error");
+    for ((k, gradient), (name, _)) in gradients.iter().enumerate().zip(SHAPES) {
+        let mut of_layer = 0.0f64;
+        for _ in 0..25 {
+            let i = rng.random_range(0..gradient.len());
+            let at = exact.weights[k][i];
+            let mut loss = |x| {
+                exact.weights[k][i] = x;
+                exact.gradients(train, &order[..batch]).0
+            };
+            let numerical = (loss(at + h) - loss(at - h)) / (2.0 * h);
+            exact.weights[k][i] = at;
+            of_layer = of_layer.max((numerical - gradient[i]).abs() / gradient[i].abs().max(1e-3));
+        }
+        println!("  {name} {of_layer:.1e}");
+        worst = worst.max(of_layer);
+    }
+    let gpu = Gpu::new_blocking()?;
+    let make = || gpu::Network::new(&gpu, optimizer(&(&gpu).into())?, &weights, (train, &[test]), (batch, *hinge));
+    let mut on_gpu = make()?;
+    on_gpu.start(&order);
+    let mut apart = 0.0f64;
+    for (g, b) in on_gpu.gradients()?.iter().zip(&gradients) {
+        let scale = b.iter().map(|b| b.abs()).fold(0.0, f64::max);
+        let errors = g.iter().zip(b).map(|(&g, b)| (f64::from(g) - b).abs() / scale);
+        apart = errors.fold(apart, |worst, e| if e <= worst { worst } else { e });
+    }
+    println!("gradients on {} against f64: worst error {apart:.1e} of the largest", gpu.name());
+    let (mut on_gpu, mut on_cpu) = (make()?, cpu::Network::<f32>::new(optimizer(&Device::Cpu)?, &weights, *hinge)?);
+    on_gpu.start(&order);
+    let batches: Vec<_> = order.chunks(batch).take(100).collect();
+    let mut cpu_losses = Vec::new();
+    for batch in &batches {
+        on_gpu.train()?;
+        cpu_losses.push(on_cpu.train(train, batch)?);
+    }
+    let gpu_losses = on_gpu.losses(batches.len())?;
+    let relative = gpu_losses.iter().zip(&cpu_losses).map(|(g, c)| f64::from((g - c).abs() / c));
+    let losses = relative.fold(0.0, |worst, e| if e <= worst { worst } else { e });
+    let (first, last) = (cpu_losses[0], cpu_losses[batches.len() - 1]);
+    println!("losses of the first {} steps, {first:.3} … {last:.3}: CPU and GPU within {losses:.1e}", batches.len());
+    let within = worst < 1e-4 && apart < 1e-4 && losses < 1e-3 && last < first;
+    if !within {
+        return Err("more than the 1e-4, 1e-4 and 1e-3 that are allowed, or the loss does not fall".into());
+    }
+    Ok(())
+}
