@@ -142,7 +142,8 @@ fn accuracy(
     };
     let weights = [layer(PIXELS, SHAPES[0].1), vec![0.0; HIDDEN], layer(HIDDEN, SHAPES[2].1), vec![0.0; CLASSES]];
     let mut logistic = Logistic::new(rule, lr)?;
-    let mut layers = cpu::Network::<f32>::new(Optimizer::new(&Device::Cpu, rule.clone(), lr)?, &weights, false)?;
+    let mut layers =
+        cpu::Network::<f32>::new(Optimizer::new(&Device::Cpu, rule.clone(), lr)?, &weights, cpu::How::default())?;
     for _ in 0..args.epochs {
         order.shuffle(&mut rng);
         for batch in order.chunks(size).cycle().take(steps * order.len().div_ceil(size)) {

@@ -35,6 +35,7 @@ mod plot;
 #[path = "mnist/trainer.rs"]
 mod trainer;
 
+use cpu::How;
 use curves::Curves;
 use data::{CLASSES, PIXELS};
 use plot::{Outcome, Where};
@@ -85,6 +86,9 @@ struct Args {
     /// The multiclass SVM's loss instead of softmax and cross-entropy.
     #[arg(long)]
     hinge: bool,
+    /// Drop this part of the hidden units in each training step.
+    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
+    dropout: f32,
     /// Show the samples of the first epoch from easy (near their class' mean) to hard.
     #[arg(long)]
     curriculum: bool,
@@ -116,6 +120,11 @@ fn rates(text: &str) -> Result<(f64, f64), String> {
     let ends = text.split_once("..").and_then(|(lo, hi)| Some((lo.parse().ok()?, hi.parse().ok()?)));
     let ends = ends.filter(|(lo, hi): &(f64, f64)| *lo > 0.0 && lo < hi && hi.is_finite());
     ends.ok_or_else(|| "two rates above 0, the lower one first: 1e-4..1".into())
+}
+
+fn part(text: &str) -> Result<f32, String> {
+    let part = text.parse().ok().filter(|part| (0.0..1.0).contains(part));
+    part.ok_or_else(|| "0 to below 1".into())
 }
 
 impl Args {
@@ -159,7 +168,7 @@ impl Args {
                 name: name.clone(),
                 rule: rule.clone(),
                 settings: settings(lr),
-                hinge: self.hinge,
+                how: How { hinge: self.hinge, dropout: self.dropout },
             }));
         }
         Ok(subjects)

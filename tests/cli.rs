@@ -341,8 +341,8 @@ fn mnist_learns_with_every_rule() {
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
     }
     // On whatever adapter there is: gradients, and the losses of 100 steps, against the CPU.
-    for hinge in [&[][..], &["--hinge"]] {
-        let output = example("mnist", &[&["--check-gradients", "--batch", "16", "--seed", "7"], hinge].concat());
+    for more in [&[][..], &["--hinge"], &["--dropout", "0.5"]] {
+        let output = example("mnist", &[&["--check-gradients", "--batch", "16", "--seed", "7"], more].concat());
         let said = text(&output.stdout) + &text(&output.stderr);
         let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
         assert!(said.contains("central differences, 100 weights"), "{said}");
@@ -394,7 +394,10 @@ fn mnist_compares_sweeps_and_resumes() {
     let epochs: f64 = said.lines().find_map(|line| line.split_once(" epochs in")).unwrap().0.parse().unwrap();
     assert!(epochs < 50.0 && percent(&said) > 90.0, "{said}");
     assert!(percent(&run(&["--curriculum", "--hinge", "--epochs", "2", "--schedule", "linear"])) > 90.0);
-    for wrong in [["--schedule", "nonsense"], ["--sweep-lr", "3..1"], ["--ema", "2"], ["--clip", "NaN"]] {
+    assert!(percent(&run(&["--dropout", "0.5", "--epochs", "2"])) > 90.0);
+    for wrong in
+        [["--schedule", "nonsense"], ["--sweep-lr", "3..1"], ["--dropout", "1"], ["--ema", "2"], ["--clip", "NaN"]]
+    {
         let output = example("mnist", &["--device", "cpu", wrong[0], wrong[1]]);
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
     }

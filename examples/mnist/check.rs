@@ -11,13 +11,13 @@ use crate::{Args, SHAPES, cpu, gpu};
 
 /// The network's gradients against central differences in f64; the GPU's gradients and first 100 losses against the CPU's.
 pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &Samples)) -> Outcome<()> {
-    let Subject { rule, settings, hinge, .. } = subject;
+    let Subject { rule, settings, how, .. } = subject;
     let batch = usize::from(args.batch).min(train.len());
     let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
     let weights = initial(&mut rng);
     let order = shuffled(&mut rng, train.len());
     let optimizer = |device: &Device| Optimizer::new(device, rule.clone(), *settings);
-    let mut exact = cpu::Network::<f64>::new(optimizer(&Device::Cpu)?, &weights, *hinge)?;
+    let mut exact = cpu::Network::<f64>::new(optimizer(&Device::Cpu)?, &weights, *how)?;
     let (_, gradients) = exact.gradients(train, &order[..batch]);
     let (mut worst, h) = (0.0f64, 1e-6);
     println!("gradients against central differences, 100 weights, f64: worst relative error");
@@ -38,9 +38,9 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
         worst = worst.max(of_layer);
     }
     let gpu = Gpu::new_blocking()?;
-    let make = || gpu::Network::new(&gpu, optimizer(&(&gpu).into())?, &weights, (train, &[test]), (batch, *hinge));
+    let make = || gpu::Network::new(&gpu, optimizer(&(&gpu).into())?, &weights, (train, &[test]), (batch, *how));
     let mut on_gpu = make()?;
-    on_gpu.start(&order);
+    on_gpu.start(0, &order);
     let mut apart = 0.0f64;
     for (g, b) in on_gpu.gradients()?.iter().zip(&gradients) {
         let scale = b.iter().map(|b| b.abs()).fold(0.0, f64::max);
@@ -48,12 +48,13 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
         apart = errors.fold(apart, |worst, e| if e <= worst { worst } else { e });
     }
     println!("gradients on {} against f64: worst error {apart:.1e} of the largest", gpu.name());
-    let (mut on_gpu, mut on_cpu) = (make()?, cpu::Network::<f32>::new(optimizer(&Device::Cpu)?, &weights, *hinge)?);
-    on_gpu.start(&order);
+    let (mut on_gpu, mut on_cpu) = (make()?, cpu::Network::<f32>::new(optimizer(&Device::Cpu)?, &weights, *how)?);
+    on_gpu.start(0, &order);
     let batches: Vec<_> = order.chunks(batch).take(100).collect();
     let mut cpu_losses = Vec::new();
     for batch in &batches {
         on_gpu.train()?;
+        on_cpu.step = cpu_losses.len() as u32;
         cpu_losses.push(on_cpu.train(train, batch)?);
     }
     let gpu_losses = on_gpu.losses(batches.len())?;

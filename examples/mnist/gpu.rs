@@ -3,6 +3,7 @@
 use wgpu::util::DeviceExt;
 use wgpu_optim::{Error, Gpu, Optimizer};
 
+use crate::cpu::How;
 use crate::data::{CLASSES, PIXELS, Samples};
 use crate::{HIDDEN, SHAPES, Weights};
 
@@ -33,7 +34,7 @@ pub(crate) struct Network {
 }
 
 /// The words of `progress` in network.wgsl.
-const PROGRESS: usize = 3;
+const PROGRESS: usize = 4;
 
 impl Network {
     pub(crate) fn new(
@@ -41,20 +42,22 @@ impl Network {
         mut optimizer: Optimizer,
         weights: &Weights,
         (train, tests): (&Samples, &[&Samples]),
-        (batch, hinge): (usize, bool),
+        (batch, how): (usize, How),
     ) -> Result<Self, Error> {
         let tensors: Vec<_> =
             SHAPES.iter().zip(weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
         optimizer.add_all(0, &tensors)?;
-        let set = |samples| Set::new(gpu, &optimizer, samples, batch, hinge);
-        let (train, tests) = (set(train)?, tests.iter().map(|samples| set(samples)).collect::<Result<_, _>>()?);
+        let set = |samples, how| Set::new(gpu, &optimizer, samples, batch, how);
+        let whole = How { dropout: 0.0, ..how };
+        let tests = tests.iter().map(|samples| set(samples, whole)).collect::<Result<_, _>>()?;
+        let train = set(train, how)?;
         Ok(Self { gpu: gpu.clone(), optimizer, train, tests, batch })
     }
 
     /// Starts an epoch over the training samples in this order.
-    pub(crate) fn start(&self, order: &[u32]) {
+    pub(crate) fn start(&self, epoch: u32, order: &[u32]) {
         self.gpu.queue().write_buffer(&self.train.order, 0, bytemuck::cast_slice(order));
-        self.gpu.queue().write_buffer(&self.train.progress, 0, &[0; 4 * PROGRESS]);
+        self.gpu.queue().write_buffer(&self.train.progress, 0, bytemuck::cast_slice(&[0, 0, 0, epoch]));
     }
 
     /// Forward, backward and the optimizer's step of the next batch: one encoder, one submission, nothing read back.
@@ -94,7 +97,7 @@ impl Network {
 }
 
 impl Set {
-    fn new(gpu: &Gpu, optimizer: &Optimizer, samples: &Samples, batch: usize, hinge: bool) -> Result<Self, Error> {
+    fn new(gpu: &Gpu, optimizer: &Optimizer, samples: &Samples, batch: usize, how: How) -> Result<Self, Error> {
         let device = gpu.device();
         let filled = |content: &[u8], usage| {
             let usage = usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -121,7 +124,7 @@ impl Set {
             resources.push(optimizer.gradient(name)?.binding());
         }
         let module = device.create_shader_module(wgpu::include_wgsl!("network.wgsl"));
-        let constants = [("HINGE", f64::from(u8::from(hinge)))];
+        let constants = [("HINGE", f64::from(u8::from(how.hinge))), ("DROPOUT", how.dropout.into())];
         let pass = |entry, bound: &[u32], workgroups| {
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(entry),

@@ -4,10 +4,12 @@ const PIXELS = 784u;
 const HIDDEN = 128u;
 const CLASSES = 10u;
 override HINGE: bool = false;
+override DROPOUT: f32 = 0.0;
 
 struct Sizes { batch: u32, count: u32 }
-// Where the pass stands in `order`, how many batches it has seen, how many samples it has got right.
-struct Progress { cursor: u32, batches: u32, hits: u32 }
+// Where the pass stands in `order`, how many batches it has seen, how many samples it has got right;
+// and the epoch.
+struct Progress { cursor: u32, batches: u32, hits: u32, epoch: u32 }
 
 @group(0) @binding(0) var<uniform> sizes: Sizes;
 @group(0) @binding(1) var<storage, read_write> progress: Progress;
@@ -38,6 +40,19 @@ fn pixel(sample: u32, k: u32) -> f32 {
     return f32((images[at / 4u] >> (8u * (at % 4u))) & 255u) / 255.0;
 }
 
+// Jarzynski and Olano 2020, section 4.
+fn pcg(x: u32) -> u32 {
+    let state = x * 747796405u + 2891336453u;
+    let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
+    return (word >> 22u) ^ word;
+}
+
+fn keeps(sample: u32, unit: u32) -> bool {
+    let step = (progress.epoch << 16u) + progress.batches;
+    let image = order[progress.cursor + sample];
+    return f32(pcg(pcg(pcg(step) ^ image) ^ unit) >> 8u) / 16777216.0 >= DROPOUT;
+}
+
 @compute @workgroup_size(128)
 fn forward_hidden(@builtin(global_invocation_id) id: vec3<u32>) {
     let sample = id.y;
@@ -49,7 +64,11 @@ fn forward_hidden(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var k = 0u; k < PIXELS; k++) {
         sum += pixel(sample, k) * w1[k * HIDDEN + j];
     }
-    hidden[sample * HIDDEN + j] = max(sum, 0.0);
+    sum = max(sum, 0.0);
+    if DROPOUT > 0.0 {
+        sum = select(0.0, sum / (1.0 - DROPOUT), keeps(sample, j));
+    }
+    hidden[sample * HIDDEN + j] = sum;
 }
 
 @compute @workgroup_size(64)
@@ -110,6 +129,7 @@ fn backward_hidden(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var c = 0u; c < CLASSES; c++) {
         sum += d_logits[sample * CLASSES + c] * w2[j * CLASSES + c];
     }
+    sum /= 1.0 - DROPOUT;
     d_hidden[sample * HIDDEN + j] = select(0.0, sum, hidden[sample * HIDDEN + j] > 0.0);
 }
 

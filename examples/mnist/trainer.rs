@@ -5,6 +5,7 @@ use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use wgpu_optim::{AnyRule, Averaging, ClipNorm, Device, EarlyStopping, Error, Mode, Optimizer, Settings, Verdict};
 
+use crate::cpu::How;
 use crate::data::{CLASSES, PIXELS, Samples};
 use crate::plot::Outcome;
 use crate::{Args, HIDDEN, SHAPES, Weights, cpu, gpu};
@@ -18,7 +19,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) rule: AnyRule,
     pub(crate) settings: Settings,
-    pub(crate) hinge: bool,
+    pub(crate) how: How,
 }
 
 pub(crate) struct Data {
@@ -68,7 +69,7 @@ struct Found {
 impl Network {
     fn new(args: &Args, subject: &Subject, device: &Device, data: &Data) -> Outcome<Self> {
         let weights = initial(&mut Pcg64Mcg::seed_from_u64(args.seed));
-        let Subject { rule, settings, hinge, .. } = subject;
+        let Subject { rule, settings, how, .. } = subject;
         let mut optimizer = Optimizer::new(device, rule.clone(), *settings)?;
         optimizer.set_clip_norm(args.clip.map(ClipNorm::torch))?;
         if let Some(decay) = args.ema {
@@ -77,11 +78,11 @@ impl Network {
         optimizer.set_schedule(0, args.schedule(data)?)?;
         Ok(match device {
             Device::Cpu => {
-                Self::Cpu { network: Box::new(cpu::Network::new(optimizer, &weights, *hinge)?), losses: Vec::new() }
+                Self::Cpu { network: Box::new(cpu::Network::new(optimizer, &weights, *how)?), losses: Vec::new() }
             }
             Device::Gpu(gpu) => {
                 let sets: Vec<_> = [&data.test].into_iter().chain(&data.held).collect();
-                let how = (usize::from(args.batch), *hinge);
+                let how = (usize::from(args.batch), *how);
                 Self::Gpu(Box::new(gpu::Network::new(gpu, optimizer, &weights, (&data.train, &sets), how)?))
             }
         })
@@ -94,16 +95,22 @@ impl Network {
         }
     }
 
-    fn start(&mut self, order: &[u32]) {
+    fn start(&mut self, epoch: usize, order: &[u32]) {
         match self {
-            Self::Cpu { losses, .. } => losses.clear(),
-            Self::Gpu(network) => network.start(order),
+            Self::Cpu { network, losses } => {
+                losses.clear();
+                network.step = (epoch as u32) << 16;
+            }
+            Self::Gpu(network) => network.start(epoch as u32, order),
         }
     }
 
     fn train(&mut self, samples: &Samples, batch: &[u32]) -> Result<(), Error> {
         match self {
-            Self::Cpu { network, losses } => losses.push(network.train(samples, batch)?),
+            Self::Cpu { network, losses } => {
+                losses.push(network.train(samples, batch)?);
+                network.step += 1;
+            }
             Self::Gpu(network) => network.train()?,
         }
         Ok(())
@@ -178,7 +185,7 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
     bar.inc((first.min(args.epochs) * steps) as u64);
     for epoch in first..args.epochs {
         let order = order(args, epoch, &data.train);
-        network.start(&order);
+        network.start(epoch, &order);
         for (step, samples) in order.chunks(batch).enumerate() {
             network.train(&data.train, samples)?;
             let done = step + 1;
