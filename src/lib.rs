@@ -74,6 +74,7 @@ mod averaging;
 pub mod burn;
 mod clipping;
 mod cpu;
+mod derivatives;
 mod error;
 mod gpu;
 pub mod guide;
@@ -93,6 +94,7 @@ struct Readme;
 
 pub use averaging::Averaging;
 pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
+pub use derivatives::{Difference, GradientReport, check_gradient, numerical_gradient};
 pub use error::{Error, Result, require};
 pub use gpu::kernel::{
     Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,

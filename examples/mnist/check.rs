@@ -2,7 +2,7 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use wgpu_optim::{Device, Gpu, Optimizer};
+use wgpu_optim::{Device, Error, Gpu, Optimizer, check_gradient, largest};
 
 use crate::data::Samples;
 use crate::plot::Outcome;
@@ -19,23 +19,19 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
     let optimizer = |device: &Device| Optimizer::new(device, rule.clone(), *settings);
     let mut exact = cpu::Network::<f64>::new(optimizer(&Device::Cpu)?, &weights, *how)?;
     let (_, gradients) = exact.gradients(train, &order[..batch]);
-    let (mut worst, h) = (0.0f64, 1e-6);
+    let mut worst = 0.0;
     println!("gradients against central differences, 100 weights, f64: worst relative error");
     for ((k, gradient), (name, _)) in gradients.iter().enumerate().zip(SHAPES) {
-        let mut of_layer = 0.0f64;
-        for _ in 0..25 {
-            let i = rng.random_range(0..gradient.len());
-            let at = exact.weights[k][i];
-            let mut loss = |x| {
-                exact.weights[k][i] = x;
-                exact.gradients(train, &order[..batch]).0
-            };
-            let numerical = (loss(at + h) - loss(at - h)) / (2.0 * h);
-            exact.weights[k][i] = at;
-            of_layer = of_layer.max((numerical - gradient[i]).abs() / gradient[i].abs().max(1e-3));
-        }
-        println!("  {name} {of_layer:.1e}");
-        worst = worst.max(of_layer);
+        let start = exact.weights[k].clone();
+        let loss = |x: &[f64]| -> Result<f64, Error> {
+            exact.weights[k].copy_from_slice(x);
+            Ok(exact.gradients(train, &order[..batch]).0)
+        };
+        let some: Vec<_> = (0..25).map(|_| rng.random_range(0..gradient.len())).collect();
+        let report = check_gradient(loss, &start, gradient, some)?;
+        exact.weights[k] = start;
+        println!("  {name} {:.1e}: {:.6e} for {:.6e}", report.error, report.analytic, report.numerical);
+        worst = largest(worst, report.error);
     }
     let gpu = Gpu::new_blocking()?;
     let make = || gpu::Network::new(&gpu, optimizer(&(&gpu).into())?, &weights, (train, &[test]), (batch, *how));
@@ -45,7 +41,7 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
     for (g, b) in on_gpu.gradients()?.iter().zip(&gradients) {
         let scale = b.iter().map(|b| b.abs()).fold(0.0, f64::max);
         let errors = g.iter().zip(b).map(|(&g, b)| (f64::from(g) - b).abs() / scale);
-        apart = errors.fold(apart, |worst, e| if e <= worst { worst } else { e });
+        apart = errors.fold(apart, largest);
     }
     println!("gradients on {} against f64: worst error {apart:.1e} of the largest", gpu.name());
     let (mut on_gpu, mut on_cpu) = (make()?, cpu::Network::<f32>::new(optimizer(&Device::Cpu)?, &weights, *how)?);
@@ -59,7 +55,7 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
     }
     let gpu_losses = on_gpu.losses(batches.len())?;
     let relative = gpu_losses.iter().zip(&cpu_losses).map(|(g, c)| f64::from((g - c).abs() / c));
-    let losses = relative.fold(0.0, |worst, e| if e <= worst { worst } else { e });
+    let losses = relative.fold(0.0, largest);
     let (first, last) = (cpu_losses[0], cpu_losses[batches.len() - 1]);
     println!("losses of the first {} steps, {first:.3} … {last:.3}: CPU and GPU within {losses:.1e}", batches.len());
     let within = worst < 1e-4 && apart < 1e-4 && losses < 1e-3 && last < first;

@@ -12,6 +12,7 @@ mod checkpoint;
 mod compare;
 mod convergence;
 mod damage;
+mod derivatives;
 mod errors;
 mod fixture;
 mod formulas;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
     trials.extend(schedule::trials());
     trials.extend(checkpoint::trials());
     trials.extend(damage::trials());
+    trials.extend(derivatives::trials());
     trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
