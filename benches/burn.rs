@@ -147,8 +147,10 @@ fn main() -> Outcome<()> {
 /// own, where nothing was reserved before.
 fn reserved(of: &str, shape: &shapes::Shape) -> Outcome<usize> {
     let output = Command::new(std::env::current_exe()?).args([RESERVED, of, &shape.name]).output()?;
-    let bytes: usize =
-        String::from_utf8(output.stdout)?.trim().parse().map_err(|e| format!("{of}: {e}, {:?}", output.stderr))?;
+    let bytes: usize = String::from_utf8(output.stdout)?
+        .trim()
+        .parse()
+        .map_err(|e| format!("{of}: {e}, {}", String::from_utf8_lossy(&output.stderr)))?;
     // Parameter, gradient and two states.
     let least = 16 * shape.elements();
     if bytes < least {

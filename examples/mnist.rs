@@ -93,7 +93,7 @@ struct Args {
     #[arg(long)]
     curriculum: bool,
     /// Hold a tenth of the images out, stop once they have been no better for more than this many epochs, and keep the best weights.
-    #[arg(long, value_name = "EPOCHS")]
+    #[arg(long, value_name = "EPOCHS", conflicts_with = "resume")]
     early_stop: Option<u64>,
     /// Save after each epoch, and go on from there if the file exists, with the settings that it has.
     #[arg(long, value_name = "FILE")]
@@ -111,7 +111,7 @@ struct Args {
     #[arg(long, value_name = "LO..HI", value_parser = rates, conflicts_with_all = ["lr", "resume"])]
     sweep_lr: Option<(f64, f64)>,
     /// Instead of training: each layer's gradients against numerical ones, and the losses of the first 100 steps on CPU and GPU.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["compare", "sweep_lr"])]
     check_gradients: bool,
 }
 
@@ -191,6 +191,9 @@ fn run(args: &Args) -> Outcome<()> {
     let mut held = None;
     if args.early_stop.is_some() || args.sweep_lr.is_some() {
         let tenth = train_on.len() / 10;
+        if tenth == 0 {
+            return Err(format!("of {} images there is no tenth to hold out", train_on.len()).into());
+        }
         let at = train_on.len() - tenth;
         let (rest, last) = train_on.split(at);
         (train_on, held) = (rest, Some(last));
@@ -211,8 +214,8 @@ fn run(args: &Args) -> Outcome<()> {
         bar.set_position(((k + 1) * args.epochs * steps) as u64);
     }
     bar.finish_and_clear();
-    let epochs: f64 = curves.iter().map(Curve::epochs).sum();
-    println!("{epochs:.0} epochs in {:.1} s", start.elapsed().as_secs_f64());
+    let epochs: usize = curves.iter().map(|curve| curve.epochs).sum();
+    println!("{epochs} epochs in {:.1} s", start.elapsed().as_secs_f64());
     if let Some(path) = &args.csv {
         std::fs::write(path, Curves(&curves).csv()?).map_err(|e| format!("{}: {e}", path.display()))?;
     }
@@ -222,8 +225,9 @@ fn run(args: &Args) -> Outcome<()> {
     if curves.len() > 1 {
         table(&curves);
     }
-    let best = curves.iter().max_by(|a, b| a.held.unwrap_or(a.last()).total_cmp(&b.held.unwrap_or(b.last())));
-    let Some(best) = best.filter(|best| !best.diverged) else { return Err("no rate was low enough".into()) };
+    let trained = curves.iter().filter(|curve| !curve.diverged);
+    let best = trained.max_by(|a, b| a.held.unwrap_or(a.last()).total_cmp(&b.held.unwrap_or(b.last())));
+    let Some(best) = best else { return Err("no rate was low enough".into()) };
     if args.sweep_lr.is_some() {
         println!("best on the images held out: lr {}", best.lr);
     }
@@ -236,8 +240,9 @@ fn table(curves: &[Curve]) {
     println!("{:18} {:>9} {:>10} {:>9} {:>9}", "optimizer", "lr", "last loss", "held out", "test");
     for curve in curves {
         let loss = match (curve.diverged, curve.losses.last()) {
+            (true, _) => "diverges".into(),
             (false, Some((_, loss))) => format!("{loss:.4}"),
-            _ => "diverges".into(),
+            (false, None) => "–".into(),
         };
         let percent = |part: Option<f64>| part.map_or("–".into(), |part| format!("{:.2} %", 100.0 * part));
         let (held, test) = (percent(curve.held), percent(curve.accuracy.last().map(|(_, part)| *part)));

@@ -390,9 +390,16 @@ fn mnist_compares_sweeps_and_resumes() {
     let other = example("mnist", &[&all[..], &["3", "--resume", &file, "--batch", "60", "--device", "cpu"]].concat());
     assert!(!other.status.success() && text(&other.stderr).contains("another --batch"), "{}", text(&other.stderr));
     // What stops early does not reach the end, and is no worse for it.
-    let said = run(&["--early-stop", "0", "--lr", "0.01", "--epochs", "50", "--l2", "1e-4"]);
+    let early = ["--early-stop", "0", "--lr", "0.01", "--epochs", "50", "--l2", "1e-4", "--csv", &csv];
+    let said = run(&early);
     let epochs: f64 = said.lines().find_map(|line| line.split_once(" epochs in")).unwrap().0.parse().unwrap();
     assert!(epochs < 50.0 && percent(&said) > 90.0, "{said}");
+    // The last epoch was no better; the weights are those of the one before it.
+    let numbers = std::fs::read_to_string(&csv).unwrap();
+    let tested: Vec<_> =
+        numbers.lines().skip(1).filter_map(|line| line.split_once(",,")).map(|(_, part)| part).collect();
+    assert!(tested.len() == epochs as usize + 1 && tested[tested.len() - 1] == tested[tested.len() - 3], "{numbers}");
+    assert!(run(&["--batch", "256", "--epochs", "1"]).contains("1 epochs in"));
     assert!(percent(&run(&["--curriculum", "--hinge", "--epochs", "2", "--schedule", "linear"])) > 90.0);
     assert!(percent(&run(&["--dropout", "0.5", "--epochs", "2"])) > 90.0);
     for wrong in

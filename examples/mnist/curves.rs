@@ -47,7 +47,8 @@ impl Picture for Curves<'_> {
         let epochs = all(|curve| &curve.losses).map(|(epoch, _)| epoch).fold(1.0, f64::max);
         let losses = all(|curve| &curve.losses).map(|(_, loss)| loss.max(1e-6));
         let (low, high) = losses.fold((f64::INFINITY, 0.0f64), |(low, high), loss| (low.min(loss), high.max(loss)));
-        let (low, high) = if low < high { (low / 1.2, (high * 1.2).min(1e3)) } else { (0.1, 10.0) };
+        // A loss that explodes does not flatten the others.
+        let (low, high) = if low <= high { (low / 1.2, (high * 1.2).min(low.max(1.0) * 1e3)) } else { (0.1, 10.0) };
         let worst = all(|curve| &curve.accuracy).map(|(_, right)| right).fold(0.95, f64::min);
         let (left, right) = area.split_horizontally(520);
         let label = |curve: &Curve| {

@@ -39,16 +39,12 @@ pub(crate) struct Curve {
     pub(crate) accuracy: Vec<(f64, f64)>,
     /// Of the images held out, at last.
     pub(crate) held: Option<f64>,
+    /// Epochs of this run that are complete.
+    pub(crate) epochs: usize,
     pub(crate) diverged: bool,
 }
 
 impl Curve {
-    /// How many of this run's it has.
-    pub(crate) fn epochs(&self) -> f64 {
-        let ends = self.losses.first().zip(self.losses.last());
-        ends.map_or(0.0, |((first, _), (last, _))| last.ceil() - first.floor())
-    }
-
     pub(crate) fn last(&self) -> f64 {
         self.accuracy.last().map_or(0.0, |(_, accuracy)| *accuracy)
     }
@@ -63,6 +59,7 @@ enum Network {
 struct Found {
     test: f64,
     held: Option<f64>,
+    /// Where images are held out: for early stopping.
     weights: Weights,
 }
 
@@ -140,7 +137,7 @@ impl Network {
         };
         let (test, held) = (part(0, &data.test)?, data.held.as_ref().map(|held| part(1, held)).transpose()?);
         let mut weights = Weights::default();
-        for ((name, _), weights) in SHAPES.iter().zip(&mut weights) {
+        for ((name, _), weights) in SHAPES.iter().zip(&mut weights).filter(|_| data.held.is_some()) {
             *weights = self.optimizer().read_blocking(*name)?;
         }
         if averages {
@@ -168,7 +165,8 @@ impl Network {
             let path = path.display();
             return Err(format!("{path}: {taken} steps are no epochs of {steps}: other data or another --batch").into());
         }
-        println!("{} goes on behind epoch {}", path.display(), taken / steps);
+        let lr = self.optimizer().settings(0)?.lr;
+        println!("{} goes on behind epoch {} with lr {lr}", path.display(), taken / steps);
         Ok(taken / steps)
     }
 }
@@ -180,8 +178,10 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
     let mut network = Network::new(args, subject, device, data)?;
     let mut stopping = args.early_stop.map(|patience| EarlyStopping::new(Mode::Max, patience, 0.0)).transpose()?;
     let (name, lr) = (subject.name.clone(), subject.settings.lr);
-    let mut curve = Curve { name, lr, losses: Vec::new(), accuracy: Vec::new(), held: None, diverged: false };
+    let mut curve =
+        Curve { name, lr, losses: Vec::new(), accuracy: Vec::new(), held: None, epochs: 0, diverged: false };
     let first = network.resume(args, steps)?;
+    curve.lr = network.optimizer().settings(0)?.lr;
     bar.inc((first.min(args.epochs) * steps) as u64);
     for epoch in first..args.epochs {
         let order = order(args, epoch, &data.train);
@@ -206,6 +206,7 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
         let found = network.evaluate(data, args.ema.is_some())?;
         curve.accuracy.push(((epoch + 1) as f64, found.test));
         curve.held = found.held;
+        curve.epochs += 1;
         if let Some(path) = &args.resume {
             network.optimizer().save(path)?;
         }

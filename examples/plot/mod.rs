@@ -74,6 +74,10 @@ pub(crate) trait Picture {
 
 /// Draws it to an SVG, or to a PNG.
 pub(crate) fn save(picture: &impl Picture, path: &Path) -> Outcome<()> {
+    draw(picture, path).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+fn draw(picture: &impl Picture, path: &Path) -> Outcome<()> {
     font()?;
     if path.extension().is_some_and(|kind| kind == "png") {
         let area = BitMapBackend::new(path, picture.size()).into_drawing_area();

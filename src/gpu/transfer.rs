@@ -47,7 +47,7 @@ impl Gpu {
     }
 
     /// Writes the range before all work submitted from now on. Submits whenever [`PIECE`] elements have been written, of one tensor or
-    /// of many, so that staging memory holds no more.
+    /// of many, so that staging memory holds less than twice as many.
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
         self.check_alive()?;
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;

@@ -76,7 +76,10 @@ impl Optimizer {
                     parameter.missing = place.gradient.is_none();
                 }
                 // Where it was, something else may be.
-                None if !tensor.owned => (tensor.parameter, tensor.gradient, parameter.missing) = (None, None, true),
+                None if !tensor.owned => {
+                    (tensor.parameter, tensor.gradient) = (None, None);
+                    (parameter.missing, parameter.batches) = (true, 0);
+                }
                 None => {}
             }
         }

@@ -32,6 +32,15 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// √ε and ∛ε² times what the second and third derivatives are here (of the large element by itself: f is 10¹² there).
 fn digits() -> Result<(), Failed> {
+    for (difference, evaluations) in [(Difference::Forward, 6), (Difference::Central, 10)] {
+        let mut calls = 0;
+        let counted = |x: &[f64]| {
+            calls += 1;
+            rosenbrock(x)
+        };
+        numerical_gradient(counted, &X, difference)?;
+        ensure(calls == evaluations, format!("{difference:?}: {calls} evaluations"))?;
+    }
     let (x, mut errors) = ([-1.2, 1.0, 0.3, 1e-9], Vec::new());
     for difference in [Difference::Forward, Difference::Central] {
         let numerical = numerical_gradient(rosenbrock, &x, difference)?;

@@ -200,10 +200,9 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`] for a file that is no checkpoint, or damaged; [`Error::Mismatch`] with all that is missing,
     /// unexpected or different; [`Error::Hyperparameter`] for a value outside its range; [`Error::Unsupported`] while averages are swapped
-    /// in, a parameter stands at its look-ahead point, its gradient holds micro-batches, or it has no place;
-    /// [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`; [`Error::OverLimit`], [`Error::Rejected`] where there is no room for
-    /// an average that the file has. Then nothing has changed. If the file cannot be read to its end, or the device is lost, a part of
-    /// the tensors has been loaded, and nothing else.
+    /// in, or a parameter stands at its look-ahead point or has no place; [`Error::MissingUsage`] for a caller's buffer without
+    /// `COPY_DST`. Then nothing has changed. If the file cannot be read to its end, or the device is lost, a part of the tensors has
+    /// been loaded, and nothing else.
     #[cfg(not(target_family = "wasm"))]
     pub fn load(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.load_with(path, LoadOptions::default()).map(drop)
