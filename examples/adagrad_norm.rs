@@ -15,7 +15,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 use wgpu_optim::rules::{AdaGradNorm, Sgd};
@@ -29,13 +29,15 @@ mod cpu;
 mod data;
 #[allow(dead_code, reason = "it has no device to choose: the experiment runs on the CPU")]
 mod plot;
+#[allow(dead_code, reason = "examples/mnist.rs uses the rest")]
+#[path = "mnist/shape.rs"]
+mod shape;
 
 use data::{CLASSES, PIXELS, Samples};
 use plot::{Outcome, Picture, colour};
+use shape::Shape;
 
 const HIDDEN: usize = 32;
-const SHAPES: [(&str, usize); 4] = [("w1", PIXELS * HIDDEN), ("b1", HIDDEN), ("w2", HIDDEN * CLASSES), ("b2", CLASSES)];
-type Weights = [Vec<f32>; 4];
 
 /// Draw accuracy against the initial rate, of AdaGrad-Norm and of SGD.
 #[derive(Debug, Parser)]
@@ -136,14 +138,11 @@ fn accuracy(
     let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
     let mut order: Vec<_> = (0..u32::from(args.images)).collect();
     let (size, steps) = if mini { (100, 1) } else { (order.len(), 20) };
-    let mut layer = |inputs: usize, len: usize| -> Vec<f32> {
-        let bound = (6.0 / inputs as f32).sqrt();
-        (0..len).map(|_| rng.random_range(-bound..bound)).collect()
-    };
-    let weights = [layer(PIXELS, SHAPES[0].1), vec![0.0; HIDDEN], layer(HIDDEN, SHAPES[2].1), vec![0.0; CLASSES]];
+    let shape = Shape { hidden: vec![HIDDEN], ..Shape::default() };
+    let weights = shape.initial(&mut rng);
     let mut logistic = Logistic::new(rule, lr)?;
-    let mut layers =
-        cpu::Network::<f32>::new(Optimizer::new(&Device::Cpu, rule.clone(), lr)?, &weights, cpu::How::default())?;
+    let optimizer = shape.optimizer(&Device::Cpu, rule, Settings::lr(lr), None)?;
+    let mut layers = cpu::Network::<f32>::new(optimizer, &weights, &shape)?;
     for _ in 0..args.epochs {
         order.shuffle(&mut rng);
         for batch in order.chunks(size).cycle().take(steps * order.len().div_ceil(size)) {

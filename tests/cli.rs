@@ -336,16 +336,19 @@ fn mnist_learns_with_every_rule() {
         let reached = accuracy(&example("mnist", &["--device", "cpu", "--epochs", "1", "--optimizer", rule]));
         assert!(reached > 80.0, "{rule}: {reached}");
     }
-    for wrong in [["--optimizer", "nothing"], ["--data", "/nonexistent"], ["--lr", "NaN"], ["--batch", "0"]] {
+    for wrong in
+        [["--optimizer", "nothing"], ["--data", "/nonexistent"], ["--lr", "NaN"], ["--batch", "0"], ["--hidden", "0"]]
+    {
         let output = example("mnist", &["--device", "cpu", wrong[0], wrong[1]]);
         assert!(!output.status.success() && text(&output.stderr).contains("error"), "{wrong:?}");
     }
     // On whatever adapter there is: gradients, and the losses of 100 steps, against the CPU.
-    for more in [&[][..], &["--hinge"], &["--dropout", "0.5"]] {
+    let normalized = ["--hidden", "24,12", "--batch-norm", "--dropout", "0.2"];
+    for more in [&[][..], &["--hinge"], &["--dropout", "0.5"], &normalized] {
         let output = example("mnist", &[&["--check-gradients", "--batch", "16", "--seed", "7"], more].concat());
         let said = text(&output.stdout) + &text(&output.stderr);
         let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1");
-        assert!(said.contains("central differences, 100 weights"), "{said}");
+        assert!(said.contains("central differences, 25 of each tensor"), "{said}");
         assert!(output.status.success() || (!required && said.contains("no GPU adapter")), "{said}");
     }
     let output = example("mnist", &["--device", "cpu", "--epochs", "1", "--lr", "1e30"]);
@@ -377,9 +380,20 @@ fn mnist_compares_sweeps_and_resumes() {
     assert!(said.contains("held out: lr 0.1\n") && percent(&said) > 85.0, "{said}");
     let said = run(&["--optimizer", "sgd", "--sweep-lr", "0.1..1e36", "--epochs", "1"]);
     assert!(said.contains("diverges") && percent(&said) > 85.0, "{said}");
-    // In two parts as in one, with a schedule, an average and clipping.
+    // In two parts as in one, with a schedule, an average, clipping and running statistics.
     let file = at("run.safetensors");
-    let all = ["--schedule", "cosine(steps: 375)", "--ema", "0.98", "--clip", "1", "--epochs"];
+    let all = [
+        "--schedule",
+        "cosine(steps: 375)",
+        "--ema",
+        "0.98",
+        "--clip",
+        "1",
+        "--hidden",
+        "48,32",
+        "--batch-norm",
+        "--epochs",
+    ];
     let whole = percent(&run(&[&all[..], &["3"]].concat()));
     let first = percent(&run(&[&all[..], &["1", "--resume", &file]].concat()));
     let said = run(&[&all[..], &["3", "--resume", &file]].concat());

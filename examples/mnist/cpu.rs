@@ -4,32 +4,43 @@ use rayon::prelude::*;
 use wgpu_optim::{Error, Optimizer, Real};
 
 use crate::data::{CLASSES, PIXELS, Samples};
-use crate::{SHAPES, Weights};
+use crate::shape::{Shape, Weights};
 
-/// What learns, and a copy of its weights, as `crate::SHAPES` names them.
+/// Added to a variance, and the part of the batch in a running statistic: PyTorch's.
+const EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// What learns, and a copy of its weights, as [`Shape::tensors`] lists them.
 pub(crate) struct Network<F> {
-    pub(crate) weights: [Vec<F>; 4],
+    pub(crate) weights: Vec<Vec<F>>,
     pub(crate) optimizer: Optimizer,
-    how: How,
+    shape: Shape,
     /// Which units are dropped follows from it.
     pub(crate) step: u32,
 }
 
-/// What the network is, beside its weights.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct How {
-    /// The multiclass SVM's loss instead of cross-entropy.
-    pub(crate) hinge: bool,
-    /// The part of the hidden units that a training step drops; the others count for as much more.
-    pub(crate) dropout: f32,
+/// What a layer has computed of a batch; matrices have a row a sample.
+struct Layer<F> {
+    input: Vec<F>,
+    /// Behind the activation; of the last layer, the logits.
+    output: Vec<F>,
+    /// Where the layer is normalized, and the statistics that it was normalized by.
+    normalized: Vec<F>,
+    mean: Vec<F>,
+    variance: Vec<F>,
 }
 
-impl How {
-    /// As in network.wgsl: whether a step keeps this unit of this image.
-    fn keeps(self, step: u32, image: u32, unit: u32) -> bool {
-        let hash = pcg(pcg(pcg(step) ^ image) ^ unit);
-        (hash >> 8) as f32 / 16_777_216.0 >= self.dropout
-    }
+/// The loss of a batch and the gradients of its layers, and the layers.
+struct Pass<F> {
+    loss: F,
+    gradients: Vec<Vec<F>>,
+    layers: Vec<Layer<F>>,
+}
+
+/// As in network.wgsl: whether a step keeps this unit of this image.
+fn keeps(dropout: f32, step: u32, image: u32, unit: u32) -> bool {
+    let hash = pcg(pcg(pcg(step) ^ image) ^ unit);
+    (hash >> 8) as f32 / 16_777_216.0 >= dropout
 }
 
 /// Jarzynski and Olano 2020, section 4.
@@ -39,30 +50,29 @@ fn pcg(x: u32) -> u32 {
     (word >> 22) ^ word
 }
 
-/// One sample's way through the network.
-struct Pass<F> {
-    image: Vec<F>,
-    hidden: Vec<F>,
-    loss: F,
-    right: bool,
-    d_logits: Vec<F>,
-    d_hidden: Vec<F>,
-}
-
 impl<F: Real + std::iter::Sum> Network<F> {
-    pub(crate) fn new(mut optimizer: Optimizer, weights: &Weights, how: How) -> Result<Self, Error> {
-        let weights = weights.each_ref().map(|values| values.iter().map(|&x| F::of(f64::from(x))).collect::<Vec<F>>());
-        let tensors: Vec<_> =
-            SHAPES.iter().zip(&weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
-        optimizer.add_all(0, &tensors)?;
-        Ok(Self { weights, optimizer, how, step: 0 })
+    pub(crate) fn new(mut optimizer: Optimizer, weights: &Weights, shape: &Shape) -> Result<Self, Error> {
+        let wide = |values: &Vec<f32>| values.iter().map(|&x| F::of(f64::from(x))).collect::<Vec<F>>();
+        let weights: Vec<_> = weights.iter().map(wide).collect();
+        shape.add(&mut optimizer, &weights)?;
+        Ok(Self { weights, optimizer, shape: shape.clone(), step: 0 })
     }
 
     /// Trains on one batch and returns its mean loss.
     pub(crate) fn train(&mut self, samples: &Samples, batch: &[u32]) -> Result<F, Error> {
-        let (loss, gradients) = self.gradients(samples, batch);
-        for ((name, _), gradient) in SHAPES.iter().zip(&gradients) {
-            self.optimizer.write_gradient(*name, gradient)?;
+        let Pass { loss, gradients, layers } = self.pass(samples, batch);
+        for (tensor, gradient) in self.shape.tensors().iter().zip(&gradients).filter(|(tensor, _)| tensor.learnt) {
+            self.optimizer.write_gradient(tensor.name.as_str(), gradient)?;
+        }
+        let n = batch.len() as f64;
+        let unbiased = F::of(n / (n - 1.0).max(1.0));
+        for (k, layer) in layers.iter().enumerate().filter(|(k, _)| self.shape.normalizes(*k)) {
+            let variance: Vec<_> = layer.variance.iter().map(|&v| v * unbiased).collect();
+            for (name, at, of) in [("mean", 3, &layer.mean), ("variance", 4, &variance)] {
+                let running = &mut self.weights[self.shape.first(k) + at];
+                running.iter_mut().zip(of).for_each(|(running, &x)| *running += F::of(MOMENTUM) * (x - *running));
+                self.optimizer.write(format!("{name}{}", k + 1).as_str(), running)?;
+            }
         }
         self.optimizer.step()?;
         self.refresh()?;
@@ -71,85 +81,161 @@ impl<F: Real + std::iter::Sum> Network<F> {
 
     /// Takes the weights from the optimizer.
     pub(crate) fn refresh(&mut self) -> Result<(), Error> {
-        for ((name, _), weights) in SHAPES.iter().zip(&mut self.weights) {
-            *weights = self.optimizer.read_blocking(*name)?;
+        for (tensor, weights) in self.shape.tensors().iter().zip(&mut self.weights) {
+            *weights = self.optimizer.read_blocking(tensor.name.as_str())?;
         }
         Ok(())
     }
 
-    /// The mean loss of a batch, and its gradient.
-    pub(crate) fn gradients(&self, samples: &Samples, batch: &[u32]) -> (F, [Vec<F>; 4]) {
-        let hidden = self.weights[1].len();
-        let passes: Vec<_> = batch.par_iter().map(|&k| self.pass(samples, k as usize, Some(self.step))).collect();
-        let share = F::one() / F::of(batch.len() as f64);
-        let mut g_w1 = vec![F::zero(); PIXELS * hidden];
-        g_w1.par_chunks_mut(hidden).enumerate().for_each(|(k, row)| {
-            for pass in passes.iter().filter(|pass| pass.image[k] != F::zero()) {
-                row.iter_mut().zip(&pass.d_hidden).for_each(|(g, &d)| *g += d * share * pass.image[k]);
-            }
-        });
-        let sum = |of: &dyn Fn(&Pass<F>) -> F| passes.iter().map(of).sum::<F>() * share;
-        let g_b1 = (0..hidden).map(|j| sum(&|pass| pass.d_hidden[j])).collect();
-        let g_w2 =
-            (0..hidden * CLASSES).map(|i| sum(&|pass| pass.hidden[i / CLASSES] * pass.d_logits[i % CLASSES])).collect();
-        let g_b2 = (0..CLASSES).map(|c| sum(&|pass| pass.d_logits[c])).collect();
-        (sum(&|pass| pass.loss), [g_w1, g_b1, g_w2, g_b2])
+    /// The mean loss of a batch, and the gradient of each tensor; of running statistics it is empty.
+    pub(crate) fn gradients(&self, samples: &Samples, batch: &[u32]) -> (F, Vec<Vec<F>>) {
+        let pass = self.pass(samples, batch);
+        (pass.loss, pass.gradients)
     }
 
     /// How many of the samples the network gets right.
     pub(crate) fn hits(&self, samples: &Samples) -> usize {
-        (0..samples.len()).into_par_iter().filter(|&k| self.pass(samples, k, None).right).count()
+        let all: Vec<_> = (0..samples.len() as u32).collect();
+        let right = |(logits, &k): (&[F], &u32)| {
+            let best = logits.iter().copied().fold(F::neg_infinity(), F::max);
+            logits.iter().position(|&z| z == best) == Some(usize::from(samples.labels[k as usize]))
+        };
+        let hits = |some: &[u32]| {
+            let layers = self.forward(samples, some, None);
+            layers[layers.len() - 1].output.chunks(CLASSES).zip(some).filter(|pair| right(*pair)).count()
+        };
+        all.chunks(1024).map(hits).sum()
     }
 
-    /// Drops units in a training step, and none without one.
-    fn pass(&self, samples: &Samples, k: usize, step: Option<u32>) -> Pass<F> {
-        let [w1, b1, w2, b2] = &self.weights;
-        let pixels = &samples.images[k * PIXELS..(k + 1) * PIXELS];
-        let image: Vec<F> = pixels.iter().map(|&x| F::of(f64::from(x)) / F::of(255.0)).collect();
-        let mut hidden = b1.clone();
-        for (row, &x) in w1.chunks(b1.len()).zip(&image).filter(|(_, x)| **x != F::zero()) {
-            hidden.iter_mut().zip(row).for_each(|(h, &w)| *h += x * w);
-        }
-        hidden.iter_mut().for_each(|h| *h = h.max(F::zero()));
-        let mut scale = F::one();
-        if let Some(step) = step.filter(|_| self.how.dropout > 0.0) {
-            scale = F::of((1.0 / (1.0 - self.how.dropout)).into());
-            for (unit, h) in (0..).zip(&mut hidden) {
-                *h = if self.how.keeps(step, k as u32, unit) { *h * scale } else { F::zero() };
+    /// Drops units and takes the batch's statistics in a training step, and not without one.
+    fn forward(&self, samples: &Samples, batch: &[u32], step: Option<u32>) -> Vec<Layer<F>> {
+        let pixels = |&k: &u32| &samples.images[k as usize * PIXELS..(k as usize + 1) * PIXELS];
+        let mut input: Vec<_> = batch.iter().flat_map(pixels).map(|&x| F::of(f64::from(x)) / F::of(255.0)).collect();
+        let mut layers = Vec::new();
+        for (l, (inputs, outputs)) in self.shape.layers().into_iter().enumerate() {
+            let of = &self.weights[self.shape.first(l)..];
+            let (w, b) = (&of[0], &of[1]);
+            let mut output = vec![F::zero(); batch.len() * outputs];
+            output.par_chunks_mut(outputs).zip(input.par_chunks(inputs)).for_each(|(z, x)| {
+                if !self.shape.normalizes(l) {
+                    z.copy_from_slice(b);
+                }
+                for (row, &x) in w.chunks(outputs).zip(x).filter(|(_, x)| **x != F::zero()) {
+                    z.iter_mut().zip(row).for_each(|(z, &w)| *z += x * w);
+                }
+            });
+            let (mut mean, mut variance, mut normalized) = Default::default();
+            if self.shape.normalizes(l) {
+                (mean, variance) = match step {
+                    Some(_) => statistics(&output, outputs),
+                    None => (of[3].clone(), of[4].clone()),
+                };
+                for (i, z) in output.iter_mut().enumerate() {
+                    let j = i % outputs;
+                    *z = (*z - mean[j]) / (variance[j] + F::of(EPS)).sqrt();
+                }
+                normalized = output.clone();
+                output.iter_mut().enumerate().for_each(|(i, y)| *y = of[2][i % outputs] * *y + b[i % outputs]);
             }
-        }
-        let mut logits = b2.clone();
-        for (row, &h) in w2.chunks(CLASSES).zip(&hidden) {
-            logits.iter_mut().zip(row).for_each(|(z, &w)| *z += h * w);
-        }
-        let label = usize::from(samples.labels[k]);
-        let largest = logits.iter().copied().fold(F::neg_infinity(), F::max);
-        let total: F = logits.iter().map(|&z| (z - largest).exp()).sum();
-        let (one, none, own) = (F::one(), F::zero(), logits[label]);
-        let margin = |(c, &z): (usize, &F)| if c == label { none } else { (z - own + one).max(none) };
-        let beyond = F::of(logits.iter().enumerate().filter(|pair| margin(*pair) > none).count() as f64);
-        let d_logit = |(c, &z): (usize, &F)| match self.how.hinge {
-            true if c == label => -beyond,
-            true => {
-                if margin((c, &z)) > none {
-                    one
-                } else {
-                    none
+            if l < self.shape.hidden.len() {
+                output.iter_mut().for_each(|y| *y = y.max(F::zero()));
+                for (s, y) in output.chunks_mut(outputs).enumerate() {
+                    self.drop(l, step, batch[s], y);
                 }
             }
-            false => (z - largest).exp() / total - if c == label { one } else { none },
-        };
-        let d_logits: Vec<F> = logits.iter().enumerate().map(d_logit).collect();
-        let loss = match self.how.hinge {
-            true => logits.iter().enumerate().map(margin).sum(),
-            false => total.ln() + largest - own,
-        };
-        let back = |(row, &h): (&[F], &F)| {
-            let sum: F = row.iter().zip(&d_logits).map(|(&w, &d)| w * d).sum();
-            if h > F::zero() { sum * scale } else { F::zero() }
-        };
-        let d_hidden = w2.chunks(CLASSES).zip(&hidden).map(back).collect();
-        let right = logits.iter().position(|&z| z == largest) == Some(label);
-        Pass { image, hidden, loss, right, d_logits, d_hidden }
+            layers.push(Layer { input, output: output.clone(), normalized, mean, variance });
+            input = output;
+        }
+        layers
     }
+
+    fn drop(&self, layer: usize, step: Option<u32>, image: u32, units: &mut [F]) {
+        let Some(step) = step.filter(|_| self.shape.dropout > 0.0) else { return };
+        let (first, scale) = ((layer as u32) << 16, self.kept());
+        for (unit, y) in (first..).zip(units) {
+            *y = if keeps(self.shape.dropout, step, image, unit) { *y * scale } else { F::zero() };
+        }
+    }
+
+    /// What a unit that is kept counts for.
+    fn kept(&self) -> F {
+        F::of((1.0 / (1.0 - self.shape.dropout)).into())
+    }
+
+    fn pass(&self, samples: &Samples, batch: &[u32]) -> Pass<F> {
+        let layers = self.forward(samples, batch, Some(self.step));
+        let n = F::of(batch.len() as f64);
+        let mut gradients = vec![Vec::new(); self.weights.len()];
+        let mut d = layers[layers.len() - 1].output.clone();
+        let losses = d.chunks_mut(CLASSES).zip(batch).map(|(z, &k)| {
+            let loss = self.loss(z, usize::from(samples.labels[k as usize]));
+            z.iter_mut().for_each(|d| *d /= n);
+            loss
+        });
+        let loss = losses.sum::<F>() / n;
+        for (l, (inputs, outputs)) in self.shape.layers().into_iter().enumerate().rev() {
+            let (first, layer) = (self.shape.first(l), &layers[l]);
+            let (w, input) = (&self.weights[first], &layer.input);
+            let mut sum = vec![F::zero(); outputs];
+            d.chunks(outputs).for_each(|d| sum.iter_mut().zip(d).for_each(|(sum, &d)| *sum += d));
+            if self.shape.normalizes(l) {
+                let mut scale = vec![F::zero(); outputs];
+                d.iter().zip(&layer.normalized).enumerate().for_each(|(i, (&d, &x))| scale[i % outputs] += d * x);
+                for (i, (d, &x)) in d.iter_mut().zip(&layer.normalized).enumerate() {
+                    let j = i % outputs;
+                    let factor = self.weights[first + 2][j] / (layer.variance[j] + F::of(EPS)).sqrt();
+                    *d = factor * (*d - (sum[j] + x * scale[j]) / n);
+                }
+                gradients[first + 2] = scale;
+            }
+            let mut g = vec![F::zero(); inputs * outputs];
+            g.par_chunks_mut(outputs).enumerate().for_each(|(k, row)| {
+                for (d, x) in d.chunks(outputs).zip(input.chunks(inputs)).filter(|(_, x)| x[k] != F::zero()) {
+                    row.iter_mut().zip(d).for_each(|(g, &d)| *g += d * x[k]);
+                }
+            });
+            (gradients[first], gradients[first + 1]) = (g, sum);
+            if l > 0 {
+                // Through the dropout and the ReLU of the layer before.
+                let kept = if self.shape.dropout > 0.0 { self.kept() } else { F::one() };
+                let back = |(i, &x): (usize, &F)| {
+                    let (s, k) = (i / inputs, i % inputs);
+                    let row = w[k * outputs..][..outputs].iter().zip(&d[s * outputs..][..outputs]);
+                    if x > F::zero() { row.map(|(&w, &d)| w * d).sum::<F>() * kept } else { F::zero() }
+                };
+                d = input.par_iter().enumerate().map(back).collect();
+            }
+        }
+        Pass { loss, gradients, layers }
+    }
+
+    /// A sample's loss; its gradient takes the place of the logits.
+    fn loss(&self, logits: &mut [F], label: usize) -> F {
+        let (one, none, own) = (F::one(), F::zero(), logits[label]);
+        if self.shape.hinge {
+            // Σ max(0, 1 + z − z of the label), of the others.
+            logits[label] = F::neg_infinity();
+            let margins: Vec<_> = logits.iter().map(|&z| (z - own + one).max(none)).collect();
+            logits.iter_mut().zip(&margins).for_each(|(d, &margin)| *d = if margin > none { one } else { none });
+            logits[label] = -logits.iter().copied().sum::<F>();
+            return margins.into_iter().sum();
+        }
+        let largest = logits.iter().copied().fold(F::neg_infinity(), F::max);
+        let total: F = logits.iter().map(|&z| (z - largest).exp()).sum();
+        logits.iter_mut().for_each(|z| *z = (*z - largest).exp() / total);
+        logits[label] -= one;
+        total.ln() + largest - own
+    }
+}
+
+/// Mean and (biased) variance of each column.
+fn statistics<F: Real>(z: &[F], columns: usize) -> (Vec<F>, Vec<F>) {
+    let n = F::of((z.len() / columns) as f64);
+    let mut mean = vec![F::zero(); columns];
+    z.iter().enumerate().for_each(|(i, &z)| mean[i % columns] += z);
+    mean.iter_mut().for_each(|sum| *sum /= n);
+    let mut variance = vec![F::zero(); columns];
+    z.iter().enumerate().for_each(|(i, &z)| variance[i % columns] += (z - mean[i % columns]).powi(2));
+    variance.iter_mut().for_each(|sum| *sum /= n);
+    (mean, variance)
 }

@@ -1,11 +1,12 @@
 //! The network on the device: our own buffers, kernels and encoder, the optimizer's step recorded into it.
 
-use wgpu::util::DeviceExt;
-use wgpu_optim::{Error, Gpu, Optimizer};
+use std::collections::BTreeMap;
 
-use crate::cpu::How;
-use crate::data::{CLASSES, PIXELS, Samples};
-use crate::{HIDDEN, SHAPES, Weights};
+use wgpu::util::DeviceExt;
+use wgpu_optim::{BufferRange, Error, Gpu, Optimizer};
+
+use crate::data::{PIXELS, Samples};
+use crate::shape::{Shape, Weights};
 
 /// What one pass over a batch dispatches.
 struct Pass {
@@ -19,9 +20,8 @@ struct Set {
     order: wgpu::Buffer,
     progress: wgpu::Buffer,
     losses: wgpu::Buffer,
-    forward: Vec<Pass>,
-    backward: Vec<Pass>,
-    finish: Pass,
+    /// What a batch runs, in order.
+    passes: Vec<Pass>,
     len: usize,
 }
 
@@ -31,6 +31,8 @@ pub(crate) struct Network {
     train: Set,
     tests: Vec<Set>,
     batch: usize,
+    /// What has a gradient.
+    names: Vec<String>,
 }
 
 /// The words of `progress` in network.wgsl.
@@ -42,16 +44,14 @@ impl Network {
         mut optimizer: Optimizer,
         weights: &Weights,
         (train, tests): (&Samples, &[&Samples]),
-        (batch, how): (usize, How),
+        (batch, shape): (usize, &Shape),
     ) -> Result<Self, Error> {
-        let tensors: Vec<_> =
-            SHAPES.iter().zip(weights).map(|(&(name, _), values)| (name, values.as_slice())).collect();
-        optimizer.add_all(0, &tensors)?;
-        let set = |samples, how| Set::new(gpu, &optimizer, samples, batch, how);
-        let whole = How { dropout: 0.0, ..how };
-        let tests = tests.iter().map(|samples| set(samples, whole)).collect::<Result<_, _>>()?;
-        let train = set(train, how)?;
-        Ok(Self { gpu: gpu.clone(), optimizer, train, tests, batch })
+        shape.add(&mut optimizer, weights)?;
+        let set = |samples, trained| Set::new(gpu, &optimizer, samples, batch, (shape, trained));
+        let tests = tests.iter().map(|samples| set(samples, false)).collect::<Result<_, _>>()?;
+        let train = set(train, true)?;
+        let names = shape.tensors().into_iter().filter(|tensor| tensor.learnt).map(|tensor| tensor.name).collect();
+        Ok(Self { gpu: gpu.clone(), optimizer, train, tests, batch, names })
     }
 
     /// Starts an epoch over the training samples in this order.
@@ -63,7 +63,7 @@ impl Network {
     /// Forward, backward and the optimizer's step of the next batch: one encoder, one submission, nothing read back.
     pub(crate) fn train(&mut self) -> Result<(), Error> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        self.train.encode(&mut encoder, true);
+        self.train.encode(&mut encoder);
         self.optimizer.wait_for_room()?; // waits only where the GPU is 128 steps behind
         self.optimizer.encode(&mut encoder)?;
         self.gpu.queue().submit([encoder.finish()]);
@@ -73,9 +73,9 @@ impl Network {
     /// The gradients of the next batch, for the check.
     pub(crate) fn gradients(&mut self) -> Result<Vec<Vec<f32>>, Error> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        self.train.encode(&mut encoder, true);
+        self.train.encode(&mut encoder);
         self.gpu.queue().submit([encoder.finish()]);
-        SHAPES.iter().map(|&(name, _)| self.optimizer.read_gradient_blocking(name)).collect()
+        self.names.iter().map(|name| self.optimizer.read_gradient_blocking(name.as_str())).collect()
     }
 
     /// The losses of the epoch's batches so far.
@@ -89,15 +89,48 @@ impl Network {
         self.gpu.queue().write_buffer(&test.progress, 0, &[0; 4 * PROGRESS]);
         for _ in 0..test.len.div_ceil(self.batch) {
             let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            test.encode(&mut encoder, false);
+            test.encode(&mut encoder);
             self.gpu.queue().submit([encoder.finish()]);
         }
         Ok(read::<u32>(&self.gpu, &test.progress, PROGRESS)?[2] as usize)
     }
 }
 
+/// The numbers of network.wgsl's bindings.
+mod at {
+    pub(super) const LAYER: u32 = 0;
+    pub(super) const PROGRESS: u32 = 1;
+    pub(super) const IMAGES: u32 = 2;
+    pub(super) const LABELS: u32 = 3;
+    pub(super) const ORDER: u32 = 4;
+    pub(super) const INPUT: u32 = 5;
+    pub(super) const W: u32 = 6;
+    pub(super) const B: u32 = 7;
+    pub(super) const SCALE: u32 = 8;
+    pub(super) const Z: u32 = 9;
+    pub(super) const MEAN: u32 = 10;
+    pub(super) const VARIANCE: u32 = 11;
+    pub(super) const RUNNING_MEAN: u32 = 12;
+    pub(super) const RUNNING_VARIANCE: u32 = 13;
+    pub(super) const OUTPUT: u32 = 14;
+    pub(super) const D: u32 = 15;
+    pub(super) const D_INPUT: u32 = 16;
+    pub(super) const G_W: u32 = 17;
+    pub(super) const G_B: u32 = 18;
+    pub(super) const G_SCALE: u32 = 19;
+    pub(super) const OUTCOME: u32 = 20;
+    pub(super) const LOSSES: u32 = 21;
+}
+
 impl Set {
-    fn new(gpu: &Gpu, optimizer: &Optimizer, samples: &Samples, batch: usize, how: How) -> Result<Self, Error> {
+    /// Of samples that the network is `trained` on, or tested.
+    fn new(
+        gpu: &Gpu,
+        optimizer: &Optimizer,
+        samples: &Samples,
+        batch: usize,
+        (shape, trained): (&Shape, bool),
+    ) -> Result<Self, Error> {
         let device = gpu.device();
         let filled = |content: &[u8], usage| {
             let usage = usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -109,33 +142,27 @@ impl Set {
         let images = filled(&samples.images, wgpu::BufferUsages::STORAGE);
         let labels = words(samples.labels.iter().map(|&label| label.into()).collect());
         let order = words((0..len as u32).collect());
-        let sizes = filled(bytemuck::cast_slice(&[batch as u32, len as u32]), wgpu::BufferUsages::UNIFORM);
-        let (progress, losses) = (storage(PROGRESS), storage(len.div_ceil(batch)));
-        let (hidden, d_hidden) = (storage(batch * HIDDEN), storage(batch * HIDDEN));
-        let (d_logits, outcome) = (storage(batch * CLASSES), storage(batch * 2));
-        let mut resources = Vec::new();
-        let buffers = [&sizes, &progress, &images, &labels, &order];
-        resources.extend(buffers.map(wgpu::Buffer::as_entire_binding));
-        for (name, _) in SHAPES {
-            resources.push(optimizer.parameter(name)?.binding());
-        }
-        resources.extend([&hidden, &d_hidden, &d_logits, &outcome, &losses].map(wgpu::Buffer::as_entire_binding));
-        for (name, _) in SHAPES {
-            resources.push(optimizer.gradient(name)?.binding());
-        }
+        let (progress, losses, outcome) = (storage(PROGRESS), storage(len.div_ceil(batch)), storage(batch * 2));
         let module = device.create_shader_module(wgpu::include_wgsl!("network.wgsl"));
-        let constants = [("HINGE", f64::from(u8::from(how.hinge))), ("DROPOUT", how.dropout.into())];
-        let pass = |entry, bound: &[u32], workgroups| {
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(entry),
-                layout: None,
-                module: &module,
-                entry_point: Some(entry),
-                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
-                cache: None,
-            });
-            let entry =
-                |&binding: &u32| wgpu::BindGroupEntry { binding, resource: resources[binding as usize].clone() };
+        let dropout = if trained { shape.dropout } else { 0.0 };
+        let constants = [("HINGE", f64::from(u8::from(shape.hinge))), ("DROPOUT", dropout.into())];
+        let mut pipelines = BTreeMap::new();
+        let mut pass = |entry, bound: &[u32], workgroups, resources: &BTreeMap<u32, wgpu::BindingResource<'_>>| {
+            let create = || {
+                device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(entry),
+                    layout: None,
+                    module: &module,
+                    entry_point: Some(entry),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        constants: &constants,
+                        ..Default::default()
+                    },
+                    cache: None,
+                })
+            };
+            let pipeline: wgpu::ComputePipeline = pipelines.entry(entry).or_insert_with(create).clone();
+            let entry = |&binding: &u32| wgpu::BindGroupEntry { binding, resource: resources[&binding].clone() };
             let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
                 layout: &pipeline.get_bind_group_layout(0),
@@ -143,26 +170,99 @@ impl Set {
             });
             Pass { pipeline, bindings, workgroups }
         };
+        let (mut forward, mut backward) = (Vec::new(), Vec::new());
         let n = batch as u32;
-        let output_rows = ((HIDDEN + 1) * CLASSES).div_ceil(64) as u32;
-        let forward = vec![
-            pass("forward_hidden", &[0, 1, 2, 4, 5, 6, 9], (1, n)),
-            pass("forward_loss", &[0, 1, 3, 4, 7, 8, 9, 11, 12], (n.div_ceil(64), 1)),
-        ];
-        let backward = vec![
-            pass("backward_hidden", &[0, 1, 7, 9, 10, 11], (1, n)),
-            pass("gradient_output", &[0, 1, 9, 11, 16, 17], (output_rows, 1)),
-            pass("gradient_hidden", &[0, 1, 2, 4, 10, 14, 15], (1, PIXELS as u32 + 1)),
-        ];
-        let finish = pass("finish", &[0, 1, 12, 13], (1, 1));
-        Ok(Self { order, progress, losses, forward, backward, finish, len })
+        let layers = shape.layers();
+        let (mut input, mut d_input) = (storage(batch * PIXELS), storage(1));
+        let mut finish = None;
+        for (l, &(inputs, outputs)) in layers.iter().enumerate() {
+            let (last, normalizes) = (l + 1 == layers.len(), shape.normalizes(l));
+            let bias = u32::from(!normalizes);
+            let content = [n, len as u32, inputs as u32, outputs as u32, l as u32, bias];
+            let layer = filled(bytemuck::cast_slice(&content), wgpu::BufferUsages::UNIFORM);
+            let [z, output, d] = [(); 3].map(|()| storage(batch * outputs));
+            let [mean, variance] = [(); 2].map(|()| storage(outputs));
+            let (name, first) = (|kind: &str| format!("{kind}{}", l + 1), l == 0);
+            let range = |kind: &str| optimizer.parameter(name(kind).as_str()).map(BufferRange::binding);
+            let gradient = |kind: &str| optimizer.gradient(name(kind).as_str()).map(BufferRange::binding);
+            let whole = wgpu::Buffer::as_entire_binding;
+            let mut of: BTreeMap<_, _> = [
+                (at::LAYER, whole(&layer)),
+                (at::PROGRESS, whole(&progress)),
+                (at::IMAGES, whole(&images)),
+                (at::LABELS, whole(&labels)),
+                (at::ORDER, whole(&order)),
+                (at::INPUT, whole(&input)),
+                (at::W, range("w")?),
+                (at::B, range("b")?),
+                (at::Z, whole(&z)),
+                (at::OUTPUT, whole(&output)),
+                (at::D, whole(&d)),
+                (at::D_INPUT, whole(&d_input)),
+                (at::G_W, gradient("w")?),
+                (at::G_B, gradient("b")?),
+                (at::OUTCOME, whole(&outcome)),
+                (at::LOSSES, whole(&losses)),
+            ]
+            .into();
+            if normalizes {
+                // What a test normalizes by is what training has left.
+                let (batch_mean, batch_variance) = match trained {
+                    true => (whole(&mean), whole(&variance)),
+                    false => (range("mean")?, range("variance")?),
+                };
+                of.extend([
+                    (at::SCALE, range("scale")?),
+                    (at::MEAN, batch_mean),
+                    (at::VARIANCE, batch_variance),
+                    (at::RUNNING_MEAN, range("mean")?),
+                    (at::RUNNING_VARIANCE, range("variance")?),
+                    (at::G_SCALE, gradient("scale")?),
+                ]);
+            }
+            use at::*;
+            let groups = |units: usize| units.div_ceil(64) as u32;
+            let (wide, one) = ((groups(outputs), n), (groups(outputs), 1));
+            if first {
+                forward.push(pass("unpack", &[LAYER, PROGRESS, IMAGES, ORDER, INPUT], (groups(PIXELS), n), &of));
+            }
+            forward.push(pass("dense", &[LAYER, PROGRESS, INPUT, W, B, Z], wide, &of));
+            let mut back = Vec::new();
+            if normalizes {
+                if trained {
+                    let bound = [LAYER, PROGRESS, Z, MEAN, VARIANCE, RUNNING_MEAN, RUNNING_VARIANCE];
+                    forward.push(pass("statistics", &bound, one, &of));
+                }
+                let bound = [LAYER, PROGRESS, ORDER, B, SCALE, Z, MEAN, VARIANCE, OUTPUT];
+                forward.push(pass("normalize", &bound, wide, &of));
+                let bound = [LAYER, PROGRESS, SCALE, Z, VARIANCE, D, G_B, G_SCALE];
+                back.push(pass("normalize_back", &bound, one, &of));
+            } else if last {
+                let bound = [LAYER, PROGRESS, LABELS, ORDER, Z, D, OUTCOME];
+                forward.push(pass("loss", &bound, (n.div_ceil(64), 1), &of));
+            } else {
+                forward.push(pass("activate", &[LAYER, PROGRESS, ORDER, Z, OUTPUT], wide, &of));
+            }
+            let rows = (groups(outputs), inputs as u32 + bias);
+            back.push(pass("gradient", &[LAYER, PROGRESS, INPUT, D, G_W, G_B], rows, &of));
+            if !first {
+                back.push(pass("back", &[LAYER, PROGRESS, INPUT, W, D, D_INPUT], (groups(inputs), n), &of));
+            }
+            backward.splice(0..0, back);
+            if last {
+                finish = Some(pass("finish", &[LAYER, PROGRESS, OUTCOME, LOSSES], (1, 1), &of));
+            }
+            (input, d_input) = (output, d);
+        }
+        let mut passes = forward;
+        passes.extend(if trained { backward } else { Vec::new() });
+        passes.extend(finish);
+        Ok(Self { order, progress, losses, passes, len })
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, train: bool) {
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        let backward = if train { self.backward.as_slice() } else { &[] };
-        for Pass { pipeline, bindings, workgroups: (x, y) } in self.forward.iter().chain(backward).chain([&self.finish])
-        {
+        for Pass { pipeline, bindings, workgroups: (x, y) } in &self.passes {
             pass.set_pipeline(pipeline);
             pass.set_bind_group(0, bindings, &[]);
             pass.dispatch_workgroups(*x, *y, 1);

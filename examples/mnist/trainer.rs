@@ -1,14 +1,14 @@
 //! Training on either device: the order of the samples, the loop, what is measured on the way.
 
 use indicatif::ProgressBar;
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
-use wgpu_optim::{AnyRule, Averaging, ClipNorm, Device, EarlyStopping, Error, Mode, Optimizer, Settings, Verdict};
+use wgpu_optim::{AnyRule, ClipNorm, Device, EarlyStopping, Error, Mode, Optimizer, Settings, Verdict};
 
-use crate::cpu::How;
 use crate::data::{CLASSES, PIXELS, Samples};
 use crate::plot::Outcome;
-use crate::{Args, HIDDEN, SHAPES, Weights, cpu, gpu};
+use crate::shape::{Shape, Weights};
+use crate::{Args, cpu, gpu};
 
 /// Steps that a reported loss is the mean of.
 const REPORT: usize = 50;
@@ -19,7 +19,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) rule: AnyRule,
     pub(crate) settings: Settings,
-    pub(crate) how: How,
+    pub(crate) shape: Shape,
 }
 
 pub(crate) struct Data {
@@ -65,22 +65,19 @@ struct Found {
 
 impl Network {
     fn new(args: &Args, subject: &Subject, device: &Device, data: &Data) -> Outcome<Self> {
-        let weights = initial(&mut Pcg64Mcg::seed_from_u64(args.seed));
-        let Subject { rule, settings, how, .. } = subject;
-        let mut optimizer = Optimizer::new(device, rule.clone(), *settings)?;
+        let Subject { rule, settings, shape, .. } = subject;
+        let weights = shape.initial(&mut Pcg64Mcg::seed_from_u64(args.seed));
+        let mut optimizer = shape.optimizer(device, rule, *settings, args.ema)?;
         optimizer.set_clip_norm(args.clip.map(ClipNorm::torch))?;
-        if let Some(decay) = args.ema {
-            optimizer.set_averaging(0, Averaging::Ema(decay))?;
-        }
         optimizer.set_schedule(0, args.schedule(data)?)?;
         Ok(match device {
             Device::Cpu => {
-                Self::Cpu { network: Box::new(cpu::Network::new(optimizer, &weights, *how)?), losses: Vec::new() }
+                Self::Cpu { network: Box::new(cpu::Network::new(optimizer, &weights, shape)?), losses: Vec::new() }
             }
             Device::Gpu(gpu) => {
                 let sets: Vec<_> = [&data.test].into_iter().chain(&data.held).collect();
-                let how = (usize::from(args.batch), *how);
-                Self::Gpu(Box::new(gpu::Network::new(gpu, optimizer, &weights, (&data.train, &sets), how)?))
+                let of = (usize::from(args.batch), shape);
+                Self::Gpu(Box::new(gpu::Network::new(gpu, optimizer, &weights, (&data.train, &sets), of)?))
             }
         })
     }
@@ -90,6 +87,10 @@ impl Network {
             Self::Cpu { network, .. } => &mut network.optimizer,
             Self::Gpu(network) => &mut network.optimizer,
         }
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        self.optimizer().parameters().map(|(_, name)| name.to_owned()).collect()
     }
 
     fn start(&mut self, epoch: usize, order: &[u32]) {
@@ -123,11 +124,9 @@ impl Network {
         Ok(last.iter().map(|&loss| f64::from(loss)).sum::<f64>() / last.len() as f64)
     }
 
-    /// The part of each set that is right; `averages` stand in for the weights.
-    fn evaluate(&mut self, data: &Data, averages: bool) -> Result<Found, Error> {
-        if averages {
-            self.swap()?;
-        }
+    /// The part of each set that is right; in so many groups, averages stand in for the weights.
+    fn evaluate(&mut self, data: &Data, averaged: usize) -> Result<Found, Error> {
+        self.swap(averaged)?;
         let part = |k: usize, of: &Samples| -> Result<f64, Error> {
             let hits = match &*self {
                 Self::Cpu { network, .. } => network.hits(of),
@@ -136,19 +135,19 @@ impl Network {
             Ok(hits as f64 / of.len() as f64)
         };
         let (test, held) = (part(0, &data.test)?, data.held.as_ref().map(|held| part(1, held)).transpose()?);
-        let mut weights = Weights::default();
-        for ((name, _), weights) in SHAPES.iter().zip(&mut weights).filter(|_| data.held.is_some()) {
-            *weights = self.optimizer().read_blocking(*name)?;
+        let mut weights = Weights::new();
+        for name in self.names().iter().filter(|_| data.held.is_some()) {
+            weights.push(self.optimizer().read_blocking(name.as_str())?);
         }
-        if averages {
-            self.swap()?;
-        }
+        self.swap(averaged)?;
         Ok(Found { test, held, weights })
     }
 
-    fn swap(&mut self) -> Result<(), Error> {
-        self.optimizer().swap_averages(0)?;
-        self.refresh()
+    fn swap(&mut self, groups: usize) -> Result<(), Error> {
+        for group in 0..groups {
+            self.optimizer().swap_averages(group)?;
+        }
+        if groups == 0 { Ok(()) } else { self.refresh() }
     }
 
     fn refresh(&mut self) -> Result<(), Error> {
@@ -160,7 +159,7 @@ impl Network {
         let Some(path) = args.resume.as_ref().filter(|path| path.exists()) else { return Ok(0) };
         self.optimizer().load(path)?;
         self.refresh()?;
-        let taken = self.optimizer().steps(SHAPES[0].0)? as usize;
+        let taken = self.optimizer().steps("w1")? as usize;
         if !taken.is_multiple_of(steps) {
             let path = path.display();
             return Err(format!("{path}: {taken} steps are no epochs of {steps}: other data or another --batch").into());
@@ -176,6 +175,7 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
     let batch = usize::from(args.batch);
     let steps = data.train.len().div_ceil(batch);
     let mut network = Network::new(args, subject, device, data)?;
+    let averaged = if args.ema.is_some() { subject.shape.groups() } else { 0 };
     let mut stopping = args.early_stop.map(|patience| EarlyStopping::new(Mode::Max, patience, 0.0)).transpose()?;
     let (name, lr) = (subject.name.clone(), subject.settings.lr);
     let mut curve =
@@ -203,7 +203,7 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
             }
             bar.inc(1);
         }
-        let found = network.evaluate(data, args.ema.is_some())?;
+        let found = network.evaluate(data, averaged)?;
         curve.accuracy.push(((epoch + 1) as f64, found.test));
         curve.held = found.held;
         curve.epochs += 1;
@@ -217,17 +217,17 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
         }
     }
     if let Some((_, best)) = stopping.as_ref().and_then(EarlyStopping::best) {
-        for ((name, _), weights) in SHAPES.iter().zip(best) {
-            network.optimizer().write(*name, weights)?;
+        for (name, weights) in network.names().iter().zip(best) {
+            network.optimizer().write(name.as_str(), weights)?;
         }
         network.refresh()?;
-        let found = network.evaluate(data, false)?;
+        let found = network.evaluate(data, 0)?;
         curve.held = found.held;
         let at = curve.losses.last().map_or(0.0, |(epoch, _)| *epoch);
         curve.accuracy.push((at, found.test));
     }
     if curve.accuracy.is_empty() {
-        let found = network.evaluate(data, args.ema.is_some())?;
+        let found = network.evaluate(data, averaged)?;
         curve.accuracy.push((first as f64, found.test));
     }
     Ok(curve)
@@ -254,15 +254,6 @@ fn order(args: &Args, epoch: usize, samples: &Samples) -> Vec<u32> {
     let mut order: Vec<_> = (0..samples.len() as u32).collect();
     order.sort_by(|&a, &b| distances[a as usize].total_cmp(&distances[b as usize]));
     order
-}
-
-/// Uniform within ±√(6 / inputs) for the weights (He et al. 2015), 0 for the biases.
-pub(crate) fn initial(rng: &mut Pcg64Mcg) -> Weights {
-    let mut layer = |inputs: usize, len: usize| -> Vec<f32> {
-        let bound = (6.0 / inputs as f32).sqrt();
-        (0..len).map(|_| rng.random_range(-bound..bound)).collect()
-    };
-    [layer(PIXELS, SHAPES[0].1), vec![0.0; HIDDEN], layer(HIDDEN, SHAPES[2].1), vec![0.0; CLASSES]]
 }
 
 pub(crate) fn shuffled(rng: &mut Pcg64Mcg, len: usize) -> Vec<u32> {
