@@ -85,6 +85,7 @@ pub mod rules;
 mod scaling;
 mod schedule;
 mod settings;
+pub mod solve;
 mod stopping;
 mod torch;
 

@@ -12,7 +12,7 @@ use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
-use super::{Outcome, clipping, devices, progress, say, scaler};
+use super::{Outcome, clipping, devices, progress, say, scaler, solvers};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -109,6 +109,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
             clipping::verdict(&golden, file, value, &engines).unwrap_or_else(unreadable)
         } else if let Some(value) = golden.of_kind("grad_scaler", file) {
             scaler::verdict(value, &engines).unwrap_or_else(unreadable)
+        } else if let Some(value) = solvers::KINDS.iter().find_map(|kind| golden.of_kind(kind, file)) {
+            solvers::verdict(value, &engines).unwrap_or_else(unreadable)
         } else {
             golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines))
         };

@@ -70,9 +70,9 @@ impl Golden {
     /// Names of all trajectory files, and of those that cannot be read.
     pub(crate) fn names(&self) -> Vec<&str> {
         let kinds = ["trajectory", "lr_schedule", "weight_averaging", "grad_util", "grad_scaler"];
-        let relevant = |value: &Result<Value, String>| {
-            value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)))
-        };
+        let known = |kind: &str| kinds.contains(&kind) || super::solvers::KINDS.contains(&kind);
+        let relevant =
+            |value: &Result<Value, String>| value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(known));
         self.0.iter().filter(|(_, value)| relevant(value)).map(|(name, _)| name.as_str()).collect()
     }
 

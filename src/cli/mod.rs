@@ -13,8 +13,11 @@ mod clipping;
 mod golden;
 mod hyper;
 pub(crate) mod info;
+mod nist;
+mod problems;
 mod scaler;
 pub(crate) mod schedules;
+mod solvers;
 
 /// Whatever went wrong, as the user will read it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;

@@ -1,0 +1,327 @@
+//! Golden `objective_trajectory`, `minimize`, `least_squares` and `nist_strd` files: PyTorch's L-BFGS, Nesterov's method, SciPy's solvers,
+//! NIST's certified parameters.
+
+use serde_json::Value;
+use wgpu_optim::rules::Momentum;
+use wgpu_optim::solve::{self, Hessian, LeastSquares, LineSearch, Minimizer, Options};
+use wgpu_optim::{Device, Error, Optimizer, Real};
+
+use super::check::{Engine, F64, Verdict, Worst, scaled};
+use super::golden::numbers_of;
+use super::nist;
+
+/// SciPy's solvers stop at max|g| ≤ 1e-8, and the least curvature at a minimum of Rosenbrock's function is above 0.2: each of two
+/// solvers is within 5e-8 of the minimum.
+const MINIMUM: f64 = 1e-7;
+/// Digits of NIST's certified parameters that are asked for in f64.
+const CERTIFIED: f64 = 1e-6;
+/// L-BFGS amplifies rounding: how far PyTorch's f32 run is from its f64 run, in units of f32's rounding, is how far an f64 run may be
+/// in units of its own, 2²⁹ times finer; with a margin of ten.
+const FINER: f64 = 10.0 / (1u64 << 29) as f64;
+
+/// The kinds of files that are compared here.
+pub(crate) const KINDS: [&str; 4] = ["objective_trajectory", "minimize", "least_squares", "nist_strd"];
+
+type Run = Result<Worst, Error>;
+
+/// Compares a file's results with ours, on each engine that the comparison is made for.
+pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
+    let start = match file["kind"].as_str() {
+        Some("nist_strd") => Vec::new(),
+        _ => numbers_of(&file["params0"])?,
+    };
+    let optimizer = file["optimizer"].as_str().unwrap_or_default();
+    let mut worst: Option<(Worst, String)> = None;
+    for engine in engines {
+        let run = match (file["kind"].as_str().unwrap_or_default(), optimizer) {
+            ("objective_trajectory", "Nesterov") => nesterov(file, engine, &start)?,
+            ("objective_trajectory", "LBFGS") if engine.f64 => lbfgs(file, &start)?,
+            ("minimize", _) if engine.f64 => minimize(file, optimizer, &start)?,
+            ("least_squares", _) if engine.f64 => least_squares(file, &start)?,
+            ("nist_strd", _) if engine.f64 => certified(file)?,
+            _ => continue,
+        };
+        let found = run.unwrap_or_else(|e| Worst::failed(e.to_string()));
+        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
+            worst = Some((found, engine.name.clone()));
+        }
+    }
+    Ok(Verdict::of(worst))
+}
+
+/// Σ 100(xᵢ₊₁ − xᵢ²)² + (1 − xᵢ)², and its gradient.
+fn rosenbrock(x: &[f64], g: &mut [f64]) -> Result<f64, Error> {
+    g.fill(0.0);
+    let mut value = 0.0;
+    for i in 0..x.len().saturating_sub(1) {
+        let (a, b) = (1.0 - x[i], x[i + 1] - x[i] * x[i]);
+        value += 100.0 * b * b + a * a;
+        g[i] += -400.0 * x[i] * b - 2.0 * a;
+        g[i + 1] += 200.0 * b;
+    }
+    Ok(value)
+}
+
+/// Its matrix of second derivatives.
+fn curvature(x: &[f64], h: &mut [f64]) {
+    let n = x.len();
+    h.fill(0.0);
+    for i in 0..n.saturating_sub(1) {
+        h[i * n + i] += 1200.0 * x[i] * x[i] - 400.0 * x[i + 1] + 2.0;
+        h[(i + 1) * n + i + 1] += 200.0;
+        h[i * n + i + 1] -= 400.0 * x[i];
+        h[(i + 1) * n + i] -= 400.0 * x[i];
+    }
+}
+
+/// Iterates of PyTorch's L-BFGS, and its counts.
+fn lbfgs(file: &Value, start: &[f64]) -> Result<Run, String> {
+    let hyper = &file["hyper"];
+    let number = |key: &str| hyper[key].as_f64().ok_or_else(|| format!("`{key}` is not a number"));
+    let options = Options {
+        direction: solve::Direction::Lbfgs { history_size: number("history_size")? as usize },
+        line_search: if hyper["line_search_fn"].is_null() { LineSearch::Fixed } else { LineSearch::STRONG_WOLFE },
+        lr: number("lr")?,
+        max_iter: number("max_iter")? as u64,
+        max_eval: Some(number("max_eval")? as u64),
+        tolerance_grad: number("tolerance_grad")?,
+        tolerance_change: number("tolerance_change")?,
+    };
+    let (a, b) = match file["A"].is_null() {
+        true => (Vec::new(), Vec::new()),
+        false => (numbers_of(&file["A"])?, numbers_of(&file["b"])?),
+    };
+    // ½‖A·x − b‖².
+    let squares = |x: &[f64], g: &mut [f64]| {
+        g.fill(0.0);
+        let mut value = 0.0;
+        for (row, b) in a.chunks(x.len()).zip(&b) {
+            let r = row.iter().zip(x).map(|(a, x)| a * x).sum::<f64>() - b;
+            g.iter_mut().zip(row).for_each(|(g, a)| *g += a * r);
+            value += 0.5 * r * r;
+        }
+        Ok::<_, Error>(value)
+    };
+    let objective = |x: &[f64], g: &mut [f64]| if a.is_empty() { rosenbrock(x, g) } else { squares(x, g) };
+    let steps = file["steps"].as_u64().ok_or("no `steps`")?;
+    let counts = |key: &str| numbers_of(&file[key]);
+    let (iterations, evaluations) = (counts("n_iter")?, counts("func_evals")?);
+    let mut golden = Vec::new();
+    for t in 1..=steps {
+        golden.push(numbers_of(&file["iterates"][t.to_string()])?);
+    }
+    if golden.iter().any(|x| x.len() != start.len()) || iterations.len() < golden.len() {
+        return Err("`iterates` and `n_iter` do not fit".into());
+    }
+    let apart = file["f32_vs_f64_max_rel_scaled"].as_f64().unwrap_or(0.0);
+    let run = || -> Run {
+        let (mut x, mut worst) = (start.to_vec(), Worst::none());
+        let mut minimizer = Minimizer::new(x.len(), options)?;
+        let mut scale: Vec<f64> = x.iter().map(|x| x.abs()).collect();
+        let (mut taken, mut evaluated) = (0, 0);
+        for (t, expected) in golden.iter().enumerate() {
+            let summary = minimizer.step(objective, &mut x)?;
+            (taken, evaluated) = (taken + summary.iterations, evaluated + summary.evaluations);
+            worst.note((taken as f64 - iterations[t]).abs(), 0.5, || format!("{taken} iterations, step {}", t + 1));
+            let calls = (evaluated as f64 - evaluations[t]).abs();
+            worst.note(calls, 0.5, || format!("{evaluated} evaluations for {}, step {}", evaluations[t], t + 1));
+            for (i, (&x, &b)) in x.iter().zip(expected).enumerate() {
+                scale[i] = scale[i].max(b.abs());
+                let tolerance = F64.max(FINER * apart);
+                worst.note(scaled(x, b, scale[i]), tolerance, || format!("x[{i}] at step {}", t + 1));
+            }
+        }
+        Ok(worst)
+    };
+    Ok(run())
+}
+
+/// Nesterov's two-point form: gradients at the point ahead, ρ constant or (tₖ₋₁ − 1)/tₖ.
+fn nesterov(file: &Value, engine: &Engine, start: &[f64]) -> Result<Run, String> {
+    let hyper = &file["hyper"];
+    let d = numbers_of(&hyper["d"])?;
+    let number = |key: &str| hyper[key].as_f64().ok_or_else(|| format!("`{key}` is not a number"));
+    let (lr, rho) = (number("lr")?, number("rho")?);
+    let changing = file["variant"].as_str().unwrap_or_default().contains("nesterov1983");
+    let steps = file["steps"].as_u64().ok_or("no `steps`")?;
+    let mut golden = vec![start.to_vec()];
+    for t in 1..=steps {
+        golden.push(numbers_of(&file["iterates"][t.to_string()])?);
+    }
+    if golden.iter().any(|x| x.len() != d.len()) {
+        return Err("`iterates` and `d` do not fit".into());
+    }
+    let rhos: Vec<_> = (0..steps)
+        .scan(1.0f64, |t, k| {
+            let next = 0.5 * (1.0 + (1.0 + 4.0 * *t * *t).sqrt());
+            let rho = if !changing {
+                rho
+            } else if k == 0 {
+                0.0
+            } else {
+                (*t - 1.0) / next
+            };
+            if k > 0 {
+                *t = next;
+            }
+            Some(rho)
+        })
+        .collect();
+    let tolerance = if engine.f64 { F64 } else { 5e-6 };
+    Ok(match engine.f64 {
+        true => accelerated::<f64>(&engine.device, lr, &rhos, &d, &golden, tolerance),
+        false => accelerated::<f32>(&engine.device, lr, &rhos, &d, &golden, tolerance),
+    })
+}
+
+fn accelerated<F: Real>(device: &Device, lr: f64, rhos: &[f64], d: &[f64], golden: &[Vec<f64>], tolerance: f64) -> Run {
+    let cast = |v: &[f64]| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
+    let mut optimizer = Optimizer::new(device, Momentum::keras(0.0), lr)?;
+    optimizer.add(0, "x", &cast(&golden[0]))?;
+    let (mut worst, mut scale) = (Worst::none(), vec![0.0f64; d.len()]);
+    for (t, rho) in rhos.iter().enumerate() {
+        optimizer.set_rule(0, Momentum::keras(*rho))?;
+        optimizer.look_ahead()?;
+        let ahead: Vec<F> = optimizer.read_blocking("x")?;
+        let gradient: Vec<F> = ahead.iter().zip(d).map(|(&x, &d)| F::of(d) * x).collect();
+        optimizer.write_gradient("x", &gradient)?;
+        optimizer.step()?;
+        let x: Vec<F> = optimizer.read_blocking("x")?;
+        for (i, (x, &b)) in x.iter().zip(&golden[t + 1]).enumerate() {
+            scale[i] = scale[i].max(b.abs()).max(golden[0][i].abs());
+            let x = x.to_f64().unwrap_or(f64::NAN);
+            worst.note(scaled(x, b, scale[i]), tolerance, || format!("x[{i}] at step {}", t + 1));
+        }
+    }
+    Ok(worst)
+}
+
+/// The method that stands for SciPy's. Its path is its own; it ends at the same minimum, or at (1, …, 1).
+fn minimize(file: &Value, optimizer: &str, start: &[f64]) -> Result<Run, String> {
+    let options = match optimizer {
+        "BFGS" => Options::bfgs(),
+        "CG" => Options::conjugate_gradient(),
+        "L-BFGS-B" => Options::lbfgs(),
+        "Newton-CG" | "trust-ncg" => Options::newton_cg(),
+        "trust-exact" => Options::newton(),
+        _ => return Ok(Ok(Worst::failed(format!("`{optimizer}` is not known")))),
+    };
+    let options = Options { max_iter: 2000, tolerance_grad: 1e-8, tolerance_change: 0.0, ..options };
+    let theirs = numbers_of(&file["result"]["x"])?;
+    if theirs.len() != start.len() {
+        return Err("`result` and `params0` do not fit".into());
+    }
+    let mut x = start.to_vec();
+    let n = x.len();
+    let mut matrix = |x: &[f64], h: &mut [f64]| -> Result<(), Error> {
+        curvature(x, h);
+        Ok(())
+    };
+    let mut product = |x: &[f64], p: &[f64], out: &mut [f64]| -> Result<(), Error> {
+        let mut h = vec![0.0; n * n];
+        curvature(x, &mut h);
+        for (row, out) in h.chunks(n).zip(out) {
+            *out = row.iter().zip(p).map(|(h, p)| h * p).sum();
+        }
+        Ok(())
+    };
+    let done = match optimizer {
+        "trust-exact" => solve::minimize_with(rosenbrock, Hessian::Matrix(&mut matrix), &mut x, options),
+        "Newton-CG" | "trust-ncg" => {
+            solve::minimize_with(rosenbrock, Hessian::Product(&mut product, None), &mut x, options)
+        }
+        _ => solve::minimize(rosenbrock, &mut x, options),
+    };
+    Ok(done.map(|summary| {
+        let apart = |other: &[f64]| x.iter().zip(other).map(|(x, b)| (x - b).abs()).fold(0.0, f64::max);
+        let error = apart(&theirs).min(apart(&vec![1.0; n]));
+        let mut worst = Worst::none();
+        let how = format!("{}, {} iterations", summary.status, summary.iterations);
+        worst.note(error, MINIMUM, || format!("x ({how})"));
+        worst
+    }))
+}
+
+/// Rosenbrock's function as residuals 10(xᵢ₊₁ − xᵢ²) and 1 − xᵢ.
+fn least_squares(file: &Value, start: &[f64]) -> Result<Run, String> {
+    let (theirs, n) = (numbers_of(&file["result"]["x"])?, start.len());
+    if theirs.len() != n || n < 2 {
+        return Err("`result` and `params0` do not fit".into());
+    }
+    let residuals = |x: &[f64], r: &mut [f64], jacobian: Option<&mut [f64]>| {
+        for i in 0..n - 1 {
+            (r[i], r[n - 1 + i]) = (10.0 * (x[i + 1] - x[i] * x[i]), 1.0 - x[i]);
+        }
+        if let Some(jacobian) = jacobian {
+            jacobian.fill(0.0);
+            for i in 0..n - 1 {
+                (jacobian[i * n + i], jacobian[i * n + i + 1]) = (-20.0 * x[i], 10.0);
+                jacobian[(n - 1 + i) * n + i] = -1.0;
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    let mut x = start.to_vec();
+    let options = LeastSquares { ftol: 1e-14, xtol: 1e-14, gtol: 1e-14, ..LeastSquares::default() };
+    Ok(solve::least_squares(residuals, 2 * (n - 1), &mut x, None, options).map(|summary| {
+        let mut worst = Worst::none();
+        for (i, (x, b)) in x.iter().zip(&theirs).enumerate() {
+            worst.note((x - b).abs(), F64, || format!("x[{i}] ({} iterations)", summary.iterations));
+        }
+        worst
+    }))
+}
+
+/// NIST's certified parameters, from both starts.
+fn certified(file: &Value) -> Result<Run, String> {
+    let name = file["variant"].as_str().unwrap_or_default();
+    let model = nist::model(name).ok_or_else(|| format!("the model of {name:?} is not known"))?;
+    let (t, y, certified) = (numbers_of(&file["x"])?, numbers_of(&file["y"])?, numbers_of(&file["certified"])?);
+    if t.len() != y.len() {
+        return Err("`x` and `y` do not fit together".into());
+    }
+    let starts = file["starts"].as_array().ok_or("no `starts`")?.iter().map(numbers_of);
+    let starts = starts.collect::<Result<Vec<_>, _>>()?;
+    if starts.iter().any(|start| start.len() != certified.len()) {
+        return Err("`starts` and `certified` do not fit together".into());
+    }
+    let run = || -> Run {
+        let mut worst = Worst::none();
+        for (which, start) in starts.iter().enumerate() {
+            let (x, summary) = fit(model, &t, &y, start)?;
+            for (i, (x, b)) in x.iter().zip(&certified).enumerate() {
+                let how = format!("{}, {} iterations", summary.status, summary.iterations);
+                worst.note(scaled(*x, *b, b.abs()), CERTIFIED, || {
+                    format!("b{} from start {} ({how})", i + 1, which + 1)
+                });
+            }
+        }
+        Ok(worst)
+    };
+    Ok(run())
+}
+
+/// Levenberg–Marquardt on a model and its data, in the precision that is asked for.
+pub(crate) fn fit<F: Real>(
+    model: nist::Model,
+    t: &[f64],
+    y: &[f64],
+    start: &[F],
+) -> Result<(Vec<F>, solve::Summary), Error> {
+    let n = start.len();
+    let residuals = |b: &[F], r: &mut [F], mut jacobian: Option<&mut [F]>| {
+        let b: Vec<f64> = b.iter().map(|b| b.to_f64().unwrap_or(f64::NAN)).collect();
+        let mut row = vec![0.0; n];
+        for (i, (t, y)) in t.iter().zip(y).enumerate() {
+            r[i] = F::of(model(*t, &b, &mut row) - y);
+            if let Some(jacobian) = &mut jacobian {
+                jacobian[i * n..][..n].iter_mut().zip(&row).for_each(|(j, &x)| *j = F::of(x));
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    let mut x = start.to_vec();
+    let options = LeastSquares { max_iter: 2000, ftol: 1e-15, xtol: 1e-15, gtol: 0.0, ..LeastSquares::default() };
+    let summary = solve::least_squares(residuals, t.len(), &mut x, None, options)?;
+    Ok((x, summary))
+}

@@ -1,0 +1,298 @@
+//! Gradient descent, nonlinear conjugate gradients, BFGS and L-BFGS: one loop, four directions.
+
+use std::collections::VecDeque;
+
+use super::space::{D, FREE, G, G0, Probe, Scale, Space, Vector, X};
+use super::wolfe::{Point, Search};
+use super::{Direction, LineSearch, Options, Status, Summary};
+
+/// Pairs with y·s below this are not kept: PyTorch's.
+const CURVATURE: f64 = 1e-10;
+
+/// A pair of L-BFGS: y = Δg, s = Δx, ρ = 1 / y·s.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    y: Vector,
+    s: Vector,
+    rho: f64,
+}
+
+/// What a method has learnt, which goes on from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pairs: VecDeque<Pair>,
+    /// Pairs that are no longer used.
+    free: Vec<Pair>,
+    /// Vectors beside the four fixed ones, made when they are first needed.
+    scratch: Vec<Vector>,
+    /// y·s / y·y of the newest pair.
+    scale: f64,
+    /// Updates of the matrix of BFGS.
+    updates: u64,
+    iterations: u64,
+    /// The last step along D.
+    t: f64,
+    /// G·G at the point before.
+    gg: f64,
+}
+
+/// Along D, the slope where it follows from what is known here. `Err`: the equations for D have no solution.
+type Directed = Result<Option<f64>, Status>;
+
+impl Memory {
+    fn scratch<S: Space>(&mut self, space: &mut S, k: usize) -> Result<Vector, S::Error> {
+        while self.scratch.len() <= k {
+            self.scratch.push(space.vector()?);
+        }
+        Ok(self.scratch[k])
+    }
+
+    /// D from what is known at X.
+    async fn direct<S: Space>(
+        &mut self,
+        space: &mut S,
+        direction: Direction,
+        here: &Probe,
+    ) -> Result<Directed, S::Error> {
+        match direction {
+            Direction::Newton => return Ok(if space.newton()? { Ok(None) } else { Err(Status::Singular) }),
+            Direction::NewtonCg => return self.newton_cg(space, here).await,
+            Direction::Steepest => {}
+            _ if self.iterations == 1 => {}
+            Direction::ConjugateGradient => {
+                // From the start again where that does not descend.
+                let beta = (here.gy / self.gg).max(0.0);
+                let beta = if beta.is_finite() && beta * here.slope < here.gg { beta } else { 0.0 };
+                space.combine(D, -1.0, G, beta, D);
+                return Ok(Ok(Some(beta * here.slope - here.gg)));
+            }
+            Direction::Lbfgs { history_size } => {
+                if here.ys > CURVATURE && history_size > 0 {
+                    if self.pairs.len() == history_size {
+                        self.free.extend(self.pairs.pop_front());
+                    }
+                    let Pair { y, s, .. } = match self.free.pop() {
+                        Some(pair) => pair,
+                        None => Pair { y: space.vector()?, s: space.vector()?, rho: 0.0 },
+                    };
+                    space.combine(y, 1.0, G, -1.0, G0);
+                    space.combine(s, self.t, D, 0.0, D);
+                    self.pairs.push_back(Pair { y, s, rho: 1.0 / here.ys });
+                    self.scale = here.ys / here.yy;
+                }
+                self.two_loops(space)?;
+                return Ok(Ok(None));
+            }
+            Direction::Bfgs => {
+                if here.ys > CURVATURE * here.yy.sqrt() {
+                    let (y, s, h) = (self.scratch(space, 1)?, self.scratch(space, 2)?, self.scratch(space, 3)?);
+                    if self.updates == 0 {
+                        // As large as the curvature that is seen: Nocedal and Wright (6.20).
+                        space.identity(here.ys / here.yy)?;
+                    }
+                    space.combine(y, 1.0, G, -1.0, G0);
+                    space.combine(s, self.t, D, 0.0, D);
+                    space.multiply(h, 1.0, y);
+                    space.dot(FREE, false, 1.0, y, h);
+                    space.rank_two(1.0 / here.ys, FREE, s, h);
+                    self.updates += 1;
+                }
+                if self.updates > 0 {
+                    space.multiply(D, -1.0, G);
+                    return Ok(Ok(None));
+                }
+            }
+        }
+        space.combine(D, -1.0, G, 0.0, G);
+        Ok(Ok(Some(-here.gg)))
+    }
+
+    /// Conjugate gradients for ∇²f·d = −g, to ‖r‖ ≤ min(½, √‖g‖)·‖g‖ (Nocedal and Wright, algorithm 7.1), with a preconditioner; where
+    /// the curvature is not positive, as far as they have come.
+    async fn newton_cg<S: Space>(&mut self, space: &mut S, here: &Probe) -> Result<Directed, S::Error> {
+        let [r, p, q, z] =
+            [self.scratch(space, 0)?, self.scratch(space, 1)?, self.scratch(space, 2)?, self.scratch(space, 3)?];
+        let norm = here.gg.sqrt();
+        let enough = norm.sqrt().min(0.5) * norm;
+        space.copy(r, G);
+        space.precondition(z, r);
+        space.combine(p, -1.0, z, 0.0, z);
+        space.combine(D, 0.0, G, 0.0, G);
+        space.dot(FREE, false, 1.0, r, z);
+        let [rz, curvature, rr] = [FREE, FREE + 1, FREE + 2];
+        let mut before = None;
+        for inner in 0..space.len() {
+            space.hessian(p, q);
+            space.dot(curvature, false, 1.0, p, q);
+            let found = space.fetch(rr).await?;
+            let rz_before = before.unwrap_or(found[rz]);
+            if !(found[curvature] > 0.0) {
+                if inner == 0 {
+                    space.combine(D, -1.0, z, 0.0, z);
+                }
+                break;
+            }
+            let alpha = rz_before / found[curvature];
+            space.combine(D, alpha, p, 1.0, D);
+            space.combine(r, alpha, q, 1.0, r);
+            space.precondition(z, r);
+            space.dot(rz, false, 1.0, r, z);
+            space.dot(rr, false, 1.0, r, r);
+            let found = space.fetch(rr + 1).await?;
+            if !(found[rr].sqrt() > enough) {
+                break;
+            }
+            space.combine(p, -1.0, z, found[rz] / rz_before, p);
+            before = Some(found[rz]);
+        }
+        Ok(Ok(None))
+    }
+
+    /// D ← −H·G by the two-loop recursion (Nocedal and Wright, algorithm 7.4). αᵢ is in slot FREE + i.
+    fn two_loops<S: Space>(&mut self, space: &mut S) -> Result<(), S::Error> {
+        let q = self.scratch(space, 0)?;
+        space.combine(q, -1.0, G, 0.0, G);
+        for (i, pair) in self.pairs.iter().enumerate().rev() {
+            space.dot(FREE + i, false, pair.rho, pair.s, q);
+            space.combine(q, Scale::of(-1.0, FREE + i), pair.y, 1.0, q);
+        }
+        space.combine(D, if self.pairs.is_empty() { 1.0 } else { self.scale }, q, 0.0, q);
+        for (i, pair) in self.pairs.iter().enumerate() {
+            space.dot(FREE + i, true, -pair.rho, pair.y, D);
+            space.combine(D, Scale::of(1.0, FREE + i), pair.s, 1.0, D);
+        }
+        Ok(())
+    }
+}
+
+/// One call of PyTorch's `step`: up to `max_iter` iterations. Leaves X at the best point; with an error, at the last one that was accepted.
+pub(crate) async fn step<S: Space>(space: &mut S, memory: &mut Memory, options: &Options) -> Result<Summary, S::Error> {
+    let x0 = memory.scratch(space, 4)?;
+    space.copy(x0, X);
+    let done = iterate(space, memory, options, x0).await;
+    if done.is_err() {
+        space.copy(X, x0);
+        // What failed is reported already.
+        _ = space.fetch(0).await;
+    }
+    done
+}
+
+async fn iterate<S: Space>(
+    space: &mut S,
+    memory: &mut Memory,
+    options: &Options,
+    x0: Vector,
+) -> Result<Summary, S::Error> {
+    let copies = [memory.scratch(space, 5)?, memory.scratch(space, 6)?, memory.scratch(space, 7)?];
+    let mut here = space.probe(memory.t).await?;
+    let mut evaluations = 1;
+    let summary = |here: &Probe, status, iterations, evaluations| {
+        Ok(Summary { value: here.value, gradient: here.max_g, status, iterations, evaluations })
+    };
+    if !here.is_finite() {
+        return summary(&here, Status::NonFinite, 0, evaluations);
+    }
+    if here.max_g <= options.tolerance_grad {
+        return summary(&here, Status::GradientTolerance, 0, evaluations);
+    }
+    let max_eval = options.max_eval.unwrap_or(options.max_iter.saturating_mul(5) / 4);
+    for iteration in 1..=options.max_iter {
+        memory.iterations += 1;
+        let slope = match memory.direct(space, options.direction, &here).await? {
+            Ok(slope) => slope,
+            Err(status) => return summary(&here, status, iteration, evaluations),
+        };
+        space.copy(G0, G);
+        space.copy(x0, X);
+        let slope = match slope {
+            Some(slope) => Some(slope),
+            None if S::EAGER => {
+                space.dot(FREE, false, 1.0, G, D);
+                space.fetch(FREE + 1).await?.get(FREE).copied()
+            }
+            None => None,
+        };
+        let flat = |slope: f64| slope > -options.tolerance_change || slope.is_nan();
+        if slope.is_some_and(flat) {
+            memory.gg = here.gg;
+            return summary(&here, Status::NoDescent, iteration, evaluations);
+        }
+        let t = memory.first_length(options, &here, slope);
+        let fixed = options.line_search == LineSearch::Fixed;
+        if fixed && iteration == options.max_iter {
+            // As PyTorch: not evaluated any more, but at the start of the next step.
+            space.combine(X, t, D, 1.0, x0);
+            (memory.t, memory.gg) = (t, here.gg);
+            return summary(&here, Status::MaxIterations, iteration, evaluations);
+        }
+        let start = Point { t: 0.0, probe: Probe { slope: slope.unwrap_or(f64::NAN), ..here }, g: G0 };
+        let most = max_eval.saturating_sub(evaluations);
+        let tolerance = options.tolerance_change;
+        let mut search = Search { space, x0, copies, start, evaluations: 0, most, tolerance };
+        let found = search.find(options.line_search, t).await?;
+        evaluations += search.evaluations;
+        let slope = slope.unwrap_or(search.start.probe.slope);
+        let usable = found.filter(|point| point.probe.is_finite() && !flat(slope));
+        let Some(point) = usable else {
+            space.copy(X, x0);
+            space.copy(G, G0);
+            space.fetch(0).await?;
+            let status =
+                if found.is_some_and(|p| !p.probe.is_finite()) { Status::NonFinite } else { Status::NoDescent };
+            // The next step starts from the steepest descent.
+            memory.forget();
+            return summary(&here, status, iteration, evaluations);
+        };
+        space.combine(X, point.t, D, 1.0, x0);
+        if point.g != G {
+            space.copy(G, point.g);
+        }
+        let before = here;
+        (memory.t, memory.gg) = (point.t, here.gg);
+        here = point.probe;
+        let last = iteration == options.max_iter;
+        let status = if here.max_g <= options.tolerance_grad {
+            Some(Status::GradientTolerance)
+        } else if point.t == 0.0 {
+            Some(Status::NoDescent)
+        } else if last {
+            Some(Status::MaxIterations)
+        } else if evaluations >= max_eval {
+            Some(Status::MaxEvaluations)
+        } else if here.max_d * point.t <= options.tolerance_change
+            || (here.value - before.value).abs() < options.tolerance_change
+        {
+            Some(Status::ChangeTolerance)
+        } else {
+            None
+        };
+        if let Some(status) = status {
+            return summary(&here, status, iteration, evaluations);
+        }
+    }
+    summary(&here, Status::MaxIterations, options.max_iter, evaluations)
+}
+
+impl Memory {
+    /// Starts again from the steepest descent.
+    fn forget(&mut self) {
+        self.free.extend(self.pairs.drain(..));
+        (self.iterations, self.updates, self.t) = (0, 0, 0.0);
+    }
+
+    /// PyTorch's for quasi-Newton methods. Without a model of the curvature, what promises the same decrease as the step before
+    /// (Nocedal and Wright, section 3.5).
+    fn first_length(&self, options: &Options, here: &Probe, slope: Option<f64>) -> f64 {
+        match (options.direction, options.line_search, slope) {
+            (Direction::Newton | Direction::NewtonCg, ..) => options.lr,
+            (Direction::Steepest | Direction::ConjugateGradient, LineSearch::Fixed, _) => options.lr,
+            _ if self.iterations == 1 => options.lr * (1.0 / here.sum_g).min(1.0),
+            (Direction::Steepest | Direction::ConjugateGradient, _, Some(slope)) => {
+                let same = self.t * here.slope_before / slope;
+                if same > 0.0 { same.min(10.0 * self.t) } else { self.t }
+            }
+            _ => options.lr,
+        }
+    }
+}

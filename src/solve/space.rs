@@ -1,0 +1,316 @@
+//! Vectors and a few numbers beside them, on the host or on a device: what the methods are written in, once for both.
+
+use crate::error::Error;
+use crate::rule::Real;
+
+/// A vector of n elements, by its number.
+pub(crate) type Vector = usize;
+
+/// Where the objective is evaluated, and what it writes.
+pub(crate) const X: Vector = 0;
+pub(crate) const G: Vector = 1;
+/// The gradient that differences are taken from, and the direction that slopes are along.
+pub(crate) const G0: Vector = 2;
+pub(crate) const D: Vector = 3;
+/// Those four; the methods make the others.
+pub(crate) const FIXED: usize = 4;
+
+/// Numbers that stay where the vectors are. The first ones are what a [`Probe`] is made of.
+pub(crate) type Slot = usize;
+pub(crate) const FREE: Slot = 16;
+
+/// A number that is known here, times one that is known there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) by: f64,
+    pub(crate) slot: Option<Slot>,
+}
+
+impl From<f64> for Scale {
+    fn from(by: f64) -> Self {
+        Self { by, slot: None }
+    }
+}
+
+impl Scale {
+    pub(crate) fn of(by: f64, slot: Slot) -> Self {
+        Self { by, slot: Some(slot) }
+    }
+}
+
+/// What is known of a point X = x₀ + t·d, with y = G − G0.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Probe {
+    pub(crate) value: f64,
+    /// G·d, and G0·d.
+    pub(crate) slope: f64,
+    pub(crate) slope_before: f64,
+    /// y·(t·d), y·y, G·G, G·y.
+    pub(crate) ys: f64,
+    pub(crate) yy: f64,
+    pub(crate) gg: f64,
+    pub(crate) gy: f64,
+    /// Σ|G|, max|G|, max|d|.
+    pub(crate) sum_g: f64,
+    pub(crate) max_g: f64,
+    pub(crate) max_d: f64,
+}
+
+impl Probe {
+    pub(crate) const LEN: usize = 10;
+
+    pub(crate) fn read(slots: &[f64]) -> Self {
+        let at = |k: usize| slots.get(k).copied().unwrap_or(f64::NAN);
+        Self {
+            value: at(0),
+            slope: at(1),
+            slope_before: at(2),
+            ys: at(3),
+            yy: at(4),
+            gg: at(5),
+            gy: at(6),
+            sum_g: at(7),
+            max_g: at(8),
+            max_d: at(9),
+        }
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        self.value.is_finite() && self.gg.is_finite()
+    }
+}
+
+/// Operations are recorded, and done at the latest when numbers are fetched; what fails is reported there.
+pub(crate) trait Space {
+    type Error: From<Error>;
+    /// Whether numbers are there as soon as they are asked for.
+    const EAGER: bool;
+
+    /// How many unknowns.
+    fn len(&self) -> usize;
+    /// A new vector of zeros.
+    fn vector(&mut self) -> Result<Vector, Self::Error>;
+    /// out ← a·x + b·y; out may be y.
+    fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector);
+    /// slot ← scale·(a·b), added to what is there with `add`.
+    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector);
+    /// The n × n matrix of BFGS: c·1.
+    fn identity(&mut self, c: f64) -> Result<(), Self::Error>;
+    /// out ← scale·H·x.
+    fn multiply(&mut self, out: Vector, scale: f64, x: Vector);
+    /// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·slot)·s·sᵀ.
+    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector);
+    /// The objective at X, its gradient in G, and what is known of them.
+    fn evaluate(&mut self, t: f64);
+    /// out ← ∇²f(X)·p.
+    fn hessian(&mut self, p: Vector, out: Vector);
+    /// out ← x / the diagonal that approximates the Hessian's; without one, x.
+    fn precondition(&mut self, out: Vector, x: Vector);
+    /// D ← −(∇²f(X) + τ·1)⁻¹·G with the least τ that makes it positive definite; `false` where there is none.
+    fn newton(&mut self) -> Result<bool, Self::Error>;
+    /// The slots up to this one.
+    async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, Self::Error>;
+
+    fn copy(&mut self, out: Vector, x: Vector) {
+        self.combine(out, 1.0, x, 0.0, x);
+    }
+
+    async fn probe(&mut self, t: f64) -> Result<Probe, Self::Error> {
+        self.evaluate(t);
+        Ok(Probe::read(&self.fetch(Probe::LEN).await?))
+    }
+}
+
+/// What a host's method keeps between its steps.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors<F> {
+    all: Vec<Vec<F>>,
+    matrix: Vec<F>,
+    slots: Vec<f64>,
+}
+
+impl<F: Real> Vectors<F> {
+    pub(crate) fn new(len: usize) -> Self {
+        Self { all: vec![vec![F::zero(); len]; FIXED], matrix: Vec::new(), slots: vec![0.0; FREE] }
+    }
+
+    pub(crate) fn x(&mut self) -> &mut Vec<F> {
+        &mut self.all[X]
+    }
+}
+
+/// Second derivatives of an objective.
+pub enum Hessian<'a, F, E> {
+    /// Writes the n × n matrix ∇²f(x), row by row.
+    Matrix(&'a mut dyn FnMut(&[F], &mut [F]) -> Result<(), E>),
+    /// From x and p, writes ∇²f(x)·p; with a diagonal like the Hessian's own to precondition with, if there is one.
+    Product(&'a mut dyn FnMut(&[F], &[F], &mut [F]) -> Result<(), E>, Option<&'a [F]>),
+}
+
+impl<F, E> std::fmt::Debug for Hessian<'_, F, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Matrix(_) => "Matrix",
+            Self::Product(..) => "Product",
+        })
+    }
+}
+
+/// The host's memory, and the caller's functions.
+pub(crate) struct Host<'v, 'h, F, E, O> {
+    pub(crate) vectors: &'v mut Vectors<F>,
+    pub(crate) objective: O,
+    pub(crate) hessian: Option<Hessian<'h, F, E>>,
+    pub(crate) failed: Option<E>,
+}
+
+fn dot<F: Real>(a: &[F], b: &[F]) -> f64 {
+    let product = |(&a, &b): (&F, &F)| a * b;
+    a.iter().zip(b).map(product).fold(F::zero(), |sum, x| sum + x).to_f64().unwrap_or(f64::NAN)
+}
+
+impl<F, E, O> Host<'_, '_, F, E, O> {
+    fn slot(&mut self, slot: Slot) -> &mut f64 {
+        if self.vectors.slots.len() <= slot {
+            self.vectors.slots.resize(slot + 1, 0.0);
+        }
+        &mut self.vectors.slots[slot]
+    }
+}
+
+impl<F: Real, E, O> Host<'_, '_, F, E, O> {
+    fn value(&mut self, scale: Scale) -> F {
+        F::of(scale.by * scale.slot.map_or(1.0, |slot| *self.slot(slot)))
+    }
+}
+
+impl<F, E, O> Space for Host<'_, '_, F, E, O>
+where
+    F: Real,
+    E: From<Error>,
+    O: FnMut(&[F], &mut [F]) -> Result<F, E>,
+{
+    type Error = E;
+    const EAGER: bool = true;
+
+    fn len(&self) -> usize {
+        self.vectors.all[X].len()
+    }
+
+    fn vector(&mut self) -> Result<Vector, E> {
+        let len = self.vectors.all[X].len();
+        self.vectors.all.push(vec![F::zero(); len]);
+        Ok(self.vectors.all.len() - 1)
+    }
+
+    fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
+        let (a, b) = (self.value(a.into()), self.value(b.into()));
+        let mut target = std::mem::take(&mut self.vectors.all[out]);
+        let x = &self.vectors.all[x];
+        // 0·y is no NaN where y is one: as the kernel has it.
+        let y = &self.vectors.all[y];
+        for (i, target) in target.iter_mut().enumerate() {
+            let own = *target;
+            let other = y.get(i).copied().unwrap_or(own);
+            let second = if b == F::zero() { F::zero() } else { b * other };
+            *target = a * x.get(i).copied().unwrap_or(own) + second;
+        }
+        self.vectors.all[out] = target;
+    }
+
+    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {
+        let product = scale * dot(&self.vectors.all[a], &self.vectors.all[b]);
+        let slot = self.slot(slot);
+        *slot = if add { *slot + product } else { product };
+    }
+
+    fn identity(&mut self, c: f64) -> Result<(), E> {
+        let n = self.vectors.all[X].len();
+        self.vectors.matrix = vec![F::zero(); n * n];
+        self.vectors.matrix.iter_mut().step_by(n + 1).for_each(|h| *h = F::of(c));
+        Ok(())
+    }
+
+    fn multiply(&mut self, out: Vector, scale: f64, x: Vector) {
+        let x = &self.vectors.all[x];
+        let row = |row: &[F]| F::of(scale * dot(row, x));
+        self.vectors.all[out] = self.vectors.matrix.chunks(x.len()).map(row).collect();
+    }
+
+    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector) {
+        let both = F::of(rho * (1.0 + rho * *self.slot(slot)));
+        let (rho, s, h) = (F::of(rho), &self.vectors.all[s], &self.vectors.all[h]);
+        for ((row, &si), &hi) in self.vectors.matrix.chunks_mut(s.len()).zip(s).zip(h) {
+            for ((m, &sj), &hj) in row.iter_mut().zip(s).zip(h) {
+                *m += both * si * sj - rho * (si * hj + hi * sj);
+            }
+        }
+    }
+
+    fn evaluate(&mut self, t: f64) {
+        let mut g = std::mem::take(&mut self.vectors.all[G]);
+        let value = (self.objective)(&self.vectors.all[X], &mut g);
+        self.vectors.all[G] = g;
+        let value = match value {
+            Ok(value) => value.to_f64().unwrap_or(f64::NAN),
+            Err(e) => {
+                self.failed = self.failed.take().or(Some(e));
+                f64::NAN
+            }
+        };
+        let [_, g, g0, d] = [X, G, G0, D].map(|k| self.vectors.all[k].as_slice());
+        let t = F::of(t);
+        let y: Vec<F> = g.iter().zip(g0).map(|(&g, &g0)| g - g0).collect();
+        let s: Vec<F> = d.iter().map(|&d| d * t).collect();
+        let float = |x: F| x.to_f64().unwrap_or(f64::NAN);
+        let sum = |of: &[F]| float(of.iter().fold(F::zero(), |sum, x| sum + x.abs()));
+        let most = |of: &[F]| of.iter().map(|&x| float(x.abs())).fold(0.0, crate::rule::largest);
+        let found =
+            [value, dot(g, d), dot(g0, d), dot(&y, &s), dot(&y, &y), dot(g, g), dot(g, &y), sum(g), most(g), most(d)];
+        self.vectors.slots[..found.len()].copy_from_slice(&found);
+    }
+
+    fn hessian(&mut self, p: Vector, out: Vector) {
+        let mut product = std::mem::take(&mut self.vectors.all[out]);
+        if let Some(Hessian::Product(hessian, _)) = &mut self.hessian
+            && let Err(e) = hessian(&self.vectors.all[X], &self.vectors.all[p], &mut product)
+        {
+            self.failed = self.failed.take().or(Some(e));
+        }
+        self.vectors.all[out] = product;
+    }
+
+    fn precondition(&mut self, out: Vector, x: Vector) {
+        match &self.hessian {
+            Some(Hessian::Product(_, Some(diagonal))) => {
+                let quotients = self.vectors.all[x].iter().zip(*diagonal).map(|(&x, &d)| x / d);
+                self.vectors.all[out] = quotients.collect();
+            }
+            _ => self.copy(out, x),
+        }
+    }
+
+    fn newton(&mut self) -> Result<bool, E> {
+        let n = self.vectors.all[X].len();
+        let mut matrix = vec![F::zero(); n * n];
+        if let Some(Hessian::Matrix(hessian)) = &mut self.hessian {
+            hessian(&self.vectors.all[X], &mut matrix)?;
+        }
+        let double = |x: &F| x.to_f64().unwrap_or(f64::NAN);
+        let matrix: Vec<_> = matrix.iter().map(double).collect();
+        let g: Vec<_> = self.vectors.all[G].iter().map(double).collect();
+        let solution = super::dense::shifted(&matrix, &g);
+        let found = solution.is_some();
+        for (d, p) in self.vectors.all[D].iter_mut().zip(solution.into_iter().flatten()) {
+            *d = F::of(-p);
+        }
+        Ok(found)
+    }
+
+    async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
+        match self.failed.take() {
+            Some(e) => Err(e),
+            None => Ok(self.vectors.slots[..len.min(self.vectors.slots.len())].to_vec()),
+        }
+    }
+}

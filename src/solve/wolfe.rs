@@ -1,0 +1,241 @@
+//! Line searches.
+
+use super::space::{D, G, Probe, Space, Vector, X};
+
+/// How far to go along a direction d, from the first length that the method proposes. φ(t) = f(x + t·d).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LineSearch {
+    /// The proposed length, whatever comes of it: one evaluation.
+    Fixed,
+    /// Shorter by `shrink` until φ(t) ≤ φ(0) + c₁·t·φ′(0) ([Armijo, 1966](https://doi.org/10.2140/pjm.1966.16.1)).
+    Backtracking {
+        /// Slope that is demanded, as a part of φ′(0): 1e-4.
+        c1: f64,
+        /// Factor below 1: 0.5.
+        shrink: f64,
+    },
+    /// φ(t) ≤ φ(0) + c₁·t·φ′(0) and |φ′(t)| ≤ c₂·|φ′(0)|, by cubic interpolation within a bracket: PyTorch's `strong_wolfe`, with
+    /// c₁ = 1e-4 and c₂ = 0.9 ([Nocedal and Wright 2006](https://doi.org/10.1007/978-0-387-40065-5), algorithm 3.5; conjugate
+    /// gradients want 0.1). Where φ is not finite the step is halved.
+    StrongWolfe {
+        /// Slope that is demanded, as a part of φ′(0).
+        c1: f64,
+        /// Slope that may remain, as a part of φ′(0).
+        c2: f64,
+    },
+    /// The minimum of the parabola through φ′(0) and φ′(t): exact where f is a quadratic; two evaluations.
+    Exact,
+    /// The best of `count` lengths from `lo` to `hi`, evenly spaced in their logarithm: gradient descent with the optimal learning rate.
+    Sampled {
+        /// The shortest.
+        lo: f64,
+        /// The longest.
+        hi: f64,
+        /// How many.
+        count: u32,
+    },
+}
+
+impl LineSearch {
+    /// PyTorch's: c₁ = 1e-4, c₂ = 0.9.
+    pub const STRONG_WOLFE: Self = Self::StrongWolfe { c1: 1e-4, c2: 0.9 };
+    /// c₁ = 1e-4, half the step each time.
+    pub const BACKTRACKING: Self = Self::Backtracking { c1: 1e-4, shrink: 0.5 };
+}
+
+/// A length, what is known there, and where its gradient is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) t: f64,
+    pub(crate) probe: Probe,
+    pub(crate) g: Vector,
+}
+
+/// A search from x₀ along d.
+pub(crate) struct Search<'a, S> {
+    pub(crate) space: &'a mut S,
+    pub(crate) x0: Vector,
+    /// Copies of gradients.
+    pub(crate) copies: [Vector; 3],
+    /// At t = 0, with its slope along d if that is known.
+    pub(crate) start: Point,
+    pub(crate) evaluations: u64,
+    /// Beyond the first.
+    pub(crate) most: u64,
+    /// Brackets shorter than this, times max|d|, are not divided any more.
+    pub(crate) tolerance: f64,
+}
+
+impl<S: Space> Search<'_, S> {
+    async fn probe(&mut self, t: f64) -> Result<Probe, S::Error> {
+        self.space.combine(X, t, D, 1.0, self.x0);
+        self.evaluations += 1;
+        let probe = self.space.probe(t).await?;
+        self.start.probe.slope = probe.slope_before;
+        Ok(probe)
+    }
+
+    /// A point whose gradient is kept where none of these keeps its own.
+    async fn point(&mut self, t: f64, others: &[Point]) -> Result<Point, S::Error> {
+        let probe = self.probe(t).await?;
+        let free = self.copies.iter().find(|copy| others.iter().all(|other| other.g != **copy));
+        let g = free.copied().unwrap_or(self.copies[0]);
+        self.space.copy(g, G);
+        Ok(Point { t, probe, g })
+    }
+
+    fn descends(&self, point: &Point, c1: f64) -> bool {
+        let start = &self.start.probe;
+        point.probe.value <= start.value + c1 * point.t * start.slope
+    }
+
+    /// The point to go to; X and G are at the last one that was probed. `None`: nowhere.
+    pub(crate) async fn find(&mut self, line_search: LineSearch, t: f64) -> Result<Option<Point>, S::Error> {
+        match line_search {
+            LineSearch::Fixed => {
+                let probe = self.probe(t).await?;
+                Ok(Some(Point { t, probe, g: G }))
+            }
+            LineSearch::Backtracking { c1, shrink } => {
+                let mut t = t;
+                for _ in 0..=self.most {
+                    let point = Point { t, probe: self.probe(t).await?, g: G };
+                    if point.probe.is_finite() && self.descends(&point, c1) {
+                        return Ok(Some(point));
+                    }
+                    t *= shrink;
+                }
+                Ok(None)
+            }
+            LineSearch::Exact => {
+                let probe = self.probe(t).await?;
+                let (before, after) = (self.start.probe.slope, probe.slope);
+                if !(after > before) {
+                    return Ok(None);
+                }
+                let t = t * before / (before - after);
+                let probe = self.probe(t).await?;
+                Ok((probe.value <= self.start.probe.value).then_some(Point { t, probe, g: G }))
+            }
+            LineSearch::Sampled { lo, hi, count } => {
+                let mut best: Option<Point> = None;
+                for k in 0..count {
+                    let t = lo * (hi / lo).powf(f64::from(k) / f64::from((count - 1).max(1)));
+                    let point = self.point(t, best.as_slice()).await?;
+                    let to_beat = best.map_or(self.start.probe.value, |best| best.probe.value);
+                    if point.probe.is_finite() && point.probe.value < to_beat {
+                        best = Some(point);
+                    }
+                }
+                Ok(best)
+            }
+            LineSearch::StrongWolfe { c1, c2 } => self.strong_wolfe(t, c1, c2).await,
+        }
+    }
+
+    /// As torch/optim/lbfgs.py has it, line for line, but for steps to where φ is not finite.
+    async fn strong_wolfe(&mut self, t: f64, c1: f64, c2: f64) -> Result<Option<Point>, S::Error> {
+        let mut t = t;
+        let mut new = self.point(t, &[]).await?;
+        let (mut tries, mut halvings) = (0, 0);
+        let slope = self.start.probe.slope;
+        while !new.probe.is_finite() && halvings < 60 {
+            t *= 0.5;
+            new = self.point(t, &[]).await?;
+            halvings += 1;
+        }
+        if !new.probe.is_finite() {
+            return Ok(None);
+        }
+        let mut previous = Point { probe: Probe { slope, ..self.start.probe }, ..self.start };
+        let start = previous;
+        let (mut bracket, mut done) = (None, false);
+        while tries < self.most {
+            let (value, new_slope) = (new.probe.value, new.probe.slope);
+            if !self.descends(&new, c1) || tries > 1 && value >= previous.probe.value {
+                bracket = Some([previous, new]);
+                break;
+            }
+            if new_slope.abs() <= -c2 * slope {
+                (bracket, done) = (Some([new, new]), true);
+                break;
+            }
+            if new_slope >= 0.0 {
+                bracket = Some([previous, new]);
+                break;
+            }
+            let bounds = (t + 0.01 * (t - previous.t), t * 10.0);
+            let mut further = cubic(&previous, &new, Some(bounds));
+            let last = new;
+            (new, previous) = (self.point(further, &[last]).await?, last);
+            while !new.probe.is_finite() && halvings < 60 {
+                further = 0.5 * (previous.t + further);
+                new = self.point(further, &[previous]).await?;
+                halvings += 1;
+            }
+            t = further;
+            tries += 1;
+        }
+        if tries == self.most {
+            bracket = Some([start, new]);
+        }
+        let mut bracket = bracket.unwrap_or([start, new]);
+        let order = |bracket: &[Point; 2]| {
+            if bracket[0].probe.value <= bracket[1].probe.value { (0, 1) } else { (1, 0) }
+        };
+        let (mut low, mut high) = order(&bracket);
+        let mut insufficient = false;
+        while !done && tries < self.most {
+            let (from, to) = (bracket[0].t.min(bracket[1].t), bracket[0].t.max(bracket[1].t));
+            if (to - from) * new.probe.max_d < self.tolerance {
+                break;
+            }
+            let mut t = cubic(&bracket[0], &bracket[1], None);
+            // Too near an end a second time, or at it: a tenth of the bracket away from it.
+            let margin = 0.1 * (to - from);
+            if (to - t).min(t - from) < margin {
+                if insufficient || t >= to || t <= from {
+                    t = if (t - to).abs() < (t - from).abs() { to - margin } else { from + margin };
+                    insufficient = false;
+                } else {
+                    insufficient = true;
+                }
+            } else {
+                insufficient = false;
+            }
+            new = self.point(t, &bracket).await?;
+            tries += 1;
+            if !self.descends(&new, c1) || new.probe.value >= bracket[low].probe.value {
+                bracket[high] = new;
+                (low, high) = order(&bracket);
+            } else {
+                if new.probe.slope.abs() <= -c2 * slope {
+                    done = true;
+                } else if new.probe.slope * (bracket[high].t - bracket[low].t) >= 0.0 {
+                    bracket[high] = bracket[low];
+                }
+                bracket[low] = new;
+            }
+        }
+        Ok(Some(bracket[low]))
+    }
+}
+
+/// The minimum of the cubic with the values and slopes of two points, within bounds.
+fn cubic(a: &Point, b: &Point, bounds: Option<(f64, f64)>) -> f64 {
+    let (x1, x2) = (a.t, b.t);
+    let (lo, hi) = bounds.unwrap_or((x1.min(x2), x1.max(x2)));
+    let (f1, g1, f2, g2) = (a.probe.value, a.probe.slope, b.probe.value, b.probe.slope);
+    let d1 = g1 + g2 - 3.0 * (f1 - f2) / (x1 - x2);
+    let square = d1 * d1 - g1 * g2;
+    if square.is_nan() || square < 0.0 {
+        return 0.5 * (lo + hi);
+    }
+    let d2 = square.sqrt();
+    let least = if x1 <= x2 {
+        x2 - (x2 - x1) * ((g2 + d2 - d1) / (g2 - g1 + 2.0 * d2))
+    } else {
+        x1 - (x1 - x2) * ((g1 + d2 - d1) / (g1 - g2 + 2.0 * d2))
+    };
+    least.max(lo).min(hi)
+}
