@@ -110,8 +110,8 @@ impl Memory {
     /// Conjugate gradients for ∇²f·d = −g, to ‖r‖ ≤ min(½, √‖g‖)·‖g‖ (Nocedal and Wright, algorithm 7.1), with a preconditioner; where
     /// the curvature is not positive, as far as they have come.
     async fn newton_cg<S: Space>(&mut self, space: &mut S, here: &Probe) -> Result<Directed, S::Error> {
-        let [r, p, q, z] =
-            [self.scratch(space, 0)?, self.scratch(space, 1)?, self.scratch(space, 2)?, self.scratch(space, 3)?];
+        let [p, q] = space.products()?;
+        let (r, z) = (self.scratch(space, 0)?, self.scratch(space, 1)?);
         let norm = here.gg.sqrt();
         let enough = norm.sqrt().min(0.5) * norm;
         space.copy(r, G);
@@ -214,9 +214,10 @@ async fn iterate<S: Space>(
             None => None,
         };
         let flat = |slope: f64| slope > -options.tolerance_change || slope.is_nan();
-        if slope.is_some_and(flat) {
+        let kind = |slope: f64| if slope <= 0.0 { Status::ChangeTolerance } else { Status::NoDescent };
+        if let Some(slope) = slope.filter(|slope| flat(*slope)) {
             memory.gg = here.gg;
-            return summary(&here, Status::NoDescent, iteration, evaluations);
+            return summary(&here, kind(slope), iteration, evaluations);
         }
         let t = memory.first_length(options, &here, slope);
         let fixed = options.line_search == LineSearch::Fixed;
@@ -287,6 +288,8 @@ impl Memory {
         match (options.direction, options.line_search, slope) {
             (Direction::Newton | Direction::NewtonCg, ..) => options.lr,
             (Direction::Steepest | Direction::ConjugateGradient, LineSearch::Fixed, _) => options.lr,
+            // Slopes are told apart over a step that counts.
+            (_, LineSearch::Exact, _) if self.iterations == 1 => options.lr * (1.0 / here.max_g).min(1.0),
             _ if self.iterations == 1 => options.lr * (1.0 / here.sum_g).min(1.0),
             (Direction::Steepest | Direction::ConjugateGradient, _, Some(slope)) => {
                 let same = self.t * here.slope_before / slope;

@@ -34,25 +34,18 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// What the residual costs, and the factors of r and of its row of J that make JᵀJ and Jᵀr those of the loss: Triggs et al., 2000,
-    /// with the curvature of ρ kept where it is positive.
-    pub(crate) fn weigh(self, r: f64) -> (f64, f64, f64) {
-        let (c, rho): (f64, fn(f64) -> [f64; 3]) = match self {
-            Self::Linear => return (0.5 * r * r, 1.0, 1.0),
-            Self::Huber(c) => (c, |z| match z <= 1.0 {
-                true => [z, 1.0, 0.0],
-                false => [2.0 * z.sqrt() - 1.0, z.powf(-0.5), -0.5 * z.powf(-1.5)],
-            }),
-            Self::SoftL1(c) => (c, |z| {
-                let t = 1.0 + z;
-                [2.0 * (t.sqrt() - 1.0), t.powf(-0.5), -0.5 * t.powf(-1.5)]
-            }),
-            Self::Cauchy(c) => (c, |z| [z.ln_1p(), 1.0 / (1.0 + z), -1.0 / (1.0 + z).powi(2)]),
+    /// What the residual costs, and the factor √ρ′ of r and of its row of J that makes JᵀJ and Jᵀr those of the parabola which touches
+    /// the loss from above: iteratively reweighted least squares, [Holland and Welsch, 1977](https://doi.org/10.1080/03610927708827533).
+    /// (ρ″ is never positive here; with it, as SciPy has it, residuals far out would have no curvature at all.)
+    pub(crate) fn weigh(self, r: f64) -> (f64, f64) {
+        let (c, rho): (f64, fn(f64) -> (f64, f64)) = match self {
+            Self::Linear => return (0.5 * r * r, 1.0),
+            Self::Huber(c) => (c, |z| if z <= 1.0 { (z, 1.0) } else { (2.0 * z.sqrt() - 1.0, 1.0 / z.sqrt()) }),
+            Self::SoftL1(c) => (c, |z| (2.0 * ((1.0 + z).sqrt() - 1.0), 1.0 / (1.0 + z).sqrt())),
+            Self::Cauchy(c) => (c, |z| (z.ln_1p(), 1.0 / (1.0 + z))),
         };
-        let z = (r / c) * (r / c);
-        let [rho, first, second] = rho(z);
-        let jacobian = (first + 2.0 * second * z).max(f64::EPSILON).sqrt();
-        (0.5 * c * c * rho, first / jacobian, jacobian)
+        let (rho, slope) = rho((r / c) * (r / c));
+        (0.5 * c * c * rho, slope.sqrt())
     }
 
     /// Its number in shaders/least_squares.wgsl, and C.
@@ -301,7 +294,7 @@ impl<F: Real> Problem<F> {
         let weights: Vec<_> = self.r.iter().map(|&r| self.loss.weigh(float(r))).collect();
         let r: Vec<_> = self.r.iter().zip(&weights).map(|(&r, weight)| float(r) * weight.1).collect();
         let rows = self.jacobian.chunks(n.max(1)).zip(&weights);
-        let jacobian: Vec<_> = rows.flat_map(|(row, weight)| row.iter().map(|&j| float(j) * weight.2)).collect();
+        let jacobian: Vec<_> = rows.flat_map(|(row, weight)| row.iter().map(|&j| float(j) * weight.1)).collect();
         if !jacobian.iter().chain(&r).all(|x| x.is_finite()) {
             return None;
         }

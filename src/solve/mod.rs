@@ -4,14 +4,17 @@
 
 mod dense;
 mod descent;
+pub(crate) mod device;
 mod least_squares;
 mod space;
+mod tape;
 mod wolfe;
 
 use std::fmt;
 
 use crate::error::{Error, Result, require};
 use crate::rule::Real;
+pub use device::GpuMinimizer;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
 pub use space::Hessian;
 pub use wolfe::LineSearch;

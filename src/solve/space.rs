@@ -102,6 +102,8 @@ pub(crate) trait Space {
     fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector);
     /// The objective at X, its gradient in G, and what is known of them.
     fn evaluate(&mut self, t: f64);
+    /// The p and out of [`Space::hessian`].
+    fn products(&mut self) -> Result<[Vector; 2], Self::Error>;
     /// out ← ∇²f(X)·p.
     fn hessian(&mut self, p: Vector, out: Vector);
     /// out ← x / the diagonal that approximates the Hessian's; without one, x.
@@ -125,13 +127,15 @@ pub(crate) trait Space {
 #[derive(Debug, Default)]
 pub(crate) struct Vectors<F> {
     all: Vec<Vec<F>>,
+    products: Option<[Vector; 2]>,
     matrix: Vec<F>,
     slots: Vec<f64>,
 }
 
 impl<F: Real> Vectors<F> {
     pub(crate) fn new(len: usize) -> Self {
-        Self { all: vec![vec![F::zero(); len]; FIXED], matrix: Vec::new(), slots: vec![0.0; FREE] }
+        let (all, slots) = (vec![vec![F::zero(); len]; FIXED], vec![0.0; FREE]);
+        Self { all, products: None, matrix: Vec::new(), slots }
     }
 
     pub(crate) fn x(&mut self) -> &mut Vec<F> {
@@ -268,6 +272,13 @@ where
         let found =
             [value, dot(g, d), dot(g0, d), dot(&y, &s), dot(&y, &y), dot(g, g), dot(g, &y), sum(g), most(g), most(d)];
         self.vectors.slots[..found.len()].copy_from_slice(&found);
+    }
+
+    fn products(&mut self) -> Result<[Vector; 2], E> {
+        if self.vectors.products.is_none() {
+            self.vectors.products = Some([self.vector()?, self.vector()?]);
+        }
+        Ok(self.vectors.products.unwrap_or_default())
     }
 
     fn hessian(&mut self, p: Vector, out: Vector) {

@@ -100,7 +100,9 @@ impl<S: Space> Search<'_, S> {
                 let mut t = t;
                 for _ in 0..=self.most {
                     let point = Point { t, probe: self.probe(t).await?, g: G };
-                    if point.probe.is_finite() && self.descends(&point, c1) {
+                    // Not where the step is too short to change the value.
+                    let lower = point.probe.value < self.start.probe.value;
+                    if point.probe.is_finite() && lower && self.descends(&point, c1) {
                         return Ok(Some(point));
                     }
                     t *= shrink;

@@ -26,6 +26,7 @@ mod pools;
 mod proof;
 mod schedule;
 mod skips;
+mod solve;
 mod step;
 mod torch;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         proof::TESTS,
         schedule::TESTS,
         skips::TESTS,
+        solve::TESTS,
         step::TESTS,
         torch::TESTS,
     ]
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     trials.extend(checkpoint::trials());
     trials.extend(damage::trials());
     trials.extend(derivatives::trials());
+    trials.extend(solve::trials());
     trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {

@@ -1,0 +1,57 @@
+// What a line search asks of a point, in one pass over gradient, gradient before, and direction; y = g − g₀. A partial result for each
+// column and workgroup; shaders/total.wgsl adds them up. The columns are those of `Probe` in src/solve/space.rs behind the value.
+
+struct Row { len: u32, t: f32, pad0: u32, pad1: u32 }
+
+const COLUMNS = 9u;
+// Of the last two columns the largest counts.
+const SUMS = 7u;
+
+@group(0) @binding(0) var<uniform> row: Row;
+@group(1) @binding(0) var<storage, read> g: array<f32>;
+@group(1) @binding(1) var<storage, read> g0: array<f32>;
+@group(1) @binding(2) var<storage, read> d: array<f32>;
+@group(1) @binding(3) var<storage, read_write> partials: array<f32>;
+
+var<workgroup> rows: array<array<f32, COLUMNS>, 256>;
+
+fn join(column: u32, a: f32, b: f32) -> f32 {
+    // Not max(): a NaN is to be seen.
+    return select(a + b, select(b, a, a >= b || a != a), column >= SUMS);
+}
+
+@compute @workgroup_size(256)
+fn survey(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    var mine = array<f32, COLUMNS>();
+    for (var i = group.x * 256u + lane; i < row.len; i += 256u * groups.x) {
+        let y = g[i] - g0[i];
+        let here = array<f32, COLUMNS>(
+            g[i] * d[i], g0[i] * d[i], y * (row.t * d[i]), y * y, g[i] * g[i], g[i] * y, abs(g[i]), abs(g[i]), abs(d[i]),
+        );
+        for (var c = 0u; c < COLUMNS; c++) {
+            mine[c] = join(c, mine[c], here[c]);
+        }
+    }
+    rows[lane] = mine;
+    workgroupBarrier();
+    let column = lane / 16u;
+    if column < COLUMNS {
+        var all = rows[lane % 16u][column];
+        for (var k = lane % 16u + 16u; k < 256u; k += 16u) {
+            all = join(column, all, rows[k][column]);
+        }
+        rows[lane % 16u][column] = all;
+    }
+    workgroupBarrier();
+    if lane < COLUMNS {
+        var all = rows[0][lane];
+        for (var k = 1u; k < 16u; k++) {
+            all = join(lane, all, rows[k][lane]);
+        }
+        partials[lane * groups.x + group.x] = all;
+    }
+}

@@ -1,0 +1,506 @@
+//! The device's vectors: the same methods, with history, scalars and all arithmetic on the device.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
+use super::tape::{Tape, WORDS};
+use super::{Direction, Options, Summary, descent};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::memory::BufferRange;
+use crate::gpu::passes::Pass;
+
+/// Workgroups of a pass over a vector; of a reduction, partial results.
+const GROUPS: usize = 256;
+/// Elements that a workgroup has before there is another.
+const SHARE: usize = 2048;
+const NONE: u32 = u32::MAX;
+
+/// The WGSL of the solvers' passes: name, entry point, text.
+pub(crate) const SHADERS: [(&str, &str, &str); 9] = [
+    ("combine", "combine", include_str!("../../shaders/combine.wgsl")),
+    ("add", "add", include_str!("../../shaders/combine.wgsl")),
+    ("divide", "divide", include_str!("../../shaders/combine.wgsl")),
+    ("dot", "dot_main", include_str!("../../shaders/dot.wgsl")),
+    ("survey", "survey", include_str!("../../shaders/survey.wgsl")),
+    ("total", "total", include_str!("../../shaders/total.wgsl")),
+    ("multiply", "multiply", include_str!("../../shaders/matrix.wgsl")),
+    ("identity", "identity", include_str!("../../shaders/matrix.wgsl")),
+    ("rank two", "rank_two", include_str!("../../shaders/matrix.wgsl")),
+];
+
+/// Which of [`SHADERS`]; and what each binds, read-only or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kernel {
+    Combine,
+    Add,
+    Divide,
+    Dot,
+    Survey,
+    Total,
+    Multiply,
+    Identity,
+    RankTwo,
+}
+
+impl Kernel {
+    fn bindings(self) -> &'static [bool] {
+        match self {
+            Self::Combine | Self::Divide => &[true, true, false, true],
+            Self::Add => &[true, true, false],
+            Self::Dot => &[true, true, false],
+            Self::Survey => &[true, true, true, false],
+            Self::Total => &[true, false],
+            Self::Multiply | Self::Identity => &[false, true, false],
+            Self::RankTwo => &[false, true, false, true],
+        }
+    }
+
+    fn pass(self, gpu: &Gpu) -> Result<Arc<Pass>> {
+        let (name, entry, text) = SHADERS[self as usize];
+        gpu.pass(name, text.into(), entry, &[&[], self.bindings()])
+    }
+}
+
+/// What a pass binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Bound {
+    Vector(Vector),
+    Slots,
+    Partials,
+    Matrix,
+    Diagonal,
+}
+
+/// Vectors, numbers and matrix on the device.
+#[derive(Debug)]
+struct Memory {
+    tape: Tape,
+    vectors: Vec<BufferRange>,
+    value: BufferRange,
+    slots: BufferRange,
+    partials: BufferRange,
+    matrix: Option<BufferRange>,
+    diagonal: Option<BufferRange>,
+    products: Option<[Vector; 2]>,
+    passes: HashMap<Kernel, Arc<Pass>>,
+    groups: HashMap<(Kernel, [Option<Bound>; 4]), wgpu::BindGroup>,
+    failed: Option<Error>,
+}
+
+fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
+    let limits = gpu.device().limits();
+    let size = 4 * len.max(1);
+    let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+    if size > most {
+        let limit = "max_storage_buffer_binding_size";
+        return Err(Error::OverLimit { name: label.into(), limit, needed: size, available: most });
+    }
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+    let buffer = gpu.scoped("a solver's buffer", || gpu.device().create_buffer(&descriptor))?;
+    Ok(BufferRange::new(&buffer, 0, len as usize))
+}
+
+impl Memory {
+    fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, slots: usize) -> Result<Self> {
+        let len = x.len;
+        let aligned = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
+        for (name, range, expected) in [("x", &x, len), ("gradient", &g, len), ("value", &value, 1)] {
+            range.check(name)?;
+            if range.len != expected {
+                return Err(Error::Length { name: name.into(), expected, found: range.len });
+            }
+            if !range.offset.is_multiple_of(aligned) {
+                return Err(Error::Misaligned { name: name.into(), offset: range.offset, alignment: aligned });
+            }
+        }
+        value.check_usage("value", wgpu::BufferUsages::COPY_SRC)?;
+        if let Some((a, b)) = crate::gpu::memory::conflict(&[(&x, true), (&g, true), (&value, true)]) {
+            let name = |k: usize| ["x", "gradient", "value"][k].to_owned();
+            return Err(Error::Overlap { a: name(a), b: name(b) });
+        }
+        let mut memory = Self {
+            tape: Tape::new(gpu, slots + 1)?,
+            vectors: vec![x, g],
+            value,
+            slots: buffer(gpu, "wgpu-optim solver numbers", slots as u64)?,
+            partials: buffer(gpu, "wgpu-optim solver partials", (Probe::LEN * GROUPS) as u64)?,
+            matrix: None,
+            diagonal: None,
+            products: None,
+            passes: HashMap::new(),
+            groups: HashMap::new(),
+            failed: None,
+        };
+        for _ in memory.vectors.len()..FIXED {
+            memory.vector()?;
+        }
+        let kernels = [Kernel::Combine, Kernel::Add, Kernel::Dot, Kernel::Survey, Kernel::Total];
+        for kernel in kernels {
+            memory.passes.insert(kernel, kernel.pass(gpu)?);
+        }
+        Ok(memory)
+    }
+
+    fn len(&self) -> usize {
+        self.vectors[X].len
+    }
+
+    fn vector(&mut self) -> Result<Vector> {
+        let range = buffer(&self.tape.gpu, "wgpu-optim solver vector", self.len() as u64)?;
+        self.vectors.push(range);
+        Ok(self.vectors.len() - 1)
+    }
+
+    fn groups(&self) -> u32 {
+        self.len().div_ceil(SHARE).clamp(1, GROUPS) as u32
+    }
+
+    fn range(&self, bound: Bound) -> Option<&BufferRange> {
+        match bound {
+            Bound::Vector(vector) => self.vectors.get(vector),
+            Bound::Slots => Some(&self.slots),
+            Bound::Partials => Some(&self.partials),
+            Bound::Matrix => self.matrix.as_ref(),
+            Bound::Diagonal => self.diagonal.as_ref(),
+        }
+    }
+
+    /// Records a pass; what keeps it from running is reported at the next fetch.
+    fn run(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: (u32, u32)) {
+        let recorded = self.record(kernel, bound, row, workgroups);
+        if let Err(e) = recorded {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    fn record(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: (u32, u32)) -> Result<()> {
+        let pass = match self.passes.get(&kernel) {
+            Some(pass) => pass.clone(),
+            None => {
+                let pass = kernel.pass(&self.tape.gpu)?;
+                self.passes.insert(kernel, pass.clone());
+                pass
+            }
+        };
+        let mut key = [None; 4];
+        key.iter_mut().zip(bound).for_each(|(key, bound)| *key = Some(*bound));
+        let group = match self.groups.get(&(kernel, key)) {
+            Some(group) => group.clone(),
+            None => {
+                let resources: Vec<_> =
+                    bound.iter().filter_map(|&bound| self.range(bound)).map(BufferRange::binding).collect();
+                let gpu = &self.tape.gpu;
+                let group = gpu.scoped("a solver's bind group", || pass.bind(gpu, 1, &resources))?;
+                self.groups.insert((kernel, key), group.clone());
+                group
+            }
+        };
+        let mut words = [0; WORDS];
+        words[..row.len()].copy_from_slice(row);
+        self.tape.push(&pass, &group, words, workgroups);
+        Ok(())
+    }
+}
+
+/// What a scale is in a row: a factor and a slot.
+fn words(scale: Scale) -> [u32; 2] {
+    [(scale.by as f32).to_bits(), scale.slot.map_or(NONE, |slot| slot as u32)]
+}
+
+/// The device's memory, and what the caller records.
+struct Recorder<'a, E, O, H> {
+    memory: &'a mut Memory,
+    objective: O,
+    hessian: H,
+    failed: Option<E>,
+}
+
+impl<E, O, H> Space for Recorder<'_, E, O, H>
+where
+    E: From<Error>,
+    O: FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+    H: FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+{
+    type Error = E;
+    const EAGER: bool = false;
+
+    fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    fn vector(&mut self) -> Result<Vector, E> {
+        Ok(self.memory.vector()?)
+    }
+
+    fn products(&mut self) -> Result<[Vector; 2], E> {
+        if self.memory.products.is_none() {
+            self.memory.products = Some([self.memory.vector()?, self.memory.vector()?]);
+        }
+        Ok(self.memory.products.unwrap_or_default())
+    }
+
+    fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
+        let ([a, a_slot], [b, b_slot]) = (words(a.into()), words(b.into()));
+        let (len, groups) = (self.memory.len() as u32, self.memory.groups());
+        let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Vector(y)];
+        let row = [len, a, a_slot, b, b_slot];
+        match out == y {
+            true => self.memory.run(Kernel::Add, &bound[..3], &row, (groups, 1)),
+            false => self.memory.run(Kernel::Combine, &bound, &row, (groups, 1)),
+        }
+    }
+
+    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {
+        let (len, groups) = (self.memory.len() as u32, self.memory.groups());
+        let bound = [Bound::Vector(a), Bound::Vector(b), Bound::Partials];
+        self.memory.run(Kernel::Dot, &bound, &[len], (groups, 1));
+        let row = [groups, slot as u32, 1, u32::from(add), (scale as f32).to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (1, 1));
+    }
+
+    fn identity(&mut self, c: f64) -> Result<(), E> {
+        let n = self.memory.len();
+        if self.memory.matrix.is_none() {
+            self.memory.matrix = Some(buffer(&self.memory.tape.gpu, "the matrix of BFGS", (n as u64).pow(2))?);
+        }
+        let bound = [Bound::Matrix, Bound::Vector(G), Bound::Vector(D)];
+        let row = [n as u32, (c as f32).to_bits()];
+        self.memory.run(Kernel::Identity, &bound, &row, (n.div_ceil(64) as u32, n as u32));
+        Ok(())
+    }
+
+    fn multiply(&mut self, out: Vector, scale: f64, x: Vector) {
+        let n = self.memory.len() as u32;
+        let bound = [Bound::Matrix, Bound::Vector(x), Bound::Vector(out)];
+        self.memory.run(Kernel::Multiply, &bound, &[n, (scale as f32).to_bits()], (n, 1));
+    }
+
+    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector) {
+        let n = self.memory.len() as u32;
+        let bound = [Bound::Matrix, Bound::Vector(s), Bound::Vector(h), Bound::Slots];
+        let row = [n, (rho as f32).to_bits(), slot as u32];
+        self.memory.run(Kernel::RankTwo, &bound, &row, (n.div_ceil(64), n));
+    }
+
+    fn evaluate(&mut self, t: f64) {
+        if let Err(e) = (self.objective)(self.memory.tape.encoder()) {
+            self.failed = self.failed.take().or(Some(e));
+        }
+        let (len, groups) = (self.memory.len() as u32, self.memory.groups());
+        let bound = [Bound::Vector(G), Bound::Vector(G0), Bound::Vector(D), Bound::Partials];
+        self.memory.run(Kernel::Survey, &bound, &[len, (t as f32).to_bits()], (groups, 1));
+        // The value itself, slot 0, is the caller's.
+        let (columns, sums) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
+        let row = [groups, 1, sums, 0, 1f32.to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (columns, 1));
+    }
+
+    fn hessian(&mut self, _: Vector, _: Vector) {
+        if let Err(e) = (self.hessian)(self.memory.tape.encoder()) {
+            self.failed = self.failed.take().or(Some(e));
+        }
+    }
+
+    fn precondition(&mut self, out: Vector, x: Vector) {
+        if self.memory.diagonal.is_none() {
+            return self.copy(out, x);
+        }
+        let (len, groups) = (self.memory.len() as u32, self.memory.groups());
+        let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Diagonal];
+        self.memory.run(Kernel::Divide, &bound, &[len], (groups, 1));
+    }
+
+    fn newton(&mut self) -> Result<bool, E> {
+        let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
+        Err(Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason }.into())
+    }
+
+    async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
+        let memory = &mut *self.memory;
+        let slots = BufferRange::new(&memory.slots.buffer, 4, len.saturating_sub(1));
+        let ranges = [memory.value.clone(), slots];
+        let found = memory.tape.fetch(if len == 0 { &[] } else { &ranges }).await;
+        if let Some(e) = self.failed.take() {
+            return Err(e);
+        }
+        if let Some(e) = memory.failed.take() {
+            return Err(e.into());
+        }
+        Ok(found?.into_iter().map(f64::from).collect())
+    }
+}
+
+/// Minimizes on the device, in f32: unknowns, gradient and all that the method keeps stay there. An evaluation is one submission, and
+/// one read-back of ten numbers; nothing else is read back.
+///
+/// The caller's kernels are recorded into our encoder: they read [`x`](Self::x), and write [`gradient`](Self::gradient) and, one
+/// number, [`value`](Self::value).
+///
+/// ```no_run
+/// # fn record(_: &mut wgpu::CommandEncoder) {}
+/// use wgpu_optim::{Error, Gpu, solve};
+/// let gpu = Gpu::new_blocking()?;
+/// let mut minimizer = solve::GpuMinimizer::new(&gpu, 1 << 20, solve::Options::lbfgs())?;
+/// minimizer.write(&vec![0.0; 1 << 20])?;
+/// // … bind minimizer.x(), .gradient() and .value() to your kernels …
+/// let summary = minimizer.step_blocking(|encoder| Ok::<_, Error>(record(encoder)))?;
+/// println!("{} after {} iterations, {}", summary.value, summary.iterations, summary.status);
+/// let x = minimizer.read_blocking()?;
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct GpuMinimizer {
+    options: Options,
+    memory: Memory,
+    state: descent::Memory,
+}
+
+impl GpuMinimizer {
+    /// With buffers of its own, for `len` unknowns that are 0.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`]; [`Error::OverLimit`]; [`Error::Unsupported`] for [`Direction::Newton`], whose matrix is factored on
+    /// the host alone.
+    pub fn new(gpu: &Gpu, len: usize, options: Options) -> Result<Self> {
+        let own = |label, len| buffer(gpu, label, len as u64);
+        let (x, g) = (own("wgpu-optim solver x", len)?, own("wgpu-optim solver gradient", len)?);
+        Self::with_ranges(gpu, x, g, own("wgpu-optim solver value", 1)?, options)
+    }
+
+    /// With the caller's ranges for unknowns, gradient and value, which start where the device binds.
+    ///
+    /// # Errors
+    /// As [`GpuMinimizer::new`]; [`Error::Length`], [`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::MissingUsage`] (`STORAGE`, and
+    /// `COPY_SRC` for the value), [`Error::Overlap`].
+    pub fn with_ranges(
+        gpu: &Gpu,
+        x: BufferRange,
+        gradient: BufferRange,
+        value: BufferRange,
+        options: Options,
+    ) -> Result<Self> {
+        options.check()?;
+        let history = match options.direction {
+            Direction::Lbfgs { history_size } => history_size,
+            Direction::Newton => {
+                let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
+                return Err(Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason });
+            }
+            _ => 0,
+        };
+        let mut memory = Memory::new(gpu, x, gradient, value, FREE + history.max(3))?;
+        if options.direction == Direction::NewtonCg {
+            memory.products = Some([memory.vector()?, memory.vector()?]);
+        }
+        Ok(Self { options, memory, state: descent::Memory::default() })
+    }
+
+    /// The unknowns: where the objective is evaluated, and after a step the last point that was accepted.
+    pub fn x(&self) -> &BufferRange {
+        &self.memory.vectors[X]
+    }
+
+    /// What the caller's kernels write the gradient to.
+    pub fn gradient(&self) -> &BufferRange {
+        &self.memory.vectors[G]
+    }
+
+    /// What they write the value to.
+    pub fn value(&self) -> &BufferRange {
+        &self.memory.value
+    }
+
+    /// Of [`Direction::NewtonCg`]: the vector p that products ∇²f(x)·p are asked for, and where to write them.
+    pub fn product(&self) -> Option<[&BufferRange; 2]> {
+        self.memory.products.map(|products| products.map(|vector| &self.memory.vectors[vector]))
+    }
+
+    /// Of [`Direction::NewtonCg`]: a diagonal like the Hessian's own to precondition with.
+    ///
+    /// # Errors
+    /// As for the ranges of [`GpuMinimizer::with_ranges`].
+    pub fn set_preconditioner(&mut self, diagonal: BufferRange) -> Result<()> {
+        diagonal.check("preconditioner")?;
+        if diagonal.len != self.memory.len() {
+            let (expected, found) = (self.memory.len(), diagonal.len);
+            return Err(Error::Length { name: "preconditioner".into(), expected, found });
+        }
+        self.memory.diagonal = Some(diagonal);
+        self.memory.groups.retain(|(kernel, _), _| *kernel != Kernel::Divide);
+        Ok(())
+    }
+
+    /// Writes the unknowns.
+    ///
+    /// # Errors
+    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_DST`) of a caller's range.
+    pub fn write(&self, x: &[f32]) -> Result<()> {
+        if x.len() != self.memory.len() {
+            return Err(Error::Length { name: "x".into(), expected: self.memory.len(), found: x.len() });
+        }
+        self.memory.tape.gpu.write(self.x(), x, "x")
+    }
+
+    /// Reads the unknowns.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_SRC`) of a caller's range.
+    pub async fn read(&self) -> Result<Vec<f32>> {
+        self.memory.tape.gpu.read(self.x(), "x").await
+    }
+
+    /// [`GpuMinimizer::read`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`GpuMinimizer::read`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_blocking(&self) -> Result<Vec<f32>> {
+        pollster::block_on(self.read())
+    }
+
+    /// Up to `max_iter` iterations from the unknowns on; what was learnt goes on from step to step. `objective` records the kernels
+    /// that compute value and gradient at x.
+    ///
+    /// # Errors
+    /// What `objective` returns; [`Error::Rejected`] for what wgpu has against the commands; [`Error::DeviceLost`];
+    /// [`Error::Unsupported`] for [`Direction::NewtonCg`] without products.
+    pub async fn step<E: From<Error>>(
+        &mut self,
+        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+    ) -> Result<Summary, E> {
+        if self.options.direction == Direction::NewtonCg {
+            let reason = "it wants products with the Hessian";
+            let name = "the objective".into();
+            return Err(Error::Unsupported { operation: "Newton's method", name, reason }.into());
+        }
+        self.step_with(objective, |_| Ok(())).await
+    }
+
+    /// The same with products ∇²f(x)·p of [`GpuMinimizer::product`], which `hessian` records.
+    ///
+    /// # Errors
+    /// As [`GpuMinimizer::step`], and what `hessian` returns.
+    pub async fn step_with<E: From<Error>>(
+        &mut self,
+        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+        hessian: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+    ) -> Result<Summary, E> {
+        let mut recorder = Recorder { memory: &mut self.memory, objective, hessian, failed: None };
+        descent::step(&mut recorder, &mut self.state, &self.options).await
+    }
+
+    /// [`GpuMinimizer::step`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`GpuMinimizer::step`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn step_blocking<E: From<Error>>(
+        &mut self,
+        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
+    ) -> Result<Summary, E> {
+        pollster::block_on(self.step(objective))
+    }
+}

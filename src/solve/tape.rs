@@ -1,0 +1,137 @@
+//! Dispatches that are recorded, submitted together, and followed by one read-back.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::memory::BufferRange;
+use crate::gpu::passes::Pass;
+
+/// Rows of a submission.
+const ROWS: usize = 1024;
+/// Bytes from row to row: the strictest alignment that a device may demand.
+const STRIDE: usize = 256;
+/// The words of a row.
+pub(super) const WORDS: usize = 8;
+
+/// A dispatch that waits for its pass.
+#[derive(Debug)]
+struct Op {
+    pass: Arc<Pass>,
+    group: wgpu::BindGroup,
+    row: u32,
+    workgroups: (u32, u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Tape {
+    pub(super) gpu: Gpu,
+    rows: wgpu::Buffer,
+    row_group: wgpu::BindGroup,
+    words: Vec<u8>,
+    ops: Vec<Op>,
+    encoder: Option<wgpu::CommandEncoder>,
+    staging: wgpu::Buffer,
+}
+
+impl Tape {
+    /// With room to read this many numbers back.
+    pub(super) fn new(gpu: &Gpu, most: usize) -> Result<Self> {
+        let (rows, staging, row_group) = gpu.scoped("a solver's buffers", || {
+            let buffer = |label, size: usize, usage| {
+                let size = size as u64;
+                gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size,
+                    usage: usage | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            };
+            let rows = buffer("wgpu-optim solver rows", ROWS * STRIDE, wgpu::BufferUsages::UNIFORM);
+            let staging = buffer("wgpu-optim solver read-back", 4 * most.max(1), wgpu::BufferUsages::MAP_READ);
+            let size = wgpu::BufferSize::new(4 * WORDS as u64);
+            let one = wgpu::BufferBinding { buffer: &rows, offset: 0, size };
+            let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("wgpu-optim solver row"),
+                layout: &crate::gpu::kernel::row_layout(gpu.device()),
+                entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
+            });
+            (rows, staging, group)
+        })?;
+        Ok(Self { gpu: gpu.clone(), rows, row_group, words: Vec::new(), ops: Vec::new(), encoder: None, staging })
+    }
+
+    /// Records a dispatch; its row is group 0.
+    pub(super) fn push(
+        &mut self,
+        pass: &Arc<Pass>,
+        group: &wgpu::BindGroup,
+        row: [u32; WORDS],
+        workgroups: (u32, u32),
+    ) {
+        if self.words.len() == ROWS * STRIDE {
+            // What is wrong with it is reported with the next read-back.
+            _ = self.submit();
+        }
+        let row_at = self.words.len() as u32;
+        self.words.extend_from_slice(bytemuck::cast_slice(&row));
+        self.words.resize(row_at as usize + STRIDE, 0);
+        self.ops.push(Op { pass: pass.clone(), group: group.clone(), row: row_at, workgroups });
+    }
+
+    /// The encoder, with all that is recorded so far in it.
+    pub(super) fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
+        let encoder = self.encoder.get_or_insert_with(|| self.gpu.encoder());
+        if !self.ops.is_empty() {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for op in self.ops.drain(..) {
+                pass.set_pipeline(&op.pass.pipeline);
+                pass.set_bind_group(0, &self.row_group, &[op.row]);
+                pass.set_bind_group(1, &op.group, &[]);
+                pass.dispatch_workgroups(op.workgroups.0, op.workgroups.1, 1);
+            }
+        }
+        encoder
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        self.encoder();
+        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        let words = std::mem::take(&mut self.words);
+        self.gpu.scoped("a solver's step", || {
+            if !words.is_empty() {
+                self.gpu.queue().write_buffer(&self.rows, 0, &words);
+            }
+            self.gpu.queue().submit([encoder.finish()]);
+        })
+    }
+
+    /// Submits, and reads these ranges back one behind the other.
+    pub(super) async fn fetch(&mut self, ranges: &[BufferRange]) -> Result<Vec<f32>> {
+        let size = ranges.iter().map(BufferRange::size).sum::<u64>();
+        let staging = self.staging.clone();
+        let encoder = self.encoder();
+        let mut at = 0;
+        for range in ranges {
+            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, at, range.size());
+            at += range.size();
+        }
+        self.submit()?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |reason: String| Error::ReadBack { name: "a solver's numbers".into(), reason };
+        let (sender, mapped) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, ..size, move |result| _ = sender.send(result));
+        #[cfg(not(target_family = "wasm"))]
+        self.gpu.wait()?;
+        let mapped = mapped.await.map_err(|_| failed("the device dropped the request".into()))?;
+        mapped.map_err(|_| Error::DeviceLost)?;
+        let found = {
+            let view = staging.get_mapped_range(..size).map_err(|e| failed(e.to_string()))?;
+            bytemuck::pod_collect_to_vec(&view)
+        };
+        staging.unmap();
+        Ok(found)
+    }
+}

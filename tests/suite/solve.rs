@@ -1,0 +1,522 @@
+//! Solvers on the device against the same methods on the host.
+
+use libtest_mimic::{Failed, Trial};
+use wgpu_optim::solve::{
+    self, Damping, Direction, GpuMinimizer, Hessian, LeastSquares, LineSearch, Loss, Minimizer, Options, Status,
+    Summary,
+};
+use wgpu_optim::{BufferRange, Error, Gpu};
+
+use crate::compare::ensure;
+use crate::fixture::pipeline;
+
+crate::tests!(
+    methods_agree_with_the_host,
+    many_unknowns,
+    newton_by_products,
+    one_read_back_an_evaluation,
+    bad_device_input,
+    nothing_is_lost_on_the_device,
+);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("solve::newton_solves_regression_in_one_step", newton_solves_regression_in_one_step),
+        Trial::test("solve::line_searches", line_searches),
+        Trial::test("solve::what_stops_a_minimizer", what_stops_a_minimizer),
+        Trial::test("solve::least_squares_by_each_damping", least_squares_by_each_damping),
+        Trial::test("solve::bounds_hold", bounds_hold),
+        Trial::test("solve::losses_resist_outliers", losses_resist_outliers),
+        Trial::test("solve::bad_least_squares", bad_least_squares),
+    ]
+}
+
+/// Σ 100(xᵢ₊₁ − xᵢ²)² + (1 − xᵢ)².
+pub(crate) fn rosenbrock(x: &[f64], g: &mut [f64]) -> Result<f64, Error> {
+    g.fill(0.0);
+    let mut value = 0.0;
+    for i in 0..x.len() - 1 {
+        let (a, b) = (1.0 - x[i], x[i + 1] - x[i] * x[i]);
+        value += 100.0 * b * b + a * a;
+        g[i] += -400.0 * x[i] * b - 2.0 * a;
+        g[i + 1] += 200.0 * b;
+    }
+    Ok(value)
+}
+
+/// The same on the device, by one workgroup, and ½Σ dᵢ(xᵢ − 1)² with dᵢ = 1 + i mod 100; and products of its Hessian.
+const OBJECTIVE: &str = "
+    @group(0) @binding(0) var<storage, read> x: array<f32>;
+    @group(0) @binding(1) var<storage, read_write> g: array<f32>;
+    @group(0) @binding(2) var<storage, read_write> value: array<f32>;
+    var<workgroup> sums: array<f32, 64>;
+    fn curvature(i: u32) -> f32 { return 1.0 + f32(i % 100u); }
+    @compute @workgroup_size(64)
+    fn main(@builtin(local_invocation_index) lane: u32) {
+        let n = arrayLength(&x);
+        var sum = 0.0;
+        for (var i = lane; i < n; i += 64u) {
+            VALLEY
+        }
+        sums[lane] = sum;
+        workgroupBarrier();
+        if lane == 0u {
+            for (var k = 1u; k < 64u; k++) { sum += sums[k]; }
+            value[0] = sum;
+        }
+    }";
+const VALLEY: &str = "
+    var slope = 0.0;
+    if i + 1u < n {
+        let a = 1.0 - x[i];
+        let b = x[i + 1u] - x[i] * x[i];
+        sum += 100.0 * b * b + a * a;
+        slope += -400.0 * x[i] * b - 2.0 * a;
+    }
+    if i > 0u { slope += 200.0 * (x[i] - x[i - 1u] * x[i - 1u]); }
+    g[i] = slope;";
+const BOWL: &str = "
+    let apart = x[i] - 1.0;
+    sum += 0.5 * curvature(i) * apart * apart;
+    g[i] = curvature(i) * apart;";
+
+/// A kernel of the caller's, with what it binds.
+struct Kernel {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+}
+
+impl Kernel {
+    fn new(gpu: &Gpu, text: &str, ranges: &[&BufferRange]) -> Self {
+        let pipeline = pipeline(gpu, text);
+        let mut entries = Vec::new();
+        for (binding, range) in (0..).zip(ranges) {
+            entries.push(wgpu::BindGroupEntry { binding, resource: range.binding() });
+        }
+        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Self { pipeline, group }
+    }
+
+    fn objective(gpu: &Gpu, minimizer: &GpuMinimizer, body: &str) -> Self {
+        let ranges = [minimizer.x(), minimizer.gradient(), minimizer.value()];
+        Self::new(gpu, &OBJECTIVE.replace("VALLEY", body), &ranges)
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+        Ok(())
+    }
+}
+
+const START: [f64; 10] = [-1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0];
+
+fn long(options: Options) -> Options {
+    Options { max_iter: 400, tolerance_grad: 1e-3, tolerance_change: 0.0, ..options }
+}
+
+/// f32 ends where f64 ends: at a minimum, whose value f32 knows to 1e-6 of the terms that it sums.
+fn methods_agree_with_the_host(gpu: &Gpu) -> Result<(), Failed> {
+    for options in [Options::lbfgs(), Options::bfgs(), Options::conjugate_gradient()].map(long) {
+        let mut exact = START;
+        let host = solve::minimize(rosenbrock, &mut exact, options)?;
+        let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
+        minimizer.write(&START.map(|x| x as f32))?;
+        let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+        let device = minimizer.step_blocking(|encoder| kernel.record(encoder))?;
+        let x = minimizer.read_blocking()?;
+        let mut single = START.map(|x| x as f32);
+        let in_f32 = solve::minimize(single_rosenbrock, &mut single, options)?;
+        for summary in [&device, &in_f32, &host] {
+            // One of the two minima.
+            let at =
+                [0.0, 3.986_579_112_347_138].map(|b: f64| (summary.value - b).abs()).into_iter().fold(1.0, f64::min);
+            ensure(summary.status.converged() && at < 1e-5, format!("{:?} {summary:?} {x:?}", options.direction))?;
+        }
+        ensure(device.evaluations >= device.iterations, format!("{device:?}"))?;
+    }
+    Ok(())
+}
+
+fn single_rosenbrock(x: &[f32], g: &mut [f32]) -> Result<f32, Error> {
+    let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+    let mut slopes = vec![0.0; x.len()];
+    let value = rosenbrock(&wide, &mut slopes)?;
+    g.iter_mut().zip(&slopes).for_each(|(g, s)| *g = *s as f32);
+    Ok(value as f32)
+}
+
+/// More than one workgroup and more than one element a thread: the reductions. L-BFGS on a quadratic of condition 100.
+fn many_unknowns(gpu: &Gpu) -> Result<(), Failed> {
+    let n = 20_001;
+    let long = Options { max_iter: 100, max_eval: Some(300), ..Options::lbfgs() };
+    let options = Options { tolerance_grad: 1e-3, tolerance_change: 0.0, ..long };
+    for direction in [Direction::Lbfgs { history_size: 5 }, Direction::ConjugateGradient, Direction::Steepest] {
+        let line_search = if direction == Direction::Steepest { LineSearch::Exact } else { options.line_search };
+        let mut minimizer = GpuMinimizer::new(gpu, n, Options { direction, line_search, ..options })?;
+        let kernel = Kernel::objective(gpu, &minimizer, BOWL);
+        let summary = minimizer.step_blocking(|encoder| kernel.record(encoder))?;
+        let x = minimizer.read_blocking()?;
+        let worst = x.iter().map(|x| (x - 1.0).abs()).fold(0.0, f32::max);
+        // Steepest descent contracts by 99/101 a step, in the worst case.
+        let within = if direction == Direction::Steepest { 0.2 } else { 1e-2 };
+        ensure(worst <= within, format!("{direction:?}: {worst} {summary:?}"))?;
+    }
+    Ok(())
+}
+
+fn newton_by_products(gpu: &Gpu) -> Result<(), Failed> {
+    let n = 1000;
+    let mut minimizer = GpuMinimizer::new(gpu, n, long(Options::newton_cg()))?;
+    let kernel = Kernel::objective(gpu, &minimizer, BOWL);
+    let product = "
+        @group(0) @binding(0) var<storage, read> p: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> q: array<f32>;
+        @compute @workgroup_size(64)
+        fn main(@builtin(local_invocation_index) lane: u32) {
+            for (var i = lane; i < arrayLength(&p); i += 64u) { q[i] = (1.0 + f32(i % 100u)) * p[i]; }
+        }";
+    let ranges = minimizer.product().ok_or("no products")?.map(|range| range.clone());
+    let products = Kernel::new(gpu, product, &[&ranges[0], &ranges[1]]);
+    let without = minimizer.step_blocking(|encoder| kernel.record(encoder));
+    ensure(matches!(without, Err(Error::Unsupported { .. })), format!("{without:?}"))?;
+    let run = |minimizer: &mut GpuMinimizer| {
+        minimizer.write(&vec![3.0; n])?;
+        pollster::block_on(minimizer.step_with(|encoder| kernel.record(encoder), |encoder| products.record(encoder)))
+    };
+    let plain = run(&mut minimizer)?;
+    ensure(plain.status == Status::GradientTolerance, format!("{plain:?}"))?;
+    // With the Hessian itself as preconditioner, conjugate gradients take one step.
+    let diagonal: Vec<f32> = (0..n).map(|i| 1.0 + (i % 100) as f32).collect();
+    let mut other = GpuMinimizer::new(gpu, n, Options::lbfgs())?;
+    other.write(&diagonal)?;
+    minimizer.set_preconditioner(other.x().clone())?;
+    let preconditioned = run(&mut minimizer)?;
+    ensure(preconditioned.iterations <= 2 && preconditioned.gradient < 1e-3, format!("{preconditioned:?}"))?;
+    let x = minimizer.read_blocking()?;
+    _ = &mut other;
+    ensure(x.iter().all(|x| (x - 1.0).abs() < 1e-4), format!("{:?}", &x[..5]))
+}
+
+/// After the first step no buffer, bind group or pipeline is made, and each evaluation is one submission.
+fn one_read_back_an_evaluation(gpu: &Gpu) -> Result<(), Failed> {
+    let gpu = &crate::fixture::device_like(gpu, |_| {})?;
+    let options = Options { max_iter: 4, tolerance_grad: 0.0, tolerance_change: 0.0, ..Options::lbfgs() };
+    let options = Options { direction: Direction::Lbfgs { history_size: 2 }, max_eval: Some(100), ..options };
+    let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
+    minimizer.write(&START.map(|x| x as f32))?;
+    let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+    for _ in 0..10 {
+        minimizer.step_blocking(|encoder| kernel.record(encoder))?;
+    }
+    let before = crate::fixture::objects(gpu);
+    let mut recorded = 0;
+    let summary = minimizer.step_blocking(|encoder| {
+        recorded += 1;
+        kernel.record(encoder)
+    })?;
+    ensure(recorded == summary.evaluations, format!("{recorded} {summary:?}"))?;
+    let after = crate::fixture::objects(gpu);
+    ensure(after == before, format!("{before:?} {after:?}"))
+}
+
+fn bad_device_input(gpu: &Gpu) -> Result<(), Failed> {
+    let wrong = Options { lr: f64::NAN, ..Options::lbfgs() };
+    ensure(matches!(GpuMinimizer::new(gpu, 4, wrong), Err(Error::Hyperparameter { name: "lr", .. })), "NaN")?;
+    let newton = GpuMinimizer::new(gpu, 4, Options::newton());
+    ensure(matches!(newton, Err(Error::Unsupported { .. })), "Newton on the device")?;
+    let most = gpu.device().limits().max_storage_buffer_binding_size;
+    let large = GpuMinimizer::new(gpu, most as usize / 4 + 1, Options::lbfgs());
+    ensure(matches!(large, Err(Error::OverLimit { .. })), "over the limit")?;
+    let minimizer = GpuMinimizer::new(gpu, 128, Options::lbfgs())?;
+    let (x, g, value) = (minimizer.x().clone(), minimizer.gradient().clone(), minimizer.value().clone());
+    let make = |x, g, value| GpuMinimizer::with_ranges(gpu, x, g, value, Options::lbfgs()).map(|_| ());
+    let part = |range: &BufferRange, offset, len| BufferRange::new(&range.buffer, offset, len);
+    let cases = [
+        (make(x.clone(), part(&g, 0, 4), value.clone()), "holds 128 elements but 4"),
+        (make(x.clone(), part(&g, 256, 128), value.clone()), "ends at byte 768"),
+        (make(part(&x, 4, 64), part(&g, 0, 64), value.clone()), "multiple of"),
+        (make(x.clone(), x.clone(), value), "overlap"),
+    ];
+    for (found, words) in cases {
+        let said = found.err().map(|e| e.to_string()).unwrap_or_default();
+        // An adapter that binds anywhere has nothing against an odd offset.
+        let any = words == "multiple of" && gpu.device().limits().min_storage_buffer_offset_alignment <= 4;
+        ensure(any || said.contains(words), format!("{words}: {said}"))?;
+    }
+    Ok(())
+}
+
+/// A closure's error, NaN at the start, and NaN behind every step: x is the last good point.
+fn nothing_is_lost_on_the_device(gpu: &Gpu) -> Result<(), Failed> {
+    let mut minimizer = GpuMinimizer::new(gpu, START.len(), long(Options::lbfgs()))?;
+    let start = START.map(|x| x as f32);
+    minimizer.write(&start)?;
+    let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+    let mut calls = 0;
+    let failed = minimizer.step_blocking(|encoder| {
+        calls += 1;
+        if calls == 3 { Err(Error::DeviceLost) } else { kernel.record(encoder) }
+    });
+    ensure(matches!(failed, Err(Error::DeviceLost)), format!("{failed:?}"))?;
+    let x = minimizer.read_blocking()?;
+    ensure(x.iter().all(|x| x.is_finite()), format!("{x:?}"))?;
+    minimizer.write(&start)?;
+    let nan = Kernel::objective(gpu, &minimizer, "g[i] = bitcast<f32>(0x7fc00000u + u32(x[i] == 77.0)); sum += g[i];");
+    let summary = minimizer.step_blocking(|encoder| nan.record(encoder))?;
+    ensure(summary.status == Status::NonFinite, format!("{summary:?}"))?;
+    ensure(minimizer.read_blocking()? == start, "x has moved")
+}
+
+fn newton_solves_regression_in_one_step() -> Result<(), Failed> {
+    let a = [[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.5, -1.0, 1.0], [1.0, 1.0, 1.0]];
+    let b = [1.0, -2.0, 0.5, 3.0];
+    let r = |x: &[f64]| -> Vec<f64> {
+        a.iter().zip(b).map(|(row, b)| row.iter().zip(x).map(|(a, x)| a * x).sum::<f64>() - b).collect()
+    };
+    let objective = |x: &[f64], g: &mut [f64]| {
+        let r = r(x);
+        for (j, g) in g.iter_mut().enumerate() {
+            *g = a.iter().zip(&r).map(|(row, r)| row[j] * r).sum();
+        }
+        Ok::<_, Error>(0.5 * r.iter().map(|r| r * r).sum::<f64>())
+    };
+    let mut hessian = |_: &[f64], h: &mut [f64]| {
+        for (k, h) in h.iter_mut().enumerate() {
+            *h = a.iter().map(|row| row[k / 3] * row[k % 3]).sum();
+        }
+        Ok(())
+    };
+    let mut x = [9.0, -9.0, 5.0];
+    let options = Options { tolerance_grad: 1e-12, ..Options::newton() };
+    let summary = solve::minimize_with(objective, Hessian::Matrix(&mut hessian), &mut x, options)?;
+    ensure(summary.iterations == 1 && summary.status == Status::GradientTolerance, format!("{summary:?}"))?;
+    // An indefinite matrix still leads downwards; one that is not finite is said to be.
+    let saddle = |x: &[f64], g: &mut [f64]| {
+        g.copy_from_slice(&[2.0 * x[0], 4.0 * x[1].powi(3) - 4.0 * x[1]]);
+        Ok::<_, Error>(x[0] * x[0] + x[1].powi(4) - 2.0 * x[1] * x[1])
+    };
+    let mut curvature = |x: &[f64], h: &mut [f64]| {
+        h.copy_from_slice(&[2.0, 0.0, 0.0, 12.0 * x[1] * x[1] - 4.0]);
+        Ok(())
+    };
+    let mut x = [1.0, 0.1];
+    let options = Options { max_iter: 50, ..Options::newton() };
+    let summary = solve::minimize_with(saddle, Hessian::Matrix(&mut curvature), &mut x, options)?;
+    ensure(summary.status.converged() && (x[1].abs() - 1.0).abs() < 1e-6, format!("{summary:?} {x:?}"))?;
+    let mut nan = |_: &[f64], h: &mut [f64]| {
+        h.fill(f64::NAN);
+        Ok(())
+    };
+    let mut x = [1.0, 0.1];
+    let summary = solve::minimize_with(saddle, Hessian::Matrix(&mut nan), &mut x, Options::newton())?;
+    ensure(summary.status == Status::Singular && x == [1.0, 0.1], format!("{summary:?} {x:?}"))?;
+    let wrong = solve::minimize(saddle, &mut x, Options::newton());
+    ensure(matches!(wrong, Err(Error::Unsupported { .. })), format!("{wrong:?}"))
+}
+
+/// On ½Σ dᵢxᵢ²: each search finds a lower point, the exact one the lowest of the line.
+fn line_searches() -> Result<(), Failed> {
+    let d = [1.0, 4.0, 9.0];
+    let bowl = |x: &[f64], g: &mut [f64]| {
+        g.iter_mut().zip(x).zip(d).for_each(|((g, x), d)| *g = d * x);
+        Ok::<_, Error>(0.5 * x.iter().zip(d).map(|(x, d)| d * x * x).sum::<f64>())
+    };
+    let sampled = LineSearch::Sampled { lo: 1e-3, hi: 1.0, count: 61 };
+    let fixed = Options { lr: 0.1, line_search: LineSearch::Fixed, ..Options::gradient_descent() };
+    let mut values = Vec::new();
+    for line_search in [LineSearch::BACKTRACKING, LineSearch::STRONG_WOLFE, sampled, LineSearch::Exact] {
+        let mut x = [1.0, 1.0, 1.0];
+        let options = Options { line_search, max_iter: 1, max_eval: Some(100), ..Options::gradient_descent() };
+        let summary = solve::minimize(bowl, &mut x, options)?;
+        ensure(summary.value < 7.0 && summary.iterations == 1, format!("{line_search:?} {summary:?}"))?;
+        let mut g = [0.0; 3];
+        ensure(bowl(&x, &mut g)? == summary.value, format!("{line_search:?}: x is another point"))?;
+        values.push(summary.value);
+    }
+    // gᵀg / gᵀDg.
+    let t = d.map(|d| d * d).iter().sum::<f64>() / d.map(|d| d * d * d).iter().sum::<f64>();
+    let least = 0.5 * d.map(|d| d * (1.0 - t * d).powi(2)).iter().sum::<f64>();
+    ensure((values[3] - least).abs() < 1e-14 && (values[2] - least).abs() < 0.02, format!("{values:?} {least}"))?;
+    // Gradient descent at a fixed rate, as the formula has it.
+    let mut x = [1.0, 1.0, 1.0];
+    solve::minimize(bowl, &mut x, Options { max_iter: 10, max_eval: Some(100), ..fixed })?;
+    for (x, d) in x.iter().zip(d) {
+        ensure((x - (1.0f64 - 0.1 * d).powi(10)).abs() < 1e-15, format!("{x}"))?;
+    }
+    for (name, line_search) in [
+        ("shrink", LineSearch::Backtracking { c1: 1e-4, shrink: 1.0 }),
+        ("c2", LineSearch::StrongWolfe { c1: 0.5, c2: 0.1 }),
+        ("hi", LineSearch::Sampled { lo: 1.0, hi: 0.5, count: 3 }),
+        ("count", LineSearch::Sampled { lo: 1.0, hi: 2.0, count: 0 }),
+    ] {
+        let found = solve::minimize(bowl, &mut x, Options { line_search, ..fixed });
+        ensure(matches!(found, Err(Error::Hyperparameter { name: n, .. }) if n == name), format!("{name} {found:?}"))?;
+    }
+    Ok(())
+}
+
+fn what_stops_a_minimizer() -> Result<(), Failed> {
+    let run = |options: Options, x: &mut [f64]| solve::minimize(rosenbrock, x, options);
+    let expect = |summary: &Summary, status| ensure(summary.status == status, format!("{summary:?} for {status}"));
+    expect(
+        &run(Options { max_iter: 3, max_eval: Some(100), ..Options::lbfgs() }, &mut START.clone())?,
+        Status::MaxIterations,
+    )?;
+    let few = Options { max_iter: 100, max_eval: Some(7), ..Options::lbfgs() };
+    expect(&run(few, &mut START.clone())?, Status::MaxEvaluations)?;
+    expect(&run(Options::lbfgs(), &mut [1.0; 10])?, Status::GradientTolerance)?;
+    let loose = Options { max_iter: 100, tolerance_change: 1.0, ..Options::lbfgs() };
+    expect(&run(loose, &mut START.clone())?, Status::ChangeTolerance)?;
+    expect(&run(Options::lbfgs(), &mut [f64::NAN; 3])?, Status::NonFinite)?;
+    // A gradient of the wrong sign: nowhere to go, and x stays.
+    let wrong = |x: &[f64], g: &mut [f64]| {
+        let value = rosenbrock(x, g)?;
+        g.iter_mut().for_each(|g| *g = -*g);
+        Ok::<_, Error>(value)
+    };
+    let mut x = START;
+    let options = Options { max_eval: Some(200), ..Options::gradient_descent() };
+    expect(&solve::minimize(wrong, &mut x, options)?, Status::NoDescent)?;
+    ensure(x == START, format!("{x:?}"))?;
+    // A wall: where the first step leads to NaN, it is halved until it does not.
+    let wall = |x: &[f64], g: &mut [f64]| {
+        g[0] = -1.0 / x[0] + 1.0;
+        Ok::<_, Error>(if x[0] > 0.0 { x[0] - x[0].ln() } else { f64::NAN })
+    };
+    for options in [Options::lbfgs(), Options::gradient_descent()] {
+        let mut x = [20.0];
+        let options = Options { lr: 40.0, max_iter: 60, ..options };
+        let summary = solve::minimize(wall, &mut x, options)?;
+        ensure(summary.status.converged() && (x[0] - 1.0).abs() < 1e-3, format!("{summary:?} {x:?}"))?;
+    }
+    // The objective's own error, and the last good point with it.
+    let mut calls = 0;
+    let failing = |x: &[f64], g: &mut [f64]| {
+        calls += 1;
+        if calls == 9 { Err(Error::DeviceLost) } else { rosenbrock(x, g) }
+    };
+    let mut x = START;
+    let found = solve::minimize(failing, &mut x, long(Options::lbfgs()));
+    let mut g = [0.0; 10];
+    ensure(matches!(found, Err(Error::DeviceLost)), format!("{found:?}"))?;
+    ensure(x != START && rosenbrock(&x, &mut g)? < rosenbrock(&START, &mut g)?, format!("{x:?}"))?;
+    let mut minimizer = Minimizer::<f64>::new(3, Options::lbfgs())?;
+    let length = minimizer.step(rosenbrock, &mut [0.0; 4]);
+    ensure(matches!(length, Err(Error::Length { expected: 3, found: 4, .. })), format!("{length:?}"))
+}
+
+/// y = a·exp(−b·t) + c at 40 points, and what an outlier or two do to it.
+fn decay(outliers: usize) -> impl Fn(&[f64], &mut [f64], Option<&mut [f64]>) -> Result<(), Error> {
+    move |x, r, jacobian| {
+        let t = |k: usize| k as f64 / 10.0;
+        for (k, r) in r.iter_mut().enumerate() {
+            let y = 3.0 * (-0.7 * t(k)).exp() + 0.5 + if k % 20 < outliers { 8.0 } else { 0.0 };
+            *r = x[0] * (-x[1] * t(k)).exp() + x[2] - y;
+        }
+        for (k, row) in jacobian.into_iter().flat_map(|j| j.chunks_mut(3)).enumerate() {
+            let e = (-x[1] * t(k)).exp();
+            row.copy_from_slice(&[e, -x[0] * t(k) * e, 1.0]);
+        }
+        Ok(())
+    }
+}
+
+const TRUE: [f64; 3] = [3.0, 0.7, 0.5];
+
+fn apart(x: &[f64]) -> f64 {
+    x.iter().zip(TRUE).map(|(x, b)| (x - b).abs()).fold(0.0, f64::max)
+}
+
+fn least_squares_by_each_damping() -> Result<(), Failed> {
+    for damping in [Damping::None, Damping::Identity, Damping::Diagonal] {
+        let mut x = [1.0, 1.0, 0.0];
+        let options = LeastSquares { damping, ..LeastSquares::default() };
+        let summary = solve::least_squares(decay(0), 40, &mut x, None, options)?;
+        ensure(summary.status.converged() && apart(&x) < 1e-6, format!("{damping:?} {summary:?} {x:?}"))?;
+    }
+    // An unknown that nothing depends on: damped methods leave it, Gauss and Newton's has no step.
+    let idle = |x: &[f64], r: &mut [f64], jacobian: Option<&mut [f64]>| {
+        r.copy_from_slice(&[x[0] - 2.0, 3.0 * (x[0] - 2.0)]);
+        jacobian.into_iter().for_each(|j| j.copy_from_slice(&[1.0, 0.0, 3.0, 0.0]));
+        Ok::<_, Error>(())
+    };
+    for damping in [Damping::None, Damping::Identity, Damping::Diagonal] {
+        let mut x = [0.0, 7.0];
+        let options = LeastSquares { damping, ..LeastSquares::default() };
+        let summary = solve::least_squares(idle, 2, &mut x, None, options)?;
+        let expected = if damping == Damping::None { [0.0, 7.0] } else { [2.0, 7.0] };
+        ensure(x.iter().zip(expected).all(|(x, b)| (x - b).abs() < 1e-6), format!("{damping:?} {summary:?} {x:?}"))?;
+        ensure((summary.status == Status::Singular) == (damping == Damping::None), format!("{summary:?}"))?;
+    }
+    Ok(())
+}
+
+fn bounds_hold() -> Result<(), Failed> {
+    let mut x = [1.0, 1.0, 0.0];
+    let (lower, upper) = ([0.0, 0.0, -1.0], [10.0, 0.5, 10.0]);
+    let inside = |x: &[f64]| x.iter().zip(lower.iter().zip(&upper)).all(|(x, (lo, hi))| lo <= x && x <= hi);
+    let residuals = |x: &[f64], r: &mut [f64], j: Option<&mut [f64]>| {
+        if inside(x) { decay(0)(x, r, j) } else { Err(Error::DeviceLost) }
+    };
+    let options = LeastSquares::default();
+    let summary = solve::least_squares(residuals, 40, &mut x, Some((&lower, &upper)), options)?;
+    ensure(summary.status.converged() && x[1] == 0.5, format!("{summary:?} {x:?}"))?;
+    // Of the other two, no direction descends.
+    let (mut r, mut j) = (vec![0.0; 40], vec![0.0; 120]);
+    decay(0)(&x, &mut r, Some(&mut j))?;
+    let slope = |k: usize| j.chunks(3).zip(&r).map(|(row, r)| row[k] * r).sum::<f64>();
+    ensure(slope(0).abs() < 1e-6 && slope(2).abs() < 1e-6 && slope(1) < 0.0, format!("{} {}", slope(0), slope(1)))?;
+    let crossed = solve::least_squares(decay(0), 40, &mut x, Some((&upper, &lower)), options);
+    ensure(matches!(crossed, Err(Error::Hyperparameter { .. })), format!("{crossed:?}"))?;
+    let short = solve::least_squares(decay(0), 40, &mut x, Some((&lower[..2], &upper)), options);
+    ensure(matches!(short, Err(Error::Length { expected: 3, found: 2, .. })), format!("{short:?}"))
+}
+
+fn losses_resist_outliers() -> Result<(), Failed> {
+    let fit = |loss| {
+        let mut x = [1.0, 1.0, 0.0];
+        solve::least_squares(decay(1), 40, &mut x, None, LeastSquares { loss, ..LeastSquares::default() })
+            .map(|summary| (summary, x))
+    };
+    let plain = apart(&fit(Loss::Linear)?.1);
+    for (loss, within) in [(Loss::Huber(0.1), 0.3), (Loss::SoftL1(0.1), 0.3), (Loss::Cauchy(0.1), 0.01)] {
+        let (summary, x) = fit(loss)?;
+        let error = apart(&x);
+        ensure(
+            summary.status.converged() && error < within && error < 0.5 * plain,
+            format!("{loss:?} {summary:?} {x:?}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn bad_least_squares() -> Result<(), Failed> {
+    let nan = |_: &[f64], r: &mut [f64], _: Option<&mut [f64]>| {
+        r.fill(f64::NAN);
+        Ok::<_, Error>(())
+    };
+    let mut x = [1.0, 1.0, 0.0];
+    let summary = solve::least_squares(nan, 4, &mut x, None, LeastSquares::default())?;
+    ensure(summary.status == Status::NonFinite && x == [1.0, 1.0, 0.0], format!("{summary:?}"))?;
+    // Fewer residuals than unknowns: a minimum all the same, but for Gauss and Newton.
+    for damping in [Damping::None, Damping::Diagonal] {
+        let mut x = [1.0, 1.0, 0.0];
+        let options = LeastSquares { damping, ..LeastSquares::default() };
+        let summary = solve::least_squares(decay(0), 2, &mut x, None, options)?;
+        ensure((summary.status == Status::Singular) == (damping == Damping::None), format!("{summary:?}"))?;
+        ensure(damping == Damping::None || summary.value < 1e-12, format!("{summary:?}"))?;
+    }
+    let wrong = LeastSquares { ftol: f64::NAN, ..LeastSquares::default() };
+    let found = solve::least_squares(decay(0), 40, &mut x, None, wrong);
+    ensure(matches!(found, Err(Error::Hyperparameter { name: "ftol", .. })), format!("{found:?}"))?;
+    let wrong = LeastSquares { loss: Loss::Huber(0.0), ..LeastSquares::default() };
+    let found = solve::least_squares(decay(0), 40, &mut x, None, wrong);
+    ensure(matches!(found, Err(Error::Hyperparameter { .. })), format!("{found:?}"))
+}
