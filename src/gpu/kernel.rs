@@ -415,7 +415,7 @@ impl Gpu {
         if let Some(kernel) = self.kernels().get(&key) {
             return Ok(kernel.clone());
         }
-        let pass = self.compile(key.rule, &key.compose(), "main", &key.groups(), &key.overrides)?;
+        let pass = self.compile(key.rule, &key.compose(), "main", &key.groups(), (&key.overrides, true))?;
         let pass = Arc::new(pass);
         self.kernels().insert(key, pass.clone());
         Ok(pass)

@@ -100,12 +100,25 @@ impl Gpu {
         entry: &'static str,
         groups: &[&[bool]],
     ) -> Result<Arc<Pass>> {
+        self.pass_with(name, source, entry, groups, true)
+    }
+
+    /// The same, where a shader writes what it reads of workgroup memory, without zeroing it first: in GLSL that is one constructor of all
+    /// of it, which for large structures takes a minute to compile.
+    pub(crate) fn pass_with(
+        &self,
+        name: &'static str,
+        source: String,
+        entry: &'static str,
+        groups: &[&[bool]],
+        zeroed: bool,
+    ) -> Result<Arc<Pass>> {
         let key = (source, entry);
         if let Some(pass) = self.passes().get(&key) {
             return Ok(pass.clone());
         }
         let groups: Vec<_> = groups.iter().map(|group| group.to_vec()).collect();
-        let pass = Arc::new(self.compile(name, &key.0, entry, &groups, &[])?);
+        let pass = Arc::new(self.compile(name, &key.0, entry, &groups, (&[], zeroed))?);
         self.passes().insert(key, pass.clone());
         Ok(pass)
     }
@@ -117,7 +130,7 @@ impl Gpu {
         text: &str,
         entry: &'static str,
         groups: &[Vec<bool>],
-        overrides: &[(&'static str, bool)],
+        (overrides, zeroed): (&[(&'static str, bool)], bool),
     ) -> Result<Pass> {
         let needed = groups.iter().map(|group| group.len() as u64).sum();
         let available = self.device().limits().max_storage_buffers_per_shader_stage.into();
@@ -146,7 +159,10 @@ impl Gpu {
                 layout: Some(&pipeline_layout),
                 module,
                 entry_point: Some(entry),
-                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    zero_initialize_workgroup_memory: zeroed,
+                },
                 cache: self.pipeline_cache(),
             });
             Pass { pipeline, layouts }

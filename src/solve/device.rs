@@ -89,7 +89,7 @@ struct Memory {
     failed: Option<Error>,
 }
 
-fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
+pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
     let limits = gpu.device().limits();
     let size = 4 * len.max(1);
     let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);

@@ -86,6 +86,11 @@ impl Default for LeastSquares {
 }
 
 impl LeastSquares {
+    /// With tolerances that f32 can reach: 1e-6 of cost and step, no gradient's.
+    pub fn single() -> Self {
+        Self { ftol: 1e-6, xtol: 1e-6, gtol: 0.0, ..Self::default() }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         require(self.lambda > 0.0 && self.lambda.is_finite(), "lambda", self.lambda, "above 0")?;
         for (name, value) in [("ftol", self.ftol), ("xtol", self.xtol), ("gtol", self.gtol)] {

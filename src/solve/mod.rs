@@ -5,6 +5,8 @@
 mod dense;
 mod descent;
 pub(crate) mod device;
+mod fit;
+mod fit_device;
 mod least_squares;
 mod space;
 mod tape;
@@ -15,6 +17,8 @@ use std::fmt;
 use crate::error::{Error, Result, require};
 use crate::rule::Real;
 pub use device::GpuMinimizer;
+pub use fit::{Decay, Fits, Gaussian, Model, Polynomial, fit};
+pub use fit_device::GpuFits;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
 pub use space::Hessian;
 pub use wolfe::LineSearch;

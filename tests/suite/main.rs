@@ -14,6 +14,7 @@ mod convergence;
 mod damage;
 mod derivatives;
 mod errors;
+mod fits;
 mod fixture;
 mod formulas;
 mod gradient;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         checkpoint::TESTS,
         convergence::TESTS,
         errors::TESTS,
+        fits::TESTS,
         gradient::TESTS,
         guard::TESTS,
         look_ahead::TESTS,
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     trials.extend(checkpoint::trials());
     trials.extend(damage::trials());
     trials.extend(derivatives::trials());
+    trials.extend(fits::trials());
     trials.extend(solve::trials());
     trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));

@@ -1,0 +1,23 @@
+// What a residual costs (x), and the factor √ρ′ of it and its row of the Jacobian (y): put before fit.wgsl and normal.wgsl.
+// CPU twin: Loss::weigh in src/solve/least_squares.rs.
+
+fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {
+    let z = (r / c) * (r / c);
+    let root = sqrt(1.0 + z);
+    switch kind {
+        case 1u: {
+            if z <= 1.0 {
+                return vec2(0.5 * r * r, 1.0);
+            }
+            return vec2(0.5 * c * c * (2.0 * sqrt(z) - 1.0), inverseSqrt(sqrt(z)));
+        }
+        case 2u: { return vec2(c * c * (root - 1.0), inverseSqrt(root)); }
+        case 3u: { return vec2(0.5 * c * c * log(1.0 + z), 1.0 / root); }
+        default: { return vec2(0.5 * r * r, 1.0); }
+    }
+}
+
+// NaN or ∞.
+fn wild(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u;
+}

@@ -1,0 +1,204 @@
+//! Many small fits: the device against the host in f32 and f64.
+
+use libtest_mimic::{Failed, Trial};
+use rand::RngExt;
+use wgpu_optim::solve::{Damping, Decay, Fits, Gaussian, GpuFits, LeastSquares, Loss, Model, Polynomial, Status, fit};
+use wgpu_optim::{Error, Gpu, Real};
+
+use crate::compare::ensure;
+use crate::fixture::random;
+
+crate::tests!(device_fits_as_the_host, a_wild_problem_spoils_no_other, a_callers_model, bad_fits);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("fits::exact_data_are_found_again", exact_data_are_found_again),
+        Trial::test("fits::outliers", outliers),
+    ]
+}
+
+const ROWS: usize = 33;
+
+/// Noisy samples of models whose unknowns are within a fifth of `truth`, which is where the fits start.
+fn noisy<M: Model>(problems: usize, truth: &[f64], noise: f64, seed: u64) -> (Vec<f32>, Vec<f32>) {
+    let mut rng = random(seed);
+    let (mut data, mut start) = (Vec::new(), Vec::new());
+    for _ in 0..problems {
+        let x: Vec<f64> = truth.iter().map(|x| x * rng.random_range(0.8..1.2)).collect();
+        for k in 0..ROWS {
+            let t = k as f64 / ROWS as f64 * 3.0;
+            let mut row = vec![0.0; x.len()];
+            let y = M::residual(&x, &[t, 0.0], &mut row);
+            data.extend([t as f32, (y + noise * rng.random_range(-1.0..1.0)) as f32]);
+        }
+        start.extend(truth.iter().map(|&x| x as f32));
+    }
+    (data, start)
+}
+
+fn on_device<M: Model>(
+    gpu: &Gpu,
+    data: &[f32],
+    start: &[f32],
+    options: LeastSquares,
+    lanes: usize,
+) -> Result<Fits<f32>, Error> {
+    let fits = GpuFits::<M>::with_lanes(gpu, start.len() / M::UNKNOWNS, ROWS, options, lanes)?;
+    fits.write(data, start)?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    fits.encode(&mut encoder)?;
+    gpu.queue().submit([encoder.finish()]);
+    fits.read_blocking()
+}
+
+fn wide(v: &[f32]) -> Vec<f64> {
+    v.iter().map(|&x| x.into()).collect()
+}
+
+/// The cost that a fit ends with is within a part in 10⁴ of the least, by f64: unknowns that a cost hardly depends on may differ more.
+fn agree<M: Model>(gpu: &Gpu, truth: &[f64], options: LeastSquares, lanes: &[usize]) -> Result<(), Failed> {
+    let problems = 333;
+    let (data, start) = noisy::<M>(problems, truth, 0.05, 7);
+    let tight = LeastSquares { ftol: 1e-14, xtol: 1e-14, ..options };
+    let exact = fit::<f64, M>(ROWS, &wide(&data), &wide(&start), tight)?;
+    let single = fit::<f32, M>(ROWS, &data, &start, options)?;
+    let mut all = vec![("host", single)];
+    for &lanes in lanes {
+        all.push(("device", on_device::<M>(gpu, &data, &start, options, lanes)?));
+    }
+    for (which, fits) in &all {
+        for k in 0..problems {
+            let what = || format!("{which} problem {k}: {:?} {:?}", fits.statuses[k], fits.iterations[k]);
+            ensure(fits.statuses[k].converged(), what())?;
+            let (cost, least) = (f64::from(fits.costs[k]), exact.costs[k]);
+            ensure((cost - least).abs() <= 1e-4 * least, format!("{} {cost} {least}", what()))?;
+            let n = M::UNKNOWNS;
+            for (x, b) in fits.x[k * n..][..n].iter().zip(&exact.x[k * n..][..n]) {
+                ensure((f64::from(*x) - b).abs() <= 2e-2 * b.abs().max(0.1), format!("{} {x} {b}", what()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn device_fits_as_the_host(gpu: &Gpu) -> Result<(), Failed> {
+    let options = LeastSquares::single();
+    agree::<Decay>(gpu, &[2.0, 1.5, 0.3], options, &[1, 4, 64])?;
+    agree::<Gaussian>(gpu, &[3.0, 1.4, 0.4, 0.2], options, &[1, 8])?;
+    agree::<Polynomial<5>>(gpu, &[1.0, -2.0, 0.5, 0.3, -0.1], options, &[1, 16])?;
+    let huber = LeastSquares { loss: Loss::Huber(0.03), damping: Damping::Identity, ..options };
+    agree::<Decay>(gpu, &[2.0, 1.5, 0.3], huber, &[1, 2])
+}
+
+fn a_wild_problem_spoils_no_other(gpu: &Gpu) -> Result<(), Failed> {
+    let (mut data, start) = noisy::<Decay>(130, &[2.0, 1.5, 0.3], 0.01, 3);
+    data[70 * ROWS * 2 + 5] = f32::NAN;
+    data[71 * ROWS * 2 + 7] = f32::INFINITY;
+    for lanes in [1, 8] {
+        let fits = on_device::<Decay>(gpu, &data, &start, LeastSquares::single(), lanes)?;
+        let host = fit::<f32, Decay>(ROWS, &data, &start, LeastSquares::single())?;
+        for (k, (device, host)) in fits.statuses.iter().zip(&host.statuses).enumerate() {
+            let wild = k == 70 || k == 71;
+            let right = |status: &Status| if wild { *status == Status::NonFinite } else { status.converged() };
+            ensure(right(device) && right(host), format!("{k}: {device:?} {host:?}"))?;
+            ensure(!wild || fits.x[3 * k..][..3] == start[3 * k..][..3], format!("{k}: x has moved"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Three columns, sixteen unknowns: as many as there may be.
+struct Wide;
+
+impl Model for Wide {
+    const UNKNOWNS: usize = 16;
+    const COLUMNS: usize = 3;
+    const SHADER: &'static str = "
+        fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32 {
+            var unknowns = x;
+            var sum = -data[2];
+            for (var i = 0u; i < N; i++) {
+                let near = 1.0 / (1.0 + pow(data[0] - f32(i), 2.0));
+                (*jacobian)[i] = near * data[1];
+                sum += unknowns[i] * near * data[1];
+            }
+            return sum;
+        }";
+
+    fn residual<F: Real>(x: &[F], data: &[F], jacobian: &mut [F]) -> F {
+        let mut sum = -data[2];
+        for (i, (x, j)) in x.iter().zip(jacobian).enumerate() {
+            *j = data[1] / (F::one() + (data[0] - F::of(i as f64)).powi(2));
+            sum += *x * *j;
+        }
+        sum
+    }
+}
+
+fn a_callers_model(gpu: &Gpu) -> Result<(), Failed> {
+    let (problems, mut rng) = (5, random(1));
+    let mut data = Vec::new();
+    for _ in 0..problems * ROWS {
+        data.extend([rng.random_range(0.0..16.0f32), rng.random_range(0.5..1.5), rng.random_range(-1.0..1.0)]);
+    }
+    let start = vec![0.0; 16 * problems];
+    let exact = fit::<f64, Wide>(ROWS, &wide(&data), &wide(&start), LeastSquares::default())?;
+    for lanes in [1, 16, 64] {
+        let fits = on_device::<Wide>(gpu, &data, &start, LeastSquares::single(), lanes)?;
+        for (k, (cost, least)) in fits.costs.iter().zip(&exact.costs).enumerate() {
+            ensure((f64::from(*cost) - least).abs() <= 1e-4 * least, format!("{lanes} {k} {cost} {least}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn bad_fits(gpu: &Gpu) -> Result<(), Failed> {
+    #[derive(Debug)]
+    struct Broken;
+    impl Model for Broken {
+        const UNKNOWNS: usize = 1;
+        const COLUMNS: usize = 1;
+        const SHADER: &'static str = "fn residual(";
+        fn residual<F: Real>(_: &[F], _: &[F], _: &mut [F]) -> F {
+            F::zero()
+        }
+    }
+    let options = LeastSquares::single();
+    let broken = GpuFits::<Broken>::new(gpu, 3, 3, options);
+    ensure(matches!(broken, Err(Error::Shader { .. })), format!("{broken:?}"))?;
+    let lanes = GpuFits::<Decay>::with_lanes(gpu, 3, 3, options, 3);
+    ensure(matches!(lanes, Err(Error::Hyperparameter { name: "lanes", .. })), "lanes")?;
+    let none = LeastSquares { damping: Damping::None, ..options };
+    ensure(matches!(GpuFits::<Decay>::new(gpu, 3, 3, none), Err(Error::Unsupported { .. })), "undamped")?;
+    let seventeen = fit::<f32, Polynomial<17>>(1, &[0.0; 2], &[0.0; 17], options);
+    ensure(matches!(seventeen, Err(Error::Unsupported { .. })), format!("{seventeen:?}"))?;
+    let fits = GpuFits::<Decay>::new(gpu, 3, 3, options)?;
+    let short = fits.write(&[0.0; 17], &[0.0; 9]);
+    ensure(matches!(short, Err(Error::Length { expected: 18, found: 17, .. })), format!("{short:?}"))?;
+    let host = fit::<f32, Decay>(3, &[0.0; 18], &[0.0; 8], options);
+    ensure(matches!(host, Err(Error::Length { .. })), format!("{host:?}"))?;
+    let most = gpu.device().limits().max_storage_buffer_binding_size as usize;
+    let large = GpuFits::<Decay>::new(gpu, most / 8, 3, options);
+    ensure(matches!(large, Err(Error::OverLimit { .. })), format!("{large:?}"))
+}
+
+fn exact_data_are_found_again() -> Result<(), Failed> {
+    let truth = [3.0, 1.4, 0.4, 0.2];
+    let (data, start) = noisy::<Gaussian>(40, &truth, 0.0, 11);
+    let fits = fit::<f64, Gaussian>(ROWS, &wide(&data), &wide(&start), LeastSquares::default())?;
+    for (k, cost) in fits.costs.iter().enumerate() {
+        // The samples are rounded to f32.
+        ensure(fits.statuses[k].converged() && *cost < 1e-12, format!("{k}: {cost}"))?;
+    }
+    ensure(fits.x.chunks(4).all(|x| x.iter().zip(truth).all(|(x, b)| (x / b - 1.0).abs() < 0.21)), "unknowns")
+}
+
+fn outliers() -> Result<(), Failed> {
+    let (mut data, start) = noisy::<Decay>(20, &[2.0, 1.5, 0.3], 0.0, 5);
+    let truth = fit::<f64, Decay>(ROWS, &wide(&data), &wide(&start), LeastSquares::default())?;
+    data.iter_mut().skip(21).step_by(2 * ROWS).for_each(|y| *y += 5.0);
+    let run = |loss| fit::<f64, Decay>(ROWS, &wide(&data), &wide(&start), LeastSquares { loss, ..Default::default() });
+    let worst = |fits: &Fits<f64>| fits.x.iter().zip(&truth.x).map(|(x, b)| (x - b).abs()).fold(0.0, f64::max);
+    let (plain, cauchy) = (worst(&run(Loss::Linear)?), worst(&run(Loss::Cauchy(0.05))?));
+    ensure(cauchy < 0.01 && plain > 0.1, format!("{plain} {cauchy}"))
+}
