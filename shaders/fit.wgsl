@@ -3,7 +3,7 @@
 // Before this come a model's text (shaders/decay.wgsl and its neighbours), loss.wgsl, and the constants N (unknowns), COLUMNS (numbers a
 // sample), LANES (threads a problem) and PROBLEMS (problems a workgroup), which src/solve/fit_device.rs writes. CPU twin: src/solve/fit.rs.
 
-struct Settings { problems: u32, rows: u32, max_iter: u32, kind: u32, lambda: f32, ftol: f32, xtol: f32, gtol: f32, c: f32, unit: u32 }
+struct Settings { problems: u32, rows: u32, max_iter: u32, kind: u32, lambda: f32, ftol: f32, xtol: f32, gtol: f32, c: f32, unit: u32, unknowns: u32 }
 // Status: 0 all iterations, 1 gradient, 2 change, 3 not finite, 4 no descent.
 struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 
@@ -39,6 +39,14 @@ var<workgroup> rows: array<array<f32, N + 1u>, PROBLEMS * LANES>;
 var<workgroup> running: atomic<u32>;
 var<workgroup> still: u32;
 
+// N: as a constant where loops are short enough to be unrolled.
+fn n() -> u32 {
+    if N > 6u {
+        return settings.unknowns;
+    }
+    return N;
+}
+
 fn together() {
     if LANES > 1u {
         workgroupBarrier();
@@ -48,10 +56,10 @@ fn together() {
 // The normal equations at `trial`, into `there`: each thread makes a row, then adds up its share of the sums over all rows.
 fn linearize(problem: u32, lane: u32, first: u32) {
     let mine = problem * LANES + lane;
-    for (var e = lane; e < TRIANGLE; e += LANES) {
+    for (var e = lane; e < n() * (n() + 1u) / 2u; e += LANES) {
         problems[problem].there.a[e] = 0.0;
     }
-    for (var e = lane; e < N; e += LANES) {
+    for (var e = lane; e < n(); e += LANES) {
         problems[problem].there.g[e] = 0.0;
     }
     if lane == 0u {
@@ -71,14 +79,14 @@ fn linearize(problem: u32, lane: u32, first: u32) {
             let r = residual(x, columns, &jacobian);
             let weight = weigh(r, settings.kind, settings.c);
             cost = weight.x;
-            for (var i = 0u; i < N; i++) {
+            for (var i = 0u; i < n(); i++) {
                 row[i] = weight.y * jacobian[i];
             }
             row[N] = weight.y * r;
         }
         if LANES == 1u {
             var e = 0u;
-            for (var i = 0u; i < N; i++) {
+            for (var i = 0u; i < n(); i++) {
                 for (var j = 0u; j <= i; j++) {
                     problems[problem].there.a[e] += row[i] * row[j];
                     e++;
@@ -91,7 +99,7 @@ fn linearize(problem: u32, lane: u32, first: u32) {
         rows[mine] = row;
         together();
         var e = 0u;
-        for (var i = 0u; i < N; i++) {
+        for (var i = 0u; i < n(); i++) {
             for (var j = 0u; j <= i; j++) {
                 if e % LANES == lane {
                     var sum = 0.0;
@@ -129,7 +137,7 @@ fn arrive(problem: u32) {
     problems[problem].here = problems[problem].there;
     problems[problem].x = problems[problem].trial;
     var gradient = 0.0;
-    for (var i = 0u; i < N; i++) {
+    for (var i = 0u; i < n(); i++) {
         let square = problems[problem].here.a[i * (i + 3u) / 2u];
         problems[problem].scale[i] = max(problems[problem].scale[i], square);
         gradient = max(gradient, abs(problems[problem].here.g[i]));
@@ -153,7 +161,7 @@ fn solve(problem: u32) -> bool {
     var l = problems[problem].here.a;
     var delta = array<f32, N>();
     var diagonal = array<f32, N>();
-    for (var i = 0u; i < N; i++) {
+    for (var i = 0u; i < n(); i++) {
         let row = i * (i + 1u) / 2u;
         var sum = -problems[problem].here.g[i];
         for (var j = 0u; j <= i; j++) {
@@ -175,17 +183,17 @@ fn solve(problem: u32) -> bool {
         }
         delta[i] = sum / diagonal[i];
     }
-    for (var back = 0u; back < N; back++) {
-        let i = N - 1u - back;
+    for (var back = 0u; back < n(); back++) {
+        let i = n() - 1u - back;
         var sum = delta[i];
-        for (var k = i + 1u; k < N; k++) {
+        for (var k = i + 1u; k < n(); k++) {
             sum -= l[k * (k + 1u) / 2u + i] * delta[k];
         }
         delta[i] = sum / diagonal[i];
     }
     var length = 0.0;
     var decrease = 0.0;
-    for (var i = 0u; i < N; i++) {
+    for (var i = 0u; i < n(); i++) {
         length += delta[i] * delta[i];
         decrease += 0.5 * delta[i] * (damping(problem, i) * delta[i] - problems[problem].here.g[i]);
         problems[problem].trial[i] = problems[problem].x[i] + delta[i];
@@ -209,7 +217,7 @@ fn decide(problem: u32) {
     let actual = before - problems[problem].there.cost;
     let decrease = problems[problem].decrease;
     var size = 0.0;
-    for (var i = 0u; i < N; i++) {
+    for (var i = 0u; i < n(); i++) {
         size += problems[problem].x[i] * problems[problem].x[i];
     }
     let short = problems[problem].length < settings.xtol * (settings.xtol + sqrt(size));
@@ -246,7 +254,7 @@ fn fit(
     let exists = number < settings.problems;
     let first = min(number, settings.problems - 1u) * settings.rows;
     if lane == 0u {
-        for (var i = 0u; i < N; i++) {
+        for (var i = 0u; i < n(); i++) {
             problems[problem].trial[i] = unknowns[min(number, settings.problems - 1u) * N + i];
             problems[problem].scale[i] = 0.0;
         }
@@ -260,7 +268,7 @@ fn fit(
     if lane == 0u {
         arrive(problem);
         var most = 0.0;
-        for (var i = 0u; i < N; i++) {
+        for (var i = 0u; i < n(); i++) {
             most = max(most, problems[problem].scale[i]);
         }
         problems[problem].lambda = settings.lambda * select(1.0, most, settings.unit == 1u);
@@ -298,7 +306,7 @@ fn fit(
         }
     }
     if lane == 0u && exists {
-        for (var i = 0u; i < N; i++) {
+        for (var i = 0u; i < n(); i++) {
             unknowns[number * N + i] = problems[problem].x[i];
         }
         let p = &problems[problem];

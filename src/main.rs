@@ -33,6 +33,8 @@ enum Command {
     Schedule(cli::schedules::Args),
     /// Print the WGSL that runs for a rule.
     Shader(cli::info::ShaderArgs),
+    /// Full-batch and second-order methods on test problems with known minima.
+    Solve(cli::solve::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Info(args) => cli::info::run(&args),
         Command::Schedule(args) => cli::schedules::run(&args),
         Command::Shader(args) => cli::info::shader(&args),
+        Command::Solve(args) => cli::solve::run(&args),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("error: {e}");

@@ -20,7 +20,7 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 12] = [
+const DRIVERS: [&str; 22] = [
     "update",
     "lane",
     "look_ahead",
@@ -33,6 +33,16 @@ const DRIVERS: [&str; 12] = [
     "noise",
     "units",
     "accumulate",
+    "combine",
+    "dot",
+    "survey",
+    "total",
+    "matrix",
+    "loss",
+    "fit",
+    "decay",
+    "gaussian",
+    "polynomial",
 ];
 
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.

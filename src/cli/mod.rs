@@ -17,6 +17,7 @@ mod nist;
 mod problems;
 mod scaler;
 pub(crate) mod schedules;
+pub(crate) mod solve;
 mod solvers;
 
 /// Whatever went wrong, as the user will read it.

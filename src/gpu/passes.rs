@@ -42,16 +42,18 @@ fn storage(read_only: bool) -> wgpu::BindingType {
     }
 }
 
-/// The WGSL of the passes before the update: name, entry point, text.
-pub fn pass_shaders() -> [(&'static str, &'static str, String); 5] {
+/// The WGSL of the passes before the update, and of the solvers': name, entry point, text.
+pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
     let (norm, prepare) = (norm_text(1, true), format!("{REDUCE}{PREPARE}"));
-    [
+    let mut shaders = vec![
         ("norm", "main", norm),
         ("prepare", "prepare", prepare.clone()),
         ("rows", "rows_main", prepare),
         ("units", "main", units_text(false)),
         ("units in one window", "main", units_text(true)),
-    ]
+    ];
+    shaders.extend(crate::solve::shaders());
+    shaders
 }
 
 /// The norm's pass for this [`Norm::kind`](crate::Norm); with `zero`, of the finite elements.

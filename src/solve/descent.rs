@@ -126,7 +126,7 @@ impl Memory {
             space.dot(curvature, false, 1.0, p, q);
             let found = space.fetch(rr).await?;
             let rz_before = before.unwrap_or(found[rz]);
-            if !(found[curvature] > 0.0) {
+            if found[curvature].is_nan() || found[curvature] <= 0.0 {
                 if inner == 0 {
                     space.combine(D, -1.0, z, 0.0, z);
                 }
@@ -139,7 +139,7 @@ impl Memory {
             space.dot(rz, false, 1.0, r, z);
             space.dot(rr, false, 1.0, r, r);
             let found = space.fetch(rr + 1).await?;
-            if !(found[rr].sqrt() > enough) {
+            if found[rr].is_nan() || found[rr].sqrt() <= enough {
                 break;
             }
             space.combine(p, -1.0, z, found[rz] / rz_before, p);

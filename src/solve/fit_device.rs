@@ -90,7 +90,7 @@ impl<M: Model> GpuFits<M> {
         let unit = u32::from(options.damping == Damping::Identity);
         let head = [problems as u32, rows as u32, options.max_iter.min(u32::MAX.into()) as u32, kind];
         let numbers = [options.lambda, options.ftol, options.xtol, options.gtol, c].map(|x| (x as f32).to_bits());
-        let words: Vec<u32> = head.into_iter().chain(numbers).chain([unit, 0, 0]).collect();
+        let words: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32, 0]).collect();
         let groups = problems.div_ceil(each) as u32;
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let workgroups = (groups.min(most), groups.div_ceil(most.max(1)));

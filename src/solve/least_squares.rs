@@ -33,12 +33,15 @@ pub enum Loss {
     Cauchy(f64),
 }
 
+/// ρ and ρ′ at z.
+type Rho = fn(f64) -> (f64, f64);
+
 impl Loss {
     /// What the residual costs, and the factor √ρ′ of r and of its row of J that makes JᵀJ and Jᵀr those of the parabola which touches
     /// the loss from above: iteratively reweighted least squares, [Holland and Welsch, 1977](https://doi.org/10.1080/03610927708827533).
     /// (ρ″ is never positive here; with it, as SciPy has it, residuals far out would have no curvature at all.)
     pub(crate) fn weigh(self, r: f64) -> (f64, f64) {
-        let (c, rho): (f64, fn(f64) -> (f64, f64)) = match self {
+        let (c, rho): (f64, Rho) = match self {
             Self::Linear => return (0.5 * r * r, 1.0),
             Self::Huber(c) => (c, |z| if z <= 1.0 { (z, 1.0) } else { (2.0 * z.sqrt() - 1.0, 1.0 / z.sqrt()) }),
             Self::SoftL1(c) => (c, |z| (2.0 * ((1.0 + z).sqrt() - 1.0), 1.0 / (1.0 + z).sqrt())),
@@ -182,7 +185,7 @@ pub fn least_squares<F: Real, E: From<Error>>(
                 return Err(Error::Length { name: name.into(), expected: n, found: bound.len() }.into());
             }
         }
-        let wrong = lower.iter().zip(upper).find(|(lower, upper)| !(lower <= upper));
+        let wrong = lower.iter().zip(upper).find(|(lower, upper)| lower.is_nan() || upper.is_nan() || lower > upper);
         if let Some((_, upper)) = wrong {
             require(false, "an upper bound", float(*upper), "its lower bound or more")?;
         }

@@ -8,6 +8,7 @@ pub(crate) mod device;
 mod fit;
 mod fit_device;
 mod least_squares;
+mod search;
 mod space;
 mod tape;
 mod wolfe;
@@ -20,7 +21,8 @@ pub use device::GpuMinimizer;
 pub use fit::{Decay, Fits, Gaussian, Model, Polynomial, fit};
 pub use fit_device::GpuFits;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
-pub use space::Hessian;
+pub use search::random_search;
+pub use space::{Hessian, Matrix, Product};
 pub use wolfe::LineSearch;
 
 /// Where a step goes.
@@ -268,6 +270,18 @@ impl Direction {
         };
         Err(Error::Unsupported { operation: "Newton's method", name: "the objective".into(), reason })
     }
+}
+
+/// The WGSL of all passes: name, entry point, text.
+pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
+    let mut shaders: Vec<_> =
+        device::SHADERS.iter().map(|&(name, entry, text)| (name, entry, text.to_owned())).collect();
+    shaders.extend([
+        ("fit decay", "fit", fit_device::text::<Decay>(1).0),
+        ("fit gaussian", "fit", fit_device::text::<Gaussian>(8).0),
+        ("fit polynomial", "fit", fit_device::text::<Polynomial<16>>(64).0),
+    ]);
+    shaders
 }
 
 /// What a host's method computes is there when it is asked for.

@@ -143,12 +143,17 @@ impl<F: Real> Vectors<F> {
     }
 }
 
+/// Writes the n × n matrix ∇²f(x), row by row.
+pub type Matrix<'a, F, E> = &'a mut dyn FnMut(&[F], &mut [F]) -> Result<(), E>;
+/// From x and p, writes ∇²f(x)·p.
+pub type Product<'a, F, E> = &'a mut dyn FnMut(&[F], &[F], &mut [F]) -> Result<(), E>;
+
 /// Second derivatives of an objective.
 pub enum Hessian<'a, F, E> {
-    /// Writes the n × n matrix ∇²f(x), row by row.
-    Matrix(&'a mut dyn FnMut(&[F], &mut [F]) -> Result<(), E>),
-    /// From x and p, writes ∇²f(x)·p; with a diagonal like the Hessian's own to precondition with, if there is one.
-    Product(&'a mut dyn FnMut(&[F], &[F], &mut [F]) -> Result<(), E>, Option<&'a [F]>),
+    /// All of them.
+    Matrix(Matrix<'a, F, E>),
+    /// Products; with a diagonal like the Hessian's own to precondition with, if there is one.
+    Product(Product<'a, F, E>, Option<&'a [F]>),
 }
 
 impl<F, E> std::fmt::Debug for Hessian<'_, F, E> {

@@ -112,7 +112,7 @@ impl<S: Space> Search<'_, S> {
             LineSearch::Exact => {
                 let probe = self.probe(t).await?;
                 let (before, after) = (self.start.probe.slope, probe.slope);
-                if !(after > before) {
+                if after.is_nan() || after <= before {
                     return Ok(None);
                 }
                 let t = t * before / (before - after);

@@ -413,7 +413,7 @@ fn what_stops_a_minimizer() -> Result<(), Failed> {
 }
 
 /// y = a·exp(−b·t) + c at 40 points, and what an outlier or two do to it.
-fn decay(outliers: usize) -> impl Fn(&[f64], &mut [f64], Option<&mut [f64]>) -> Result<(), Error> {
+fn decay(outliers: usize) -> impl Fn(&[f64], &mut [f64], Option<&mut [f64]>) -> Done {
     move |x, r, jacobian| {
         let t = |k: usize| k as f64 / 10.0;
         for (k, r) in r.iter_mut().enumerate() {
@@ -427,6 +427,8 @@ fn decay(outliers: usize) -> impl Fn(&[f64], &mut [f64], Option<&mut [f64]>) -> 
         Ok(())
     }
 }
+
+type Done = Result<(), Error>;
 
 const TRUE: [f64; 3] = [3.0, 0.7, 0.5];
 
