@@ -1,4 +1,4 @@
-// What a residual costs (x), and the factor √ρ′ of it and its row of the Jacobian (y): put before fit.wgsl and normal.wgsl.
+// What a residual costs (x), and the factor √ρ′ of it and its row of the Jacobian (y): put before fit.wgsl.
 // CPU twin: Loss::weigh in src/solve/least_squares.rs.
 
 fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {

@@ -65,9 +65,9 @@ fn every_golden_file_passes_on_every_device() {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     let verdicts = rows(&output);
     let count = |verdict: &str| verdicts.iter().filter(|row| row["verdict"] == verdict).count();
-    assert_eq!((count("passed"), count("failed"), count("skipped")), (214, 0, 0));
+    assert_eq!((count("passed"), count("failed"), count("skipped")), (215, 0, 0));
     let summary: Value = serde_json::from_str(&last_line(&output)).unwrap();
-    assert_eq!(summary, serde_json::json!({ "passed": 214, "failed": 0, "skipped": 0 }));
+    assert_eq!(summary, serde_json::json!({ "passed": 215, "failed": 0, "skipped": 0 }));
     // Not each file is exact: these are comparisons, not copies.
     let off = verdicts.iter().filter(|row| row["worst_error"].as_f64().is_some_and(|e| e > 1e-8)).count();
     assert!(off > 60, "{off}");
@@ -246,6 +246,19 @@ fn info_and_shader_show_what_there_is() {
     assert!(text(&run(&["shader", "sgd", "--noise"]).stdout).contains("fn philox("));
     let output = run(&["shader", "nothing"]);
     assert!(!output.status.success() && text(&output.stderr).contains("adagrad-keras"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn solvers_reach_known_minima() {
+    let output = run(&["solve", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = rows(&output);
+    let suite: Vec<_> = rows.iter().filter(|row| row["methods"].is_object()).collect();
+    assert_eq!(suite.len(), 24);
+    let digits: Vec<_> = rows.iter().filter_map(|row| row["f64"]["digits"].as_f64()).collect();
+    assert!(digits.len() == 12 && digits.iter().all(|digits| *digits > 6.0), "{digits:?}");
+    let said = text(&run(&["solve", "--convergence"]).stdout);
+    assert!(said.contains("Newton's method") && said.contains("iterations 1,"), "{said}");
 }
 
 #[test]

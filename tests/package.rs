@@ -74,6 +74,8 @@ fn no_crate_is_built_twice() {
     for [name, version, _] in dependencies("") {
         versions.entry(name).or_default().push(version);
     }
+    // nalgebra names 18 of them in case somebody wants one (weak features, which cargo resolves and does not build).
+    versions.remove("glam");
     versions.retain(|_, versions| versions.len() > 1);
     let counts = versions.iter().map(|(name, versions)| (name.as_str(), versions.len()));
     assert!(counts.eq(MORE), "{versions:?}");

@@ -51,7 +51,7 @@ impl Loss {
         (0.5 * c * c * rho, slope.sqrt())
     }
 
-    /// Its number in shaders/least_squares.wgsl, and C.
+    /// Its number in shaders/loss.wgsl, and C.
     pub(crate) fn kind(self) -> (u32, f64) {
         match self {
             Self::Linear => (0, 1.0),
@@ -108,8 +108,7 @@ impl LeastSquares {
     }
 }
 
-/// λ after a step: [Nielsen, 1999](https://orbit.dtu.dk/en/publications/damping-parameter-in-marquardts-method). CPU twin of
-/// shaders/least_squares.wgsl and fit.wgsl.
+/// λ after a step: [Nielsen, 1999](https://orbit.dtu.dk/en/publications/damping-parameter-in-marquardts-method), as in shaders/fit.wgsl.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nielsen {
     pub(super) lambda: f64,
@@ -146,8 +145,7 @@ pub type Bounds<'a, F> = (&'a [F], &'a [F]);
 /// [`Status::Singular`].
 ///
 /// For one medium-sized problem on the host the levenberg-marquardt crate (MINPACK's `lmder`) does the same; for other direct
-/// methods see argmin. What is here runs on the device, too: [`GpuLeastSquares`](super::GpuLeastSquares), and for thousands of small
-/// problems [`Fits`](super::Fits).
+/// methods see argmin. Thousands of small problems run on the device: [`GpuFits`](super::GpuFits).
 ///
 /// ```
 /// use wgpu_optim::{Error, solve};
