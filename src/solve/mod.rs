@@ -306,7 +306,7 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 ///     Ok::<_, Error>(a * a + 100.0 * b * b)
 /// };
 /// let mut x = [-1.2, 1.0];
-/// let options = solve::Options { max_iter: 100, ..solve::Options::lbfgs() };
+/// let options = solve::Options { max_iter: 100, tolerance_change: 0.0, ..solve::Options::lbfgs() };
 /// let summary = solve::minimize(rosenbrock, &mut x, options)?;
 /// assert!(summary.status.converged() && (x[0] - 1.0).abs() < 1e-6, "{summary:?}");
 /// # Ok::<(), Error>(())
