@@ -38,6 +38,8 @@
 //! skipped: two small buffers for each more that is in flight), and nothing is read back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
 //! parameters; what concerns the step as a whole, in `src/optimizer/guard.rs`: [`ClipNorm`], [`NonFinite`], [`LossScaler`]. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
 //!
+//! [`solve`] has full-batch and second-order methods, on the host and on the device; its docs say which, and where each is.
+//!
 //! `src/optimizer/checkpoint/` saves and loads, `src/torch.rs` knows PyTorch's parameter groups, `src/burn/` (feature `burn`) steps Burn's
 //! modules. [`guide`] has a page for each use.
 //!
