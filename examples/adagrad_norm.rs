@@ -125,7 +125,7 @@ const SETTINGS: [(&str, bool, bool); 4] = [
     ("one hidden layer, mini-batches of 100", true, true),
 ];
 
-/// The accuracy that this rule ends with; 0.1, a guess, where it diverges.
+/// The accuracy that this rule ends with.
 fn accuracy(
     args: &Args,
     data: &(Samples, Samples),

@@ -56,7 +56,7 @@ struct Args {
     /// Any rule by name; a wrong one lists them.
     #[arg(long, default_value = "adam")]
     optimizer: String,
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = epochs)]
     epochs: usize,
     /// Learning rate; default: the rule's own, 0.1 for sgd, 0.05 for momentum.
     #[arg(long)]
@@ -100,7 +100,7 @@ struct Args {
     /// Hold a tenth of the images out, stop once they have been no better for more than this many epochs, and keep the best weights.
     #[arg(long, value_name = "EPOCHS", conflicts_with = "resume")]
     early_stop: Option<u64>,
-    /// Save after each epoch, and go on from there if the file exists, with the settings that it has.
+    /// Save after each epoch, and go on from there if the file exists, with the optimizer's settings that it has; all else must be as it was.
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Draw loss and accuracy: SVG or PNG, by its name.
@@ -115,7 +115,7 @@ struct Args {
     /// Train at six rates, and choose the best by a tenth of the images held out.
     #[arg(long, value_name = "LO..HI", value_parser = rates, conflicts_with_all = ["lr", "resume"])]
     sweep_lr: Option<(f64, f64)>,
-    /// Instead of training: each layer's gradients against numerical ones, and the losses of the first 100 steps on CPU and GPU.
+    /// Instead of training: each layer's gradients against numerical ones, then 100 steps of SGD on CPU and on the GPU, which there must be.
     #[arg(long, conflicts_with_all = ["compare", "sweep_lr"])]
     check_gradients: bool,
 }
@@ -127,12 +127,21 @@ fn rates(text: &str) -> Result<(f64, f64), String> {
     ends.ok_or_else(|| "two rates above 0, the lower one first: 1e-4..1".into())
 }
 
+fn epochs(text: &str) -> Result<usize, String> {
+    text.parse::<u16>().map(usize::from).map_err(|e| e.to_string())
+}
+
 fn part(text: &str) -> Result<f32, String> {
     let part = text.parse().ok().filter(|part| (0.0..1.0).contains(part));
     part.ok_or_else(|| "0 to below 1".into())
 }
 
 impl Args {
+    /// Whether more than one is trained.
+    fn several(&self) -> bool {
+        self.sweep_lr.is_some() || self.compare.is_some()
+    }
+
     fn schedule(&self, data: &Data) -> Result<Option<Schedule>, wgpu_optim::Error> {
         let each = data.train.len().div_ceil(usize::from(self.batch)) as u64;
         let steps = each * self.epochs.max(1) as u64;
@@ -196,6 +205,10 @@ fn run(args: &Args) -> Outcome<()> {
         Some(directory) => data::directory(directory)?,
         None => data::embedded()?,
     };
+    let batch = usize::from(args.batch);
+    if args.batch_norm && (batch == 1 || args.check_gradients && train_on.len() == 1) {
+        return Err("--batch-norm needs two samples in a batch".into());
+    }
     if args.check_gradients {
         return check::check(args, &subjects[0], (&train_on, &test));
     }
@@ -209,13 +222,19 @@ fn run(args: &Args) -> Outcome<()> {
         let (rest, last) = train_on.split(at);
         (train_on, held) = (rest, Some(last));
     }
+    if args.batch_norm && train_on.len() % batch == 1 {
+        let images = train_on.len();
+        return Err(
+            format!("--batch-norm needs two samples in a batch; of {images} images the last one has one").into()
+        );
+    }
     let data = Data { train: train_on, test, held };
     let device = args.device.device()?;
     let names: Vec<_> =
         subjects.iter().map(|subject| format!("{} with lr {}", subject.name, subject.settings.lr)).collect();
     let (images, tests) = (data.train.len(), data.test.len());
     println!("{} on {}: {images} images, {tests} to test", names.join(", "), device.name());
-    let steps = images.div_ceil(usize::from(args.batch));
+    let steps = images.div_ceil(batch);
     let bar = ProgressBar::new((subjects.len() * args.epochs * steps) as u64)
         .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {eta} left, {msg}")?);
     let start = Instant::now();
@@ -227,20 +246,22 @@ fn run(args: &Args) -> Outcome<()> {
     bar.finish_and_clear();
     let epochs: usize = curves.iter().map(|curve| curve.epochs).sum();
     println!("{epochs} epochs in {:.1} s", start.elapsed().as_secs_f64());
+    if curves.len() > 1 {
+        table(&curves);
+    }
     if let Some(path) = &args.csv {
         std::fs::write(path, Curves(&curves).csv()?).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     if let Some(path) = &args.out {
         plot::save(&Curves(&curves), path)?;
     }
-    if curves.len() > 1 {
-        table(&curves);
-    }
     let trained = curves.iter().filter(|curve| !curve.diverged);
     let best = trained.max_by(|a, b| a.held.unwrap_or(a.last()).total_cmp(&b.held.unwrap_or(b.last())));
-    let Some(best) = best else { return Err("no rate was low enough".into()) };
+    let Some(best) = best else { return Err("the loss is no number: lower rates are needed".into()) };
     if args.sweep_lr.is_some() {
         println!("best on the images held out: lr {}", best.lr);
+    } else if args.several() {
+        println!("best on the test images: {}", best.name);
     }
     println!("test accuracy {:.2} %", 100.0 * best.last());
     Ok(())

@@ -4,7 +4,7 @@
 // sample), LANES (threads a problem) and PROBLEMS (problems a workgroup), which src/solve/fit_device.rs writes. CPU twin: src/solve/fit.rs.
 
 struct Settings { problems: u32, rows: u32, max_iter: u32, kind: u32, lambda: f32, ftol: f32, xtol: f32, gtol: f32, c: f32, unit: u32, unknowns: u32 }
-// Status: 0 all iterations, 1 gradient, 2 change, 3 not finite, 4 no descent.
+// Status: 0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations.
 struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 
 @group(0) @binding(0) var<uniform> settings: Settings;
@@ -12,6 +12,8 @@ struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 @group(1) @binding(1) var<storage, read_write> unknowns: array<f32>;
 @group(1) @binding(2) var<storage, read_write> outcomes: array<Outcome>;
 
+// λ stays a number that can grow again.
+const LEAST = 1e-30;
 const TRIANGLE = N * (N + 1u) / 2u;
 
 // JᵀJ (its lower triangle by rows), Jᵀr, and the cost.
@@ -145,6 +147,18 @@ fn arrive(problem: u32) {
     problems[problem].gradient = gradient;
 }
 
+// Whether something of `there` is NaN or ∞.
+fn astray(problem: u32) -> bool {
+    var found = wild(problems[problem].there.cost);
+    for (var e = 0u; e < n() * (n() + 1u) / 2u; e++) {
+        found = found || wild(problems[problem].there.a[e]);
+    }
+    for (var i = 0u; i < n(); i++) {
+        found = found || wild(problems[problem].there.g[i]);
+    }
+    return found;
+}
+
 fn stop(problem: u32, status: u32) {
     problems[problem].status = status;
     problems[problem].running = 0u;
@@ -221,10 +235,11 @@ fn decide(problem: u32) {
         size += problems[problem].x[i] * problems[problem].x[i];
     }
     let short = problems[problem].length < settings.xtol * (settings.xtol + sqrt(size));
-    if !wild(problems[problem].there.cost) && actual > 0.0 {
+    let lost = astray(problem);
+    if !lost && actual > 0.0 {
         let gain = actual / decrease;
         let bent = 2.0 * gain - 1.0;
-        problems[problem].lambda *= max(1.0 / 3.0, 1.0 - bent * bent * bent);
+        problems[problem].lambda = max(LEAST, problems[problem].lambda * max(1.0 / 3.0, 1.0 - bent * bent * bent));
         problems[problem].nu = 2.0;
         arrive(problem);
         if problems[problem].gradient <= settings.gtol {
@@ -235,8 +250,8 @@ fn decide(problem: u32) {
         return;
     }
     // A model that promises less than the tolerance has nothing more to give.
-    if short || decrease < settings.ftol * before && !wild(problems[problem].there.cost) {
-        stop(problem, 2u);
+    if short || decrease < settings.ftol * before && !lost {
+        stop(problem, select(2u, 3u, lost));
         return;
     }
     reject(problem);
@@ -259,7 +274,7 @@ fn fit(
             problems[problem].scale[i] = 0.0;
         }
         problems[problem].running = u32(exists);
-        problems[problem].status = 0u;
+        problems[problem].status = 5u;
         problems[problem].iterations = 0u;
         problems[problem].nu = 2.0;
     }
@@ -271,8 +286,8 @@ fn fit(
         for (var i = 0u; i < n(); i++) {
             most = max(most, problems[problem].scale[i]);
         }
-        problems[problem].lambda = settings.lambda * select(1.0, most, settings.unit == 1u);
-        if wild(problems[problem].here.cost) || wild(most) || wild(problems[problem].gradient) {
+        problems[problem].lambda = max(LEAST, settings.lambda * select(1.0, most, settings.unit == 1u));
+        if astray(problem) {
             stop(problem, 3u);
         } else if problems[problem].gradient <= settings.gtol {
             stop(problem, 1u);
@@ -285,10 +300,7 @@ fn fit(
             atomicAdd(&running, 1u);
             problems[problem].iterations += 1u;
             // More damping until there is a factor.
-            for (var tries = 0u; tries < 100u && problems[problem].running == 1u; tries++) {
-                if solve(problem) {
-                    break;
-                }
+            while problems[problem].running == 1u && !solve(problem) {
                 reject(problem);
             }
         }

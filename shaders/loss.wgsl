@@ -11,8 +11,12 @@ fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {
             }
             return vec2(0.5 * c * c * (2.0 * sqrt(z) - 1.0), inverseSqrt(sqrt(z)));
         }
-        case 2u: { return vec2(c * c * (root - 1.0), inverseSqrt(root)); }
-        case 3u: { return vec2(0.5 * c * c * log(1.0 + z), 1.0 / root); }
+        // Both without a difference, or a sum, that small z would be lost in.
+        case 2u: { return vec2(c * c * z / (root + 1.0), inverseSqrt(root)); }
+        case 3u: {
+            let series = z * (1.0 - z * (0.5 - z * (0.33333334 - z * 0.25)));
+            return vec2(0.5 * c * c * select(log(1.0 + z), series, z < 0.01), 1.0 / root);
+        }
         default: { return vec2(0.5 * r * r, 1.0); }
     }
 }

@@ -364,8 +364,14 @@ fn mnist_learns_with_every_rule() {
         assert!(said.contains("central differences, 25 of each tensor"), "{said}");
         assert!(output.status.success() || (!required && said.contains("no GPU adapter")), "{said}");
     }
-    let output = example("mnist", &["--device", "cpu", "--epochs", "1", "--lr", "1e30"]);
-    assert!(text(&output.stderr).contains("try a lower --lr"), "{}", text(&output.stderr));
+    for more in [&[][..], &["--hinge"], &["--hinge", "--batch-norm"]] {
+        let output = example("mnist", &[&["--device", "cpu", "--epochs", "1", "--lr", "1e30"], more].concat());
+        assert!(text(&output.stderr).contains("try a lower --lr"), "{more:?} {}", text(&output.stderr));
+    }
+    for few in [["--batch", "1"], ["--batch", "19"]] {
+        let output = example("mnist", &["--device", "cpu", "--batch-norm", few[0], few[1]]);
+        assert!(text(&output.stderr).contains("two samples in a batch"), "{few:?} {}", text(&output.stderr));
+    }
 }
 
 #[test]
@@ -388,6 +394,27 @@ fn mnist_compares_sweeps_and_resumes() {
     assert!(drawn.trim_end().ends_with("</svg>") && drawn.matches("<polyline").count() >= 4);
     let numbers = std::fs::read_to_string(&csv).unwrap();
     assert!(numbers.lines().all(|line| line.split(',').count() == 5) && numbers.lines().count() == 17, "{numbers}");
+    assert!(said.contains("best on the test images: "), "{said}");
+    // Each option makes another network, or another way to it.
+    let losses = |more: &[&str]| -> String {
+        run(&[&["--epochs", "1", "--csv", &csv], more].concat());
+        std::fs::read_to_string(&csv).unwrap()
+    };
+    let plain = losses(&[]);
+    let options: [&[&str]; 9] = [
+        &["--dropout", "0.5"],
+        &["--curriculum"],
+        &["--hinge"],
+        &["--l2", "0.01"],
+        &["--ema", "0.99"],
+        &["--clip", "0.1"],
+        &["--schedule", "linear"],
+        &["--batch-norm"],
+        &["--hidden", "64,32"],
+    ];
+    for option in options {
+        assert!(losses(option) != plain, "{option:?} does nothing");
+    }
     // Too low, good, too high: the good one is chosen on images held out.
     let said = run(&["--optimizer", "sgd", "--sweep-lr", "1e-5..1e5", "--epochs", "1"]);
     assert!(said.contains("held out: lr 0.1\n") && percent(&said) > 85.0, "{said}");
@@ -417,7 +444,7 @@ fn mnist_compares_sweeps_and_resumes() {
     let other = example("mnist", &[&all[..], &["3", "--resume", &file, "--batch", "60", "--device", "cpu"]].concat());
     assert!(!other.status.success() && text(&other.stderr).contains("another --batch"), "{}", text(&other.stderr));
     // What stops early does not reach the end, and is no worse for it.
-    let early = ["--early-stop", "0", "--lr", "0.01", "--epochs", "50", "--l2", "1e-4", "--csv", &csv];
+    let early = ["--early-stop", "0", "--lr", "0.01", "--epochs", "50", "--batch-norm", "--ema", "0.9", "--csv", &csv];
     let said = run(&early);
     let epochs: f64 = said.lines().find_map(|line| line.split_once(" epochs in")).unwrap().0.parse().unwrap();
     assert!(epochs < 50.0 && percent(&said) > 90.0, "{said}");

@@ -138,7 +138,8 @@ impl<F: Real + std::iter::Sum> Network<F> {
                 output.iter_mut().enumerate().for_each(|(i, y)| *y = of[2][i % outputs] * *y + b[i % outputs]);
             }
             if l < self.shape.hidden.len() {
-                output.iter_mut().for_each(|y| *y = y.max(F::zero()));
+                // Not max(), which would make a NaN 0.
+                output.iter_mut().filter(|y| **y < F::zero()).for_each(|y| *y = F::zero());
                 for (s, y) in output.chunks_mut(outputs).enumerate() {
                     self.drop(l, step, batch[s], y);
                 }
@@ -215,8 +216,9 @@ impl<F: Real + std::iter::Sum> Network<F> {
         if self.shape.hinge {
             // Σ max(0, 1 + z − z of the label), of the others.
             logits[label] = F::neg_infinity();
-            let margins: Vec<_> = logits.iter().map(|&z| (z - own + one).max(none)).collect();
-            logits.iter_mut().zip(&margins).for_each(|(d, &margin)| *d = if margin > none { one } else { none });
+            let margin = |&z: &F| if z - own + one <= none { none } else { z - own + one };
+            let margins: Vec<_> = logits.iter().map(margin).collect();
+            logits.iter_mut().zip(&margins).for_each(|(d, &margin)| *d = if margin == none { none } else { one });
             logits[label] = -logits.iter().copied().sum::<F>();
             return margins.into_iter().sum();
         }

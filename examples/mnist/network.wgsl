@@ -82,7 +82,15 @@ fn keeps(sample: u32, unit: u32) -> bool {
     return f32(pcg(pcg(pcg(step) ^ image) ^ ((layer.index << 16u) + unit)) >> 8u) / 16777216.0 >= DROPOUT;
 }
 
+// NaN or ∞, which max() may hide.
+fn wild(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u;
+}
+
 fn activation(y: f32, sample: u32, unit: u32) -> f32 {
+    if wild(y) {
+        return y;
+    }
     let positive = max(y, 0.0);
     if DROPOUT > 0.0 {
         return select(0.0, positive / (1.0 - DROPOUT), keeps(sample, unit));
@@ -159,14 +167,19 @@ fn loss(@builtin(global_invocation_id) id: vec3<u32>) {
     if HINGE {
         // Σ max(0, 1 + z − z of the label), of the others.
         var loss = 0.0;
+        var all = 0.0;
         var beyond = 0.0;
         for (var c = 0u; c < CLASSES; c++) {
             let margin = select(max(z[first + c] - z[first + label] + 1.0, 0.0), 0.0, c == label);
             loss += margin;
+            all += z[first + c];
             beyond += f32(margin > 0.0);
             d[first + c] = f32(margin > 0.0) / f32(samples());
         }
         d[first + label] = -beyond / f32(samples());
+        if wild(all) {
+            loss = all;
+        }
         outcome[sample] = vec2(loss, right);
         return;
     }

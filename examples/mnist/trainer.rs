@@ -170,7 +170,7 @@ impl Network {
     }
 }
 
-/// Trains one network. Where the loss is no number any more, that is an error, or with `--sweep-lr` the end of its curve.
+/// Trains one network. Where the loss is no number any more, that is an error, or with others the end of its curve.
 pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data, bar: &ProgressBar) -> Outcome<Curve> {
     let batch = usize::from(args.batch);
     let steps = data.train.len().div_ceil(batch);
@@ -194,9 +194,9 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
                 bar.set_message(format!("{}, epoch {}, loss {loss:.4}", subject.name, epoch + 1));
                 if !loss.is_finite() {
                     curve.diverged = true;
-                    return match args.sweep_lr {
-                        Some(_) => Ok(curve),
-                        None => Err(format!("{}: the loss is {loss}: try a lower --lr", subject.name).into()),
+                    return match args.several() {
+                        true => Ok(curve),
+                        false => Err(format!("{}: the loss is {loss}: try a lower --lr", subject.name).into()),
                     };
                 }
                 curve.losses.push((epoch as f64 + done as f64 / steps as f64, loss));

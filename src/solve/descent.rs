@@ -84,7 +84,8 @@ impl Memory {
                 return Ok(Ok(None));
             }
             Direction::Bfgs => {
-                if here.ys > CURVATURE * here.yy.sqrt() {
+                // As an angle: unknowns may be of any size.
+                if here.ys > CURVATURE * here.yy.sqrt() * self.t * here.max_d {
                     let (y, s, h) = (self.scratch(space, 1)?, self.scratch(space, 2)?, self.scratch(space, 3)?);
                     if self.updates == 0 {
                         // As large as the curvature that is seen: Nocedal and Wright (6.20).
@@ -172,10 +173,11 @@ pub(crate) async fn step<S: Space>(space: &mut S, memory: &mut Memory, options: 
     let done = iterate(space, memory, options, x0).await;
     if done.is_err() {
         space.copy(X, x0);
-        // What failed is reported already.
-        _ = space.fetch(0).await;
+        memory.forget();
     }
-    done
+    // Moves that are recorded and not yet made.
+    let moved = space.fetch(0).await;
+    done.and_then(|summary| moved.map(|_| summary))
 }
 
 async fn iterate<S: Space>(
@@ -199,15 +201,17 @@ async fn iterate<S: Space>(
     let max_eval = options.max_eval.unwrap_or(options.max_iter.saturating_mul(5) / 4);
     for iteration in 1..=options.max_iter {
         memory.iterations += 1;
+        space.copy(x0, X);
         let slope = match memory.direct(space, options.direction, &here).await? {
             Ok(slope) => slope,
             Err(status) => return summary(&here, status, iteration, evaluations),
         };
         space.copy(G0, G);
-        space.copy(x0, X);
+        // As PyTorch: the last point is not evaluated any more, but at the start of the next step.
+        let blind = options.line_search == LineSearch::Fixed && iteration == options.max_iter;
         let slope = match slope {
             Some(slope) => Some(slope),
-            None if S::EAGER => {
+            None if S::EAGER || blind => {
                 space.dot(FREE, false, 1.0, G, D);
                 space.fetch(FREE + 1).await?.get(FREE).copied()
             }
@@ -220,9 +224,7 @@ async fn iterate<S: Space>(
             return summary(&here, kind(slope), iteration, evaluations);
         }
         let t = memory.first_length(options, &here, slope);
-        let fixed = options.line_search == LineSearch::Fixed;
-        if fixed && iteration == options.max_iter {
-            // As PyTorch: not evaluated any more, but at the start of the next step.
+        if blind {
             space.combine(X, t, D, 1.0, x0);
             (memory.t, memory.gg) = (t, here.gg);
             return summary(&here, Status::MaxIterations, iteration, evaluations);
@@ -230,19 +232,25 @@ async fn iterate<S: Space>(
         let start = Point { t: 0.0, probe: Probe { slope: slope.unwrap_or(f64::NAN), ..here }, g: G0 };
         let most = max_eval.saturating_sub(evaluations);
         let tolerance = options.tolerance_change;
-        let mut search = Search { space, x0, copies, start, evaluations: 0, most, tolerance };
+        let mut search = Search { space, x0, copies, start, evaluations: 0, finite: false, most, tolerance };
         let found = search.find(options.line_search, t).await?;
         evaluations += search.evaluations;
+        let nowhere_finite = !search.finite;
         let slope = slope.unwrap_or(search.start.probe.slope);
-        let usable = found.filter(|point| point.probe.is_finite() && !flat(slope));
-        let Some(point) = usable else {
+        let Some(point) = found.filter(|point| point.probe.is_finite() && !flat(slope)) else {
             space.copy(X, x0);
             space.copy(G, G0);
-            space.fetch(0).await?;
-            let status =
-                if found.is_some_and(|p| !p.probe.is_finite()) { Status::NonFinite } else { Status::NoDescent };
+            if flat(slope) {
+                memory.gg = here.gg;
+                return summary(&here, kind(slope), iteration, evaluations);
+            }
             // The next step starts from the steepest descent.
             memory.forget();
+            let status = match evaluations >= max_eval {
+                _ if nowhere_finite => Status::NonFinite,
+                true => Status::MaxEvaluations,
+                false => Status::NoDescent,
+            };
             return summary(&here, status, iteration, evaluations);
         };
         space.combine(X, point.t, D, 1.0, x0);
@@ -255,12 +263,12 @@ async fn iterate<S: Space>(
         let last = iteration == options.max_iter;
         let status = if here.max_g <= options.tolerance_grad {
             Some(Status::GradientTolerance)
-        } else if point.t == 0.0 {
-            Some(Status::NoDescent)
-        } else if last {
+        } else if last && point.t != 0.0 {
             Some(Status::MaxIterations)
         } else if evaluations >= max_eval {
             Some(Status::MaxEvaluations)
+        } else if point.t == 0.0 {
+            Some(Status::NoDescent)
         } else if here.max_d * point.t <= options.tolerance_change
             || (here.value - before.value).abs() < options.tolerance_change
         {
@@ -290,12 +298,12 @@ impl Memory {
             (Direction::Steepest | Direction::ConjugateGradient, LineSearch::Fixed, _) => options.lr,
             // Slopes are told apart over a step that counts.
             (_, LineSearch::Exact, _) if self.iterations == 1 => options.lr * (1.0 / here.max_g).min(1.0),
-            _ if self.iterations == 1 => options.lr * (1.0 / here.sum_g).min(1.0),
-            (Direction::Steepest | Direction::ConjugateGradient, _, Some(slope)) => {
+            (Direction::Steepest | Direction::ConjugateGradient, _, Some(slope)) if self.t > 0.0 => {
                 let same = self.t * here.slope_before / slope;
                 if same > 0.0 { same.min(10.0 * self.t) } else { self.t }
             }
-            _ => options.lr,
+            (Direction::Lbfgs { .. } | Direction::Bfgs, ..) if self.iterations > 1 => options.lr,
+            _ => options.lr * (1.0 / here.sum_g).min(1.0),
         }
     }
 }

@@ -91,7 +91,7 @@ struct Memory {
 
 pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
     let limits = gpu.device().limits();
-    let size = 4 * len.max(1);
+    let size = len.max(1).saturating_mul(4);
     let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
     if size > most {
         let limit = "max_storage_buffer_binding_size";
@@ -103,18 +103,24 @@ pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferR
     Ok(BufferRange::new(&buffer, 0, len as usize))
 }
 
+/// Whether kernels can bind a caller's range, and it is as long as it must be.
+fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<()> {
+    range.check(name)?;
+    if range.len != expected {
+        return Err(Error::Length { name: name.into(), expected, found: range.len });
+    }
+    let alignment = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
+    if !range.offset.is_multiple_of(alignment) {
+        return Err(Error::Misaligned { name: name.into(), offset: range.offset, alignment });
+    }
+    Ok(())
+}
+
 impl Memory {
     fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, slots: usize) -> Result<Self> {
         let len = x.len;
-        let aligned = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
         for (name, range, expected) in [("x", &x, len), ("gradient", &g, len), ("value", &value, 1)] {
-            range.check(name)?;
-            if range.len != expected {
-                return Err(Error::Length { name: name.into(), expected, found: range.len });
-            }
-            if !range.offset.is_multiple_of(aligned) {
-                return Err(Error::Misaligned { name: name.into(), offset: range.offset, alignment: aligned });
-            }
+            check(gpu, name, range, expected)?;
         }
         value.check_usage("value", wgpu::BufferUsages::COPY_SRC)?;
         if let Some((a, b)) = crate::gpu::memory::conflict(&[(&x, true), (&g, true), (&value, true)]) {
@@ -334,7 +340,8 @@ where
 }
 
 /// Minimizes on the device, in f32: unknowns, gradient and all that the method keeps stay there. An evaluation is one submission, and
-/// one read-back of ten numbers; nothing else is read back.
+/// one read-back of ten numbers; a step ends with one more submission. [`Direction::NewtonCg`] reads two or three numbers back for each
+/// product and each of its steps. Nothing else is read back.
 ///
 /// The caller's kernels are recorded into our encoder: they read [`x`](Self::x), and write [`gradient`](Self::gradient) and, one
 /// number, [`value`](Self::value).
@@ -423,11 +430,7 @@ impl GpuMinimizer {
     /// # Errors
     /// As for the ranges of [`GpuMinimizer::with_ranges`].
     pub fn set_preconditioner(&mut self, diagonal: BufferRange) -> Result<()> {
-        diagonal.check("preconditioner")?;
-        if diagonal.len != self.memory.len() {
-            let (expected, found) = (self.memory.len(), diagonal.len);
-            return Err(Error::Length { name: "preconditioner".into(), expected, found });
-        }
+        check(&self.memory.tape.gpu, "preconditioner", &diagonal, self.memory.len())?;
         self.memory.diagonal = Some(diagonal);
         self.memory.groups.retain(|(kernel, _), _| *kernel != Kernel::Divide);
         Ok(())

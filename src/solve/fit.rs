@@ -127,7 +127,7 @@ pub(super) fn check<M: Model>(rows: usize, data: usize, start: usize, options: &
     if start != problems * M::UNKNOWNS {
         return length("start", problems * M::UNKNOWNS, start);
     }
-    let expected = problems * rows * M::COLUMNS;
+    let expected = problems.saturating_mul(rows).saturating_mul(M::COLUMNS);
     if data != expected { length("data", expected, data) } else { Ok(problems) }
 }
 
@@ -211,7 +211,7 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
     let n = x.len();
     let [ftol, xtol, gtol, third] = [options.ftol, options.xtol, options.gtol, 1.0 / 3.0].map(F::of);
     let unit = options.damping == Damping::Identity;
-    let most = |v: &[F]| v.iter().fold(F::zero(), |most, x| most.max(x.abs()));
+    let largest = |v: &[F]| v.iter().fold(F::zero(), |most, x| most.max(x.abs()));
     let mut here = linearize::<F, M>(x, data, options.loss);
     let mut scale = vec![F::zero(); n];
     let widen = |scale: &mut Vec<F>, here: &Normal<F>| {
@@ -219,23 +219,26 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
     };
     widen(&mut scale, &here);
     let fit =
-        |here: &Normal<F>, status, iterations| Fit { cost: here.cost, gradient: most(&here.g), status, iterations };
+        |here: &Normal<F>, status, iterations| Fit { cost: here.cost, gradient: largest(&here.g), status, iterations };
     let wild = |v: &[F]| !v.iter().all(|x| x.is_finite());
     if !here.cost.is_finite() || wild(&here.a) || wild(&here.g) {
         return fit(&here, Status::NonFinite, 0);
     }
-    if most(&here.g) <= gtol {
+    if largest(&here.g) <= gtol {
         return fit(&here, Status::GradientTolerance, 0);
     }
-    let mut lambda = F::of(options.lambda) * if unit { most(&scale) } else { F::one() };
+    // λ stays a number that can grow again.
+    let (least, greatest) = (F::of(1e-30), F::of(1e30));
+    let mut lambda = (F::of(options.lambda) * if unit { largest(&scale) } else { F::one() }).max(least);
     let mut nu = F::of(2.0);
-    for iteration in 1..=options.max_iter as u32 {
+    let most = u32::try_from(options.max_iter).unwrap_or(u32::MAX);
+    for iteration in 1..=most {
         let damping = |lambda: F, i: usize| match unit || scale[i] <= F::zero() {
             true => lambda,
             false => lambda * scale[i],
         };
         let delta = loop {
-            if lambda > F::of(1e30) {
+            if lambda > greatest {
                 return fit(&here, Status::NoDescent, iteration);
             }
             match cholesky(&here, |i| damping(lambda, i)) {
@@ -250,14 +253,15 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
         let trial: Vec<F> = x.iter().zip(&delta).map(|(&x, &d)| x + d).collect();
         let there = linearize::<F, M>(&trial, data, options.loss);
         let (before, actual) = (here.cost, here.cost - there.cost);
-        if there.cost.is_finite() && actual > F::zero() {
+        let finite = there.cost.is_finite() && !wild(&there.a) && !wild(&there.g);
+        if finite && actual > F::zero() {
             let gain = actual / decrease;
             let bent = F::of(2.0) * gain - F::one();
-            (lambda, nu) = (lambda * third.max(F::one() - bent * bent * bent), F::of(2.0));
+            (lambda, nu) = ((lambda * third.max(F::one() - bent * bent * bent)).max(least), F::of(2.0));
             x.copy_from_slice(&trial);
             here = there;
             widen(&mut scale, &here);
-            if most(&here.g) <= gtol {
+            if largest(&here.g) <= gtol {
                 return fit(&here, Status::GradientTolerance, iteration);
             }
             if short || actual < ftol * before && gain > F::of(0.25) {
@@ -266,12 +270,13 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
             continue;
         }
         // A model that promises less than the tolerance has nothing more to give.
-        if short || decrease < ftol * before && there.cost.is_finite() {
-            return fit(&here, Status::ChangeTolerance, iteration);
+        if short || decrease < ftol * before && finite {
+            let status = if finite { Status::ChangeTolerance } else { Status::NonFinite };
+            return fit(&here, status, iteration);
         }
         (lambda, nu) = (lambda * nu, nu * F::of(2.0));
     }
-    fit(&here, Status::MaxIterations, options.max_iter as u32)
+    fit(&here, Status::MaxIterations, most)
 }
 
 /// Fits a model to many problems of `rows` samples each, on all cores, in f32 or f64: Levenberg–Marquardt with Nielsen's rule, by the

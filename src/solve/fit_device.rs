@@ -34,7 +34,7 @@ pub(crate) fn text<M: Model>(lanes: usize) -> (String, usize) {
 }
 
 /// Fits a model to many problems of `rows` samples each, in f32: Levenberg–Marquardt with λ, acceptance and convergence decided on the
-/// device, problem by problem, in one dispatch. One read-back at the end, or none: [`x`](Self::x) stays where the caller's kernels can
+/// device, problem by problem, in one dispatch. Nothing is read back until the end, or not at all: [`x`](Self::x) stays where the caller's kernels can
 /// use it. The host's half is [`fit`](super::fit()).
 ///
 /// ```no_run
@@ -79,13 +79,15 @@ impl<M: Model> GpuFits<M> {
     pub fn with_lanes(gpu: &Gpu, problems: usize, rows: usize, options: LeastSquares, lanes: usize) -> Result<Self> {
         let power = lanes.is_power_of_two() && lanes <= THREADS;
         crate::error::require(power, "lanes", lanes as f64, "a power of two up to 64")?;
-        let (data, unknowns) = (problems * rows * M::COLUMNS, problems * M::UNKNOWNS);
+        let data = problems.saturating_mul(rows).saturating_mul(M::COLUMNS);
+        let unknowns = problems.saturating_mul(M::UNKNOWNS);
         check::<M>(rows, data, unknowns, &options)?;
         let (text, each) = text::<M>(lanes);
         let pass = gpu.pass_with("fit", text, "fit", &[&[], &[true, false, false]], false)?;
         let own = |name, len: usize| super::device::buffer(gpu, name, len as u64);
         let data = own("the data of fits", data)?;
-        let (x, outcomes) = (own("the unknowns of fits", unknowns)?, own("the outcomes of fits", 4 * problems)?);
+        let (x, outcomes) =
+            (own("the unknowns of fits", unknowns)?, own("the outcomes of fits", problems.saturating_mul(4))?);
         let (kind, c) = options.loss.kind();
         let unit = u32::from(options.damping == Damping::Identity);
         let head = [problems as u32, rows as u32, options.max_iter.min(u32::MAX.into()) as u32, kind];
@@ -116,7 +118,7 @@ impl<M: Model> GpuFits<M> {
         &self.x
     }
 
-    /// Of each problem: cost and max|Jᵀr| as f32, status (0 all iterations, 1 gradient, 2 change, 3 not finite, 4 no descent) and
+    /// Of each problem: cost and max|Jᵀr| as f32, status (0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations) and
     /// iterations as u32.
     pub fn outcomes(&self) -> &BufferRange {
         &self.outcomes
@@ -136,7 +138,7 @@ impl<M: Model> GpuFits<M> {
         self.gpu.write(&self.x, start, "start")
     }
 
-    /// Records all fits: one dispatch.
+    /// Records all fits: one dispatch, behind a clear of the outcomes.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
@@ -145,6 +147,7 @@ impl<M: Model> GpuFits<M> {
         if self.x.len == 0 {
             return Ok(());
         }
+        encoder.clear_buffer(&self.outcomes.buffer, 0, None);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&self.pass.pipeline);
         pass.set_bind_group(0, &self.settings, &[0]);
@@ -162,7 +165,8 @@ impl<M: Model> GpuFits<M> {
         let outcomes = self.gpu.read(&self.outcomes, "the outcomes of fits").await?;
         let each = || outcomes.chunks_exact(4);
         let status = |outcome: &[f32]| match outcome[2].to_bits() {
-            0 => Status::MaxIterations,
+            0 => Status::NotDone,
+            5 => Status::MaxIterations,
             1 => Status::GradientTolerance,
             2 => Status::ChangeTolerance,
             3 => Status::NonFinite,

@@ -188,12 +188,14 @@ pub fn least_squares<F: Real, E: From<Error>>(
             require(false, "an upper bound", float(*upper), "its lower bound or more")?;
         }
     }
-    let project = |i: usize, x: F| bounds.map_or(x, |(lower, upper)| x.max(lower[i]).min(upper[i]));
-    for (i, x) in x.iter_mut().enumerate() {
-        *x = project(i, *x);
-    }
+    let project = |i: usize, x: F| match bounds {
+        Some((lower, upper)) if !x.is_nan() => x.max(lower[i]).min(upper[i]),
+        _ => x,
+    };
+    let start: Vec<F> = x.iter().enumerate().map(|(i, &x)| project(i, x)).collect();
     let mut problem = Problem { r: vec![F::zero(); count], jacobian: vec![F::zero(); count * n], loss: options.loss };
-    let mut cost = problem.cost(&mut residuals, x, true)?;
+    let mut cost = problem.cost(&mut residuals, &start, true)?;
+    x.copy_from_slice(&start);
     let (mut evaluations, mut iterations, mut last) = (1, 0, None);
     let (mut scales, mut damping) = (vec![0.0f64; n], None);
     // One model of the cost after the other; within one, steps until there is a lower cost.
@@ -249,7 +251,8 @@ pub fn least_squares<F: Real, E: From<Error>>(
                 break;
             }
             if short || delta.iter().all(|&d| d == 0.0) {
-                return summary(model.gradient, Status::ChangeTolerance, evaluations, iterations);
+                let status = if there.is_finite() { Status::ChangeTolerance } else { Status::NonFinite };
+                return summary(model.gradient, status, evaluations, iterations);
             }
             if options.damping == Damping::None {
                 part *= 0.5

@@ -55,12 +55,13 @@ pub struct Options {
     pub direction: Direction,
     /// How far.
     pub line_search: LineSearch,
-    /// The length of a [`Fixed`](LineSearch::Fixed) step, or the first one that is tried; in the first step of a quasi-Newton method
-    /// min(1, 1/Σ|g|) of it.
+    /// The length of a [`Fixed`](LineSearch::Fixed) step, or the first one that is tried. In the first iteration min(1, 1/Σ|g|) of it, but
+    /// for Newton's methods and fixed steps of descent and conjugate gradients; their searches begin where the last one has ended.
     pub lr: f64,
     /// Iterations of a step.
     pub max_iter: u64,
-    /// Evaluations of a step; `None` is 5/4 of `max_iter`.
+    /// Evaluations of a step; `None` is 5/4 of `max_iter`, as PyTorch has it: give a number where `max_iter` is small. A
+    /// [`Sampled`](LineSearch::Sampled) search, once begun, takes all of its own.
     pub max_eval: Option<u64>,
     /// Stop where max|g| is no larger.
     pub tolerance_grad: f64,
@@ -153,6 +154,8 @@ pub enum Status {
     NonFinite,
     /// The equations for the step have no solution.
     Singular,
+    /// The device has not run this fit, or not to its end: Mesa's llvmpipe leaves a thread's loops after 65,535 turns.
+    NotDone,
 }
 
 impl Status {
@@ -172,6 +175,7 @@ impl fmt::Display for Status {
             Self::NoDescent => "no descent",
             Self::NonFinite => "not finite",
             Self::Singular => "singular",
+            Self::NotDone => "not done",
         })
     }
 }
@@ -188,7 +192,8 @@ pub struct Summary {
     pub status: Status,
     /// Iterations of this call.
     pub iterations: u64,
-    /// Evaluations of this call.
+    /// Evaluations of this call; of least squares, points at which residuals were asked for (J is asked for at those that are accepted,
+    /// with the residuals once more).
     pub evaluations: u64,
 }
 

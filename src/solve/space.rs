@@ -214,17 +214,12 @@ where
 
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
         let (a, b) = (self.value(a.into()), self.value(b.into()));
-        let mut target = std::mem::take(&mut self.vectors.all[out]);
-        let x = &self.vectors.all[x];
-        // 0·y is no NaN where y is one: as the kernel has it.
-        let y = &self.vectors.all[y];
-        for (i, target) in target.iter_mut().enumerate() {
-            let own = *target;
-            let other = y.get(i).copied().unwrap_or(own);
-            let second = if b == F::zero() { F::zero() } else { b * other };
-            *target = a * x.get(i).copied().unwrap_or(own) + second;
+        // 0 times NaN is 0: as the kernel has it.
+        let times = |factor: F, value: F| if factor == F::zero() { F::zero() } else { factor * value };
+        let all = &mut self.vectors.all;
+        for i in 0..all[out].len() {
+            all[out][i] = times(a, all[x][i]) + times(b, all[y][i]);
         }
-        self.vectors.all[out] = target;
     }
 
     fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {

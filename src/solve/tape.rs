@@ -32,6 +32,8 @@ pub(super) struct Tape {
     ops: Vec<Op>,
     encoder: Option<wgpu::CommandEncoder>,
     staging: wgpu::Buffer,
+    /// What is wrong with what is submitted already, for the next read-back to report.
+    failed: Option<Error>,
 }
 
 impl Tape {
@@ -58,7 +60,8 @@ impl Tape {
             });
             (rows, staging, group)
         })?;
-        Ok(Self { gpu: gpu.clone(), rows, row_group, words: Vec::new(), ops: Vec::new(), encoder: None, staging })
+        let (words, ops) = (Vec::new(), Vec::new());
+        Ok(Self { gpu: gpu.clone(), rows, row_group, words, ops, encoder: None, staging, failed: None })
     }
 
     /// Records a dispatch; its row is group 0.
@@ -70,8 +73,8 @@ impl Tape {
         workgroups: (u32, u32),
     ) {
         if self.words.len() == ROWS * STRIDE {
-            // What is wrong with it is reported with the next read-back.
-            _ = self.submit();
+            let submitted = self.submit();
+            self.failed = self.failed.take().or(submitted.err());
         }
         let row_at = self.words.len() as u32;
         self.words.extend_from_slice(bytemuck::cast_slice(&row));
@@ -117,6 +120,9 @@ impl Tape {
             at += range.size();
         }
         self.submit()?;
+        if let Some(e) = self.failed.take() {
+            return Err(e);
+        }
         if size == 0 {
             return Ok(Vec::new());
         }

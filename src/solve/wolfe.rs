@@ -60,6 +60,8 @@ pub(crate) struct Search<'a, S> {
     /// At t = 0, with its slope along d if that is known.
     pub(crate) start: Point,
     pub(crate) evaluations: u64,
+    /// Whether any point was.
+    pub(crate) finite: bool,
     /// Beyond the first.
     pub(crate) most: u64,
     /// Brackets shorter than this, times max|d|, are not divided any more.
@@ -72,6 +74,7 @@ impl<S: Space> Search<'_, S> {
         self.evaluations += 1;
         let probe = self.space.probe(t).await?;
         self.start.probe.slope = probe.slope_before;
+        self.finite |= probe.is_finite();
         Ok(probe)
     }
 
@@ -82,6 +85,15 @@ impl<S: Space> Search<'_, S> {
         let g = free.copied().unwrap_or(self.copies[0]);
         self.space.copy(g, G);
         Ok(Point { t, probe, g })
+    }
+
+    /// The same, or half as far from where φ is finite, again and again while it is not.
+    async fn nearer(&mut self, t: f64, from: f64, others: &[Point]) -> Result<Point, S::Error> {
+        let mut point = self.point(t, others).await?;
+        while !point.probe.is_finite() && self.evaluations <= self.most {
+            point = self.point(0.5 * (from + point.t), others).await?;
+        }
+        Ok(point)
     }
 
     fn descends(&self, point: &Point, c1: f64) -> bool {
@@ -97,8 +109,8 @@ impl<S: Space> Search<'_, S> {
                 Ok(Some(Point { t, probe, g: G }))
             }
             LineSearch::Backtracking { c1, shrink } => {
-                let mut t = t;
-                for _ in 0..=self.most {
+                let (first, mut t) = (t, t);
+                while t > 1e-18 * first && self.evaluations <= self.most {
                     let point = Point { t, probe: self.probe(t).await?, g: G };
                     // Not where the step is too short to change the value.
                     let lower = point.probe.value < self.start.probe.value;
@@ -137,15 +149,8 @@ impl<S: Space> Search<'_, S> {
 
     /// As torch/optim/lbfgs.py has it, line for line, but for steps to where φ is not finite.
     async fn strong_wolfe(&mut self, t: f64, c1: f64, c2: f64) -> Result<Option<Point>, S::Error> {
-        let mut t = t;
-        let mut new = self.point(t, &[]).await?;
-        let (mut tries, mut halvings) = (0, 0);
+        let (mut new, mut tries) = (self.nearer(t, 0.0, &[]).await?, 0);
         let slope = self.start.probe.slope;
-        while !new.probe.is_finite() && halvings < 60 {
-            t *= 0.5;
-            new = self.point(t, &[]).await?;
-            halvings += 1;
-        }
         if !new.probe.is_finite() {
             return Ok(None);
         }
@@ -166,25 +171,18 @@ impl<S: Space> Search<'_, S> {
                 bracket = Some([previous, new]);
                 break;
             }
-            let bounds = (t + 0.01 * (t - previous.t), t * 10.0);
-            let mut further = cubic(&previous, &new, Some(bounds));
-            let last = new;
-            (new, previous) = (self.point(further, &[last]).await?, last);
-            while !new.probe.is_finite() && halvings < 60 {
-                further = 0.5 * (previous.t + further);
-                new = self.point(further, &[previous]).await?;
-                halvings += 1;
-            }
-            t = further;
+            let bounds = (new.t + 0.01 * (new.t - previous.t), new.t * 10.0);
+            let further = cubic(&previous, &new, Some(bounds));
+            previous = new;
+            new = self.nearer(further, previous.t, &[previous]).await?;
             tries += 1;
         }
         if tries == self.most {
             bracket = Some([start, new]);
         }
         let mut bracket = bracket.unwrap_or([start, new]);
-        let order = |bracket: &[Point; 2]| {
-            if bracket[0].probe.value <= bracket[1].probe.value { (0, 1) } else { (1, 0) }
-        };
+        let value = |point: &Point| if point.probe.is_finite() { point.probe.value } else { f64::INFINITY };
+        let order = |bracket: &[Point; 2]| if value(&bracket[0]) <= value(&bracket[1]) { (0, 1) } else { (1, 0) };
         let (mut low, mut high) = order(&bracket);
         let mut insufficient = false;
         while !done && tries < self.most {

@@ -8,7 +8,7 @@ use wgpu_optim::{Error, Gpu, Real};
 use crate::compare::ensure;
 use crate::fixture::random;
 
-crate::tests!(device_fits_as_the_host, a_wild_problem_spoils_no_other, a_callers_model, bad_fits);
+crate::tests!(device_fits_as_the_host, a_wild_problem_spoils_no_other, a_callers_model, no_fit_hangs_or_lies, bad_fits);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -62,13 +62,14 @@ fn agree<M: Model>(gpu: &Gpu, truth: &[f64], options: LeastSquares, lanes: &[usi
     let tight = LeastSquares { ftol: 1e-14, xtol: 1e-14, ..options };
     let exact = fit::<f64, M>(ROWS, &wide(&data), &wide(&start), tight)?;
     let single = fit::<f32, M>(ROWS, &data, &start, options)?;
-    let mut all = vec![("host", single)];
+    let mut all = vec![("host".to_owned(), single)];
     for &lanes in lanes {
-        all.push(("device", on_device::<M>(gpu, &data, &start, options, lanes)?));
+        all.push((format!("{lanes} threads a problem,"), on_device::<M>(gpu, &data, &start, options, lanes)?));
     }
     for (which, fits) in &all {
         for k in 0..problems {
-            let what = || format!("{which} problem {k}: {:?} {:?}", fits.statuses[k], fits.iterations[k]);
+            let what =
+                || format!("{which} problem {k}: {:?} {:?} {:?}", fits.statuses[k], fits.iterations[k], options.loss);
             ensure(fits.statuses[k].converged(), what())?;
             let (cost, least) = (f64::from(fits.costs[k]), exact.costs[k]);
             ensure((cost - least).abs() <= 1e-4 * least, format!("{} {cost} {least}", what()))?;
@@ -87,7 +88,48 @@ fn device_fits_as_the_host(gpu: &Gpu) -> Result<(), Failed> {
     agree::<Gaussian>(gpu, &[3.0, 1.4, 0.4, 0.2], options, &[1, 8])?;
     agree::<Polynomial<5>>(gpu, &[1.0, -2.0, 0.5, 0.3, -0.1], options, &[1, 16])?;
     let huber = LeastSquares { loss: Loss::Huber(0.03), damping: Damping::Identity, ..options };
-    agree::<Decay>(gpu, &[2.0, 1.5, 0.3], huber, &[1, 2])
+    agree::<Decay>(gpu, &[2.0, 1.5, 0.3], huber, &[1, 2])?;
+    // Residuals that are small beside the loss' scale: the cost is that of squares.
+    for loss in [Loss::SoftL1(300.0), Loss::Cauchy(300.0), Loss::Cauchy(0.2), Loss::SoftL1(0.05)] {
+        agree::<Decay>(gpu, &[2.0, 1.5, 0.3], LeastSquares { loss, ..options }, &[1])?;
+    }
+    Ok(())
+}
+
+/// A Jacobian of NaN with residuals that are finite, at the start or where a step leads; and a λ that f32 has as 0.
+fn no_fit_hangs_or_lies(gpu: &Gpu) -> Result<(), Failed> {
+    #[derive(Debug)]
+    struct Flat;
+    impl Model for Flat {
+        const UNKNOWNS: usize = 1;
+        const COLUMNS: usize = 2;
+        const SHADER: &'static str = "
+            fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32 {
+                (*jacobian)[0] = select(1.0, bitcast<f32>(0x7fc00000u | u32(data[1])), x[0] == data[0] || x[0] < 0.75);
+                return x[0];
+            }";
+        fn residual<F: Real>(x: &[F], data: &[F], jacobian: &mut [F]) -> F {
+            jacobian[0] = if x[0] == data[0] || x[0] < F::of(0.75) { F::nan() } else { F::one() };
+            x[0]
+        }
+    }
+    let data: Vec<f32> = [2.0, 1.0].repeat(2 * ROWS);
+    let start = [2.0, 1.0];
+    let host = fit::<f32, Flat>(ROWS, &data, &start, LeastSquares::single())?;
+    let device = on_device::<Flat>(gpu, &data, &start, LeastSquares::single(), 1)?;
+    for fits in [&host, &device] {
+        ensure(fits.statuses[0] == Status::NonFinite && fits.x[0] == 2.0, format!("{fits:?}"))?;
+        ensure(!fits.costs[1].is_nan() && fits.x[1] >= 0.75, format!("{fits:?}"))?;
+    }
+    let tiny = LeastSquares { lambda: 1e-50, ..LeastSquares::single() };
+    let samples: Vec<f32> = [0.0, 1.0].repeat(ROWS);
+    let host = fit::<f32, Polynomial<2>>(ROWS, &samples, &[0.0, 0.0], tiny)?;
+    let device = on_device::<Polynomial<2>>(gpu, &samples, &[0.0, 0.0], tiny, 1)?;
+    for fits in [&host, &device] {
+        ensure(fits.statuses[0].converged() && (fits.x[0] - 1.0).abs() < 1e-5, format!("{fits:?}"))?;
+    }
+    let many = GpuFits::<Decay>::new(gpu, 1 << 62, 4, tiny);
+    ensure(matches!(many, Err(Error::OverLimit { .. } | Error::Length { .. })), format!("{many:?}"))
 }
 
 fn a_wild_problem_spoils_no_other(gpu: &Gpu) -> Result<(), Failed> {
@@ -144,6 +186,7 @@ fn a_callers_model(gpu: &Gpu) -> Result<(), Failed> {
     let start = vec![0.0; 16 * problems];
     let exact = fit::<f64, Wide>(ROWS, &wide(&data), &wide(&start), LeastSquares::default())?;
     let fits = on_device::<Wide>(gpu, &data, &start, LeastSquares::single(), 16)?;
+    ensure(fits.statuses.iter().all(|status| status.converged()), format!("{:?}", fits.statuses))?;
     for (k, (cost, least)) in fits.costs.iter().zip(&exact.costs).enumerate() {
         ensure((f64::from(*cost) - least).abs() <= 1e-4 * least, format!("{k} {cost} {least}"))?;
     }
@@ -171,6 +214,8 @@ fn bad_fits(gpu: &Gpu) -> Result<(), Failed> {
     let seventeen = fit::<f32, Polynomial<17>>(1, &[0.0; 2], &[0.0; 17], options);
     ensure(matches!(seventeen, Err(Error::Unsupported { .. })), format!("{seventeen:?}"))?;
     let fits = GpuFits::<Decay>::new(gpu, 3, 3, options)?;
+    let idle = fits.read_blocking()?;
+    ensure(idle.statuses == [Status::NotDone; 3], format!("{idle:?}"))?;
     let short = fits.write(&[0.0; 17], &[0.0; 9]);
     ensure(matches!(short, Err(Error::Length { expected: 18, found: 17, .. })), format!("{short:?}"))?;
     let host = fit::<f32, Decay>(3, &[0.0; 18], &[0.0; 8], options);

@@ -2,7 +2,7 @@
 //! `WGPU_OPTIM_REQUIRE_GPU=1` makes that a failure.
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
@@ -19,6 +19,7 @@ mod fixture;
 mod formulas;
 mod gradient;
 mod guard;
+mod least_squares;
 mod look_ahead;
 mod memory;
 mod options;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
     trials.extend(damage::trials());
     trials.extend(derivatives::trials());
     trials.extend(fits::trials());
+    trials.extend(least_squares::trials());
     trials.extend(solve::trials());
     trials.extend(torch::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
@@ -96,10 +98,14 @@ fn on_adapter(adapter: &Arc<wgpu::Adapter>, tests: &[Test]) -> Vec<Trial> {
     let info = adapter.get_info();
     let label = format!("{}/{}", info.backend, info.name.split([' ', ',']).next().unwrap_or_default());
     let gpu = Arc::new(OnceLock::new());
+    // wgpu-hal's GL panics in a thread that has waited a second for the context, which another one may compile with.
+    let alone = (info.backend == wgpu::Backend::Gl).then(|| Arc::new(Mutex::new(())));
     let trial = |&(name, test): &Test| {
         let (adapter, gpu) = (adapter.clone(), gpu.clone());
         let name = name.trim_start_matches("suite::");
+        let alone = alone.clone();
         Trial::test(format!("{label}::{name}"), move || {
+            let _alone = alone.as_ref().map(|alone| alone.lock().unwrap_or_else(PoisonError::into_inner));
             let gpu = gpu.get_or_init(|| pollster::block_on(Gpu::from_adapter(&adapter)));
             test(gpu.as_ref().map_err(|e| Failed::from(e.to_string()))?)
         })
