@@ -1,11 +1,10 @@
-//! The device's vectors: the same methods, with history, scalars and all arithmetic on the device.
+//! The device's vectors: history, scalars and all arithmetic on the device.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
+use super::space::{D, FIXED, G, G0, Probe, Scale, Slot, Space, Vector, X};
 use super::tape::{Tape, WORDS};
-use super::{Direction, Options, Summary, descent};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -75,15 +74,15 @@ enum Bound {
 
 /// Vectors, numbers and matrix on the device.
 #[derive(Debug)]
-struct Memory {
-    tape: Tape,
-    vectors: Vec<BufferRange>,
-    value: BufferRange,
+pub(super) struct Memory {
+    pub(super) tape: Tape,
+    pub(super) vectors: Vec<BufferRange>,
+    pub(super) value: BufferRange,
     slots: BufferRange,
     partials: BufferRange,
     matrix: Option<BufferRange>,
     diagonal: Option<BufferRange>,
-    products: Option<[Vector; 2]>,
+    pub(super) products: Option<[Vector; 2]>,
     passes: HashMap<Kernel, Arc<Pass>>,
     groups: HashMap<(Kernel, [Option<Bound>; 4]), wgpu::BindGroup>,
     failed: Option<Error>,
@@ -117,7 +116,7 @@ fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<
 }
 
 impl Memory {
-    fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, slots: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, slots: usize) -> Result<Self> {
         let len = x.len;
         for (name, range, expected) in [("x", &x, len), ("gradient", &g, len), ("value", &value, 1)] {
             check(gpu, name, range, expected)?;
@@ -150,14 +149,22 @@ impl Memory {
         Ok(memory)
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.vectors[X].len
     }
 
-    fn vector(&mut self) -> Result<Vector> {
+    pub(super) fn vector(&mut self) -> Result<Vector> {
         let range = buffer(&self.tape.gpu, "wgpu-optim solver vector", self.len() as u64)?;
         self.vectors.push(range);
         Ok(self.vectors.len() - 1)
+    }
+
+    /// A diagonal to precondition with.
+    pub(super) fn set_diagonal(&mut self, diagonal: BufferRange) -> Result<()> {
+        check(&self.tape.gpu, "preconditioner", &diagonal, self.len())?;
+        self.diagonal = Some(diagonal);
+        self.groups.retain(|(kernel, _), _| *kernel != Kernel::Divide);
+        Ok(())
     }
 
     fn groups(&self) -> u32 {
@@ -211,17 +218,23 @@ impl Memory {
     }
 }
 
+/// Why there is no [`Direction::Newton`](super::Direction::Newton) here.
+pub(super) fn no_matrix() -> Error {
+    let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
+    Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason }
+}
+
 /// What a scale is in a row: a factor and a slot.
 fn words(scale: Scale) -> [u32; 2] {
     [(scale.by as f32).to_bits(), scale.slot.map_or(NONE, |slot| slot as u32)]
 }
 
 /// The device's memory, and what the caller records.
-struct Recorder<'a, E, O, H> {
-    memory: &'a mut Memory,
-    objective: O,
-    hessian: H,
-    failed: Option<E>,
+pub(super) struct Recorder<'a, E, O, H> {
+    pub(super) memory: &'a mut Memory,
+    pub(super) objective: O,
+    pub(super) hessian: H,
+    pub(super) failed: Option<E>,
 }
 
 impl<E, O, H> Space for Recorder<'_, E, O, H>
@@ -320,8 +333,7 @@ where
     }
 
     fn newton(&mut self) -> Result<bool, E> {
-        let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
-        Err(Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason }.into())
+        Err(no_matrix().into())
     }
 
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
@@ -336,174 +348,5 @@ where
             return Err(e.into());
         }
         Ok(found?.into_iter().map(f64::from).collect())
-    }
-}
-
-/// Minimizes on the device, in f32: unknowns, gradient and all that the method keeps stay there. An evaluation is one submission, and
-/// one read-back of ten numbers; a step ends with one more submission. [`Direction::NewtonCg`] reads two or three numbers back for each
-/// product and each of its steps. Nothing else is read back.
-///
-/// The caller's kernels are recorded into our encoder: they read [`x`](Self::x), and write [`gradient`](Self::gradient) and, one
-/// number, [`value`](Self::value).
-///
-/// ```no_run
-/// # fn record(_: &mut wgpu::CommandEncoder) {}
-/// use wgpu_optim::{Error, Gpu, solve};
-/// let gpu = Gpu::new_blocking()?;
-/// let mut minimizer = solve::GpuMinimizer::new(&gpu, 1 << 20, solve::Options::lbfgs())?;
-/// minimizer.write(&vec![0.0; 1 << 20])?;
-/// // … bind minimizer.x(), .gradient() and .value() to your kernels …
-/// let summary = minimizer.step_blocking(|encoder| Ok::<_, Error>(record(encoder)))?;
-/// println!("{} after {} iterations, {}", summary.value, summary.iterations, summary.status);
-/// let x = minimizer.read_blocking()?;
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Debug)]
-pub struct GpuMinimizer {
-    options: Options,
-    memory: Memory,
-    state: descent::Memory,
-}
-
-impl GpuMinimizer {
-    /// With buffers of its own, for `len` unknowns that are 0.
-    ///
-    /// # Errors
-    /// [`Error::Hyperparameter`]; [`Error::OverLimit`]; [`Error::Unsupported`] for [`Direction::Newton`], whose matrix is factored on
-    /// the host alone.
-    pub fn new(gpu: &Gpu, len: usize, options: Options) -> Result<Self> {
-        let own = |label, len| buffer(gpu, label, len as u64);
-        let (x, g) = (own("wgpu-optim solver x", len)?, own("wgpu-optim solver gradient", len)?);
-        Self::with_ranges(gpu, x, g, own("wgpu-optim solver value", 1)?, options)
-    }
-
-    /// With the caller's ranges for unknowns, gradient and value, which start where the device binds.
-    ///
-    /// # Errors
-    /// As [`GpuMinimizer::new`]; [`Error::Length`], [`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::MissingUsage`] (`STORAGE`, and
-    /// `COPY_SRC` for the value), [`Error::Overlap`].
-    pub fn with_ranges(
-        gpu: &Gpu,
-        x: BufferRange,
-        gradient: BufferRange,
-        value: BufferRange,
-        options: Options,
-    ) -> Result<Self> {
-        options.check()?;
-        let history = match options.direction {
-            Direction::Lbfgs { history_size } => history_size,
-            Direction::Newton => {
-                let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
-                return Err(Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason });
-            }
-            _ => 0,
-        };
-        let mut memory = Memory::new(gpu, x, gradient, value, FREE + history.max(3))?;
-        if options.direction == Direction::NewtonCg {
-            memory.products = Some([memory.vector()?, memory.vector()?]);
-        }
-        Ok(Self { options, memory, state: descent::Memory::default() })
-    }
-
-    /// The unknowns: where the objective is evaluated, and after a step the last point that was accepted.
-    pub fn x(&self) -> &BufferRange {
-        &self.memory.vectors[X]
-    }
-
-    /// What the caller's kernels write the gradient to.
-    pub fn gradient(&self) -> &BufferRange {
-        &self.memory.vectors[G]
-    }
-
-    /// What they write the value to.
-    pub fn value(&self) -> &BufferRange {
-        &self.memory.value
-    }
-
-    /// Of [`Direction::NewtonCg`]: the vector p that products ∇²f(x)·p are asked for, and where to write them.
-    pub fn product(&self) -> Option<[&BufferRange; 2]> {
-        self.memory.products.map(|products| products.map(|vector| &self.memory.vectors[vector]))
-    }
-
-    /// Of [`Direction::NewtonCg`]: a diagonal like the Hessian's own to precondition with.
-    ///
-    /// # Errors
-    /// As for the ranges of [`GpuMinimizer::with_ranges`].
-    pub fn set_preconditioner(&mut self, diagonal: BufferRange) -> Result<()> {
-        check(&self.memory.tape.gpu, "preconditioner", &diagonal, self.memory.len())?;
-        self.memory.diagonal = Some(diagonal);
-        self.memory.groups.retain(|(kernel, _), _| *kernel != Kernel::Divide);
-        Ok(())
-    }
-
-    /// Writes the unknowns.
-    ///
-    /// # Errors
-    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_DST`) of a caller's range.
-    pub fn write(&self, x: &[f32]) -> Result<()> {
-        if x.len() != self.memory.len() {
-            return Err(Error::Length { name: "x".into(), expected: self.memory.len(), found: x.len() });
-        }
-        self.memory.tape.gpu.write(self.x(), x, "x")
-    }
-
-    /// Reads the unknowns.
-    ///
-    /// # Errors
-    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_SRC`) of a caller's range.
-    pub async fn read(&self) -> Result<Vec<f32>> {
-        self.memory.tape.gpu.read(self.x(), "x").await
-    }
-
-    /// [`GpuMinimizer::read`], waiting for it.
-    ///
-    /// # Errors
-    /// As [`GpuMinimizer::read`].
-    #[cfg(not(target_family = "wasm"))]
-    pub fn read_blocking(&self) -> Result<Vec<f32>> {
-        pollster::block_on(self.read())
-    }
-
-    /// Up to `max_iter` iterations from the unknowns on; what was learnt goes on from step to step. `objective` records the kernels
-    /// that compute value and gradient at x.
-    ///
-    /// # Errors
-    /// What `objective` returns; [`Error::Rejected`] for what wgpu has against the commands; [`Error::DeviceLost`];
-    /// [`Error::Unsupported`] for [`Direction::NewtonCg`] without products.
-    pub async fn step<E: From<Error>>(
-        &mut self,
-        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
-    ) -> Result<Summary, E> {
-        if self.options.direction == Direction::NewtonCg {
-            let reason = "it wants products with the Hessian";
-            let name = "the objective".into();
-            return Err(Error::Unsupported { operation: "Newton's method", name, reason }.into());
-        }
-        self.step_with(objective, |_| Ok(())).await
-    }
-
-    /// The same with products ∇²f(x)·p of [`GpuMinimizer::product`], which `hessian` records.
-    ///
-    /// # Errors
-    /// As [`GpuMinimizer::step`], and what `hessian` returns.
-    pub async fn step_with<E: From<Error>>(
-        &mut self,
-        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
-        hessian: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
-    ) -> Result<Summary, E> {
-        let mut recorder = Recorder { memory: &mut self.memory, objective, hessian, failed: None };
-        descent::step(&mut recorder, &mut self.state, &self.options).await
-    }
-
-    /// [`GpuMinimizer::step`], waiting for it.
-    ///
-    /// # Errors
-    /// As [`GpuMinimizer::step`].
-    #[cfg(not(target_family = "wasm"))]
-    pub fn step_blocking<E: From<Error>>(
-        &mut self,
-        objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
-    ) -> Result<Summary, E> {
-        pollster::block_on(self.step(objective))
     }
 }

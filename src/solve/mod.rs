@@ -7,6 +7,7 @@ mod descent;
 pub(crate) mod device;
 mod fit;
 mod fit_device;
+mod gpu_minimizer;
 mod least_squares;
 mod search;
 mod space;
@@ -17,9 +18,9 @@ use std::fmt;
 
 use crate::error::{Error, Result, require};
 use crate::rule::Real;
-pub use device::GpuMinimizer;
 pub use fit::{Decay, Fits, Gaussian, Model, Polynomial, fit};
 pub use fit_device::GpuFits;
+pub use gpu_minimizer::GpuMinimizer;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
 pub use search::random_search;
 pub use space::{Hessian, Matrix, Product};
