@@ -16,8 +16,8 @@ const SUMS = 7u;
 var<workgroup> rows: array<array<f32, COLUMNS>, 256>;
 
 fn join(column: u32, a: f32, b: f32) -> f32 {
-    // Not max(): a NaN is to be seen.
-    return select(a + b, select(b, a, a >= b || a != a), column >= SUMS);
+    // As integers, so that a NaN is the largest.
+    return select(a + b, bitcast<f32>(max(bitcast<u32>(a), bitcast<u32>(b))), column >= SUMS);
 }
 
 @compute @workgroup_size(256)

@@ -8,9 +8,9 @@ struct Row { groups: u32, slot: u32, sums: u32, keep: u32, scale: f32, pad0: u32
 
 var<workgroup> parts: array<f32, 16>;
 
-// Columns from `sums` on: the largest.
+// Columns from `sums` on: the largest of numbers that are not negative, as integers, so that a NaN is seen.
 fn join(column: u32, a: f32, b: f32) -> f32 {
-    return select(a + b, select(b, a, a >= b || a != a), column >= row.sums);
+    return select(a + b, bitcast<f32>(max(bitcast<u32>(a), bitcast<u32>(b))), column >= row.sums);
 }
 
 @compute @workgroup_size(16)

@@ -20,7 +20,7 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 22] = [
+const DRIVERS: [&str; 27] = [
     "update",
     "lane",
     "look_ahead",
@@ -43,6 +43,11 @@ const DRIVERS: [&str; 22] = [
     "decay",
     "gaussian",
     "polynomial",
+    "tile",
+    "cholesky",
+    "shift",
+    "normal",
+    "least_squares",
 ];
 
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.

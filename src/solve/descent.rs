@@ -55,7 +55,7 @@ impl Memory {
         here: &Probe,
     ) -> Result<Directed, S::Error> {
         match direction {
-            Direction::Newton => return Ok(if space.newton()? { Ok(None) } else { Err(Status::Singular) }),
+            Direction::Newton => return Ok(if space.newton().await? { Ok(None) } else { Err(Status::Singular) }),
             Direction::NewtonCg => return self.newton_cg(space, here).await,
             Direction::Steepest => {}
             _ if self.iterations == 1 => {}

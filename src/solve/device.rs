@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::space::{D, FIXED, G, G0, Probe, Scale, Slot, Space, Vector, X};
+use super::newton::Newton;
+use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
 use super::tape::{Tape, WORDS};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -80,9 +81,11 @@ pub(super) struct Memory {
     pub(super) value: BufferRange,
     slots: BufferRange,
     partials: BufferRange,
-    matrix: Option<BufferRange>,
+    /// Of BFGS, or Newton's.
+    pub(super) matrix: Option<BufferRange>,
     diagonal: Option<BufferRange>,
     pub(super) products: Option<[Vector; 2]>,
+    newton: Option<Newton>,
     passes: HashMap<Kernel, Arc<Pass>>,
     groups: HashMap<(Kernel, [Option<Bound>; 4]), wgpu::BindGroup>,
     failed: Option<Error>,
@@ -103,7 +106,7 @@ pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferR
 }
 
 /// Whether kernels can bind a caller's range, and it is as long as it must be.
-fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<()> {
+pub(super) fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<()> {
     range.check(name)?;
     if range.len != expected {
         return Err(Error::Length { name: name.into(), expected, found: range.len });
@@ -135,6 +138,7 @@ impl Memory {
             matrix: None,
             diagonal: None,
             products: None,
+            newton: None,
             passes: HashMap::new(),
             groups: HashMap::new(),
             failed: None,
@@ -181,6 +185,28 @@ impl Memory {
         }
     }
 
+    /// Makes Newton's matrix.
+    pub(super) fn prepare_newton(&mut self) -> Result<()> {
+        let matrix = buffer(&self.tape.gpu, "Newton's matrix", (self.len() as u64).saturating_pow(2))?;
+        let [g, delta] = [G, D].map(|vector| &self.vectors[vector]);
+        self.newton = Some(Newton::new(&self.tape.gpu, &matrix, g, delta, &self.slots)?);
+        self.matrix = Some(matrix);
+        Ok(())
+    }
+
+    /// D ← −(A + τ·1)⁻¹·G; one read-back for each τ.
+    async fn newton(&mut self) -> Result<bool> {
+        let n = self.len() as u32;
+        self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], (GROUPS as u32, 1));
+        let row = [GROUPS as u32, FREE as u32, 1, 0, 1f32.to_bits()];
+        self.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (1, 1));
+        match (&self.newton, self.failed.take()) {
+            (_, Some(e)) => Err(e),
+            (Some(newton), None) => newton.solve(&mut self.tape).await,
+            (None, None) => Ok(false),
+        }
+    }
+
     /// Records a pass; what keeps it from running is reported at the next fetch.
     fn run(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: (u32, u32)) {
         let recorded = self.record(kernel, bound, row, workgroups);
@@ -216,12 +242,6 @@ impl Memory {
         self.tape.push(&pass, &group, words, workgroups);
         Ok(())
     }
-}
-
-/// Why there is no [`Direction::Newton`](super::Direction::Newton) here.
-pub(super) fn no_matrix() -> Error {
-    let reason = "matrices are factored on the host alone: Direction::NewtonCg takes products";
-    Error::Unsupported { operation: "Newton's method", name: "the device".into(), reason }
 }
 
 /// What a scale is in a row: a factor and a slot.
@@ -332,8 +352,9 @@ where
         self.memory.run(Kernel::Divide, &bound, &[len], (groups, 1));
     }
 
-    fn newton(&mut self) -> Result<bool, E> {
-        Err(no_matrix().into())
+    async fn newton(&mut self) -> Result<bool, E> {
+        (self.hessian)(self.memory.tape.encoder())?;
+        Ok(self.memory.newton().await?)
     }
 
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {

@@ -1,6 +1,6 @@
 //! Minimizing on the device.
 
-use super::device::{Memory, Recorder, buffer, no_matrix};
+use super::device::{Memory, Recorder, buffer};
 use super::space::{FREE, G, X};
 use super::{Direction, Options, Summary, descent};
 use crate::error::{Error, Result};
@@ -8,8 +8,8 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 
 /// Minimizes on the device, in f32: unknowns, gradient and all that the method keeps stay there. An evaluation is one submission, and
-/// one read-back of ten numbers; a step ends with one more submission. [`Direction::NewtonCg`] reads two or three numbers back for each
-/// product and each of its steps. Nothing else is read back.
+/// one read-back of ten numbers; a step ends with one more submission. [`Direction::Newton`] reads a few numbers back for each shift of the
+/// matrix that it tries, [`Direction::NewtonCg`] for each product and each of its steps. Nothing else is read back.
 ///
 /// The caller's kernels are recorded into our encoder: they read [`x`](Self::x), and write [`gradient`](Self::gradient) and, one
 /// number, [`value`](Self::value).
@@ -37,8 +37,7 @@ impl GpuMinimizer {
     /// With buffers of its own, for `len` unknowns that are 0.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`]; [`Error::OverLimit`]; [`Error::Unsupported`] for [`Direction::Newton`], whose matrix is factored on
-    /// the host alone.
+    /// [`Error::Hyperparameter`]; [`Error::OverLimit`].
     pub fn new(gpu: &Gpu, len: usize, options: Options) -> Result<Self> {
         let own = |label, len| buffer(gpu, label, len as u64);
         let (x, g) = (own("wgpu-optim solver x", len)?, own("wgpu-optim solver gradient", len)?);
@@ -60,12 +59,14 @@ impl GpuMinimizer {
         options.check()?;
         let history = match options.direction {
             Direction::Lbfgs { history_size } => history_size,
-            Direction::Newton => return Err(no_matrix()),
             _ => 0,
         };
         let mut memory = Memory::new(gpu, x, gradient, value, FREE + history.max(3))?;
         if options.direction == Direction::NewtonCg {
             memory.products = Some([memory.vector()?, memory.vector()?]);
+        }
+        if options.direction == Direction::Newton {
+            memory.prepare_newton()?;
         }
         Ok(Self { options, memory, state: descent::Memory::default() })
     }
@@ -88,6 +89,11 @@ impl GpuMinimizer {
     /// Of [`Direction::NewtonCg`]: the vector p that products ∇²f(x)·p are asked for, and where to write them.
     pub fn product(&self) -> Option<[&BufferRange; 2]> {
         self.memory.products.map(|products| products.map(|vector| &self.memory.vectors[vector]))
+    }
+
+    /// Of [`Direction::Newton`]: where to write the n × n matrix ∇²f(x), row by row; its lower triangle is read.
+    pub fn hessian(&self) -> Option<&BufferRange> {
+        self.memory.matrix.as_ref().filter(|_| self.options.direction == Direction::Newton)
     }
 
     /// Of [`Direction::NewtonCg`]: a diagonal like the Hessian's own to precondition with.
@@ -131,20 +137,17 @@ impl GpuMinimizer {
     ///
     /// # Errors
     /// What `objective` returns; [`Error::Rejected`] for what wgpu has against the commands; [`Error::DeviceLost`];
-    /// [`Error::Unsupported`] for [`Direction::NewtonCg`] without products.
+    /// [`Error::Unsupported`] for Newton's methods, which want second derivatives.
     pub async fn step<E: From<Error>>(
         &mut self,
         objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
     ) -> Result<Summary, E> {
-        if self.options.direction == Direction::NewtonCg {
-            let reason = "it wants products with the Hessian";
-            let name = "the objective".into();
-            return Err(Error::Unsupported { operation: "Newton's method", name, reason }.into());
-        }
+        self.options.direction.check::<f32, E>(None)?;
         self.step_with(objective, |_| Ok(())).await
     }
 
-    /// The same with products ∇²f(x)·p of [`GpuMinimizer::product`], which `hessian` records.
+    /// The same with second derivatives, which `hessian` records: products ∇²f(x)·p of [`GpuMinimizer::product`], or the matrix in
+    /// [`GpuMinimizer::hessian`].
     ///
     /// # Errors
     /// As [`GpuMinimizer::step`], and what `hessian` returns.

@@ -145,7 +145,8 @@ pub type Bounds<'a, F> = (&'a [F], &'a [F]);
 /// [`Status::Singular`].
 ///
 /// For one medium-sized problem on the host the levenberg-marquardt crate (MINPACK's `lmder`) does the same; for other direct
-/// methods see argmin. Thousands of small problems run on the device: [`GpuFits`](super::GpuFits).
+/// methods see argmin. On the device, one large problem: [`GpuLeastSquares`](super::GpuLeastSquares); thousands of small ones:
+/// [`GpuFits`](super::GpuFits).
 ///
 /// ```
 /// use wgpu_optim::{Error, solve};
@@ -178,15 +179,7 @@ pub fn least_squares<F: Real, E: From<Error>>(
     options.check()?;
     let n = x.len();
     if let Some((lower, upper)) = bounds {
-        for (name, bound) in [("lower bounds", lower), ("upper bounds", upper)] {
-            if bound.len() != n {
-                return Err(Error::Length { name: name.into(), expected: n, found: bound.len() }.into());
-            }
-        }
-        let wrong = lower.iter().zip(upper).find(|(lower, upper)| lower.is_nan() || upper.is_nan() || lower > upper);
-        if let Some((_, upper)) = wrong {
-            require(false, "an upper bound", float(*upper), "its lower bound or more")?;
-        }
+        check_bounds(n, lower, upper)?;
     }
     let project = |i: usize, x: F| match bounds {
         Some((lower, upper)) if !x.is_nan() => x.max(lower[i]).min(upper[i]),
@@ -216,7 +209,7 @@ pub fn least_squares<F: Real, E: From<Error>>(
         let most = scales.iter().copied().fold(0.0, f64::max);
         let first = if options.damping == Damping::Identity { options.lambda * most } else { options.lambda };
         let damping = damping.get_or_insert(Nielsen::new(first));
-        let mut part = 1.0;
+        let (mut part, mut astray) = (1.0, false);
         loop {
             if iterations == options.max_iter {
                 return summary(model.gradient, Status::MaxIterations, evaluations, iterations);
@@ -250,8 +243,11 @@ pub fn least_squares<F: Real, E: From<Error>>(
                 x.copy_from_slice(&trial);
                 break;
             }
-            if short || delta.iter().all(|&d| d == 0.0) {
-                let status = if there.is_finite() { Status::ChangeTolerance } else { Status::NonFinite };
+            // A step of 0 says nothing new.
+            let still = delta.iter().all(|&d| d == 0.0);
+            astray = if still { astray } else { !there.is_finite() };
+            if short || still {
+                let status = if !astray { Status::ChangeTolerance } else { Status::NonFinite };
                 return summary(model.gradient, status, evaluations, iterations);
             }
             if options.damping == Damping::None {
@@ -260,10 +256,23 @@ pub fn least_squares<F: Real, E: From<Error>>(
                 damping.reject()
             }
             if part < f64::EPSILON || !damping.lambda.is_finite() {
-                let status = if there.is_finite() { Status::NoDescent } else { Status::NonFinite };
+                let status = if !astray { Status::NoDescent } else { Status::NonFinite };
                 return summary(model.gradient, status, evaluations, iterations);
             }
         }
+    }
+}
+
+pub(super) fn check_bounds<F: Real>(n: usize, lower: &[F], upper: &[F]) -> Result<()> {
+    for (name, bound) in [("lower bounds", lower), ("upper bounds", upper)] {
+        if bound.len() != n {
+            return Err(Error::Length { name: name.into(), expected: n, found: bound.len() });
+        }
+    }
+    let wrong = lower.iter().zip(upper).find(|(lower, upper)| lower.is_nan() || upper.is_nan() || lower > upper);
+    match wrong {
+        Some((_, upper)) => require(false, "an upper bound", float(*upper), "its lower bound or more"),
+        None => Ok(()),
     }
 }
 

@@ -2,13 +2,17 @@
 //!
 //! All take a deterministic objective: the whole batch, or one fixed sample of it.
 
+mod cholesky;
 mod dense;
 mod descent;
 pub(crate) mod device;
 mod fit;
 mod fit_device;
+mod gpu_least_squares;
 mod gpu_minimizer;
 mod least_squares;
+mod newton;
+mod program;
 mod search;
 mod space;
 mod tape;
@@ -20,6 +24,7 @@ use crate::error::{Error, Result, require};
 use crate::rule::Real;
 pub use fit::{Decay, Fits, Gaussian, Model, Polynomial, fit};
 pub use fit_device::GpuFits;
+pub use gpu_least_squares::GpuLeastSquares;
 pub use gpu_minimizer::GpuMinimizer;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
 pub use search::random_search;
@@ -43,7 +48,8 @@ pub enum Direction {
         /// Pairs that are kept; PyTorch's default is 100.
         history_size: usize,
     },
-    /// d = −(∇²f + τ·1)⁻¹·g from the matrix, τ > 0 where it is not positive definite (algorithm 3.3): Newton's method, on the host.
+    /// d = −(∇²f + τ·1)⁻¹·g from the matrix, τ > 0 where it is not positive definite (algorithm 3.3): Newton's method. For up to about
+    /// 2,000 unknowns.
     Newton,
     /// The same approximately by conjugate gradients, from products ∇²f·p (algorithm 7.1).
     NewtonCg,
@@ -282,6 +288,12 @@ impl Direction {
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     let mut shaders: Vec<_> =
         device::SHADERS.iter().map(|&(name, entry, text)| (name, entry, text.to_owned())).collect();
+    let factor = ["load", "panel", "trail", "back"].map(|entry| ("cholesky", entry, cholesky::text()));
+    let normal = ["cost", "normal", "gather"].map(|entry| ("normal", entry, gpu_least_squares::normal_text()));
+    let method = ["begin", "decide", "assess", "advance", "promise", "finish"];
+    let method = method.map(|entry| ("least squares", entry, gpu_least_squares::text()));
+    shaders.extend(factor.into_iter().chain(normal).chain(method));
+    shaders.push(("shift", "shift", newton::SHADER.into()));
     shaders.extend([
         ("fit decay", "fit", fit_device::text::<Decay>(1).0),
         ("fit gaussian", "fit", fit_device::text::<Gaussian>(8).0),

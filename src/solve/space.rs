@@ -109,7 +109,7 @@ pub(crate) trait Space {
     /// out ← x / the diagonal that approximates the Hessian's; without one, x.
     fn precondition(&mut self, out: Vector, x: Vector);
     /// D ← −(∇²f(X) + τ·1)⁻¹·G with the least τ that makes it positive definite; `false` where there is none.
-    fn newton(&mut self) -> Result<bool, Self::Error>;
+    async fn newton(&mut self) -> Result<bool, Self::Error>;
     /// The slots up to this one.
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, Self::Error>;
 
@@ -301,7 +301,7 @@ where
         }
     }
 
-    fn newton(&mut self) -> Result<bool, E> {
+    async fn newton(&mut self) -> Result<bool, E> {
         let n = self.vectors.all[X].len();
         let mut matrix = vec![F::zero(); n * n];
         if let Some(Hessian::Matrix(hessian)) = &mut self.hessian {

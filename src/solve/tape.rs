@@ -97,6 +97,13 @@ impl Tape {
         encoder
     }
 
+    /// Forgets what is recorded and not submitted.
+    pub(super) fn discard(&mut self) {
+        self.encoder = None;
+        self.ops.clear();
+        self.words.clear();
+    }
+
     fn submit(&mut self) -> Result<()> {
         self.encoder();
         let Some(encoder) = self.encoder.take() else { return Ok(()) };

@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use wgpu::util::DeviceExt;
-use wgpu_optim::{AnyRule, BufferRange, Gpu, Optimizer, Real};
+use wgpu_optim::{AnyRule, BufferRange, Error, Gpu, Optimizer, Real};
 
 pub(crate) fn random(seed: u64) -> impl Rng {
     Pcg64Mcg::seed_from_u64(seed)
@@ -144,5 +144,40 @@ pub(crate) fn intact(gpu: &Gpu, range: &BufferRange) -> Result<Vec<f32>, Failed>
     match all[..start].iter().chain(&all[end..]).position(|x| *x != PATTERN) {
         None => Ok(all[start..end].to_vec()),
         Some(at) => Err(format!("element {at} outside of the range has changed").into()),
+    }
+}
+
+/// A kernel of the caller's, with what it binds.
+pub(crate) struct Kernel {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    workgroups: u32,
+}
+
+impl Kernel {
+    pub(crate) fn new(gpu: &Gpu, text: &str, ranges: &[&BufferRange]) -> Self {
+        Self::of(gpu, text, ranges, 1)
+    }
+
+    pub(crate) fn of(gpu: &Gpu, text: &str, ranges: &[&BufferRange], workgroups: u32) -> Self {
+        let pipeline = pipeline(gpu, text);
+        let mut entries = Vec::new();
+        for (binding, range) in (0..).zip(ranges) {
+            entries.push(wgpu::BindGroupEntry { binding, resource: range.binding() });
+        }
+        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Self { pipeline, group, workgroups }
+    }
+
+    pub(crate) fn record(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(self.workgroups, 1, 1);
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod errors;
 mod fits;
 mod fixture;
 mod formulas;
+mod gpu_least_squares;
 mod gradient;
 mod guard;
 mod least_squares;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         errors::TESTS,
         fits::TESTS,
         gradient::TESTS,
+        gpu_least_squares::TESTS,
         guard::TESTS,
         look_ahead::TESTS,
         memory::TESTS,

@@ -5,7 +5,7 @@ use wgpu_optim::solve::{self, Direction, GpuMinimizer, Hessian, LineSearch, Mini
 use wgpu_optim::{BufferRange, Error, Gpu};
 
 use crate::compare::ensure;
-use crate::fixture::pipeline;
+use crate::fixture::Kernel;
 
 crate::tests!(
     methods_agree_with_the_host,
@@ -74,39 +74,10 @@ const BOWL: &str = "
     sum += 0.5 * curvature(i) * apart * apart;
     g[i] = curvature(i) * apart;";
 
-/// A kernel of the caller's, with what it binds.
-struct Kernel {
-    pipeline: wgpu::ComputePipeline,
-    group: wgpu::BindGroup,
-}
-
-impl Kernel {
-    fn new(gpu: &Gpu, text: &str, ranges: &[&BufferRange]) -> Self {
-        let pipeline = pipeline(gpu, text);
-        let mut entries = Vec::new();
-        for (binding, range) in (0..).zip(ranges) {
-            entries.push(wgpu::BindGroupEntry { binding, resource: range.binding() });
-        }
-        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
-        Self { pipeline, group }
-    }
-
-    fn objective(gpu: &Gpu, minimizer: &GpuMinimizer, body: &str) -> Self {
-        let ranges = [minimizer.x(), minimizer.gradient(), minimizer.value()];
-        Self::new(gpu, &OBJECTIVE.replace("VALLEY", body), &ranges)
-    }
-
-    fn record(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-        Ok(())
-    }
+/// The kernel of an objective, between its minimizer's buffers.
+fn objective(gpu: &Gpu, minimizer: &GpuMinimizer, body: &str) -> Kernel {
+    let ranges = [minimizer.x(), minimizer.gradient(), minimizer.value()];
+    Kernel::new(gpu, &OBJECTIVE.replace("VALLEY", body), &ranges)
 }
 
 const START: [f64; 10] = [-1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0];
@@ -122,7 +93,7 @@ fn methods_agree_with_the_host(gpu: &Gpu) -> Result<(), Failed> {
         let host = solve::minimize(rosenbrock, &mut exact, options)?;
         let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
         minimizer.write(&START.map(|x| x as f32))?;
-        let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+        let kernel = objective(gpu, &minimizer, VALLEY);
         let device = minimizer.step_blocking(|encoder| kernel.record(encoder))?;
         let x = minimizer.read_blocking()?;
         let mut single = START.map(|x| x as f32);
@@ -154,7 +125,7 @@ fn many_unknowns(gpu: &Gpu) -> Result<(), Failed> {
     for direction in [Direction::Lbfgs { history_size: 5 }, Direction::ConjugateGradient, Direction::Steepest] {
         let line_search = if direction == Direction::Steepest { LineSearch::Exact } else { options.line_search };
         let mut minimizer = GpuMinimizer::new(gpu, n, Options { direction, line_search, ..options })?;
-        let kernel = Kernel::objective(gpu, &minimizer, BOWL);
+        let kernel = objective(gpu, &minimizer, BOWL);
         let summary = minimizer.step_blocking(|encoder| kernel.record(encoder))?;
         let x = minimizer.read_blocking()?;
         let worst = x.iter().map(|x| (x - 1.0).abs()).fold(0.0, f32::max);
@@ -168,7 +139,7 @@ fn many_unknowns(gpu: &Gpu) -> Result<(), Failed> {
 fn newton_by_products(gpu: &Gpu) -> Result<(), Failed> {
     let n = 1000;
     let mut minimizer = GpuMinimizer::new(gpu, n, long(Options::newton_cg()))?;
-    let kernel = Kernel::objective(gpu, &minimizer, BOWL);
+    let kernel = objective(gpu, &minimizer, BOWL);
     let product = "
         @group(0) @binding(0) var<storage, read> p: array<f32>;
         @group(0) @binding(1) var<storage, read_write> q: array<f32>;
@@ -215,7 +186,7 @@ fn x_is_where_the_value_is(gpu: &Gpu) -> Result<(), Failed> {
     let sampled = Options { line_search: sampled, max_iter: 3, max_eval: Some(100), ..Options::gradient_descent() };
     for (options, evaluated) in [(fixed, false), (sampled, true), (long(Options::lbfgs()), true)] {
         let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
-        let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+        let kernel = objective(gpu, &minimizer, VALLEY);
         let mut host = Minimizer::<f32>::new(START.len(), options)?;
         for start in [1.0, 0.5] {
             let mut x = START.map(|x| x as f32 * start);
@@ -244,7 +215,7 @@ fn nothing_is_made_after_the_first_steps(gpu: &Gpu) -> Result<(), Failed> {
     let options = Options { direction: Direction::Lbfgs { history_size: 2 }, max_eval: Some(100), ..options };
     let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
     minimizer.write(&START.map(|x| x as f32))?;
-    let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+    let kernel = objective(gpu, &minimizer, VALLEY);
     for _ in 0..10 {
         minimizer.step_blocking(|encoder| kernel.record(encoder))?;
     }
@@ -293,7 +264,7 @@ fn nothing_is_lost_on_the_device(gpu: &Gpu) -> Result<(), Failed> {
     let mut minimizer = GpuMinimizer::new(gpu, START.len(), long(Options::lbfgs()))?;
     let start = START.map(|x| x as f32);
     minimizer.write(&start)?;
-    let kernel = Kernel::objective(gpu, &minimizer, VALLEY);
+    let kernel = objective(gpu, &minimizer, VALLEY);
     let mut calls = 0;
     let failed = minimizer.step_blocking(|encoder| {
         calls += 1;
@@ -314,7 +285,7 @@ fn nothing_is_lost_on_the_device(gpu: &Gpu) -> Result<(), Failed> {
     let apart = x.iter().zip(&read).map(|(x, b)| (x - b).abs()).fold(0.0, f32::max);
     ensure(on_host.is_err() && x != start && apart < 1e-4, format!("{apart} {x:?}"))?;
     minimizer.write(&start)?;
-    let nan = Kernel::objective(gpu, &minimizer, "g[i] = bitcast<f32>(0x7fc00000u + u32(x[i] == 77.0)); sum += g[i];");
+    let nan = objective(gpu, &minimizer, "g[i] = bitcast<f32>(0x7fc00000u + u32(x[i] == 77.0)); sum += g[i];");
     let summary = minimizer.step_blocking(|encoder| nan.record(encoder))?;
     ensure(summary.status == Status::NonFinite, format!("{summary:?}"))?;
     ensure(minimizer.read_blocking()? == start, "x has moved")

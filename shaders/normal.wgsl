@@ -1,0 +1,124 @@
+// The cost of least squares, JᵀJ and Jᵀr, as the loss weighs them; loss.wgsl and tile.wgsl come before this. src/solve/gpu_least_squares.rs.
+
+// The m rows of J are dealt out in slices.
+struct Row { m: u32, n: u32, slices: u32, slice: u32, kind: u32, c: f32, lanes: u32 }
+struct State { status: u32, failed: u32, fresh: u32 }
+
+@group(0) @binding(0) var<uniform> row: Row;
+@group(1) @binding(0) var<storage, read> state: State;
+@group(1) @binding(1) var<storage, read> jacobian: array<f32>;
+@group(1) @binding(2) var<storage, read> residuals: array<f32>;
+// Costs of workgroups; then, of each slice, JᵀJ and in row n Jᵀr.
+@group(1) @binding(3) var<storage, read_write> partials: array<f32>;
+@group(1) @binding(4) var<storage, read_write> matrix: array<f32>;
+@group(1) @binding(5) var<storage, read_write> g: array<f32>;
+
+var<workgroup> sums: array<f32, 256>;
+
+@compute @workgroup_size(256)
+fn cost(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    var sum = 0.0;
+    for (var i = group.x * 256u + lane; i < row.m; i += 256u * groups.x) {
+        sum += weigh(residuals[i], row.kind, row.c).x;
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    if lane == 0u {
+        for (var k = 1u; k < 256u; k++) {
+            sum += sums[k];
+        }
+        partials[group.x] = sum;
+    }
+}
+
+// Four columns of a row of [J r], weighted.
+fn quad(i: u32, end: u32, j: u32) -> vec4<f32> {
+    var values = vec4<f32>();
+    if i >= end {
+        return values;
+    }
+    for (var k = 0u; k < 4u; k++) {
+        if j + k < row.n {
+            values[k] = jacobian[i * row.n + j + k];
+        } else if j + k == row.n {
+            values[k] = residuals[i];
+        }
+    }
+    if row.kind == 0u {
+        return values;
+    }
+    return values * weigh(residuals[i], row.kind, row.c).y;
+}
+
+fn store(slice: u32, i: u32, j: u32, sum: vec4<f32>) {
+    for (var k = 0u; k < 4u && j + k < row.n && i <= row.n; k++) {
+        partials[(slice * (row.n + 1u) + i) * row.n + j + k] = sum[k];
+    }
+}
+
+// [J r]ᵀ·[J r] of a slice: a tile a workgroup, those on and below the diagonal.
+@compute @workgroup_size(64)
+fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    if group.x > group.y || state.fresh == 0u {
+        return;
+    }
+    let top = 32u * group.y;
+    let across = 32u * group.x;
+    let first = group.z * row.slice;
+    let end = min(row.m, first + row.slice);
+    var sum = mat4x4<f32>();
+    for (var i = first; i < end; i += 32u) {
+        for (var e = lane; e < 256u; e += 64u) {
+            left[e / 8u][e % 8u] = quad(i + e / 8u, end, top + 4u * (e % 8u));
+            right[e / 8u][e % 8u] = quad(i + e / 8u, end, across + 4u * (e % 8u));
+        }
+        workgroupBarrier();
+        sum += product(lane);
+        workgroupBarrier();
+    }
+    let i = top + 4u * (lane / 8u);
+    let j = across + 4u * (lane % 8u);
+    store(group.z, i, j, sum[0]);
+    store(group.z, i + 1u, j, sum[1]);
+    store(group.z, i + 2u, j, sum[2]);
+    store(group.z, i + 3u, j, sum[3]);
+}
+
+// The slices added up, `lanes` threads an element.
+@compute @workgroup_size(256)
+fn gather(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    if state.fresh == 0u {
+        return;
+    }
+    let size = (row.n + 1u) * row.n;
+    let e = (group.y * groups.x + group.x) * (256u / row.lanes) + lane / row.lanes;
+    let i = e / row.n;
+    let j = e % row.n;
+    let counts = e < size && j <= i;
+    var sum = 0.0;
+    for (var p = lane % row.lanes; counts && p < row.slices; p += row.lanes) {
+        sum += partials[p * size + e];
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    if !counts || lane % row.lanes != 0u {
+        return;
+    }
+    for (var k = 1u; k < row.lanes; k++) {
+        sum += sums[lane + k];
+    }
+    if i == row.n {
+        g[j] = sum;
+    } else {
+        matrix[i * row.n + j] = sum;
+        matrix[j * row.n + i] = sum;
+    }
+}

@@ -1,0 +1,17 @@
+// LᵀR of two blocks of 32 rows and 32 columns in workgroup memory, by 8 × 8 threads with 4 × 4 elements each: put before
+// normal.wgsl and cholesky.wgsl.
+
+// Row k, columns 4q to 4q + 3; the ninth keeps rows apart in memory banks.
+var<workgroup> left: array<array<vec4<f32>, 9>, 32>;
+var<workgroup> right: array<array<vec4<f32>, 9>, 32>;
+
+// Element [i][j] is that of row 4·(lane / 8) + i and column 4·(lane mod 8) + j.
+fn product(lane: u32) -> mat4x4<f32> {
+    var sum = mat4x4<f32>();
+    for (var k = 0u; k < 32u; k++) {
+        let a = left[k][lane / 8u];
+        let b = right[k][lane % 8u];
+        sum += mat4x4<f32>(a.x * b, a.y * b, a.z * b, a.w * b);
+    }
+    return sum;
+}

@@ -1,0 +1,60 @@
+//! Cholesky's factor on the device.
+
+use super::device::buffer;
+use super::program::Op;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::memory::BufferRange;
+
+/// Columns of a panel, and the rows of one that a workgroup has: as in shaders/cholesky.wgsl.
+const WIDTH: usize = 32;
+const ROWS: usize = 64;
+
+pub(super) fn text() -> String {
+    concat!(include_str!("../../shaders/tile.wgsl"), include_str!("../../shaders/cholesky.wgsl")).into()
+}
+
+/// What the equations (A + diag(added))·δ = −g are made of.
+#[derive(Debug)]
+pub(super) struct Equations<'a> {
+    /// n × n, of which the lower triangle is read.
+    pub(super) matrix: &'a BufferRange,
+    pub(super) g: &'a BufferRange,
+    /// Negative: δ is 0 there.
+    pub(super) added: &'a BufferRange,
+    pub(super) delta: &'a BufferRange,
+    /// u32: not 0 where nothing is to be done; whether there was no factor.
+    pub(super) control: &'a BufferRange,
+}
+
+/// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them.
+pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
+    let n = equations.g.len;
+    let panels = n.div_ceil(WIDTH);
+    let factor = buffer(gpu, "a matrix' factor", (n as u64 + 1).saturating_mul(n as u64))?;
+    let blocks = buffer(gpu, "blocks of a matrix' factor", (panels * WIDTH * WIDTH) as u64)?;
+    let Equations { matrix, g, added, delta, control } = equations;
+    let pass = |entry| {
+        gpu.pass_with("cholesky", text(), entry, &[&[], &[false, false, false, false, true, true, true]], false)
+    };
+    let [load, panel, trail, back] = [pass("load")?, pass("panel")?, pass("trail")?, pass("back")?];
+    let group = gpu.scoped("a factor's bind group", || {
+        load.bind(gpu, 1, &[control, &factor, &blocks, delta, matrix, g, added].map(BufferRange::binding))
+    })?;
+    let op = |pass: &std::sync::Arc<_>, panel: usize, workgroups| Op {
+        pass: std::sync::Arc::clone(pass),
+        group: group.clone(),
+        row: vec![n as u32, panel as u32],
+        workgroups,
+    };
+    let mut ops = vec![op(&load, 0, [n.div_ceil(64), n + 1, 1])];
+    for k in 0..panels {
+        let next = ((k + 1) * WIDTH).min(n);
+        ops.push(op(&panel, k, [(n + 1 - next).div_ceil(ROWS), 1, 1]));
+        if next < n {
+            ops.push(op(&trail, k, [(n - next).div_ceil(WIDTH), (n + 1 - next).div_ceil(WIDTH), 1]));
+        }
+    }
+    ops.push(op(&back, 0, [1, 1, 1]));
+    Ok(ops)
+}

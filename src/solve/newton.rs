@@ -1,0 +1,67 @@
+//! Newton's equations on the device.
+
+use super::cholesky::{self, Equations};
+use super::device::buffer;
+use super::program::{Op, Program};
+use super::space::FREE;
+use super::tape::Tape;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::memory::BufferRange;
+
+pub(super) const SHADER: &str = include_str!("../../shaders/shift.wgsl");
+/// Shifts that are tried, each twice the one before: as on the host.
+const SHIFTS: usize = 200;
+
+/// (A + τ·1)·δ = −g with τ = 0, or the first that makes a factor exist.
+#[derive(Debug)]
+pub(super) struct Newton {
+    /// With τ as it is at first, and with the next one.
+    programs: [Program; 2],
+    /// The two words of the factor, and τ; then ‖A‖².
+    control: BufferRange,
+    square: BufferRange,
+}
+
+impl Newton {
+    pub(super) fn new(
+        gpu: &Gpu,
+        matrix: &BufferRange,
+        g: &BufferRange,
+        delta: &BufferRange,
+        slots: &BufferRange,
+    ) -> Result<Self> {
+        let n = g.len;
+        let (added, control) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's control", 3)?);
+        let equations = Equations { matrix, g, added: &added, delta, control: &control };
+        let factor = cholesky::ops(gpu, &equations)?;
+        let pass = gpu.pass("shift", SHADER.into(), "shift", &[&[], &[true, true, false, false]])?;
+        let group = gpu.scoped("a shift's bind group", || {
+            pass.bind(gpu, 1, &[slots, matrix, &added, &control].map(BufferRange::binding))
+        })?;
+        let program = |attempt| {
+            let row = vec![n as u32, attempt, FREE as u32];
+            let mut ops = vec![Op { pass: pass.clone(), group: group.clone(), row, workgroups: [1, 1, 1] }];
+            ops.extend(factor.iter().cloned());
+            Program::new(gpu, ops)
+        };
+        let square = BufferRange::new(&slots.buffer, slots.offset + 4 * FREE as u64, 1);
+        Ok(Self { programs: [program(0)?, program(1)?], control, square })
+    }
+
+    /// With ‖A‖² in its slot. `false` where A is not finite.
+    pub(super) async fn solve(&self, tape: &mut Tape) -> Result<bool> {
+        let ranges = [self.control.clone(), self.square.clone()];
+        for attempt in 0..SHIFTS {
+            self.programs[attempt.min(1)].encode(tape.encoder());
+            let found = tape.fetch(&ranges).await?;
+            if !found[3].is_finite() {
+                return Ok(false);
+            }
+            if found[1].to_bits() == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

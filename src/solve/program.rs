@@ -1,0 +1,63 @@
+//! Dispatches that stay the same: made once, recorded as often as they are wanted.
+
+use std::sync::Arc;
+
+use wgpu::util::DeviceExt;
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::passes::Pass;
+
+/// Bytes from row to row: the strictest alignment that a device may demand.
+const STRIDE: usize = 256;
+/// The most words of a row.
+const WORDS: usize = 12;
+
+/// A dispatch: what it runs and binds, its row, its workgroups.
+#[derive(Clone, Debug)]
+pub(super) struct Op {
+    pub(super) pass: Arc<Pass>,
+    pub(super) group: wgpu::BindGroup,
+    pub(super) row: Vec<u32>,
+    pub(super) workgroups: [usize; 3],
+}
+
+#[derive(Debug)]
+pub(super) struct Program {
+    rows: wgpu::BindGroup,
+    ops: Vec<Op>,
+}
+
+impl Program {
+    pub(super) fn new(gpu: &Gpu, ops: Vec<Op>) -> Result<Self> {
+        let mut words = vec![0u32; ops.len().max(1) * STRIDE / 4];
+        for (to, op) in words.chunks_mut(STRIDE / 4).zip(&ops) {
+            to[..op.row.len()].copy_from_slice(&op.row);
+        }
+        let rows = gpu.scoped("a solver's rows", || {
+            let rows = gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: Some("wgpu-optim solver rows"),
+                contents: bytemuck::cast_slice(&words),
+                usage: wgpu::BufferUsages::UNIFORM,
+            });
+            let one = wgpu::BufferBinding { buffer: &rows, offset: 0, size: wgpu::BufferSize::new(4 * WORDS as u64) };
+            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("wgpu-optim solver row"),
+                layout: &crate::gpu::kernel::row_layout(gpu.device()),
+                entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
+            })
+        })?;
+        Ok(Self { rows, ops })
+    }
+
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (k, op) in self.ops.iter().enumerate() {
+            pass.set_pipeline(&op.pass.pipeline);
+            pass.set_bind_group(0, &self.rows, &[(k * STRIDE) as u32]);
+            pass.set_bind_group(1, &op.group, &[]);
+            let [x, y, z] = op.workgroups.map(|count| count as u32);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}
