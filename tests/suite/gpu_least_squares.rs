@@ -357,7 +357,9 @@ fn bad_input(gpu: &Gpu) -> Result<(), Failed> {
     let found = GpuLeastSquares::with_ranges(gpu, part(0, 2), part(0, 3), range(6), options);
     ensure(matches!(found, Err(Error::Overlap { .. })), format!("{found:?}"))?;
     let found = GpuLeastSquares::with_ranges(gpu, part(1, 2), part(512, 3), range(6), options);
-    ensure(matches!(found, Err(Error::Misaligned { .. })), format!("{found:?}"))?;
+    // An adapter that binds anywhere has nothing against an odd offset.
+    let any = gpu.device().limits().min_storage_buffer_offset_alignment <= 4;
+    ensure(any || matches!(found, Err(Error::Misaligned { .. })), format!("{found:?}"))?;
     // One buffer for all three.
     let mut solver = GpuLeastSquares::with_ranges(gpu, part(0, 2), part(256, 3), part(512, 6), options)?;
     let found = solver.write(&[1.0; 3]);

@@ -23,6 +23,7 @@ mod guard;
 mod least_squares;
 mod look_ahead;
 mod memory;
+mod newton;
 mod options;
 mod parity;
 mod pools;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         look_ahead::TESTS,
         memory::TESTS,
+        newton::TESTS,
         options::TESTS,
         parity::TESTS,
         pools::TESTS,

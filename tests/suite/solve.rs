@@ -59,7 +59,7 @@ const OBJECTIVE: &str = "
             value[0] = sum;
         }
     }";
-const VALLEY: &str = "
+pub(crate) const VALLEY: &str = "
     var slope = 0.0;
     if i + 1u < n {
         let a = 1.0 - x[i];
@@ -69,20 +69,20 @@ const VALLEY: &str = "
     }
     if i > 0u { slope += 200.0 * (x[i] - x[i - 1u] * x[i - 1u]); }
     g[i] = slope;";
-const BOWL: &str = "
+pub(crate) const BOWL: &str = "
     let apart = x[i] - 1.0;
     sum += 0.5 * curvature(i) * apart * apart;
     g[i] = curvature(i) * apart;";
 
 /// The kernel of an objective, between its minimizer's buffers.
-fn objective(gpu: &Gpu, minimizer: &GpuMinimizer, body: &str) -> Kernel {
+pub(crate) fn objective(gpu: &Gpu, minimizer: &GpuMinimizer, body: &str) -> Kernel {
     let ranges = [minimizer.x(), minimizer.gradient(), minimizer.value()];
     Kernel::new(gpu, &OBJECTIVE.replace("VALLEY", body), &ranges)
 }
 
-const START: [f64; 10] = [-1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0];
+pub(crate) const START: [f64; 10] = [-1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0, -1.2, 1.0];
 
-fn long(options: Options) -> Options {
+pub(crate) fn long(options: Options) -> Options {
     Options { max_iter: 400, tolerance_grad: 1e-3, tolerance_change: 0.0, ..options }
 }
 
@@ -235,8 +235,6 @@ fn nothing_is_made_after_the_first_steps(gpu: &Gpu) -> Result<(), Failed> {
 fn bad_device_input(gpu: &Gpu) -> Result<(), Failed> {
     let wrong = Options { lr: f64::NAN, ..Options::lbfgs() };
     ensure(matches!(GpuMinimizer::new(gpu, 4, wrong), Err(Error::Hyperparameter { name: "lr", .. })), "NaN")?;
-    let newton = GpuMinimizer::new(gpu, 4, Options::newton());
-    ensure(matches!(newton, Err(Error::Unsupported { .. })), "Newton on the device")?;
     let most = gpu.device().limits().max_storage_buffer_binding_size;
     let large = GpuMinimizer::new(gpu, most as usize / 4 + 1, Options::lbfgs());
     ensure(matches!(large, Err(Error::OverLimit { .. })), "over the limit")?;
