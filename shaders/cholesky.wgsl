@@ -18,12 +18,12 @@ struct Row { n: u32, panel: u32 }
 @group(1) @binding(6) var<storage, read> added: array<f32>;
 
 const WIDTH = 32u;
-// Rows of a panel that a workgroup has.
-const ROWS = 64u;
+// Rows below a block that a workgroup eliminates beside it.
+const ROWS = 96u;
 
 var<workgroup> stop: u32;
-var<workgroup> block: array<array<f32, WIDTH + 1u>, WIDTH>;
-var<workgroup> rows: array<array<f32, WIDTH + 1u>, ROWS>;
+// Of a block on the diagonal: the columns as they are when it is their turn (panel), or the factor (back).
+var<workgroup> square: array<array<f32, WIDTH>, WIDTH>;
 var<workgroup> solved: array<f32, WIDTH>;
 
 fn stopped(lane: u32) -> bool {
@@ -53,8 +53,37 @@ fn load(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 }
 
-// A block on the diagonal (each workgroup for itself), and the rows below it.
-@compute @workgroup_size(64)
+fn is_pivot(p: f32) -> bool {
+    // Not a NaN, not ∞.
+    return p > 0.0 && p <= 3.4028235e38;
+}
+
+fn pivot(c: u32) -> f32 {
+    return select(1.0, square[c][c], is_pivot(square[c][c]));
+}
+
+// An element of a thread's row; beyond those that it has, of the identity.
+fn take(at: u32, c: u32, has: u32, one: u32) -> f32 {
+    if c < has {
+        return factor[at + c];
+    }
+    return select(0.0, 1.0, c == one);
+}
+
+fn keep(at: u32, c: u32, has: u32, in_block: bool, x: f32) {
+    if c >= has {
+        return;
+    }
+    if in_block {
+        blocks[at + c] = x / sqrt(pivot(c));
+    } else {
+        factor[at + c] = x / sqrt(pivot(c));
+    }
+}
+
+// A block on the diagonal (in each workgroup) and rows below it are eliminated together, a row a thread, column by column. Lines with C in
+// their names stand for 32 of them, c ahead of each: src/solve/cholesky.rs writes them out, so that rows stay in registers.
+@compute @workgroup_size(128)
 fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
         return;
@@ -62,69 +91,23 @@ fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let n = row.n;
     let start = row.panel * WIDTH;
     let width = min(WIDTH, n - start);
-    for (var e = lane; e < WIDTH * WIDTH; e += 64u) {
-        let i = e / WIDTH;
-        let j = e % WIDTH;
-        var element = select(0.0, 1.0, i == j);
-        if i < width && j <= i {
-            element = factor[(start + i) * n + start + j];
-        }
-        block[i][j] = element;
+    let in_block = lane < WIDTH;
+    let below = min(start + WIDTH, n) + ROWS * group.x + lane - WIDTH;
+    let i = select(below, start + lane, in_block);
+    let has = select(select(0u, width, below <= n), min(lane + 1u, width), in_block && lane < width);
+    let own = select(has, 0u, in_block && lane >= width);
+    let at = i * n + start;
+    //GET var xC = take(at, C, own, lane);
+    //STEP if in_block { square[C][lane] = xC; }
+    //STEP workgroupBarrier();
+    //STEP let tC = xC / pivot(C);
+    //STEP EACH xJ -= tC * square[C][J];
+    if in_block && group.x == 0u && !is_pivot(square[lane][lane]) {
+        control[1] = 1u;
     }
-    workgroupBarrier();
-    for (var c = 0u; c < width; c++) {
-        let pivot = block[c][c];
-        // Not a NaN, not ∞.
-        let sound = pivot > 0.0 && pivot <= 3.4028235e38;
-        let root = select(1.0, sqrt(pivot), sound);
-        workgroupBarrier();
-        if lane == 0u && group.x == 0u && !sound {
-            control[1] = 1u;
-        }
-        if lane == c {
-            block[c][c] = root;
-        } else if lane > c && lane < WIDTH {
-            block[lane][c] /= root;
-        }
-        workgroupBarrier();
-        for (var e = lane; e < WIDTH * WIDTH; e += 64u) {
-            let i = e / WIDTH;
-            let j = e % WIDTH;
-            if j > c && j <= i {
-                block[i][j] -= block[i][c] * block[j][c];
-            }
-        }
-        workgroupBarrier();
-    }
-    let first = min(start + WIDTH, n) + ROWS * group.x;
-    for (var e = lane; e < ROWS * WIDTH; e += 64u) {
-        let i = e / WIDTH;
-        let j = e % WIDTH;
-        var element = 0.0;
-        if first + i <= n && j < width {
-            element = factor[(first + i) * n + start + j];
-        }
-        rows[i][j] = element;
-    }
-    workgroupBarrier();
-    for (var c = 0u; c < width; c++) {
-        var element = rows[lane][c];
-        for (var p = 0u; p < c; p++) {
-            element -= rows[lane][p] * block[c][p];
-        }
-        rows[lane][c] = element / block[c][c];
-    }
-    workgroupBarrier();
-    for (var e = lane; e < ROWS * WIDTH; e += 64u) {
-        let i = e / WIDTH;
-        let j = e % WIDTH;
-        if first + i <= n && j < width {
-            factor[(first + i) * n + start + j] = rows[i][j];
-        }
-        if group.x == 0u && i < WIDTH {
-            blocks[start * WIDTH + e] = block[i][j];
-        }
-    }
+    let to = select(at, (start + lane) * WIDTH, in_block);
+    let keeps = select(own, 0u, in_block && group.x > 0u);
+    //PUT keep(to, C, keeps, in_block, xC);
 }
 
 fn subtract(i: u32, j: u32, product: vec4<f32>) {
@@ -133,12 +116,17 @@ fn subtract(i: u32, j: u32, product: vec4<f32>) {
     }
 }
 
-fn quad(top: u32, q: u32, column: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    for (var k = 0u; k < 4u && top + 4u * q + k <= row.n; k++) {
-        values[k] = factor[(top + 4u * q + k) * row.n + column];
-    }
-    return values;
+fn element(i: u32, column: u32) -> f32 {
+    return select(0.0, factor[min(i, row.n) * row.n + column], i <= row.n);
+}
+
+fn quad(i: u32, column: u32) -> vec4<f32> {
+    return vec4(element(i, column), element(i + 1u, column), element(i + 2u, column), element(i + 3u, column));
+}
+
+fn fetch(q: u32, k: u32, start: u32, top: u32, across: u32) {
+    left[k][q] = quad(top + 4u * q, start + k);
+    right[k][q] = quad(across + 4u * q, start + k);
 }
 
 // What is right of the panel, less the product of its rows.
@@ -153,11 +141,12 @@ fn trail(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let start = row.panel * WIDTH;
     let top = start + WIDTH * (1u + group.y);
     let across = start + WIDTH * (1u + group.x);
-    for (var e = lane; e < 8u * WIDTH; e += 64u) {
-        let k = e % WIDTH;
-        left[k][e / WIDTH] = quad(top, e / WIDTH, start + k);
-        right[k][e / WIDTH] = quad(across, e / WIDTH, start + k);
-    }
+    let q = lane / WIDTH;
+    let k = lane % WIDTH;
+    fetch(q, k, start, top, across);
+    fetch(q + 2u, k, start, top, across);
+    fetch(q + 4u, k, start, top, across);
+    fetch(q + 6u, k, start, top, across);
     workgroupBarrier();
     let mine = product(lane);
     let i = top + 4u * (lane / 8u);
@@ -166,6 +155,11 @@ fn trail(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     subtract(i + 1u, j, mine[1]);
     subtract(i + 2u, j, mine[2]);
     subtract(i + 3u, j, mine[3]);
+}
+
+fn term(i: u32, j: u32, start: u32) -> f32 {
+    // Beyond the last row `solved` is 0.
+    return factor[min(start + i, row.n - 1u) * row.n + j] * solved[i];
 }
 
 // Lᵀ·δ = row n, by one workgroup.
@@ -188,24 +182,27 @@ fn back(@builtin(local_invocation_index) lane: u32) {
                 solved[lane] = delta[start + lane];
             }
         }
+        for (var e = lane; e < WIDTH * WIDTH; e += 256u) {
+            square[e / WIDTH][e % WIDTH] = blocks[start * WIDTH + e];
+        }
         workgroupBarrier();
         for (var c = width; c > 0u; c--) {
-            let at = start * WIDTH + (c - 1u) * WIDTH;
-            let value = solved[c - 1u] / blocks[at + c - 1u];
+            let value = solved[c - 1u] / square[c - 1u][c - 1u];
             workgroupBarrier();
             if lane == c - 1u {
                 solved[lane] = value;
             } else if lane < c - 1u {
-                solved[lane] -= blocks[at + lane] * value;
+                solved[lane] -= square[c - 1u][lane] * value;
             }
             workgroupBarrier();
         }
         for (var j = lane; j < start; j += 256u) {
-            var sum = 0.0;
-            for (var i = 0u; i < width; i++) {
-                sum += factor[(start + i) * n + j] * solved[i];
+            var sum = vec4<f32>();
+            for (var i = 0u; i < width; i += 8u) {
+                sum += vec4(term(i, j, start), term(i + 1u, j, start), term(i + 2u, j, start), term(i + 3u, j, start));
+                sum += vec4(term(i + 4u, j, start), term(i + 5u, j, start), term(i + 6u, j, start), term(i + 7u, j, start));
             }
-            delta[j] -= sum;
+            delta[j] -= sum.x + sum.y + sum.z + sum.w;
         }
         if lane < width {
             delta[start + lane] = solved[lane];

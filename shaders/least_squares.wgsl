@@ -86,8 +86,15 @@ fn add(lane: u32, mine: vec2<f32>) -> vec2<f32> {
     sums[lane] = mine;
     workgroupBarrier();
     var all = mine;
+    if lane < 16u {
+        for (var k = lane + 16u; k < 256u; k += 16u) {
+            all += sums[k];
+        }
+        sums[lane] = all;
+    }
+    workgroupBarrier();
     if lane == 0u {
-        for (var k = 1u; k < 256u; k++) {
+        for (var k = 1u; k < 16u; k++) {
             all += sums[k];
         }
     }
@@ -210,8 +217,15 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
     }
     sums[lane] = mine;
     workgroupBarrier();
+    if lane < 16u {
+        for (var k = lane + 16u; k < 256u; k += 16u) {
+            mine = vec2(larger(mine.x, sums[k].x), larger(mine.y, sums[k].y));
+        }
+        sums[lane] = mine;
+    }
+    workgroupBarrier();
     if lane == 0u {
-        for (var k = 1u; k < 256u; k++) {
+        for (var k = 1u; k < 16u; k++) {
             mine = vec2(larger(mine.x, sums[k].x), larger(mine.y, sums[k].y));
         }
         state.gradient = mine.x;

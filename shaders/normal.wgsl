@@ -27,36 +27,53 @@ fn cost(
     }
     sums[lane] = sum;
     workgroupBarrier();
+    if lane < 16u {
+        for (var k = lane + 16u; k < 256u; k += 16u) {
+            sum += sums[k];
+        }
+        sums[lane] = sum;
+    }
+    workgroupBarrier();
     if lane == 0u {
-        for (var k = 1u; k < 256u; k++) {
+        for (var k = 1u; k < 16u; k++) {
             sum += sums[k];
         }
         partials[group.x] = sum;
     }
 }
 
-// Four columns of a row of [J r], weighted.
+// A row of [J r], 0 beyond it.
+fn element(i: u32, j: u32) -> f32 {
+    if j < row.n {
+        return jacobian[i * row.n + j];
+    }
+    if j == row.n {
+        return residuals[i];
+    }
+    return 0.0;
+}
+
+// Four columns of a row, weighted.
 fn quad(i: u32, end: u32, j: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    if i >= end {
-        return values;
+    if i >= end || j > row.n {
+        return vec4<f32>();
     }
-    for (var k = 0u; k < 4u; k++) {
-        if j + k < row.n {
-            values[k] = jacobian[i * row.n + j + k];
-        } else if j + k == row.n {
-            values[k] = residuals[i];
-        }
-    }
+    let values = vec4(element(i, j), element(i, j + 1u), element(i, j + 2u), element(i, j + 3u));
     if row.kind == 0u {
         return values;
     }
     return values * weigh(residuals[i], row.kind, row.c).y;
 }
 
+fn put(k: u32, q: u32, i: u32, end: u32, top: u32, across: u32) {
+    left[k][q] = quad(i + k, end, top + 4u * q);
+    right[k][q] = quad(i + k, end, across + 4u * q);
+}
+
 fn store(slice: u32, i: u32, j: u32, sum: vec4<f32>) {
+    let at = (slice * (row.n + 1u) + i) * row.n + j;
     for (var k = 0u; k < 4u && j + k < row.n && i <= row.n; k++) {
-        partials[(slice * (row.n + 1u) + i) * row.n + j + k] = sum[k];
+        partials[at + k] = sum[k];
     }
 }
 
@@ -72,10 +89,12 @@ fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     let end = min(row.m, first + row.slice);
     var sum = mat4x4<f32>();
     for (var i = first; i < end; i += 32u) {
-        for (var e = lane; e < 256u; e += 64u) {
-            left[e / 8u][e % 8u] = quad(i + e / 8u, end, top + 4u * (e % 8u));
-            right[e / 8u][e % 8u] = quad(i + e / 8u, end, across + 4u * (e % 8u));
-        }
+        let k = lane / 8u;
+        let q = lane % 8u;
+        put(k, q, i, end, top, across);
+        put(k + 8u, q, i, end, top, across);
+        put(k + 16u, q, i, end, top, across);
+        put(k + 24u, q, i, end, top, across);
         workgroupBarrier();
         sum += product(lane);
         workgroupBarrier();

@@ -24,7 +24,8 @@ mod solvers;
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
 
 /// Every adapter with a device; `none` for no adapter, any other text for those whose names contain it. Where there is no adapter at
-/// all, says so and how to get one. An adapter that was asked for and is not there, or refuses its device, is an error.
+/// all, says so and how to get one. One that refuses its device is left out, with a line that says so (NVIDIA's GL without a display is
+/// such a one); an adapter that was asked for and is not there is an error, and so are refusals alone.
 fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
     if name == Some("none") {
         return Ok(Vec::new());
@@ -43,7 +44,20 @@ fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
         let names: Vec<_> = adapters.iter().map(full_name).collect();
         return Err(format!("no adapter's name contains {wanted:?}; there are {}", names.join(", ")).into());
     }
-    Ok(chosen.into_iter().map(|adapter| pollster::block_on(Gpu::from_adapter(adapter))).collect::<Result<_, _>>()?)
+    let (mut gpus, mut refused) = (Vec::new(), None);
+    for adapter in chosen {
+        match pollster::block_on(Gpu::from_adapter(adapter)) {
+            Ok(gpu) => gpus.push(gpu),
+            Err(e) => {
+                eprintln!("Without {}: {e}", full_name(adapter));
+                refused = Some(e);
+            }
+        }
+    }
+    match refused {
+        Some(e) if gpus.is_empty() => Err(e.into()),
+        _ => Ok(gpus),
+    }
 }
 
 fn full_name(adapter: &wgpu::Adapter) -> String {

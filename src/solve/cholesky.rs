@@ -6,12 +6,39 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 
-/// Columns of a panel, and the rows of one that a workgroup has: as in shaders/cholesky.wgsl.
+/// Columns of a panel, and the rows below its block that a workgroup has: as in shaders/cholesky.wgsl.
 const WIDTH: usize = 32;
-const ROWS: usize = 64;
+const ROWS: usize = 96;
 
+/// The WGSL, with the lines of `panel` written out for each column C, and in it for each column J behind.
 pub(super) fn text() -> String {
-    concat!(include_str!("../../shaders/tile.wgsl"), include_str!("../../shaders/cholesky.wgsl")).into()
+    let mut text = include_str!("../../shaders/tile.wgsl").to_owned();
+    let mut step = Vec::new();
+    for line in include_str!("../../shaders/cholesky.wgsl").lines() {
+        if let Some(line) = line.trim().strip_prefix("//STEP ") {
+            step.push(line);
+            continue;
+        }
+        for c in (0..WIDTH).filter(|_| !step.is_empty()) {
+            for line in &step {
+                let of = |line: &str| line.replace("xC", &format!("x{c}")).replace("tC", &format!("t{c}"));
+                let of = |line: &str| of(line).replace("[C]", &format!("[{c}]")).replace("(C)", &format!("({c}u)"));
+                match line.strip_prefix("EACH ") {
+                    Some(each) => (c + 1..WIDTH).for_each(|j| text += &(of(&each.replace('J', &j.to_string())) + "\n")),
+                    None => text += &(of(line) + "\n"),
+                }
+            }
+        }
+        step.clear();
+        match line.trim().strip_prefix("//GET ").or(line.trim().strip_prefix("//PUT ")) {
+            Some(each) => {
+                let of = |c: usize| each.replace("xC", &format!("x{c}")).replace(" C,", &format!(" {c}u,")) + "\n";
+                text.extend((0..WIDTH).map(of));
+            }
+            None => text += &(line.to_owned() + "\n"),
+        }
+    }
+    text
 }
 
 /// What the equations (A + diag(added))·δ = −g are made of.

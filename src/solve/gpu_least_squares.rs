@@ -144,7 +144,8 @@ impl GpuLeastSquares {
             Op { pass, group, row: row.clone(), workgroups: [workgroups, 1, 1] }
         };
         let (kind, c) = options.loss.kind();
-        let lanes = 1 << slices.count.min(16).ilog2();
+        // Threads an element where there are many slices of few elements.
+        let lanes = 1 << slices.count.min(64).min((1 << 18) / (n * (n + 1)).min(1 << 18)).ilog2();
         let of_j = |pass: &std::sync::Arc<_>, workgroups| {
             let (pass, group) = (std::sync::Arc::clone(pass), linear.clone());
             let mut row = [m, n, slices.count, slices.rows].map(|x| x as u32).to_vec();

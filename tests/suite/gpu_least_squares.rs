@@ -249,8 +249,9 @@ fn what_stops_it(gpu: &Gpu) -> Result<(), Failed> {
     let wrong = "r[i] = x[0]; jacobian[i * n] = -1.0; jacobian[i * n + 1u] = 0.5;";
     for options in [damped, plain] {
         let (summary, x) = run(3, 2, LeastSquares { ftol: 0.0, xtol: 0.0, max_iter: 10_000, ..options }, wrong)?;
-        let expected = if options == plain { Status::Singular } else { Status::NoDescent };
-        let stopped = summary.status == expected || summary.status == Status::ChangeTolerance;
+        // JᵀJ has rank one: whether there is a factor without damping is up to rounding.
+        let stopped = matches!(summary.status, Status::NoDescent | Status::ChangeTolerance)
+            || summary.status == Status::Singular && options == plain;
         ensure(stopped && x == [1.0, 1.0], format!("{x:?} {summary:?}"))?;
     }
     let (summary, x) = run(5, 2, LeastSquares { max_iter: 0, ..damped }, idle)?;

@@ -27,8 +27,8 @@ fn settings(rule: &AnyRule) -> Settings {
 /// Vectors by name, the parameter first.
 type Vectors = Vec<(&'static str, Vec<f32>)>;
 
-/// Parameter and states after some steps with these gradients; on the CPU also the largest magnitude that each element of the
-/// parameter has had, as a last vector.
+/// Parameter and states after some steps with these gradients; on the CPU also the largest magnitude that each element of them has had,
+/// as vectors behind them.
 fn run(
     device: &Device,
     rule: &AnyRule,
@@ -38,18 +38,22 @@ fn run(
 ) -> Result<Vectors, Failed> {
     let mut optimizer = Optimizer::new(device, rule.clone(), settings)?;
     let w = optimizer.add(0, "w", start)?;
-    let mut scale: Vec<_> = start.iter().map(|x| x.abs()).collect();
+    let mut scales = vec![("scale", start.iter().map(|x| x.abs()).collect::<Vec<_>>())];
     for gradient in steps {
         optimizer.write_gradient(w, gradient)?;
         optimizer.step()?;
         if matches!(device, Device::Cpu) {
-            let now = optimizer.read_blocking::<f32>(w)?;
-            scale.iter_mut().zip(now).for_each(|(scale, x)| *scale = scale.max(x.abs()));
+            let now = read(&optimizer, rule)?;
+            scales.resize_with(now.len(), || ("scale", Vec::new()));
+            for ((_, scale), (_, now)) in scales.iter_mut().zip(now) {
+                scale.resize(now.len(), 0.0);
+                scale.iter_mut().zip(now).for_each(|(scale, x)| *scale = scale.max(x.abs()));
+            }
         }
     }
     let mut all = read(&optimizer, rule)?;
     if matches!(device, Device::Cpu) {
-        all.push(("scale", scale));
+        all.extend(scales);
     }
     Ok(all)
 }
@@ -70,19 +74,22 @@ fn agree(
     start: &[f32],
     steps: &[Vec<f32>],
 ) -> Result<(), Failed> {
-    ensure(gpu.len() + 1 == cpu.len(), format!("{what}: {} vectors against {}", gpu.len(), cpu.len()))?;
-    let scale = &cpu[cpu.len() - 1].1;
+    ensure(2 * gpu.len() == cpu.len(), format!("{what}: {} vectors against {}", gpu.len(), cpu.len()))?;
+    let scales = &cpu[gpu.len()..];
     let largest = |i: usize| steps.iter().map(|g| g[i].abs()).fold(0.0, f32::max);
     let gradient: Vec<f32> = (0..start.len()).map(largest).collect();
-    for ((name, x), (_, b)) in gpu.iter().zip(cpu) {
+    for (((name, x), (_, b)), (_, scale)) in gpu.iter().zip(cpu).zip(scales) {
         let what = format!("{what} {name} of {}", start.len());
         match *name {
             "parameter" => {
                 close(&what, x, b, scale, TOLERANCE)?;
-                displaced(&what, x, b, start, TOLERANCE)?;
+                displaced(&what, x, b, start, scale, TOLERANCE)?;
             }
-            // First moments change sign, so that only what went in says how exact they can be.
-            "momentum_buffer" | "exp_avg" | "grad_avg" => close(&what, x, b, &gradient, TOLERANCE)?,
+            // First moments change sign, so that only what went in says how exact they can be, and what they have been.
+            "momentum_buffer" | "exp_avg" | "grad_avg" => {
+                let scale: Vec<_> = gradient.iter().zip(scale).map(|(g, scale)| g.max(*scale)).collect();
+                close(&what, x, b, &scale, TOLERANCE)?;
+            }
             _ => close(&what, x, b, &vec![0.0; x.len()], TOLERANCE)?,
         }
     }
