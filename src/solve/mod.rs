@@ -1,6 +1,9 @@
 //! Full-batch and second-order methods: line search, conjugate gradients, BFGS, L-BFGS, Newton, Gauss-Newton, Levenberg, Levenberg–Marquardt.
 //!
 //! All take a deterministic objective: the whole batch, or one fixed sample of it.
+//!
+//! On the host: [`minimize`], [`minimize_with`], [`least_squares()`], [`fit()`]. On the device: [`GpuMinimizer`], one large least-squares
+//! problem in [`GpuLeastSquares`], thousands of small ones in [`GpuFits`].
 
 mod cholesky;
 mod dense;
