@@ -5,7 +5,7 @@
 struct Row { n: u32, panel: u32 }
 
 @group(0) @binding(0) var<uniform> row: Row;
-// Not 0: there is nothing to do. Then, whether there is no factor.
+// Not 0: there is nothing to do. Then, whether there is no factor, or no finite solution.
 @group(1) @binding(0) var<storage, read_write> control: array<u32>;
 // n + 1 rows of n; on the diagonal, blocks as they were before they were factored.
 @group(1) @binding(1) var<storage, read_write> factor: array<f32>;
@@ -54,8 +54,9 @@ fn load(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 fn is_pivot(p: f32) -> bool {
-    // Not a NaN, not ∞.
-    return p > 0.0 && p <= 3.4028235e38;
+    // By its bits: positive and normal, no NaN, not ∞.
+    let bits = bitcast<u32>(p);
+    return bits >= 0x00800000u && bits < 0x7f800000u;
 }
 
 fn pivot(c: u32) -> f32 {
@@ -206,6 +207,13 @@ fn back(@builtin(local_invocation_index) lane: u32) {
         }
         if lane < width {
             delta[start + lane] = solved[lane];
+        }
+    }
+    storageBarrier();
+    for (var i = lane; i < n; i += 256u) {
+        // NaN or ∞.
+        if (bitcast<u32>(delta[i]) & 0x7f800000u) == 0x7f800000u {
+            control[1] = 1u;
         }
     }
 }

@@ -244,13 +244,13 @@ fn decide(problem: u32) {
         arrive(problem);
         if problems[problem].gradient <= settings.gtol {
             stop(problem, 1u);
-        } else if short || actual < settings.ftol * before && gain > 0.25 {
+        } else if short || (actual < settings.ftol * before && gain > 0.25) {
             stop(problem, 2u);
         }
         return;
     }
     // A model that promises less than the tolerance has nothing more to give.
-    if short || decrease < settings.ftol * before && !lost {
+    if short || (decrease < settings.ftol * before && !lost) {
         stop(problem, select(2u, 3u, lost));
         return;
     }

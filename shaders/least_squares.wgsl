@@ -53,7 +53,7 @@ const SCALE = 3u;
 const DECREASE = 4u;
 // λ stays a number that can grow again.
 const LEAST = 1e-30;
-const GREATEST = 1e30;
+const GREATEST = 1e37;
 
 var<workgroup> sums: array<vec2<f32>, 256>;
 var<workgroup> flag: u32;
@@ -130,6 +130,7 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     let finite = select(!wild(cost), state.astray == 0u, state.short == 2u);
     if state.evaluations == 1u {
         state.cost = cost;
+        state.gradient = select(cost, 0.0, finite);
         state.status = select(3u, 0u, finite);
         state.fresh = 1u;
         return 1u;
@@ -138,10 +139,11 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     let actual = state.cost - cost;
     if sound && finite && actual > 0.0 {
         let gain = actual / decrease;
-        if state.short != 0u || actual < row.ftol * state.cost && gain > 0.25 {
+        if state.short != 0u || (actual < row.ftol * state.cost && gain > 0.25) {
             state.last = 2u;
         }
-        let bent = 2.0 * gain - 1.0;
+        // Cut at a bound, a step may lower the cost where the model rises.
+        let bent = 2.0 * max(gain, 0.0) - 1.0;
         let factor = select(max(0.33333334, 1.0 - bent * bent * bent), 0.33333334, wild(gain));
         state.lambda = max(LEAST, state.lambda * factor);
         state.nu = 2.0;
@@ -152,8 +154,8 @@ fn judge(cost: f32, decrease: f32) -> u32 {
         return 1u;
     }
     state.astray = u32(!finite);
-    // A model that promises less than the tolerance has nothing more to give.
-    if sound && (state.short != 0u || decrease < row.ftol * state.cost && finite) {
+    // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that was cut at a bound.)
+    if sound && (state.short != 0u || (finite && abs(decrease) < row.ftol * state.cost)) {
         state.status = select(3u, 2u, finite);
         return 2u;
     }
@@ -209,7 +211,7 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
     for (var i = lane; i < row.n; i += 256u) {
         let square = matrix[i * row.n + i];
         let here = own[at(HERE, i)];
-        let held = here == own[at(LOWER, i)] && g[i] > 0.0 || here == own[at(UPPER, i)] && g[i] < 0.0;
+        let held = (here == own[at(LOWER, i)] && g[i] > 0.0) || (here == own[at(UPPER, i)] && g[i] < 0.0);
         let scale = larger(own[at(SCALE, i)], square);
         own[at(SCALE, i)] = scale;
         added[i] = select(0.0, -1.0, held);
@@ -278,6 +280,9 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
 // Terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of how much lower the model is there: a workgroup a row.
 @compute @workgroup_size(256)
 fn promise(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    if stopped(lane) {
+        return;
+    }
     let i = group.x;
     var mine = vec2<f32>();
     for (var j = lane; j < row.n; j += 256u) {

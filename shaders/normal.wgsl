@@ -21,6 +21,9 @@ fn cost(
     @builtin(local_invocation_index) lane: u32,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
+    if state.status != 0u {
+        return;
+    }
     var sum = 0.0;
     for (var i = group.x * 256u + lane; i < row.m; i += 256u * groups.x) {
         sum += weigh(residuals[i], row.kind, row.c).x;
@@ -80,7 +83,7 @@ fn store(slice: u32, i: u32, j: u32, sum: vec4<f32>) {
 // [J r]ᵀ·[J r] of a slice: a tile a workgroup, those on and below the diagonal.
 @compute @workgroup_size(64)
 fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if group.x > group.y || state.fresh == 0u {
+    if group.x > group.y || state.fresh == 0u || state.status != 0u {
         return;
     }
     let top = 32u * group.y;
@@ -114,7 +117,7 @@ fn gather(
     @builtin(local_invocation_index) lane: u32,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    if state.fresh == 0u {
+    if state.fresh == 0u || state.status != 0u {
         return;
     }
     let size = (row.n + 1u) * row.n;

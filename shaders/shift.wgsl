@@ -15,7 +15,7 @@ var<workgroup> smallest: array<f32, 256>;
 
 @compute @workgroup_size(256)
 fn shift(@builtin(local_invocation_index) lane: u32) {
-    var low = 3.4028235e38;
+    var low = 3.4e38;
     for (var i = lane; i < row.n; i += 256u) {
         low = min(low, matrix[i * row.n + i]);
     }

@@ -50,6 +50,30 @@ const DRIVERS: [&str; 27] = [
     "least_squares",
 ];
 
+/// Tint, Chrome's compiler, wants what naga does not: parentheses where && and || meet, and no literal beyond f32.
+#[test]
+fn chrome_parses_every_text() {
+    for (name, _, text, _) in kernels() {
+        let code: String =
+            text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+        assert!(!code.contains("3.4028235e38"), "{name}");
+        // What is seen of the two at each depth of parentheses.
+        let mut seen = vec![(false, false)];
+        for (at, c) in code.char_indices() {
+            match c {
+                '(' | '[' => seen.push((false, false)),
+                ')' | ']' => drop(seen.pop()),
+                ';' | '{' | '}' | ',' => *seen.last_mut().unwrap() = (false, false),
+                _ => {}
+            }
+            let here = seen.last_mut().unwrap();
+            here.0 |= code[at..].starts_with("&&");
+            here.1 |= code[at..].starts_with("||");
+            assert!(*here != (true, true), "{name}: {}", &code[at.saturating_sub(80)..at + 2]);
+        }
+    }
+}
+
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.
 fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
     let mut kernels = Vec::new();

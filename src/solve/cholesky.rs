@@ -50,7 +50,7 @@ pub(super) struct Equations<'a> {
     /// Negative: δ is 0 there.
     pub(super) added: &'a BufferRange,
     pub(super) delta: &'a BufferRange,
-    /// u32: not 0 where nothing is to be done; whether there was no factor.
+    /// u32: not 0 where nothing is to be done; whether there was no factor, or no finite solution.
     pub(super) control: &'a BufferRange,
 }
 

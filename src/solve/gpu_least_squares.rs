@@ -41,7 +41,7 @@ pub(super) fn text() -> String {
 /// nothing.
 ///
 /// The host's half is [`least_squares`](super::least_squares()), which takes the QR factor of J in f64. Here JᵀJ is formed in f32, so
-/// that an undamped step has no digits where the condition of J (its columns scaled to one length) is above some 3,000; damped ones
+/// that (columns and x within about 1e-15 to 1e15, for squares are f32, too) an undamped step has no digits where the condition of J (its columns scaled to one length) is above some 3,000; damped ones
 /// go on all the same, more slowly. As on the host, [`Damping::None`] stops as [`Status::Singular`] where there is no factor.
 ///
 /// ```no_run
@@ -99,12 +99,6 @@ impl GpuLeastSquares {
         let (m, n) = (residuals.len, x.len);
         require(m > 0, "residuals", m as f64, "1 or more")?;
         require(n > 0, "unknowns", n as f64, "1 or more")?;
-        let needed = n as u64 + 1;
-        let available = gpu.device().limits().max_compute_workgroups_per_dimension.into();
-        if needed > available {
-            let limit = "max_compute_workgroups_per_dimension";
-            return Err(Error::OverLimit { name: "unknowns".into(), limit, needed, available });
-        }
         check(gpu, "x", &x, n)?;
         check(gpu, "residuals", &residuals, m)?;
         check(gpu, "jacobian", &jacobian, m.saturating_mul(n))?;
@@ -114,8 +108,9 @@ impl GpuLeastSquares {
         }
         let slices = Slices::of(m, n);
         let own = |label, len: usize| buffer(gpu, label, len as u64);
-        let partials = own("wgpu-optim partial normal equations", (slices.count * (n + 1) * n).max(GROUPS))?;
-        let matrix = own("wgpu-optim normal equations", n * n)?;
+        let matrix = own("wgpu-optim normal equations", n.saturating_mul(n))?;
+        let partials = slices.count.saturating_mul((n + 1) * n);
+        let partials = own("wgpu-optim partial normal equations", partials.max(GROUPS))?;
         let [g, added, delta] = [own("wgpu-optim Jᵀr", n)?, own("wgpu-optim damping", n)?, own("wgpu-optim step", n)?];
         let (state, vectors) =
             (buffer(gpu, "wgpu-optim solver state", STATE)?, own("wgpu-optim solver vectors", 5 * n)?);
@@ -157,7 +152,7 @@ impl GpuLeastSquares {
         let mut ops = vec![of_j(&cost, [groups, 1, 1]), op(&decide, 1)];
         ops.push(of_j(&normal, [n.div_ceil(32), tiles, slices.count]));
         let gathers = ((n + 1) * n).div_ceil(256 / lanes as usize);
-        let across = gathers.min(available as usize);
+        let across = gathers.min(gpu.device().limits().max_compute_workgroups_per_dimension as usize);
         ops.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), op(&assess, 1)]);
         let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, control: &state };
         ops.extend(cholesky::ops(gpu, &equations)?);
@@ -264,7 +259,10 @@ impl GpuLeastSquares {
             let done = match record(self.tape.encoder()) {
                 Ok(()) => {
                     self.iterate.encode(self.tape.encoder());
-                    self.state().await.map_err(E::from)
+                    let state = self.state().await;
+                    // What was rejected has not run.
+                    begun |= !matches!(state, Err(Error::Rejected { .. }));
+                    state.map_err(E::from)
                 }
                 Err(e) => {
                     self.tape.discard();
@@ -272,9 +270,9 @@ impl GpuLeastSquares {
                 }
             };
             match done {
-                Ok((_, false)) => begun = true,
+                Ok((_, false)) => {}
                 Ok((summary, true)) => return Ok(summary),
-                // Nothing has run: x is as it was.
+                // Not even the start has run: x is as it was.
                 Err(e) if !begun => return Err(e),
                 Err(e) => {
                     self.finish.encode(self.tape.encoder());

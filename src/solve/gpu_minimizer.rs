@@ -91,7 +91,7 @@ impl GpuMinimizer {
         self.memory.products.map(|products| products.map(|vector| &self.memory.vectors[vector]))
     }
 
-    /// Of [`Direction::Newton`]: where to write the n × n matrix ∇²f(x), row by row; its lower triangle is read.
+    /// Of [`Direction::Newton`]: where to write the symmetric n × n matrix ∇²f(x), all of it.
     pub fn hessian(&self) -> Option<&BufferRange> {
         self.memory.matrix.as_ref().filter(|_| self.options.direction == Direction::Newton)
     }

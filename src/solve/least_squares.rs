@@ -120,9 +120,9 @@ impl Nielsen {
         Self { lambda, nu: 2.0 }
     }
 
-    /// By the gain ratio, the decrease of the cost over that of the model.
+    /// By the gain ratio, the decrease of the cost over that of the model; cut at a bound, a step may lower the cost where the model rises.
     pub(super) fn accept(&mut self, gain: f64) {
-        self.lambda *= (1.0 - (2.0 * gain - 1.0).powi(3)).max(1.0 / 3.0);
+        self.lambda *= (1.0 - (2.0 * gain.max(0.0) - 1.0).powi(3)).max(1.0 / 3.0);
         self.nu = 2.0;
     }
 

@@ -49,7 +49,7 @@ impl Newton {
         Ok(Self { programs: [program(0)?, program(1)?], control, square })
     }
 
-    /// With ‖A‖² in its slot. `false` where A is not finite.
+    /// With ‖A‖² in its slot. `false` where that is not finite: as elements beyond 1e19 make it.
     pub(super) async fn solve(&self, tape: &mut Tape) -> Result<bool> {
         let ranges = [self.control.clone(), self.square.clone()];
         for attempt in 0..SHIFTS {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wgpu::util::DeviceExt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::passes::Pass;
 
@@ -30,6 +30,12 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn new(gpu: &Gpu, ops: Vec<Op>) -> Result<Self> {
+        let available = gpu.device().limits().max_compute_workgroups_per_dimension.into();
+        let needed = ops.iter().flat_map(|op| op.workgroups).max().unwrap_or_default() as u64;
+        if needed > available {
+            let limit = "max_compute_workgroups_per_dimension";
+            return Err(Error::OverLimit { name: "a solver's dispatch".into(), limit, needed, available });
+        }
         let mut words = vec![0u32; ops.len().max(1) * STRIDE / 4];
         for (to, op) in words.chunks_mut(STRIDE / 4).zip(&ops) {
             to[..op.row.len()].copy_from_slice(&op.row);

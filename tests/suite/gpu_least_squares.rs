@@ -12,6 +12,7 @@ crate::tests!(
     sizes,
     each_damping_and_loss,
     bounds_hold,
+    a_cut_step_is_no_solution,
     a_rejected_step_is_undone_to_the_bit,
     what_stops_it,
     nothing_is_read_back,
@@ -170,6 +171,20 @@ fn bounds_hold(gpu: &Gpu) -> Result<(), Failed> {
     ensure((summary.value - host.value).abs() < 1e-5 * host.value, format!("{summary:?} {host:?}"))
 }
 
+/// Cut at the bound, the first steps raise the model and the cost; the minimum is (0.1, 0.199).
+fn a_cut_step_is_no_solution(gpu: &Gpu) -> Result<(), Failed> {
+    let text = "
+        if i == 0u { r[0] = x[0] - 0.99 * x[1] - 0.1; jacobian[0] = 1.0; jacobian[1] = -0.99; }
+        if i == 1u { r[1] = 0.141067 * (x[1] - 10.0); jacobian[2] = 0.0; jacobian[3] = 0.141067; }";
+    let mut solver = GpuLeastSquares::new(gpu, 2, 2, LeastSquares::single())?;
+    solver.set_bounds(&[f32::NEG_INFINITY; 2], &[0.1, f32::INFINITY])?;
+    let kernel = body(gpu, &solver, text);
+    let summary = solver.solve_blocking(|encoder| kernel.record(encoder))?;
+    let x = solver.read_blocking()?;
+    ensure(summary.status.converged() && summary.iterations > 1, format!("{x:?} {summary:?}"))?;
+    ensure(apart(&x, [0.1, 0.199]) < 1e-3 && (summary.value - 0.9752).abs() < 1e-4, format!("{x:?} {summary:?}"))
+}
+
 /// NaN wherever a first step leads.
 const ISLAND: &str = "
     @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -244,6 +259,7 @@ fn what_stops_it(gpu: &Gpu) -> Result<(), Failed> {
     for text in [nan, steep] {
         let (summary, x) = run(3, 2, damped, text)?;
         ensure(summary.status == Status::NonFinite && x == [1.0, 1.0], format!("{x:?} {summary:?}"))?;
+        ensure(!summary.gradient.is_finite(), format!("{summary:?}"))?;
     }
     // A J that points away from the minimum; and no step allowed.
     let wrong = "r[i] = x[0]; jacobian[i * n] = -1.0; jacobian[i * n + 1u] = 0.5;";

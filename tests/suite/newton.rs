@@ -147,11 +147,14 @@ fn rosenbrock_is_minimized(gpu: &Gpu) -> Result<(), Failed> {
                 if i > 0u {
                     own += 200.0;
                     h[i * n + i - 1u] = -400.0 * x[i - 1u];
+                    h[(i - 1u) * n + i] = -400.0 * x[i - 1u];
                 }
                 h[i * n + i] = own;
             }
         }";
+    // A value of 4 in f32 shows no descent by less than 5e-7: by a gradient of 2e-2 where the curvature is 500.
     let options = long(Options { max_eval: Some(1000), ..Options::newton() });
+    let options = Options { tolerance_grad: 1e-2, ..options };
     let mut minimizer = GpuMinimizer::new(gpu, START.len(), options)?;
     minimizer.write(&START.map(|x| x as f32))?;
     let value = objective(gpu, &minimizer, VALLEY);
@@ -174,7 +177,7 @@ fn rosenbrock_is_minimized(gpu: &Gpu) -> Result<(), Failed> {
     let host = solve::minimize_with(rosenbrock, Hessian::Matrix(&mut matrix), &mut exact, options)?;
     let label = format!("{summary:?} {host:?}");
     ensure(summary.status == Status::GradientTolerance && host.status == summary.status, &label)?;
-    ensure((summary.value - host.value).abs() < 1e-5, &label)?;
+    ensure((summary.value - host.value).abs() < 1e-4, &label)?;
     ensure(summary.iterations.abs_diff(host.iterations) <= 3, &label)
 }
 
