@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::gpu::passes::Pass;
 
 /// Bytes from row to row: the strictest alignment that a device may demand.
-const STRIDE: usize = 256;
+pub(super) const STRIDE: usize = 256;
 /// The most words of a row.
 const WORDS: usize = 12;
 
@@ -26,6 +26,16 @@ pub(super) struct Op {
 pub(super) struct Program {
     rows: wgpu::BindGroup,
     ops: Vec<Op>,
+}
+
+/// A row of so many words, at a dynamic offset into these.
+pub(super) fn row_group(gpu: &Gpu, rows: &wgpu::Buffer, words: usize) -> wgpu::BindGroup {
+    let one = wgpu::BufferBinding { buffer: rows, offset: 0, size: wgpu::BufferSize::new(4 * words as u64) };
+    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some("wgpu-optim solver row"),
+        layout: &crate::gpu::kernel::row_layout(gpu.device()),
+        entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
+    })
 }
 
 impl Program {
@@ -46,12 +56,7 @@ impl Program {
                 contents: bytemuck::cast_slice(&words),
                 usage: wgpu::BufferUsages::UNIFORM,
             });
-            let one = wgpu::BufferBinding { buffer: &rows, offset: 0, size: wgpu::BufferSize::new(4 * WORDS as u64) };
-            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("wgpu-optim solver row"),
-                layout: &crate::gpu::kernel::row_layout(gpu.device()),
-                entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
-            })
+            row_group(gpu, &rows, WORDS)
         })?;
         Ok(Self { rows, ops })
     }

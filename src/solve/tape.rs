@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::program::{STRIDE, row_group};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -9,8 +10,6 @@ use crate::gpu::passes::Pass;
 
 /// Rows of a submission.
 const ROWS: usize = 1024;
-/// Bytes from row to row: the strictest alignment that a device may demand.
-const STRIDE: usize = 256;
 /// The words of a row.
 pub(super) const WORDS: usize = 8;
 
@@ -51,13 +50,7 @@ impl Tape {
             };
             let rows = buffer("wgpu-optim solver rows", ROWS * STRIDE, wgpu::BufferUsages::UNIFORM);
             let staging = buffer("wgpu-optim solver read-back", 4 * most.max(1), wgpu::BufferUsages::MAP_READ);
-            let size = wgpu::BufferSize::new(4 * WORDS as u64);
-            let one = wgpu::BufferBinding { buffer: &rows, offset: 0, size };
-            let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("wgpu-optim solver row"),
-                layout: &crate::gpu::kernel::row_layout(gpu.device()),
-                entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
-            });
+            let group = row_group(gpu, &rows, WORDS);
             (rows, staging, group)
         })?;
         let (words, ops) = (Vec::new(), Vec::new());

@@ -366,6 +366,10 @@ fn bad_input(gpu: &Gpu) -> Result<(), Failed> {
     let found = GpuLeastSquares::new(&few, 3, 2, options);
     let limit = "max_storage_buffers_per_shader_stage";
     ensure(matches!(&found, Err(Error::OverLimit { limit: l, .. }) if *l == limit), format!("{found:?}"))?;
+    let narrow = device_like(gpu, |limits| limits.max_compute_workgroups_per_dimension = 7)?;
+    let found = GpuLeastSquares::new(&narrow, 5000, 2, options);
+    let limit = "max_compute_workgroups_per_dimension";
+    ensure(matches!(&found, Err(Error::OverLimit { limit: l, .. }) if *l == limit), format!("{found:?}"))?;
     let range = |len| storage(gpu, &vec![0.0; len]);
     let found = GpuLeastSquares::with_ranges(gpu, range(2), range(3), range(5), options);
     ensure(matches!(found, Err(Error::Length { expected: 6, found: 5, .. })), format!("{found:?}"))?;

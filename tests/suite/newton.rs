@@ -9,7 +9,13 @@ use crate::compare::ensure;
 use crate::fixture::{Kernel, buffer, random};
 use crate::solve::{START, VALLEY, long, objective, rosenbrock};
 
-crate::tests!(a_quadratic_takes_one_step, indefinite_as_on_the_host, rosenbrock_is_minimized, what_has_no_step);
+crate::tests!(
+    a_quadratic_takes_one_step,
+    indefinite_as_on_the_host,
+    a_step_beyond_f32_is_shortened,
+    rosenbrock_is_minimized,
+    what_has_no_step
+);
 
 /// ½xᵀ·A·x − bᵀx, with A in the minimizer's own matrix.
 const QUADRATIC: &str = "
@@ -132,6 +138,22 @@ fn indefinite_as_on_the_host(gpu: &Gpu) -> Result<(), Failed> {
         ensure(summary.value < 0.0, format!("{summary:?}"))?;
     }
     Ok(())
+}
+
+/// Pivots that are sound, and a step of 1e39: as where there is no factor, the matrix is shifted until there is a step.
+fn a_step_beyond_f32_is_shortened(gpu: &Gpu) -> Result<(), Failed> {
+    let options = Options { max_iter: 1, max_eval: Some(60), ..Options::newton() };
+    let mut quadratic = Quadratic::new(gpu, &[1e-37, 0.0, 0.0, 1.0], 2, options)?;
+    quadratic.minimizer.write(&[0.0, 1000.0])?;
+    let b = vec![100.0, 1.0];
+    let of_b = wgpu_optim::BufferRange::new(&buffer(gpu, &b, wgpu::BufferUsages::STORAGE), 0, 2);
+    let Quadratic { minimizer, kernel, .. } = &mut quadratic;
+    let hessian = minimizer.hessian().ok_or("no matrix")?;
+    let ranges = [minimizer.x(), minimizer.gradient(), minimizer.value(), hessian, &of_b];
+    *kernel = Kernel::new(gpu, QUADRATIC, &ranges);
+    let summary = quadratic.step()?;
+    let x = quadratic.minimizer.read_blocking()?;
+    ensure(summary.status == Status::MaxIterations && x[0] > 0.0 && x[1] < 1000.0, format!("{x:?} {summary:?}"))
 }
 
 fn rosenbrock_is_minimized(gpu: &Gpu) -> Result<(), Failed> {
