@@ -1,6 +1,6 @@
 //! On the CPU: Burn's Flex gives its memory away and takes it back; any other back end gives a copy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ::burn::module::{Module, ModuleMapper, Param, ParamId};
 use ::burn::optim::GradientsParams;
@@ -27,7 +27,8 @@ impl ModuleOptimizer {
         module: M,
         gradients: GradientsParams,
     ) -> Result<M, StepError<M>> {
-        let mut taker = Taker { found, gradients, taken: HashMap::new() };
+        let found_ids = found.iter().map(|found| found.id).collect();
+        let mut taker = Taker { found: found_ids, gradients, taken: HashMap::new() };
         let module = module.map(&mut taker);
         let mut taken = taker.taken;
         // All are of the first one's type.
@@ -58,15 +59,15 @@ impl ModuleOptimizer {
 }
 
 /// Takes the memory of each parameter that has a gradient, and leaves an empty tensor.
-struct Taker<'a> {
-    found: &'a [Found],
+struct Taker {
+    found: HashSet<ParamId>,
     gradients: GradientsParams,
     taken: HashMap<ParamId, Taken>,
 }
 
-impl ModuleMapper for Taker<'_> {
+impl ModuleMapper for Taker {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if !self.found.iter().any(|found| found.id == param.id) {
+        if !self.found.contains(&param.id) {
             return param;
         }
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };

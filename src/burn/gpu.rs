@@ -1,5 +1,6 @@
 //! On wgpu: claims, which run among Burn's own operations and find where each tensor lies; then our step, behind them on the same queue.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::burn::backend::fusion::custom::{
@@ -62,7 +63,7 @@ impl ModuleOptimizer {
     ) -> Result<M, StepError<M>> {
         let mut claimer = Claimer {
             optimizer: self,
-            found,
+            found: found.iter().map(|found| (found.id, found)).collect(),
             gradients,
             claims: Claims::default(),
             made: 0,
@@ -116,7 +117,7 @@ impl ModuleOptimizer {
 /// Claims each parameter that has a gradient.
 struct Claimer<'a> {
     optimizer: &'a ModuleOptimizer,
-    found: &'a [Found],
+    found: HashMap<ParamId, &'a Found>,
     gradients: GradientsParams,
     claims: Claims,
     made: usize,
@@ -126,7 +127,7 @@ struct Claimer<'a> {
 
 impl ModuleMapper for Claimer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(found) = self.found.iter().find(|found| found.id == param.id) else { return param };
+        let Some(found) = self.found.get(&param.id) else { return param };
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
         let (id, tensor, mapper) = param.consume();
         let device = cube(&tensor.device());

@@ -320,7 +320,8 @@ impl ModuleOptimizer {
         rates: &ModuleLearningRate,
     ) -> Result<Vec<Found>> {
         let on_gpu = matches!(self.optimizer.device(), Device::Gpu(_));
-        let mut finder = Finder { on_gpu, path: Vec::new(), gradients, rates, found: Vec::new(), error: None };
+        let (found, seen) = (Vec::new(), HashSet::new());
+        let mut finder = Finder { on_gpu, path: Vec::new(), gradients, rates, found, seen, error: None };
         module.visit(&mut finder);
         finder.error.map_or(Ok(finder.found), Err)
     }
@@ -406,6 +407,7 @@ struct Finder<'a> {
     gradients: Option<&'a GradientsParams>,
     rates: &'a ModuleLearningRate,
     found: Vec<Found>,
+    seen: HashSet<ParamId>,
     error: Option<Error>,
 }
 
@@ -426,7 +428,7 @@ impl ModuleVisitor for Finder<'_> {
         // Of tied weights the path that comes first has the gradient, and steps, as with Burn's optimizers. Without gradients to go by,
         // those that require them: not running statistics, nor what is frozen.
         let takes_part = if seen { gradient.is_some() } else { param.val().is_require_grad() };
-        if self.error.is_some() || !takes_part || self.found.iter().any(|found| found.id == param.id) {
+        if self.error.is_some() || !takes_part || !self.seen.insert(param.id) {
             return;
         }
         let (path, tensor) = (self.path.join("."), param.val().inner());
