@@ -16,7 +16,9 @@ fn arena(gpu: &Gpu, count: usize) -> Outcome<Optimizer> {
     let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 1e-3)?;
     let names: Vec<_> = (0..count).map(|k| format!("w{k}")).collect();
     let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), &[0.5f32; LEN][..])).collect();
-    optimizer.add_all(0, &tensors)?;
+    for id in optimizer.add_all(0, &tensors)? {
+        optimizer.set_gradient(id, Gradient::Own)?;
+    }
     Ok(optimizer)
 }
 
