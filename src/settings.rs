@@ -159,7 +159,8 @@ impl Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Accumulation {
-    /// Their mean, as optax' `MultiSteps`: each loss is the mean over its micro-batch.
+    /// Their mean over the window, as optax' `MultiSteps`: each loss is the mean over its micro-batch. The window is the most
+    /// micro-batches that any parameter has received since the last step: one that a micro-batch does not reach had a gradient of 0.
     #[default]
     Mean,
     /// Their sum.

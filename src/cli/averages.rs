@@ -1,7 +1,7 @@
 //! Golden `weight_averaging` files: the average that a group keeps, of parameters that are set to the file's.
 
 use serde_json::Value;
-use wgpu_optim::{Averaging, Device, Error, Optimizer, Real, rules::Sgd};
+use wgpu_optim::{Averaging, Device, Error, Gradient, Optimizer, Real, rules::Sgd};
 
 use super::golden::{Tensors, tensors_of};
 
@@ -68,7 +68,9 @@ impl Averages {
         optimizer.set_averaging(0, self.kind)?;
         let mut ids = Vec::new();
         for (k, values) in self.params[0].iter().enumerate() {
-            ids.push(optimizer.add(0, &format!("p{k}"), &cast(values))?);
+            let id = optimizer.add(0, &format!("p{k}"), &cast(values))?;
+            optimizer.set_gradient(id, Gradient::Own)?;
+            ids.push(id);
         }
         let mut all = Vec::new();
         for (t, params) in self.params.iter().enumerate().skip(1) {

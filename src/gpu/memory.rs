@@ -111,6 +111,8 @@ impl BufferRange {
 pub(crate) struct Tensor {
     /// Parameter and gradient lie in the group's arena, padded; else in the caller's buffers.
     pub(crate) owned: bool,
+    /// The group whose arena it lies in: that in which it was added.
+    pub(crate) home: usize,
     /// Where its part of the arena is: all of it, or the states alone.
     pub(crate) place: Place,
     /// `None` while it is nowhere: see `Optimizer::place`.

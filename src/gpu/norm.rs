@@ -6,7 +6,7 @@ use wgpu::util::DeviceExt;
 
 use super::Gpu;
 use super::kernel::row_layout;
-use super::memory::BufferRange;
+use super::memory::{ALIGN, BufferRange};
 use super::passes::Pass;
 use super::slots::ROW;
 use super::tiles::{Batch, Tiles, Unit};
@@ -20,6 +20,41 @@ pub(crate) const ROW_STRIDE: u32 = 256;
 pub(crate) struct Measured {
     pub(crate) range: BufferRange,
     pub(crate) row: usize,
+    /// The first of its partial results.
+    pub(crate) out: u32,
+}
+
+/// Tiles of gradients by what a dispatch binds, and each row's partial results (of a row with one gradient). No window cuts a tile: each
+/// starts where a tile does, or where the one before does.
+type Cut = (Vec<(BufferRange, Vec<Batch>)>, Vec<[u32; 2]>);
+
+fn cut(limits: &wgpu::Limits, measured: &[Measured], rows: usize, tiles: &mut Tiles) -> Cut {
+    let window = (limits.max_storage_buffer_binding_size / 4 / ALIGN * ALIGN).max(ALIGN);
+    let (most, size) = (limits.max_compute_workgroups_per_dimension, tiles.size);
+    let (mut dispatches, mut ranges) = (Vec::<(BufferRange, Vec<Batch>)>::new(), vec![[0, 0]; rows]);
+    let mut in_place: Vec<_> = measured.iter().collect();
+    in_place.sort_by(|a, b| (&a.range.buffer, a.range.offset).cmp(&(&b.range.buffer, b.range.offset)));
+    for Measured { range, row, out } in in_place {
+        let (start, end) = (range.offset / 4, range.end() / 4);
+        ranges[*row] = [*out, tiles.results(end - start)];
+        let mut at = start;
+        while at < end {
+            let reach = 4 * end.min(at + size);
+            if dispatches.last().is_none_or(|(bound, _)| bound.buffer != range.buffer || reach > bound.end()) {
+                let base = at / ALIGN * ALIGN;
+                let len = window.min(range.buffer.size() / 4 - base) as usize;
+                dispatches.push((BufferRange::new(&range.buffer, 4 * base, len), Vec::new()));
+            }
+            let Some((bound, batches)) = dispatches.last_mut() else { break };
+            let (base, left, room) = (bound.offset / 4, end - at, bound.end() / 4 - at);
+            let taken = if left <= room { left } else { (room / size * size).max(1) };
+            tiles.cut(batches, most, at - base..at - base + taken, 1, |tile, offset| {
+                (tile.row, tile.out) = (*row as u32, out + ((at - start + offset) / size) as u32);
+            });
+            at += taken;
+        }
+    }
+    (dispatches, ranges)
 }
 
 /// A dispatch over tiles: what it binds beside them.
@@ -54,13 +89,12 @@ pub(crate) struct Preparation {
     row_buffer: wgpu::Buffer,
     pub(crate) tiles: wgpu::Buffer,
     pub(crate) partials: u32,
-    /// Of each row: its first partial result, and how many.
+    /// Of each row with one gradient: its first partial result, and how many.
     pub(crate) ranges: Vec<[u32; 2]>,
 }
 
 impl Preparation {
-    /// `measured` is in the order of rows; the partial norms of `measures` have their own count. `kind` is
-    /// [`Norm::kind`](crate::Norm); with `zero`, non-finite elements count as 0.
+    /// `kind` is [`Norm::kind`](crate::Norm); with `zero`, non-finite elements count as 0. `results` counts partial results.
     #[allow(clippy::too_many_arguments, reason = "once called; each is a part of the plan")]
     pub(crate) fn new(
         gpu: &Gpu,
@@ -68,41 +102,19 @@ impl Preparation {
         rows: usize,
         (kind, zero): (u32, bool),
         measured: &[Measured],
-        mut tiles: Tiles,
+        tiles: &mut Tiles,
         measures: Vec<Tiled>,
         trusts: &[Trust],
+        results: u32,
     ) -> Result<Self> {
         let limits = gpu.device().limits();
-        let (window, most) =
-            (limits.max_storage_buffer_binding_size / 256 * 64, limits.max_compute_workgroups_per_dimension);
+        let most = limits.max_compute_workgroups_per_dimension;
         if rows > most as usize {
             let (name, limit) = ("rows of coefficients".into(), "max_compute_workgroups_per_dimension");
             return Err(Error::OverLimit { name, limit, needed: rows as u64, available: most.into() });
         }
-        let results = std::mem::take(&mut tiles.results);
-        let (mut dispatches, mut ranges) = (Vec::<(BufferRange, Batch)>::new(), vec![[0, 0]; rows]);
-        for Measured { range, row } in measured {
-            if ranges[*row][1] == 0 {
-                ranges[*row][0] = tiles.results;
-            }
-            let before = tiles.results;
-            let (mut at, end) = (range.offset / 4, range.end() / 4);
-            while at < end {
-                let base = at / window * window;
-                let part = at - base..(end - base).min(window);
-                at += part.end - part.start;
-                let bound =
-                    |(bound, _): &(BufferRange, Batch)| bound.buffer == range.buffer && bound.offset == 4 * base;
-                let mut batches: Vec<_> =
-                    dispatches.pop_if(|last| bound(last)).map(|(_, batch)| batch).into_iter().collect();
-                tiles.cut(&mut batches, most, part, 1, |tile, _| tile.row = *row as u32);
-                let len = window.min(range.buffer.size() / 4 - base) as usize;
-                let bound = BufferRange::new(&range.buffer, 4 * base, len);
-                dispatches.extend(batches.into_iter().map(|batch| (bound.clone(), batch)));
-            }
-            ranges[*row][1] += tiles.results - before;
-        }
-        let partials = tiles.results;
+        let (dispatches, ranges) = cut(&limits, measured, rows, tiles);
+        let partials = if measured.is_empty() { 0 } else { results };
         let passes = [gpu.norm_pass(kind, zero)?, gpu.prepare_pass()?, gpu.rows_pass()?];
         gpu.scoped("a plan's tables", || {
             let storage = |label, size: u64, usage| {
@@ -116,14 +128,15 @@ impl Preparation {
             };
             let usage = wgpu::BufferUsages::STORAGE;
             let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
-            let size = u64::from(ROW_STRIDE) * rows as u64;
+            let size = u64::from(ROW_STRIDE) * rows.max(1) as u64;
             let row_buffer = storage("wgpu-optim rows", size, usage | wgpu::BufferUsages::UNIFORM);
             let tiles = tiles.buffer(gpu);
-            let bind = |(bound, batch): &(BufferRange, Batch)| {
+            let bind = |bound: &BufferRange, batch: &Batch| {
                 let resources = [batch.binding(&tiles), bound.binding(), partial_norms.as_entire_binding()];
                 (passes[0].bind(gpu, 0, &resources), batch.count)
             };
-            let norms = dispatches.iter().map(bind).collect();
+            let all = dispatches.iter().flat_map(|(bound, batches)| batches.iter().map(move |batch| (bound, batch)));
+            let norms = all.map(|(bound, batch)| bind(bound, batch)).collect();
             let all = [&partial_norms, control, &row_buffer].map(wgpu::Buffer::as_entire_binding);
             let group = passes[1].bind(gpu, 1, &all);
             let mut ratios = Vec::<Bound>::new();

@@ -9,8 +9,8 @@ use super::kernel::{GradientAccess, KernelKey, Lane, WORKGROUP};
 use super::memory::{ALIGN, BufferRange};
 use super::norm::{Measured, Preparation, Tiled, Trust};
 use super::passes::Pass;
-use super::pool::{Pool, pools};
-use super::tiles::{Batch, Part, TILE, Tiles};
+use super::pool::{Padding, Pool, pools};
+use super::tiles::{Batch, Part, Tiles};
 use super::units::Units;
 use crate::error::Result;
 
@@ -18,23 +18,19 @@ use crate::error::Result;
 pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, [bool; 2]), wgpu::BindGroup>;
 
 /// The dispatches of one step, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Plan {
     dispatches: Vec<Dispatch>,
-    /// Who takes part.
-    pub(crate) members: Vec<u64>,
+    /// Who takes part, in order, and in which row.
+    pub(crate) members: Vec<(u64, usize)>,
     /// A member of each row's cohort.
     pub(crate) rows: Vec<u64>,
     /// What comes before the updates, where the device decides about the step.
     pub(crate) preparation: Option<Preparation>,
     /// What comes before that.
     pub(crate) units: Option<Units>,
-    /// It holds for one step, whose parameters have different numbers of micro-batches.
-    pub(crate) once: bool,
     tiles: Tiles,
     measures: Vec<Tiled>,
-    /// Of each row: its first partial norm of a norm-based rule, and how many.
-    pub(crate) norms: HashMap<usize, [u32; 2]>,
 }
 
 #[derive(Debug)]
@@ -73,7 +69,35 @@ pub(crate) struct Run {
     pub(crate) owned: bool,
 }
 
+impl Run {
+    /// Its tensors. Where padding counts and all have one row, they are one.
+    pub(crate) fn tensors(&self, padding: Padding) -> impl Iterator<Item = Part> + '_ {
+        let all = self.parts.first().filter(|_| padding == Padding::With && !self.tiled);
+        let len = self.ranges.first().map_or(0, |range| range.len as u64);
+        let joined = all.map(|first| Part { padded: len, len, ..*first });
+        let apart = if joined.is_some() { &[][..] } else { &self.parts };
+        joined.into_iter().chain(apart.iter().copied())
+    }
+}
+
 impl Plan {
+    pub(crate) fn new(gpu: &Gpu) -> Self {
+        Self {
+            dispatches: Vec::new(),
+            members: Vec::new(),
+            rows: Vec::new(),
+            preparation: None,
+            units: None,
+            tiles: Tiles::new(gpu),
+            measures: Vec::new(),
+        }
+    }
+
+    /// Partial results of a tensor of this many elements.
+    pub(crate) fn results(&self, len: usize) -> u32 {
+        self.tiles.results(len as u64)
+    }
+
     /// Adds the dispatches that update one run.
     ///
     /// The run is cut where a binding or a dispatch would exceed the device's limits. Elements behind the last whole four have a
@@ -171,7 +195,7 @@ impl Plan {
         }));
     }
 
-    /// Adds the dispatches that update runs of one tensor each, anywhere in the same or in different buffers.
+    /// Adds the dispatches that update runs anywhere in the same or in different buffers.
     pub(crate) fn add_pools<'a>(
         &mut self,
         gpu: &Gpu,
@@ -181,7 +205,8 @@ impl Plan {
         runs: impl IntoIterator<Item = &'a Run>,
     ) -> Result<()> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
-        for pool in pools(gpu, runs, access != GradientAccess::None, 4, |_, _| 0) {
+        let tile = self.tiles.size;
+        for pool in pools(gpu, runs, access != GradientAccess::None, 4, tile, Padding::With) {
             let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
             let key = key(lane).pooled(pool.bindings.clone());
             let tiled = key.tiled();
@@ -196,12 +221,12 @@ impl Plan {
     }
 
     fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Batch> {
-        let (mut batches, width) = (Vec::new(), pool.width);
+        let (mut batches, width, size) = (Vec::new(), pool.width, self.tiles.size);
         for piece in &pool.pieces {
             let start = piece.starts[0];
             self.tiles.cut(&mut batches, most, start..start + piece.len / width * width, width, |tile, offset| {
                 [tile.start, tile.grad, tile.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
-                (tile.row, tile.out) = (piece.row as u32, piece.out + (offset / TILE) as u32);
+                (tile.row, tile.out) = (piece.row as u32, piece.out + (offset / size) as u32);
                 (tile.first, tile.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
             });
         }
@@ -215,57 +240,50 @@ impl Plan {
         bind_groups: &mut BindGroups,
         key: impl Fn() -> KernelKey,
         run: &Run,
-        results: &mut u32,
     ) -> Result<()> {
         let Some(len) = run.ranges.first().map(|range| range.len as u64) else { return Ok(()) };
         let limits = gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
         let window = (limits.max_storage_buffer_binding_size / 4 / ALIGN * ALIGN).max(ALIGN);
-        std::mem::swap(&mut self.tiles.results, results);
-        for start in (0..len).step_by(window as usize) {
-            let elements = start..len.min(start + window);
-            let (kernel, ranges) = bind(gpu, bind_groups, key(), run, elements.clone())?;
-            let mut batches = Vec::new();
-            for part in &run.parts {
-                let piece = part.start.max(elements.start)..(part.start + part.len).min(elements.end);
-                if piece.is_empty() {
-                    continue;
+        let size = self.tiles.size;
+        // Windows start where a tile does, so that none is cut.
+        let mut windows = Vec::<(Range<u64>, Vec<Batch>)>::new();
+        for part in &run.parts {
+            let mut first = 0;
+            while first < part.len {
+                let start = part.start + first;
+                if windows.last().is_none_or(|(window, _)| start + size.min(part.len - first) > window.end) {
+                    windows.push((start..len.min(start + window), Vec::new()));
                 }
-                let before = piece.start - part.start;
-                let norms = self.norms.entry(part.row).or_insert([self.tiles.results, 0]);
-                let first = self.tiles.results;
-                let piece = piece.start - elements.start..piece.end - elements.start;
-                self.tiles.cut(&mut batches, most, piece, 1, |tile, offset| {
-                    tile.row = part.row as u32;
-                    (tile.first, tile.limit) = ((before + offset) as u32, part.len as u32);
+                let Some((window, batches)) = windows.last_mut() else { break };
+                let (left, room) = (part.len - first, window.end - start);
+                let taken = if left <= room { left } else { (room / size * size).max(1) };
+                let piece = start - window.start..start - window.start + taken;
+                self.tiles.cut(batches, most, piece, 1, |tile, offset| {
+                    (tile.row, tile.out) = (part.row as u32, part.out + ((first + offset) / size) as u32);
+                    (tile.first, tile.limit) = ((first + offset) as u32, part.len as u32);
                 });
-                norms[1] += self.tiles.results - first;
+                first += taken;
             }
+        }
+        for (elements, batches) in windows {
+            let (kernel, ranges) = bind(gpu, bind_groups, key(), run, elements)?;
             let tiled = |batch| Tiled { kernel: kernel.clone(), ranges: ranges.clone(), batch };
             self.measures.extend(batches.into_iter().map(tiled));
         }
-        std::mem::swap(&mut self.tiles.results, results);
         Ok(())
     }
 
-    /// The same of runs of one tensor each, anywhere in buffers.
+    /// [`Plan::add_measure`] of runs anywhere in buffers.
     pub(crate) fn add_pooled_measures<'a>(
         &mut self,
         gpu: &Gpu,
         bind_groups: &mut BindGroups,
         key: impl Fn() -> KernelKey,
         runs: impl IntoIterator<Item = &'a Run>,
-        results: &mut u32,
     ) -> Result<()> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
-        let norms = &mut self.norms;
-        let out = |row: usize, len: u64| {
-            let (first, count) = (*results, len.div_ceil(TILE) as u32);
-            norms.entry(row).or_insert([first, 0])[1] += count;
-            *results += count;
-            first
-        };
-        for pool in pools(gpu, runs, true, 1, out) {
+        for pool in pools(gpu, runs, true, 1, self.tiles.size, Padding::Without) {
             let key = key().pooled(pool.bindings.clone());
             let (kernel, ranges) = bind_windows(gpu, bind_groups, key, GradientAccess::Read, &pool.windows)?;
             let tiled = |batch| Tiled { kernel: kernel.clone(), ranges: ranges.clone(), batch };
@@ -277,9 +295,9 @@ impl Plan {
 
     /// Completes a plan without decisions: the table of its pools.
     pub(crate) fn finish(&mut self, gpu: &Gpu) -> Result<()> {
-        let tiles = std::mem::take(&mut self.tiles);
-        if !tiles.tiles.is_empty() {
-            let table = gpu.scoped("a plan's table", || tiles.buffer(gpu))?;
+        if !self.tiles.tiles.is_empty() {
+            let table = gpu.scoped("a plan's table", || self.tiles.buffer(gpu))?;
+            self.tiles.tiles = Vec::new();
             self.bind_pools(gpu, &table)?;
         }
         Ok(())
@@ -295,7 +313,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Completes a plan of steps about which the device decides. `results` are the partial norms of norm-based rules.
+    /// Completes a plan of steps about which the device decides, with this many partial results. `norm` is the kind of norm, and whether
+    /// elements that are not finite count as 0.
     pub(crate) fn prepare(
         &mut self,
         gpu: &Gpu,
@@ -305,9 +324,11 @@ impl Plan {
         trusts: &[Trust],
         results: u32,
     ) -> Result<()> {
-        let (mut tiles, measures) = (std::mem::take(&mut self.tiles), std::mem::take(&mut self.measures));
-        tiles.results = results;
-        let preparation = Preparation::new(gpu, control, self.rows.len(), norm, measured, tiles, measures, trusts)?;
+        let measures = std::mem::take(&mut self.measures);
+        let tiles = &mut self.tiles;
+        let preparation =
+            Preparation::new(gpu, control, self.rows.len(), norm, measured, tiles, measures, trusts, results)?;
+        self.tiles.tiles = Vec::new();
         for dispatch in &mut self.dispatches {
             if let Place::Tiles(batch) = dispatch.place {
                 dispatch.place = Place::Bound(preparation.bind(gpu, &dispatch.kernel, batch)?);

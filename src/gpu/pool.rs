@@ -33,34 +33,44 @@ pub(crate) struct Pool {
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// The pools of some runs, each of one tensor; of those with one row, unless a tile says which. A run has a gradient or not.
-/// `width` 4 has elements four at a time where all ranges are aligned to that, 1 has each alone. `out` counts partial results.
+/// Whether a kernel reads the padding behind a tensor: an update may, a norm must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    With,
+    Without,
+}
+
+/// The pools of some runs; of those with one row, unless a tile says which. A run has a gradient or not. `width` 4 has elements four at
+/// a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of `tile` elements of their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,
     runs: impl IntoIterator<Item = &'a Run>,
     has_gradient: bool,
     width: u64,
-    mut out: impl FnMut(usize, u64) -> u32,
+    tile: u64,
+    padding: Padding,
 ) -> Vec<Pool> {
-    let window = (gpu.device().limits().max_storage_buffer_binding_size / 4 / ALIGN * ALIGN).max(ALIGN);
+    // Windows overlap by half, so that none cuts a tile.
+    let half = (gpu.device().limits().max_storage_buffer_binding_size / 8 / ALIGN * ALIGN).max(ALIGN);
+    let window = 2 * half;
     let (mut pools, mut known) = (Vec::<Pool>::new(), HashMap::new());
-    for run in runs {
-        let (part, len) = (run.parts[0], run.parts[0].len);
+    for (run, part) in runs.into_iter().flat_map(|run| run.tensors(padding).map(move |part| (run, part))) {
+        let len = if padding == Padding::With { part.padded } else { part.len };
         let mut first = 0;
         while first < len {
             // Up to where the first of the ranges leaves its window.
-            let at = |range: &BufferRange| range.offset / 4 + first;
-            let room = run.ranges.iter().map(|range| window - at(range) % window).min().unwrap_or(1);
-            let end = len.min(first + room);
+            let at = |range: &BufferRange| range.offset / 4 + part.start + first;
+            let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(tile);
+            let end = if len - first <= room { len } else { first + (room / tile * tile).max(1) };
             let aligned = width == 4 && run.ranges.iter().all(|range| at(range).is_multiple_of(4));
             let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
             let bound = |range: &BufferRange| {
-                let base = at(range) / window * window;
+                let base = at(range) / half * half;
                 let most = range.buffer.size() / 4 - base;
                 BufferRange::new(&range.buffer, 4 * base, window.min(most) as usize)
             };
             let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
-            let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % window);
+            let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
             let state = if has_gradient { 2 } else { 1 };
             for (from, to, width) in [(first, whole, 4), (whole, end, 1)] {
                 if from == to {
@@ -72,8 +82,8 @@ pub(crate) fn pools<'a>(
                     pools.len() - 1
                 });
                 let starts = [start(0), start(1), start(state)].map(|start| start + from - first);
-                let out = out(part.row, to - from);
-                pools[pool].pieces.push(Piece { starts, first: from, len: to - from, limit: len, row: part.row, out });
+                let (len, out) = (to - from, part.out + (from / tile) as u32);
+                pools[pool].pieces.push(Piece { starts, first: from, len, limit: part.len, row: part.row, out });
             }
             first = end;
         }

@@ -2,11 +2,11 @@
 
 use wgpu::util::DeviceExt;
 
-use super::Gpu;
 use super::kernel::WORKGROUP;
+use super::{Gpu, memory};
 
-/// Elements of a tile.
-pub(crate) const TILE: u64 = 4096;
+/// Elements of a tile, where a device binds at least twice as many.
+const TILE: u64 = 4096;
 /// Tiles that start a dispatch lie at multiples of this many: 256 bytes.
 const ALIGN: usize = 8;
 
@@ -53,14 +53,16 @@ pub(crate) struct Part {
     /// In elements.
     pub(crate) len: u64,
     pub(crate) row: usize,
+    /// The first of its partial results.
+    pub(crate) out: u32,
 }
 
 /// The tiles of a plan in the making.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tiles {
     pub(crate) tiles: Vec<Tile>,
-    /// Partial results so far.
-    pub(crate) results: u32,
+    /// Elements of a tile.
+    pub(crate) size: u64,
 }
 
 /// Consecutive tiles that one dispatch takes.
@@ -88,8 +90,19 @@ impl Batch {
 }
 
 impl Tiles {
+    pub(crate) fn new(gpu: &Gpu) -> Self {
+        // Windows that overlap by half hold each tile whole.
+        let half = gpu.device().limits().max_storage_buffer_binding_size / 8;
+        Self { tiles: Vec::new(), size: TILE.min(half / memory::ALIGN * memory::ALIGN).max(memory::ALIGN) }
+    }
+
+    /// Partial results of a tensor. They depend on its elements alone: tiles are cut from its start, wherever it lies.
+    pub(crate) fn results(&self, len: u64) -> u32 {
+        len.div_ceil(self.size) as u32
+    }
+
     /// Cuts `part` (elements from the start of what is bound) into tiles of lanes of this width, and appends them to the batch
-    /// or, where it is full, to a new one. `fill` completes each tile, given its offset in the part.
+    /// or, where it is full, to a new one. `fill` completes each tile, given its offset in the part in elements.
     pub(crate) fn cut(
         &mut self,
         batches: &mut Vec<Batch>,
@@ -98,17 +111,16 @@ impl Tiles {
         width: u64,
         fill: impl Fn(&mut Tile, u64),
     ) {
-        for start in (part.start..part.end).step_by(TILE as usize) {
+        for start in (part.start..part.end).step_by(self.size as usize) {
             if batches.last().is_none_or(|batch| batch.count == most) {
                 self.tiles.resize(self.tiles.len().next_multiple_of(ALIGN), Tile::default());
                 batches.push(Batch { first: self.tiles.len(), count: 0, longest: 0 });
             }
-            let len = (TILE.min(part.end - start) / width) as u32;
+            let len = (self.size.min(part.end - start) / width) as u32;
             let lane = (start / width) as u32;
-            let mut tile = Tile { start: lane, grad: lane, state: lane, len, out: self.results, ..Tile::default() };
+            let mut tile = Tile { start: lane, grad: lane, state: lane, len, ..Tile::default() };
             fill(&mut tile, start - part.start);
             self.tiles.push(tile);
-            self.results += 1;
             if let Some(batch) = batches.last_mut() {
                 batch.count += 1;
                 batch.longest = batch.longest.max(len);

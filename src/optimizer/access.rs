@@ -1,9 +1,14 @@
 //! Reading and writing parameters, gradients and state, by handle or by name.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::accumulate::Held;
+use super::claims::Role;
 use super::place::NOWHERE;
-use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Role, Scalar, Vectors};
+use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Scalar, Vectors};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
+use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
 
@@ -80,15 +85,24 @@ impl Optimizer {
         self.write_part(key.into(), |_, _| Ok(Part::Parameter), values)
     }
 
-    /// Sets the state of this name, before the work that is submitted next.
+    /// Sets the state of this name, before the work that is submitted next. An `average` that is written counts all of the parameter's
+    /// steps.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::UnknownState`].
     pub fn write_state<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, slot: &str, values: &[F]) -> Result<()> {
-        self.write_part(key.into(), |optimizer, parameter| optimizer.state(parameter, slot), values)
+        let key = key.into();
+        self.write_part(key, |optimizer, parameter| optimizer.state(parameter, slot), values)?;
+        let id = self.find(key)?;
+        self.parameters.entry(id.0).and_modify(|parameter| {
+            if slot == AVERAGE {
+                parameter.average_begun = None;
+            }
+        });
+        Ok(())
     }
 
-    /// Sets the gradient, before the work that is submitted next.
+    /// Sets the gradient, before the work that is submitted next. It stays until it is written again; a missing one is there again.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
@@ -114,15 +128,21 @@ impl Optimizer {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
         self.check_swapped(self.get(id)?.group, "set_steps")?;
+        let averaging = self.groups[self.get(id)?.group].averaging;
         let changes = |parameter: &&mut Parameter| parameter.steps != steps || parameter.pending != 0;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(changes) {
+            // An average that there is has seen as many steps as before.
+            let seen = parameter.recorded() - parameter.begun().min(parameter.recorded());
+            let has = parameter.has_average(averaging);
+            if let Some(begun) = &mut parameter.average_begun {
+                *begun = if has { steps.saturating_sub(seen) } else { steps };
+            }
             (parameter.steps, parameter.pending) = (steps, 0);
-            self.plan = None;
         }
         Ok(())
     }
 
-    /// Where the next steps find the parameter's gradient, until it is set again.
+    /// Where the next steps find the parameter's gradient, until it is set again; what is there now counts as written.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::Unsupported`] for a kind of gradient that this parameter cannot
@@ -148,12 +168,8 @@ impl Optimizer {
                 let name = format!("gradient of {}", parameter.name);
                 range.check(&name)?;
                 let zeroed = self.groups[parameter.group].settings.writes_gradient();
-                self.check_overlap(
-                    Some(id),
-                    &parameter.name,
-                    range,
-                    if zeroed { Role::Zeroed } else { Role::Gradient },
-                )?;
+                let (name, role) = (parameter.name.clone(), if zeroed { Role::Zeroed } else { Role::Gradient });
+                self.check_overlap(Some(id), &name, range, role)?;
                 (Some(range.clone()), false)
             }
             (_, Gradient::Buffer(_)) => return refuse("the optimizer runs on the CPU"),
@@ -164,20 +180,22 @@ impl Optimizer {
                 return refuse("a parameter in the caller's slice has its gradient in step_slices");
             }
         };
-        let Some(parameter) = self.parameters.get_mut(&id.0) else {
-            return Ok(());
-        };
-        let mut changed = parameter.missing != missing;
-        parameter.missing = missing;
+        self.unclaim(id);
+        let Some(parameter) = self.parameters.get_mut(&id.0) else { return Ok(()) };
+        let mut moved = false;
         if let Memory::Gpu(tensor) = &mut parameter.memory {
-            if tensor.gradient != range {
-                (changed, parameter.batches) = (true, 0);
-            }
+            moved = tensor.gradient != range;
             tensor.gradient = range;
         }
-        if changed {
+        parameter.gradient = match parameter.gradient {
+            _ if missing => Held::Nothing,
+            held @ Held::Batches(_) if !moved => held,
+            _ => Held::Values,
+        };
+        if moved {
             self.plan = None;
         }
+        self.claim(id);
         Ok(())
     }
 
@@ -189,12 +207,15 @@ impl Optimizer {
         self.range(self.get(key)?, Part::Parameter)
     }
 
-    /// The range of the gradient on the GPU, for your kernels to write.
+    /// The range of the gradient on the GPU, for your kernels to write. A gradient that nobody has written counts as written from now on.
     ///
     /// # Errors
     /// As [`Optimizer::parameter`], also if the parameter has none.
     pub fn gradient<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
-        self.range(self.get(key)?, Part::Gradient)
+        let parameter = self.get(key)?;
+        let range = self.range(parameter, Part::Gradient)?;
+        parameter.handed_out.store(true, Relaxed);
+        Ok(range)
     }
 
     /// The range of a state on the GPU.
@@ -206,7 +227,7 @@ impl Optimizer {
         self.range(parameter, self.state(parameter, slot)?)
     }
 
-    /// Sets all gradients to 0; see [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
+    /// Sets all gradients to 0 and forgets micro-batches; missing gradients stay missing. See [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
     ///
     /// # Errors
     /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`], [`Error::Rejected`].
@@ -221,7 +242,7 @@ impl Optimizer {
             })?;
         }
         for parameter in self.parameters.values_mut() {
-            parameter.batches = 0;
+            parameter.end_window();
             match &mut parameter.memory {
                 Memory::F32(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
                 Memory::F64(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
@@ -250,7 +271,7 @@ impl Optimizer {
         for range in ranges {
             encoder.clear_buffer(&range.buffer, range.offset, Some(range.size()));
         }
-        self.parameters.values_mut().for_each(|parameter| parameter.batches = 0);
+        self.end_window();
         Ok(())
     }
 
@@ -326,7 +347,7 @@ impl Optimizer {
         }
         if part == Part::Gradient {
             self.write_values(id, part, values)?;
-            self.parameters.entry(id.0).and_modify(|parameter| parameter.batches = 0);
+            self.parameters.entry(id.0).and_modify(|parameter| parameter.gradient = Held::Values);
             return Ok(());
         }
         self.check_swapped(parameter.group, "writing")?;

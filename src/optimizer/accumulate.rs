@@ -1,16 +1,60 @@
-//! Gradient accumulation over micro-batches, in the gradient itself.
+//! What a parameter's gradient holds, and gradient accumulation over micro-batches, in the gradient itself.
 
-use super::{Memory, Optimizer, ParameterId, Run};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::access::Part;
+use super::{Memory, Optimizer, Parameter, ParameterId, Run};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::{BufferRange, conflict};
 use crate::gpu::plan::{BindGroups, Plan};
+use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 use crate::settings::ROW_HEAD;
 
 /// Plans that are kept: of the first micro-batch and the others, in two buffers each.
 const ACCUMULATIONS: usize = 4;
+
+/// What a parameter's gradient holds. A step leaves out a parameter whose gradient holds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Nothing yet, unless somebody has taken its range to write there.
+    Unwritten,
+    /// Nothing until it is written: it was set to missing, or a step has used up its micro-batches.
+    Nothing,
+    /// What somebody wrote. It stays until it is written again.
+    Values,
+    /// The sum of this many micro-batches. The next step uses it up.
+    Batches(u32),
+}
+
+impl Parameter {
+    /// Whether a step finds a gradient.
+    pub(super) fn has_gradient(&self) -> bool {
+        match self.gradient {
+            Held::Unwritten => self.handed_out.load(Relaxed),
+            Held::Nothing => false,
+            Held::Values | Held::Batches(_) => true,
+        }
+    }
+
+    /// Whether the next step takes micro-batches.
+    pub(super) fn is_accumulated(&self) -> bool {
+        matches!(self.gradient, Held::Batches(_))
+    }
+
+    /// Micro-batches in its gradient.
+    fn batches(&self) -> u32 {
+        if let Held::Batches(n) = self.gradient { n } else { 0 }
+    }
+
+    /// Forgets its micro-batches.
+    pub(super) fn end_window(&mut self) {
+        if self.is_accumulated() {
+            self.gradient = Held::Nothing;
+        }
+    }
+}
 
 /// One tensor's part of an accumulation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +70,19 @@ pub(super) struct Addition {
 
 impl Optimizer {
     /// Records the addition of a micro-batch's gradients, in the caller's buffers, to the parameters' gradients, in one compute pass.
-    /// The first addition after a step takes their place: nothing is to be zeroed. The step takes their mean or their sum, as
-    /// [`Settings::accumulation`](crate::Settings::accumulation) says. 12 bytes of traffic an element.
+    /// 12 bytes of traffic an element.
+    ///
+    /// The micro-batches between two steps are a window. The first one of a window takes the place of what the gradient held: nothing is
+    /// to be zeroed. The step takes the mean over the window or the sum, as
+    /// [`Settings::accumulation`](crate::Settings::accumulation) says, and uses the gradient up. It is then
+    /// [missing](crate::Gradient::Missing) until it is written again, also of a frozen parameter, and also if the step is skipped.
     ///
     /// Each call counts as a step for the 128 that may be recorded and not finished. An encoder that is dropped instead of submitted
     /// leaves the count of micro-batches one ahead.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without a gradient; for the buffers those of
-    /// [`Optimizer::add_buffer`], with [`Error::Overlap`] for a gradient given twice; those of [`Optimizer::encode`].
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without memory for a gradient; for the buffers
+    /// those of [`Optimizer::add_buffer`], with [`Error::Overlap`] for a gradient given twice; those of [`Optimizer::encode`].
     pub fn encode_accumulate(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -48,10 +96,10 @@ impl Optimizer {
             parameter.check_len(range.len)?;
             range.check(&format!("micro-batch of {}", parameter.name))?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
-            let Some(gradient) = tensor.gradient.clone().filter(|_| !parameter.missing) else {
-                return Err(parameter.unsupported("encode_accumulate", "the parameter has no gradient"));
+            let Some(gradient) = tensor.gradient.clone() else {
+                return Err(parameter.unsupported("encode_accumulate", "it has no memory for a gradient: set_gradient"));
             };
-            additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches == 0 });
+            additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches() == 0 });
         }
         let known = self.accumulations.iter().position(|(of, _)| *of == additions);
         let plan = match known.map(|at| self.accumulations.remove(at)) {
@@ -64,15 +112,29 @@ impl Optimizer {
         let recorded = self.record(&gpu, &plan, encoder, |parameter, _, row| {
             row.extend([1f32.to_bits()]);
             row.extend([0; ROW_HEAD - 1]);
-            row.push(f32::from(u8::from(parameter.batches == 0)).to_bits());
+            row.push(f32::from(u8::from(parameter.batches() == 0)).to_bits());
         });
         self.accumulations.truncate(ACCUMULATIONS - 1);
         self.accumulations.insert(0, (additions, plan));
         recorded?;
-        for (id, _) in gradients {
-            self.parameters.entry(id.0).and_modify(|parameter| parameter.batches += 1);
-        }
+        gradients.iter().for_each(|(id, _)| self.count_batch(*id));
         Ok(())
+    }
+
+    /// One more micro-batch is in this parameter's gradient.
+    fn count_batch(&mut self, id: ParameterId) {
+        if let Some(parameter) = self.parameters.get_mut(&id.0) {
+            let batches = parameter.batches() + 1;
+            parameter.gradient = Held::Batches(batches);
+            self.window = self.window.max(batches);
+        }
+    }
+
+    /// A step ends the window, of parameters that it leaves out, too.
+    pub(super) fn end_window(&mut self) {
+        if std::mem::take(&mut self.window) > 0 {
+            self.parameters.values_mut().for_each(Parameter::end_window);
+        }
     }
 
     /// No gradient is written twice, or read while it is written.
@@ -87,15 +149,15 @@ impl Optimizer {
     }
 
     fn make_accumulation(&self, gpu: &Gpu, additions: &[Addition]) -> Result<Plan> {
-        let (mut plan, mut runs, mut leaders) = (Plan::default(), Vec::new(), [None; 2]);
+        let (mut plan, mut runs, mut leaders) = (Plan::new(gpu), Vec::new(), [None; 2]);
         // Of its own: with the plan go the buffers of micro-batches that will not come again.
         let mut bind_groups = BindGroups::new();
         for Addition { id, gradient, range, first } in additions {
-            plan.members.push(*id);
             let row = *leaders[usize::from(*first)].get_or_insert_with(|| {
                 plan.rows.push(*id);
                 plan.rows.len() - 1
             });
+            plan.members.push((*id, row));
             let shared = gradient.buffer == range.buffer;
             let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
             runs.push(Run::of(vec![gradient.clone(), range.clone()], access, row, range.len, false));
@@ -105,7 +167,8 @@ impl Optimizer {
         Ok(plan)
     }
 
-    /// Adds a micro-batch's gradient to a parameter's, on the CPU; the first after a step takes its place.
+    /// Adds a micro-batch's gradient, on the host, to a parameter's: see [`Optimizer::encode_accumulate`], which on a GPU takes it from
+    /// a buffer.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Sgd};
@@ -114,43 +177,66 @@ impl Optimizer {
     /// sgd.accumulate(w, &[1.0f32])?;
     /// sgd.accumulate(w, &[3.0f32])?;
     /// sgd.step()?; // by their mean
+    /// sgd.step()?; // the window is used up, and nothing new has come
     /// assert_eq!(sgd.read_blocking::<f32>(w)?, [-2.0]);
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] on a GPU (see
-    /// [`Optimizer::encode_accumulate`]), for a parameter without a gradient, and for one in the caller's slice.
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the caller's
+    /// slice, or without memory for a gradient; on a GPU those of [`Optimizer::step`].
     pub fn accumulate<F: Real>(&mut self, id: ParameterId, gradient: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
         parameter.check_len(gradient.len())?;
         let (expected, found, name) = (parameter.element(), F::NAME, parameter.name.clone());
-        let refuse = |reason| Err(parameter.unsupported("accumulate", reason));
-        if matches!(parameter.memory, Memory::Gpu(_)) {
-            return refuse("the optimizer runs on a GPU");
-        }
         if parameter.in_slice() {
-            return refuse("it is in the caller's slice");
-        }
-        if parameter.missing {
-            return refuse("the parameter has no gradient");
+            return Err(parameter.unsupported("accumulate", "it is in the caller's slice"));
         }
         if expected != found {
             return Err(Error::ElementType { name, expected, found });
         }
-        let Some(parameter) = self.parameters.get_mut(&id.0) else { return Ok(()) };
-        let own: Option<&mut [F]> = match &mut parameter.memory {
-            Memory::Gpu(_) => None,
-            Memory::F32(v) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
-            Memory::F64(v) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
+        if let Device::Gpu(gpu) = self.device.clone() {
+            return self.accumulate_from_host(&gpu, id, bytemuck::cast_slice(gradient));
+        }
+        let batches = parameter.batches();
+        let own: Option<&mut [F]> = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
+            Some(Memory::F32(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
+            Some(Memory::F64(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
+            _ => None,
         };
         if let Some(own) = own {
-            match parameter.batches {
+            match batches {
                 0 => own.copy_from_slice(gradient),
                 _ => own.iter_mut().zip(gradient).for_each(|(a, &g)| *a += g),
             }
-            parameter.batches += 1;
+            self.count_batch(id);
         }
         Ok(())
+    }
+
+    /// The first micro-batch of a window is written; others are added from a buffer that lives as long as the addition.
+    fn accumulate_from_host(&mut self, gpu: &Gpu, id: ParameterId, gradient: &[f32]) -> Result<()> {
+        let parameter = self.get(id)?;
+        let writable = self.range(parameter, Part::Gradient)?.buffer.usage().contains(wgpu::BufferUsages::COPY_DST);
+        if gradient.is_empty() || (parameter.batches() == 0 && writable) {
+            self.write_gradient(id, gradient)?;
+            self.count_batch(id);
+            return Ok(());
+        }
+        let batch = gpu.scoped("a micro-batch", || {
+            wgpu::util::DeviceExt::create_buffer_init(
+                gpu.device(),
+                &wgpu::util::BufferInitDescriptor {
+                    label: Some("wgpu-optim micro-batch"),
+                    contents: bytemuck::cast_slice(gradient),
+                    usage: wgpu::BufferUsages::STORAGE,
+                },
+            )
+        })?;
+        let range = BufferRange::new(&batch, 0, gradient.len());
+        let added = self.submit(gpu, |optimizer, encoder| optimizer.encode_accumulate(encoder, &[(id, range.clone())]));
+        // This buffer does not come again.
+        self.accumulations.retain(|(additions, _)| additions.iter().all(|addition| addition.range.buffer != batch));
+        added
     }
 }

@@ -1,10 +1,13 @@
 //! Adding and removing parameters, and the memory that they get.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 
-use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Role, Vectors};
+use super::accumulate::Held;
+use super::claims::Role;
+use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result};
-use crate::gpu::memory::{Arena, BufferRange, Place, Tensor};
+use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
 use crate::rule::{Real, Scope};
 use crate::settings::Options;
@@ -18,7 +21,12 @@ impl Optimizer {
         self.add_owned(group, &[(name, values)], false).map(|ids| ids[0])
     }
 
-    /// Adds parameters in the optimizer's own memory: `f32` on a GPU, `f32` or `f64` on the CPU. Their gradients are 0.
+    /// Adds parameters in the optimizer's own memory: `f32` on a GPU, `f32` or `f64` on the CPU.
+    ///
+    /// A gradient is missing until it is written: by [`Optimizer::write_gradient`] or [`Optimizer::accumulate`], or on a GPU by your
+    /// kernels, for which [`Optimizer::gradient`] counts. A parameter whose gradient is missing takes no part in a step, as in PyTorch:
+    /// AdamW does not decay what the loss does not reach. To step with a gradient of 0, [set](Optimizer::set_gradient) it to
+    /// [`Gradient::Own`](crate::Gradient::Own).
     ///
     /// On a GPU they share buffers of just their size, and step in one dispatch. [`Optimizer::parameter`] and
     /// [`Optimizer::gradient`] are the ranges for your kernels to bind.
@@ -61,7 +69,8 @@ impl Optimizer {
             for (batch, room) in batches(gpu, tensors, |(_, values)| values.len()) {
                 owned.reserve(gpu, batch[0].0, room, exact)?;
                 for (name, values) in batch {
-                    taken.push(place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?);
+                    let tensor = place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
+                    taken.push(Tensor { home: group, ..tensor });
                 }
             }
             Ok(())
@@ -134,12 +143,14 @@ impl Optimizer {
             return Err(Error::Unsupported { operation: "add_buffer", name: (*first).into(), reason });
         };
         gpu.check_alive()?;
-        for (k, (name, range)) in tensors.iter().enumerate() {
+        for (name, range) in tensors {
             range.check(name)?;
             self.check_overlap(None, name, range, Role::Parameter)?;
-            if let Some((other, _)) = tensors[..k].iter().find(|(_, other)| range.overlaps(other)) {
-                return Err(Error::Overlap { a: format!("parameter `{name}`"), b: format!("parameter `{other}`") });
-            }
+        }
+        let uses: Vec<_> = tensors.iter().map(|(_, range)| (range, true)).collect();
+        if let Some((a, b)) = conflict(&uses) {
+            let name = |k: usize| format!("parameter `{}`", tensors[k].0);
+            return Err(Error::Overlap { a: name(a.max(b)), b: name(a.min(b)) });
         }
         let lens: Vec<_> = tensors.iter().map(|(name, range)| (*name, range.len)).collect();
         let ids = self.add_nowhere(&gpu, group, &lens, exact)?;
@@ -147,6 +158,7 @@ impl Optimizer {
             if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
                 tensor.parameter = Some(range.clone());
             }
+            self.claim(*id);
         }
         Ok(ids)
     }
@@ -189,7 +201,16 @@ impl Optimizer {
                 let states = &mut self.groups[group].states;
                 let (place, slots) = place_states(gpu, states, name, len, &initial)?;
                 let (parameter, gradient, own_gradient, scalar) = (None, None, None, None);
-                taken.push(Tensor { owned: false, place, parameter, gradient, own_gradient, slots, scalar });
+                taken.push(Tensor {
+                    owned: false,
+                    home: group,
+                    place,
+                    parameter,
+                    gradient,
+                    own_gradient,
+                    slots,
+                    scalar,
+                });
                 if let Some(tensor) = taken.last_mut() {
                     self.give_scalar(gpu, group, name, tensor)?;
                 }
@@ -225,10 +246,11 @@ impl Optimizer {
     /// [`Error::UnknownParameter`].
     pub fn remove<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
         let id = self.find(key.into())?;
+        self.unclaim(id);
         if let Some(parameter) = self.parameters.remove(&id.0) {
             self.names.remove(&parameter.name);
             if let Memory::Gpu(tensor) = parameter.memory {
-                self.groups[parameter.group].release(tensor);
+                self.groups[tensor.home].release(tensor);
             }
         }
         self.plan = None;
@@ -240,7 +262,6 @@ impl Optimizer {
     fn insert(&mut self, name: &str, group: usize, len: usize, memory: Memory) -> ParameterId {
         let id = ParameterId(self.next);
         self.next += 1;
-        let missing = matches!(&memory, Memory::Gpu(tensor) if tensor.gradient.is_none());
         let parameter = Parameter {
             name: name.into(),
             group,
@@ -248,13 +269,15 @@ impl Optimizer {
             steps: 0,
             pending: 0,
             shift: 0.0,
-            missing,
-            batches: 0,
+            gradient: Held::Unwritten,
+            handed_out: AtomicBool::new(false),
             options: Options::default(),
+            average_begun: Some(0),
             memory,
         };
         self.parameters.insert(id.0, parameter);
         self.names.insert(name.into(), id);
+        self.claim(id);
         self.plan = None;
         self.look_ahead_plan = None;
         id
@@ -335,7 +358,7 @@ fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f6
     }
     let own_gradient = Some(gradient.clone());
     let (parameter, gradient) = (Some(parameter), Some(gradient));
-    Ok(Tensor { owned: true, place, parameter, gradient, own_gradient, slots, scalar: None })
+    Ok(Tensor { owned: true, home: 0, place, parameter, gradient, own_gradient, slots, scalar: None })
 }
 
 /// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.

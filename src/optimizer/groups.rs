@@ -1,6 +1,6 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
-use super::{Group, Key, Memory, Optimizer, ParameterId, Role, step};
+use super::{Group, Key, Optimizer, ParameterId, step};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
@@ -53,13 +53,8 @@ impl Optimizer {
         settings.check()?;
         self.check_clipping(self.guard.clip.as_ref(), group, settings.clip_norm.as_ref())?;
         if self.group(group)?.settings.writes_gradient() != settings.writes_gradient() {
-            let ours =
-                self.parameters.iter().filter(|(_, parameter)| settings.writes_gradient() && parameter.group == group);
-            for (&id, parameter) in ours {
-                let Memory::Gpu(tensor) = &parameter.memory else { continue };
-                if let Some(gradient) = &tensor.gradient {
-                    self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
-                }
+            if settings.writes_gradient() {
+                self.check_gradients(|parameter| parameter.group == group)?;
             }
         }
         let now = self.group(group)?;
@@ -73,6 +68,9 @@ impl Optimizer {
                 step::compile(gpu, &now.rule, &settings, now.extras_with(&settings, self.zeroes()))?;
             }
             self.plan = None;
+        }
+        if self.groups[group].settings.writes_gradient() != settings.writes_gradient() {
+            self.claims = None;
         }
         self.groups[group].settings = settings;
         Ok(())
@@ -119,6 +117,13 @@ impl Optimizer {
             let Group { rule, settings, .. } = self.group(group)?;
             let extras = Extras { average: true, ..self.group(group)?.extras(false) };
             step::compile(gpu, rule, settings, extras)?;
+        }
+        let before = self.groups[group].averaging;
+        // An average that does not exist yet begins with the next step.
+        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {
+            if !parameter.has_average(before) {
+                parameter.average_begun = parameter.average_begun.map(|_| parameter.recorded());
+            }
         }
         let group = &mut self.groups[group];
         group.averaging = Some(averaging);
@@ -204,6 +209,7 @@ impl Optimizer {
     /// // No decay for biases and norms.
     /// let plain = Options { weight_decay: false, ..Options::default() };
     /// assert_eq!(optimizer.set_options_where(|name| name.ends_with("bias") || name.contains("norm"), plain)?, 1);
+    /// optimizer.write_gradient("fc.bias", &[0.0f32; 2])?;
     /// optimizer.step()?;
     /// assert_eq!(optimizer.read_blocking::<f32>("fc.bias")?, [1.0; 2]);
     /// # Ok::<(), wgpu_optim::Error>(())

@@ -164,14 +164,19 @@ impl Optimizer {
     /// Counts the steps whose outcome has arrived.
     pub(super) fn resolve(&mut self) {
         let Some(control) = &mut self.control else { return };
-        for (step, taken) in control.resolve() {
-            let bit = Control::bit(step);
-            let of_parameters = self.parameters.values_mut().map(|p| (&mut p.steps, &mut p.pending));
-            let of_groups = self.groups.iter_mut().map(|group| (&mut group.steps, &mut group.pending));
-            for (steps, pending) in of_parameters.chain(of_groups).filter(|(_, pending)| **pending & bit != 0) {
-                *steps += u64::from(taken);
-                *pending &= !bit;
-            }
+        let (mut known, mut taken) = (0u128, 0u128);
+        for (step, was_taken) in control.resolve() {
+            known |= Control::bit(step);
+            taken |= if was_taken { Control::bit(step) } else { 0 };
+        }
+        if known == 0 {
+            return;
+        }
+        let of_parameters = self.parameters.values_mut().map(|p| (&mut p.steps, &mut p.pending));
+        let of_groups = self.groups.iter_mut().map(|group| (&mut group.steps, &mut group.pending));
+        for (steps, pending) in of_parameters.chain(of_groups) {
+            *steps += u64::from((*pending & taken).count_ones());
+            *pending &= !known;
         }
     }
 
@@ -241,12 +246,13 @@ impl Optimizer {
     /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads it.
     pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
         self.check_candidates(plan)?;
-        let step = self.control.as_ref().map_or(1, Control::next);
+        let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
         let bits = |x: f64| (x as f32).to_bits();
         let mut words = std::mem::take(&mut self.rows);
         words.clear();
         words.extend([step, self.guard.policy() as u32, preparation.partials]);
-        let len = plan.members.iter().filter_map(|id| self.parameters.get(id)).map(|parameter| parameter.len).sum();
+        let len =
+            plan.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
         let mut whole = ClipNorm::words(self.guard.clip.as_ref(), len);
         whole[0] = self.norm_kind();
         words.extend(whole);
@@ -266,7 +272,7 @@ impl Optimizer {
                     let steps = parameter.recorded() - u64::from(skipped);
                     let schedule =
                         group.recorded().saturating_sub(u64::from(if apart || seen == 0 { unseen } else { skipped }));
-                    let at = At { steps, schedule };
+                    let at = At { steps, schedule, window };
                     words.extend(parameter.coefficients(group, at).row());
                     group.rule.0.hyper_f32(&parameter.next_step(group, at), &mut words);
                 }
@@ -279,7 +285,7 @@ impl Optimizer {
                 first,
                 width,
                 size as u32,
-                bits(parameter.share(group) * group.settings.grad_scale.abs()),
+                bits(parameter.share(group, window) * group.settings.grad_scale.abs()),
             ]);
             for (k, word) in entry[4..8].iter_mut().enumerate() {
                 *word = (taken >> (32 * k)) as u32;

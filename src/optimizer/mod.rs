@@ -1,6 +1,7 @@
 //! The front door: groups, parameters and their memory. `groups.rs` configures groups, `add.rs` adds, `plan.rs` and `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
@@ -19,8 +20,10 @@ mod access;
 mod accumulate;
 mod add;
 mod checkpoint;
+mod claims;
 mod groups;
 mod guard;
+mod moves;
 mod place;
 mod plan;
 mod step;
@@ -31,6 +34,9 @@ pub use place::Placed;
 #[cfg(feature = "burn")]
 pub(crate) use plan::POOLED;
 pub use vectors::Slices;
+
+use accumulate::Held;
+use claims::Claims;
 
 /// A parameter's handle. Never used again once the parameter is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +70,7 @@ pub enum Gradient {
     Own,
     /// In the caller's buffer.
     Buffer(BufferRange),
-    /// Nowhere, as PyTorch's `grad = None`: parameter, state and step count stay as they are.
+    /// Nowhere until it is written again, as PyTorch's `grad = None`: parameter, state and step count stay as they are.
     Missing,
 }
 
@@ -105,9 +111,15 @@ pub struct Optimizer {
     control: Option<Control>,
     /// What the CPU's steps say.
     report: Report,
-    /// Shifts and micro-batches before a submission that may be refused, kept for their allocation.
-    before: Vec<(f64, u32)>,
+    /// The most micro-batches that a parameter has received since the last step.
+    window: u32,
+    /// Shifts, gradients and the window before a submission that may be refused; the vector is kept for its allocation.
+    before: (Vec<(f64, Held)>, u32),
     recorded: Option<Recorded>,
+    /// Who uses which memory; `None` until it is asked for.
+    claims: Option<Claims>,
+    /// Cohorts of a plan's rows, kept for their allocation.
+    cohorts: Vec<plan::Cohort>,
 }
 
 /// How the step that was recorded last is counted.
@@ -119,11 +131,13 @@ enum Recorded {
     Pending(u32),
 }
 
-/// How many steps a parameter, and its group's schedule, have taken before the one that is recorded.
+/// Where a parameter stands before the step that is recorded: the steps that it and its group's schedule have taken.
 #[derive(Clone, Copy, Debug)]
 struct At {
     steps: u64,
     schedule: u64,
+    /// Micro-batches in the window that this step ends.
+    window: u32,
 }
 
 #[derive(Debug)]
@@ -166,10 +180,12 @@ struct Parameter {
     pending: u128,
     /// It stands at `x + shift·v`.
     shift: f64,
-    missing: bool,
-    /// Micro-batches in its gradient.
-    batches: u32,
+    gradient: Held,
+    /// Somebody took the range of its gradient, to write there.
+    handed_out: AtomicBool,
     options: Options,
+    /// The step behind which its average began; `None` for an average that somebody wrote, which counts all steps.
+    average_begun: Option<u64>,
     memory: Memory,
 }
 
@@ -273,16 +289,26 @@ impl Parameter {
         if apart { group.pending.count_ones() + 1 } else { 1 }
     }
 
-    /// The factor on its accumulated gradient.
-    fn share(&self, group: &Group) -> f64 {
-        match group.settings.accumulation {
-            Accumulation::Mean => 1.0 / f64::from(self.batches.max(1)),
-            Accumulation::Sum => 1.0,
+    /// The factor on its accumulated gradient, where `window` micro-batches are in the window.
+    fn share(&self, group: &Group, window: u32) -> f64 {
+        match (self.gradient, group.settings.accumulation) {
+            (Held::Batches(_), Accumulation::Mean) => 1.0 / f64::from(window.max(1)),
+            _ => 1.0,
         }
     }
 
-    fn at(&self, group: &Group) -> At {
-        At { steps: self.recorded(), schedule: group.recorded() }
+    /// The step behind which its average began.
+    fn begun(&self) -> u64 {
+        self.average_begun.unwrap_or(0)
+    }
+
+    /// Whether it has an average of this kind, as far as its steps are known.
+    fn has_average(&self, averaging: Option<Averaging>) -> bool {
+        averaging.is_some_and(|averaging| averaging.has(self.recorded(), self.begun()))
+    }
+
+    fn at(&self, group: &Group, window: u32) -> At {
+        At { steps: self.recorded(), schedule: group.recorded(), window }
     }
 
     /// Its group's settings, with its own options.
@@ -292,11 +318,11 @@ impl Parameter {
 
     /// What the driver around the rule gets for the next step.
     fn coefficients(&self, group: &Group, at: At) -> Coefficients {
-        let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1));
+        let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1, self.begun()));
         let settings = self.settings(group, at);
         let noise = settings.noise.map(|noise| noise.stream(&self.name, at.steps + 1));
         let mut plain = settings.coefficients();
-        plain.grad_scale *= self.share(group);
+        plain.grad_scale *= self.share(group, at.window);
         let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
         Coefficients { average, noise, decay, ..plain }
     }
@@ -311,7 +337,7 @@ impl Parameter {
 
     /// Whether the next step leaves it out.
     fn stays(&self) -> bool {
-        self.missing || self.options.frozen
+        !self.has_gradient() || self.options.frozen
     }
 
     fn element(&self) -> &'static str {
@@ -353,8 +379,11 @@ impl Optimizer {
             guard: Guard::default(),
             control: None,
             report: Report::default(),
-            before: Vec::new(),
+            window: 0,
+            before: Default::default(),
             recorded: None,
+            claims: None,
+            cohorts: Vec::new(),
         };
         optimizer.add_group(rule, settings)?;
         Ok(optimizer)
@@ -451,34 +480,4 @@ impl Optimizer {
         let id = self.find(key.into())?;
         self.parameters.get(&id.0).ok_or(Error::UnknownParameter { name: format!("number {}", id.0) })
     }
-
-    /// Whether a step would write what it reads or writes elsewhere, if this range were bound in this role.
-    fn check_overlap(&self, id: Option<ParameterId>, name: &str, range: &BufferRange, role: Role) -> Result<()> {
-        for (&other, parameter) in &self.parameters {
-            let Memory::Gpu(tensor) = &parameter.memory else { continue };
-            let myself = Some(ParameterId(other)) == id;
-            let zeroed = self.groups[parameter.group].settings.writes_gradient();
-            let gradient = tensor.gradient.as_ref().filter(|_| !myself && (role != Role::Gradient || zeroed));
-            let what = if tensor.parameter.as_ref().is_some_and(|parameter| range.overlaps(parameter)) {
-                "parameter"
-            } else if tensor.slots.iter().any(|slot| range.overlaps(slot)) {
-                "a state of"
-            } else if gradient.is_some_and(|gradient| range.overlaps(gradient)) {
-                "gradient of"
-            } else {
-                continue;
-            };
-            let role = if role == Role::Parameter { "parameter" } else { "gradient of" };
-            return Err(Error::Overlap { a: format!("{role} `{name}`"), b: format!("{what} `{}`", parameter.name) });
-        }
-        Ok(())
-    }
-}
-
-/// What a range is bound as: a parameter is written, a gradient read, a zeroed gradient both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Parameter,
-    Gradient,
-    Zeroed,
 }

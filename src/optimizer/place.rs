@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::accumulate::Held;
 use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 #[cfg(feature = "burn")]
@@ -56,7 +57,7 @@ impl Optimizer {
         let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {
             (Memory::Gpu(tensor), Some(place)) => {
                 let same = tensor.parameter.as_ref() == Some(&place.parameter) && tensor.gradient == place.gradient;
-                !same || parameter.missing != place.gradient.is_none()
+                !same || parameter.has_gradient() != place.gradient.is_some()
             }
             (Memory::Gpu(tensor), None) => !tensor.owned && tensor.parameter.is_some(),
             _ => false,
@@ -69,20 +70,22 @@ impl Optimizer {
             let Memory::Gpu(tensor) = &mut parameter.memory else { continue };
             match places.get(id) {
                 Some(place) => {
-                    if tensor.gradient != place.gradient {
-                        parameter.batches = 0;
-                    }
+                    parameter.gradient = match (&place.gradient, parameter.gradient) {
+                        (None, _) => Held::Nothing,
+                        (same, held @ Held::Batches(_)) if tensor.gradient == *same => held,
+                        _ => Held::Values,
+                    };
                     (tensor.parameter, tensor.gradient) = (Some(place.parameter.clone()), place.gradient.clone());
-                    parameter.missing = place.gradient.is_none();
                 }
                 // Where it was, something else may be.
                 None if !tensor.owned => {
                     (tensor.parameter, tensor.gradient) = (None, None);
-                    (parameter.missing, parameter.batches) = (true, 0);
+                    parameter.gradient = Held::Nothing;
                 }
                 None => {}
             }
         }
+        self.claims = None;
         self.plan = None;
         self.look_ahead_plan = None;
         Ok(())

@@ -1,6 +1,6 @@
 //! Which tensors step together, and in which runs: the plan that `step.rs` records.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use super::{Group, Memory, Optimizer, Parameter, Scalar};
@@ -18,21 +18,32 @@ use crate::settings::Settings;
 /// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs no table.
 pub(crate) const POOLED: u64 = 1 << 18;
 
-/// What makes parameters step together: the group, the options, the step count and what is not known of it, the look-ahead; and who
-/// it is, where each has coefficients of its own.
-type Cohort = (usize, u64, bool, (u64, u128), u64, u32, Option<u64>);
+/// What makes parameters step together: the group, the options, the step count and what is not known of it, the beginning of the
+/// average, the look-ahead, whether the gradient was accumulated; and who it is, where each has coefficients of its own.
+pub(super) type Cohort = (usize, u64, bool, (u64, u128, u64), u64, bool, Option<u64>);
 
 fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
-    let Parameter { group, options, steps, pending, shift, batches, .. } = parameter;
-    let alone = groups[*group].alone().then_some(id);
-    (*group, options.lr_scale.to_bits(), options.weight_decay, (*steps, *pending), shift.to_bits(), *batches, alone)
+    let Parameter { group, options, steps, pending, shift, .. } = parameter;
+    let begun = if groups[*group].averaging.is_some() { parameter.begun() } else { 0 };
+    let counts = (*steps, *pending, begun);
+    let (alone, accumulated) = (groups[*group].alone().then_some(id), parameter.is_accumulated());
+    (*group, options.lr_scale.to_bits(), options.weight_decay, counts, shift.to_bits(), accumulated, alone)
+}
+
+impl Parameter {
+    /// Whether a step on a GPU moves it.
+    fn is_stepped(&self) -> bool {
+        let bound =
+            matches!(&self.memory, Memory::Gpu(tensor) if tensor.gradient.is_some() && tensor.parameter.is_some());
+        bound && !self.stays()
+    }
 }
 
 impl Run {
     /// A run of one tensor.
     pub(super) fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
         let padded = ranges.first().map_or(0, |range| range.len as u64);
-        let parts = vec![Part { start: 0, padded, len: len as u64, row }];
+        let parts = vec![Part { start: 0, padded, len: len as u64, row, out: 0 }];
         Self { ranges, access, parts, tiled, owned: false }
     }
 
@@ -61,21 +72,48 @@ impl Run {
 }
 
 impl Optimizer {
+    /// Whether the plan is what [`Optimizer::make_plan`] would make: the same parameters in the same cohorts. What else a plan depends
+    /// on takes it away when it changes.
+    pub(super) fn holds(&mut self, plan: &Plan) -> bool {
+        if plan.preparation.is_some() != (self.controlled() && (self.measures() || !plan.is_empty())) {
+            return false;
+        }
+        let mut cohorts = std::mem::take(&mut self.cohorts);
+        cohorts.clear();
+        let leaders = plan.rows.iter().filter_map(|id| Some((*id, self.parameters.get(id)?)));
+        cohorts.extend(leaders.map(|(id, parameter)| cohort(id, parameter, &self.groups)));
+        let same = cohorts.len() == plan.rows.len() && {
+            let mut members = plan.members.iter();
+            let ours = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped());
+            let known = |(id, parameter): (&u64, &Parameter)| {
+                members
+                    .next()
+                    .is_some_and(|&(member, row)| member == *id && cohorts[row] == cohort(*id, parameter, &self.groups))
+            };
+            ours.map(known).all(|known| known) && members.next().is_none()
+        };
+        // Cohorts that have become equal are one again. Those of one parameter each never are.
+        cohorts.retain(|(.., alone)| alone.is_none());
+        cohorts.sort_unstable();
+        let apart = cohorts.windows(2).all(|pair| pair[0] != pair[1]);
+        self.cohorts = cohorts;
+        same && apart
+    }
+
     pub(super) fn make_plan(&mut self, gpu: &Gpu) -> Result<Plan> {
-        let mut plan = Plan::default();
+        let mut plan = Plan::new(gpu);
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         let (mut measured, mut shaped) = (Vec::new(), Vec::new());
-        let (kind, zero) = (self.norm_kind(), self.zeroes());
+        let (kind, zero, measures) = (self.norm_kind(), self.zeroes(), self.measures());
+        let (outs, results) = self.results(&plan);
         for (id, parameter, tensor) in self.tensors_in_place() {
-            let Some(gradient) = tensor.gradient.as_ref().filter(|_| !parameter.stays()) else {
-                continue;
-            };
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| parameter.is_stepped()) else { continue };
             let row = *cohorts.entry(cohort(id, parameter, &self.groups)).or_insert_with(|| {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
-            plan.members.push(id);
+            plan.members.push((id, row));
             let access = match self.groups[parameter.group].settings.zero_grad {
                 true => GradientAccess::Zero,
                 false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
@@ -84,27 +122,30 @@ impl Optimizer {
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
             let tiled = self.groups[parameter.group].alone();
-            let run = Run { owned: in_arena, ..Run::of(ranges, access, row, parameter.len, tiled) };
+            let out = outs.get(&id).copied().unwrap_or_default();
+            let mut run = Run { owned: in_arena, ..Run::of(ranges, access, row, parameter.len, tiled) };
+            run.parts[0].out = out;
             push_run(&mut runs, parameter.group, run);
             if self.groups[parameter.group].settings.reshapes() {
                 shaped.push((id, row));
             }
-            if self.measures() {
-                measured.push(Measured { range: gradient.clone(), row });
+            if measures {
+                measured.push(Measured { range: gradient.clone(), row, out });
             }
         }
         self.keep_bind_groups(runs.len());
-        let (mut trusts, mut results) = (Vec::new(), 0);
         let bind_groups = &mut self.bind_groups;
-        for (k, group) in self.groups.iter().enumerate() {
+        let mut runs = runs.into_iter().peekable();
+        while let Some(&(k, _)) = runs.peek() {
+            let group = &self.groups[k];
             let extras = group.extras(zero);
             let measure = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
-            let ours = runs.extract_if(.., |(of, _)| *of == k).map(|(_, run)| run).collect();
+            let ours = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
             let (alone, pooled) = split(gpu, ours);
             for run in alone {
                 plan.add_run(gpu, bind_groups, |lane| KernelKey::update(&group.rule, lane, run.access, extras), &run)?;
                 if group.rule.scope().is_some() {
-                    plan.add_measure(gpu, bind_groups, measure, &to_measure(group, &run), &mut results)?;
+                    plan.add_measure(gpu, bind_groups, measure, &to_measure(group, &run))?;
                 }
             }
             for (access, runs) in pooled {
@@ -112,21 +153,33 @@ impl Optimizer {
                 plan.add_pools(gpu, bind_groups, key, access, &runs)?;
                 if group.rule.scope().is_some() {
                     let runs: Vec<_> = runs.iter().map(|run| to_measure(group, run)).collect();
-                    plan.add_pooled_measures(gpu, bind_groups, measure, &runs, &mut results)?;
+                    plan.add_pooled_measures(gpu, bind_groups, measure, &runs)?;
                 }
             }
         }
-        if self.controlled() && !plan.is_empty() {
-            for k in 0..self.groups.len() {
-                self.add_trusts(gpu, &plan, k, &mut trusts)?;
-            }
-            measured.sort_by_key(|part| part.row);
+        if self.controlled() && (measures || !plan.is_empty()) {
+            let trusts = self.trusts(gpu, &plan, &outs)?;
             let control = self.control(gpu)?.buffer.clone();
             plan.prepare(gpu, &control, (kind, zero), &measured, &trusts, results)?;
             plan.units = Some(Units::new(gpu, &control, &self.shaped(&shaped))?);
         }
+        plan.members.sort_unstable();
         plan.finish(gpu)?;
         Ok(plan)
+    }
+
+    /// The first partial result of each parameter that steps, and how many there are in all. Their order is that of groups and names:
+    /// a norm's last bit depends neither on where parameters lie nor on what the host knows of them.
+    fn results(&self, plan: &Plan) -> (HashMap<u64, u32>, u32) {
+        let mut stepped: Vec<_> = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped()).collect();
+        stepped.sort_unstable_by_key(|(_, parameter)| (parameter.group, parameter.name.as_str()));
+        let mut all = 0;
+        let first = |(&id, parameter): (&u64, &Parameter)| {
+            let first = all;
+            all += plan.results(parameter.len);
+            (id, first)
+        };
+        (stepped.into_iter().map(first).collect(), all)
     }
 
     /// What is done to the gradients of these parameters, with these rows, before anything else.
@@ -142,13 +195,12 @@ impl Optimizer {
         members.iter().filter_map(of).collect()
     }
 
-    /// What a norm-based group makes of its norms: a unit for each tensor, or one for the group.
-    fn add_trusts(&self, gpu: &Gpu, plan: &Plan, k: usize, trusts: &mut Vec<Trust>) -> Result<()> {
-        let group = &self.groups[k];
-        let Some(scope) = group.rule.scope() else { return Ok(()) };
-        let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
+    /// What norm-based groups make of their norms: a unit for each tensor, or one for the group.
+    fn trusts(&self, gpu: &Gpu, plan: &Plan, outs: &HashMap<u64, u32>) -> Result<Vec<Trust>> {
+        let mut trusts = Vec::<Trust>::new();
         let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
-        let of_unit = |scalar: Option<&BufferRange>, unit: Unit, trusts: &mut Vec<Trust>| {
+        let mut push = |group: &Group, scalar: Option<&BufferRange>, unit: Unit| -> Result<()> {
+            let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
             // What is bound of the buffer is cut to what the device binds.
             let bound = scalar.map(|range| {
                 let BufferRange { buffer, offset, .. } = range;
@@ -157,42 +209,40 @@ impl Optimizer {
             });
             let (scalars, at) = bound.unzip();
             let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
-            match trusts
-                .last_mut()
-                .filter(|last| last.scalars == scalars && std::sync::Arc::ptr_eq(&last.kernel, &kernel))
-            {
+            let same = |last: &&mut Trust| last.scalars == scalars && std::sync::Arc::ptr_eq(&last.kernel, &kernel);
+            match trusts.last_mut().filter(same) {
                 Some(last) => last.units.push(unit),
-                None => trusts.push(Trust { kernel: kernel.clone(), scalars, units: vec![unit] }),
+                None => trusts.push(Trust { kernel, scalars, units: vec![unit] }),
             }
+            Ok(())
         };
-        let ours = plan.rows.iter().enumerate().filter_map(|(row, id)| Some((row, self.parameters.get(id)?)));
-        let ours: Vec<_> = ours.filter(|(_, parameter)| parameter.group == k).collect();
-        let norms = |row: &usize| plan.norms.get(row).copied();
-        match scope {
-            Scope::Tensor => {
-                for (row, parameter) in &ours {
-                    let Memory::Gpu(tensor) = &parameter.memory else { continue };
-                    let [first, count] = norms(row).unwrap_or_default();
-                    let unit = Unit { first, count, row: *row as u32, rows: 1, ..Unit::default() };
-                    of_unit(tensor.scalar.as_ref().map(|(_, range)| range), unit, trusts);
+        // Of a group with one number: its rows, which lie behind each other, and its partial results, which do, too.
+        let mut whole = BTreeMap::<usize, Unit>::new();
+        let members = plan.members.iter().filter_map(|(id, row)| Some((id, *row as u32, self.parameters.get(id)?)));
+        for (id, row, parameter) in members {
+            let group = &self.groups[parameter.group];
+            let Some(scope) = group.rule.scope() else { continue };
+            let (first, count) = (outs.get(id).copied().unwrap_or_default(), plan.results(parameter.len));
+            match (scope, &parameter.memory) {
+                (Scope::Tensor, Memory::Gpu(tensor)) => {
+                    let unit = Unit { first, count, row, rows: 1, ..Unit::default() };
+                    push(group, tensor.scalar.as_ref().map(|(_, range)| range), unit)?;
+                }
+                (Scope::Tensor, _) => {}
+                (Scope::Group, _) => {
+                    let unit = whole.entry(parameter.group).or_insert(Unit { first, row, ..Unit::default() });
+                    let last = row.max((unit.row + unit.rows).saturating_sub(1));
+                    (unit.first, unit.row) = (unit.first.min(first), unit.row.min(row));
+                    (unit.count, unit.rows) = (unit.count + count, last - unit.row + 1);
                 }
             }
-            Scope::Group => {
-                let Some((row, _)) = ours.first() else { return Ok(()) };
-                let all: Vec<_> = ours.iter().filter_map(|(row, _)| norms(row)).collect();
-                let first = all.iter().map(|[first, _]| *first).min().unwrap_or(0);
-                // Those of a row may lie apart, those of the group lie behind each other.
-                let count = all.iter().map(|[_, count]| count).sum();
-                let rows = ours.len() as u32;
-                let unit = Unit { first, count, row: *row as u32, rows, ..Unit::default() };
-                let scalar = match &group.scalar {
-                    Some(Scalar::Gpu(range)) => Some(range),
-                    _ => None,
-                };
-                of_unit(scalar, unit, trusts);
-            }
         }
-        Ok(())
+        for (k, unit) in whole {
+            let group = &self.groups[k];
+            let scalar = if let Some(Scalar::Gpu(range)) = &group.scalar { Some(range) } else { None };
+            push(group, scalar, unit)?;
+        }
+        Ok(trusts)
     }
 
     pub(super) fn make_look_ahead_plan(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Plan> {
@@ -202,7 +252,7 @@ impl Optimizer {
 
     pub(super) fn make_swap_plan(&mut self, gpu: &Gpu, group: usize) -> Result<Plan> {
         let averaging = self.groups[group].averaging;
-        let has = |parameter: &Parameter| averaging.is_some_and(|averaging| averaging.has(parameter.steps));
+        let has = |parameter: &Parameter| parameter.has_average(averaging);
         let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group && has(parameter));
         let members = ours.map(|(id, _)| *id).collect();
         self.make_plan_of_one_state(gpu, members, AVERAGE, KernelKey::swap)
@@ -216,7 +266,7 @@ impl Optimizer {
         state: &str,
         key: impl Fn(Lane) -> KernelKey,
     ) -> Result<Plan> {
-        let mut plan = Plan::default();
+        let mut plan = Plan::new(gpu);
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
         for (id, parameter, tensor) in self.tensors_in_place() {
@@ -226,11 +276,12 @@ impl Optimizer {
                 plan.rows.push(id);
                 plan.rows.len() - 1
             });
+            plan.members.push((id, row));
             let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
             let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
             push_run(&mut runs, parameter.group, Run { owned: tensor.owned, ..run });
         }
-        plan.members = members;
+        plan.members.sort_unstable();
         plan.add_runs(gpu, &mut self.bind_groups, runs.into_iter().map(|(_, run)| run).collect(), |lane, _| key(lane))?;
         plan.finish(gpu)?;
         Ok(plan)
@@ -244,7 +295,7 @@ impl Optimizer {
                 tensors.push((id, parameter, tensor));
             }
         }
-        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.place));
+        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.home, tensor.place));
         tensors
     }
 
@@ -309,18 +360,18 @@ impl Plan {
     }
 }
 
-/// Runs of one tensor each.
+/// Runs that go through a table, by what they do with the gradient.
 type Pooled = Vec<(GradientAccess, Vec<Run>)>;
 
 /// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are, and small ones
-/// that lie in the same buffers.
+/// that lie in the same buffers, such as those that the arena's holes part.
 fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let limits = gpu.device().limits();
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     // The table is one more, where a row for each tensor does not need it anyway.
     let buffers = |run: &Run| run.place().0.into_iter().collect::<HashSet<_>>().len();
     let room = |run: &Run| run.tiled || buffers(run) < limits.max_storage_buffers_per_shader_stage as usize;
-    let small = |run: &Run| !run.owned && run.parts[0].len <= POOLED;
+    let small = |run: &Run| run.ranges[0].len as u64 <= POOLED;
     let mut beside = HashMap::new();
     for run in runs.iter().filter(|run| small(run)) {
         *beside.entry(run.place()).or_insert(0) += 1;

@@ -56,31 +56,26 @@ impl Optimizer {
         gpu.check_flag()?;
         self.check_groups()?;
         self.resolve();
-        let (controlled, batches) = (self.controlled(), self.batches_differ());
-        let mut plan = match self.plan.take() {
-            Some(plan) if !batches && !plan.once && (plan.is_empty() || plan.preparation.is_some() == controlled) => {
-                plan
-            }
-            _ => self.make_plan(&gpu)?,
-        };
+        let plan = self.current_plan(&gpu)?;
+        let window = self.window;
         let recorded = match plan.preparation {
             Some(_) => self.record_controlled(&gpu, &plan, encoder),
             None => self.record(&gpu, &plan, encoder, |parameter, group, row| {
-                let at = parameter.at(group);
+                let at = parameter.at(group, window);
                 row.extend(parameter.coefficients(group, at).row());
                 group.rule.0.hyper_f32(&parameter.next_step(group, at), row);
             }),
         };
-        plan.once = batches;
         match recorded {
             Ok(recorded) => {
                 self.count(&plan, recorded, |steps, pending, bit| match bit {
                     None => *steps += 1,
                     Some(bit) => *pending |= bit,
                 });
-                for id in &plan.members {
-                    self.parameters.entry(*id).and_modify(|parameter| (parameter.shift, parameter.batches) = (0.0, 0));
+                for (id, _) in &plan.members {
+                    self.parameters.entry(*id).and_modify(|parameter| parameter.shift = 0.0);
                 }
+                self.end_window();
                 self.recorded = Some(recorded);
                 self.plan = Some(plan);
                 Ok(())
@@ -92,14 +87,12 @@ impl Optimizer {
         }
     }
 
-    /// Whether parameters of a group have different numbers of micro-batches, and so coefficients. A plan for those holds once.
-    fn batches_differ(&self) -> bool {
-        let differ = |group: usize| {
-            let ours = self.parameters.values().filter(|p| p.group == group && !p.stays());
-            let mut batches = ours.map(|parameter| parameter.batches);
-            batches.next().is_some_and(|first| batches.any(|other| other != first))
-        };
-        (0..self.groups.len()).any(differ)
+    /// The plan of the next step: the last one, if it still holds.
+    fn current_plan(&mut self, gpu: &Gpu) -> Result<Plan> {
+        match self.plan.take() {
+            Some(plan) if self.holds(&plan) => Ok(plan),
+            _ => self.make_plan(gpu),
+        }
     }
 
     /// Counts a recorded step, or takes it back: of the plan's members, and of all schedules.
@@ -108,7 +101,7 @@ impl Optimizer {
             Recorded::Counted => None,
             Recorded::Pending(step) => Some(Control::bit(step)),
         };
-        for id in &plan.members {
+        for (id, _) in &plan.members {
             self.parameters.entry(*id).and_modify(|p| f(&mut p.steps, &mut p.pending, bit));
         }
         self.groups.iter_mut().for_each(|group| f(&mut group.steps, &mut group.pending, bit));
@@ -140,7 +133,12 @@ impl Optimizer {
     fn has_room(&mut self) -> Result<()> {
         self.resolve();
         self.control.as_ref().map_or(Ok(()), Control::check_room)?;
-        self.plan.as_ref().map_or(Ok(()), |plan| self.check_candidates(plan))?;
+        let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
+        // Of the step that comes, whose plan may be another one than the last.
+        let plan = self.current_plan(&gpu)?;
+        let candidates = self.check_candidates(&plan);
+        self.plan = Some(plan);
+        candidates?;
         self.slots.as_ref().map_or(Ok(()), |slots| slots.acquire().map(drop))
     }
 
@@ -159,12 +157,12 @@ impl Optimizer {
         self.check_look_ahead()?;
         let members = self.look_ahead_members();
         let plan = match self.look_ahead_plan.take() {
-            Some(plan) if plan.members.iter().eq(members.iter().map(|(id, _)| id)) => plan,
+            Some(plan) if plan.members.iter().map(|(id, _)| id).eq(members.iter().map(|(id, _)| id)) => plan,
             _ => self.make_look_ahead_plan(&gpu, &members)?,
         };
         let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
             row.extend([0; ROW_HEAD]);
-            let shift = group.rule.0.look_ahead(&parameter.next_step(group, parameter.at(group)));
+            let shift = group.rule.0.look_ahead(&parameter.next_step(group, parameter.at(group, 0)));
             row.push(f32::of(shift.unwrap_or(0.0)).to_bits());
         });
         self.look_ahead_plan = Some(plan);
@@ -229,8 +227,8 @@ impl Optimizer {
             })?;
         }
         let averaging = self.groups[group].averaging;
-        let has = |parameter: &&mut Parameter| averaging.is_some_and(|averaging| averaging.has(parameter.steps));
-        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group).filter(has) {
+        let ours = self.parameters.values_mut().filter(|parameter| parameter.group == group);
+        for parameter in ours.filter(|parameter| parameter.has_average(averaging)) {
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
                 Memory::F32(vectors) => vectors.swap(),
@@ -288,15 +286,16 @@ impl Optimizer {
     }
 
     /// Encodes and submits, waiting for a slot if there is none free. If wgpu refuses the submission, the counts go back.
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         gpu: &Gpu,
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
         gpu.check_flag()?;
         self.recorded = None;
-        self.before.clear();
-        self.before.extend(self.parameters.values().map(|parameter| (parameter.shift, parameter.batches)));
+        self.before.0.clear();
+        self.before.0.extend(self.parameters.values().map(|parameter| (parameter.shift, parameter.gradient)));
+        self.before.1 = self.window;
         let submitted = gpu.scoped("a step", || {
             let mut encoder = gpu.encoder();
             let encoded = encode(self, &mut encoder);
@@ -323,9 +322,10 @@ impl Optimizer {
                 }
                 self.plan = Some(plan);
             }
-            for (parameter, before) in self.parameters.values_mut().zip(&self.before) {
-                (parameter.shift, parameter.batches) = *before;
+            for (parameter, before) in self.parameters.values_mut().zip(&self.before.0) {
+                (parameter.shift, parameter.gradient) = *before;
             }
+            self.window = self.before.1;
         }
         submitted?
     }

@@ -24,6 +24,7 @@ pub struct Slices<'a, F> {
 /// One parameter's part of a step.
 struct Work<'a> {
     id: u64,
+    name: &'a str,
     group: usize,
     shape: Option<[usize; 2]>,
     step: Step,
@@ -38,15 +39,16 @@ impl<'a> Work<'a> {
     fn new(
         id: u64,
         parameter: &'a mut Parameter,
-        groups: &[Group],
+        (groups, window): (&[Group], u32),
         job: impl FnOnce(&'a mut Memory) -> Option<(AnyJob<'a>, Option<Number<'a>>)>,
     ) -> Option<Self> {
         let group = &groups[parameter.group];
-        let at = parameter.at(group);
+        let at = parameter.at(group, window);
         let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
         let (group, shape) = (parameter.group, parameter.options.shape);
-        let (job, scalar) = job(&mut parameter.memory)?;
-        Some(Self { id, group, shape, step, coefficients, job, scalar, trust_ratio: 1.0 })
+        let Parameter { name, memory, .. } = parameter;
+        let (job, scalar) = job(memory)?;
+        Some(Self { id, name, group, shape, step, coefficients, job, scalar, trust_ratio: 1.0 })
     }
 }
 
@@ -81,6 +83,8 @@ impl Whole {
 
     /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
+        // Sums go by groups and names: a norm's last bit does not depend on the order in which parameters were added.
+        work.sort_unstable_by_key(|work| (work.group, work.name));
         let unscale = self.guard.scaler.map_or(1.0, |_| 1.0 / report.loss_scale);
         for Work { group, shape, coefficients, job, .. } in &mut work {
             let settings = &groups[*group].settings;
@@ -88,7 +92,7 @@ impl Whole {
                 job.reshape(*shape, settings, unscale * coefficients.grad_scale.abs(), self.zero);
             }
         }
-        if self.measures && !work.is_empty() {
+        if self.measures {
             let norms = cpu::map(work.iter().collect(), |work| work.job.norm(self.kind, self.zero));
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
             let whole = cpu::join(weighted, self.kind);
@@ -118,18 +122,14 @@ impl Whole {
 
 /// Measures what norm-based rules need, and gives each its ratio: the twin of shaders/trust.wgsl.
 fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
-    for (k, group) in groups.iter_mut().enumerate() {
-        let Some(scope) = group.rule.scope() else { continue };
-        let rule = &group.rule.0;
-        let (mut whole, mut step) = ([0.0f64; 2], None);
-        let ours = |work: &Work<'_>| work.group == k;
-        let norms = cpu::map(work.iter().collect(), |work: &Work<'_>| {
-            ours(work).then(|| rule.measure(&work.job, &work.coefficients, &work.step))
-        });
-        for (work, norms) in work.iter_mut().zip(norms) {
-            let Some(norms) = norms else { continue };
-            match scope {
-                Scope::Tensor => {
+    for ours in work.chunk_by_mut(|a, b| a.group == b.group) {
+        let Some(group) = ours.first().map(|first| &mut groups[first.group]) else { continue };
+        let (Some(scope), rule) = (group.rule.scope(), &group.rule.0) else { continue };
+        let measure = |work: &Work<'_>| rule.measure(&work.job, &work.coefficients, &work.step);
+        let norms = cpu::map(ours.iter().collect(), measure);
+        match scope {
+            Scope::Tensor => {
+                for (work, norms) in ours.iter_mut().zip(norms) {
                     let (mut narrow, mut wide) = (0.0, 0.0);
                     let none = match &work.job {
                         AnyJob::F32(_) => Number::F32(&mut narrow),
@@ -137,20 +137,18 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
                     };
                     work.trust_ratio = rule.trust(norms, work.scalar.take().unwrap_or(none), &work.step);
                 }
-                Scope::Group => {
-                    whole = [cpu::hypot(whole[0], norms[0]), cpu::hypot(whole[1], norms[1])];
-                    step.get_or_insert(work.step);
-                }
             }
-        }
-        if let Some(step) = step {
-            let mut none = 0.0;
-            let scalar = match &mut group.scalar {
-                Some(Scalar::Cpu(scalar)) => scalar,
-                _ => &mut none,
-            };
-            let ratio = rule.trust(whole, Number::F64(scalar), &step);
-            work.iter_mut().filter(|work| work.group == k).for_each(|work| work.trust_ratio = ratio);
+            Scope::Group => {
+                let join = |a: [f64; 2], b: [f64; 2]| [cpu::hypot(a[0], b[0]), cpu::hypot(a[1], b[1])];
+                let whole = norms.into_iter().fold([0.0; 2], join);
+                let mut none = 0.0;
+                let scalar = match &mut group.scalar {
+                    Some(Scalar::Cpu(scalar)) => scalar,
+                    _ => &mut none,
+                };
+                let ratio = rule.trust(whole, Number::F64(scalar), &ours[0].step);
+                ours.iter_mut().for_each(|work| work.trust_ratio = ratio);
+            }
         }
     }
 }
@@ -159,8 +157,10 @@ impl Optimizer {
     pub(super) fn step_vectors(&mut self) {
         let whole = Whole { guard: self.guard, kind: self.norm_kind(), measures: self.measures(), zero: self.zeroes() };
         // Groups of nothing but slices step in `step_slices` alone.
-        let of = |group, slices| self.parameters.values().any(|p| p.group == group && p.in_slice() == slices);
-        let stepped: Vec<_> = (0..self.groups.len()).map(|group| of(group, false) || !of(group, true)).collect();
+        let mut kinds = vec![[false; 2]; self.groups.len()];
+        self.parameters.values().for_each(|p| kinds[p.group][usize::from(p.in_slice())] = true);
+        let stepped: Vec<_> = kinds.into_iter().map(|[own, slices]| own || !slices).collect();
+        let window = self.window;
         let members = self.parameters.iter_mut().filter(|(_, parameter)| !parameter.stays());
         let job = |memory| match memory {
             &mut Memory::Gpu(_) => None,
@@ -169,19 +169,21 @@ impl Optimizer {
         };
         let taken = match whole.gathers(&self.groups) {
             true => {
-                let work = members.filter_map(|(id, parameter)| Work::new(*id, parameter, &self.groups, job)).collect();
+                let work = members
+                    .filter_map(|(id, parameter)| Work::new(*id, parameter, (&self.groups, window), job))
+                    .collect();
                 whole.step(&mut self.groups, work, &mut self.report)
             }
             // What each needs is found on its own thread, too.
             false => {
                 let groups = &self.groups;
                 let step = |(id, parameter): (&u64, _)| {
-                    Work::new(*id, parameter, groups, job).map(|work| (work.update(groups), *id).1)
+                    Work::new(*id, parameter, (groups, window), job).map(|work| (work.update(groups), *id).1)
                 };
                 Some(cpu::map(members.collect(), step).into_iter().flatten().collect())
             }
         };
-        self.parameters.values_mut().filter(|parameter| !parameter.stays()).for_each(|parameter| parameter.batches = 0);
+        self.end_window();
         self.count_taken(taken, |group| stepped[group]);
     }
 
@@ -235,7 +237,7 @@ impl Optimizer {
         let mut work = Vec::new();
         for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
             let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
-            work.extend(Work::new(*id, parameter, &self.groups, |memory| match memory {
+            work.extend(Work::new(*id, parameter, (&self.groups, 0), |memory| match memory {
                 Memory::Gpu(_) => None,
                 Memory::F32(v) => Some(narrow(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
                 Memory::F64(v) => Some(wide(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
@@ -312,7 +314,7 @@ impl Parameter {
         group
             .rule
             .0
-            .look_ahead(&self.next_step(group, self.at(group)))
+            .look_ahead(&self.next_step(group, self.at(group, 0)))
             .filter(|_| self.shift == 0.0 && !self.options.frozen)
     }
 

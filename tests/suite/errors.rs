@@ -312,6 +312,7 @@ fn lost_device(gpu: &Gpu) -> Result<(), Failed> {
     let gpu = device_like(gpu, |_| {})?;
     let mut optimizer = Optimizer::new(&(&gpu).into(), Adam::default(), 0.1)?;
     optimizer.add(0, "w", &[1.0f32; 10])?;
+    optimizer.write_gradient("w", &[1.0f32; 10])?;
     optimizer.step()?;
     gpu.device().destroy();
     _ = gpu.device().poll(wgpu::PollType::wait_indefinitely());
@@ -335,6 +336,7 @@ fn lost_callers_device(gpu: &Gpu) -> Result<(), Failed> {
     let gpu = as_callers(&device_like(gpu, |_| {})?);
     let mut optimizer = Optimizer::new(&(&gpu).into(), Adam::default(), 0.1)?;
     optimizer.add(0, "w", &[1.0f32; 10])?;
+    optimizer.write_gradient("w", &[1.0f32; 10])?;
     optimizer.step()?;
     gpu.device().destroy();
     _ = gpu.device().poll(wgpu::PollType::wait_indefinitely());

@@ -39,7 +39,8 @@ const NORMALS: f64 = 0.004;
 
 fn noisy(device: &Device, noise: Noise, len: usize) -> Result<Optimizer, Failed> {
     let mut optimizer = Optimizer::new(device, Sgd, Settings { noise: Some(noise), ..Settings::lr(1.0) })?;
-    optimizer.add(0, "w", &vec![0.0f32; len])?;
+    let w = optimizer.add(0, "w", &vec![0.0f32; len])?;
+    optimizer.set_gradient(w, Gradient::Own)?;
     Ok(optimizer)
 }
 
@@ -116,7 +117,8 @@ fn noise_is_the_same_on_both_devices_and_in_any_memory(gpu: &Gpu) -> Result<(), 
     // Behind other tensors of the arena, and in the caller's buffer.
     let settings = Settings { noise: Some(NOISE), ..Settings::lr(1.0) };
     let mut behind = Optimizer::new(&device, Sgd, settings)?;
-    behind.add_all(0, &[("a", &[0.0f32; 70][..]), ("w", &vec![0.0; len]), ("b", &[0.0; 3])])?;
+    let ids = behind.add_all(0, &[("a", &[0.0f32; 70][..]), ("w", &vec![0.0; len]), ("b", &[0.0; 3])])?;
+    ids.iter().try_for_each(|&id| behind.set_gradient(id, Gradient::Own))?;
     same("behind others", &run(behind)?, &plain)?;
     let mut foreign = Optimizer::new(&device, Sgd, settings)?;
     let range = surrounded(gpu, &vec![0.0; len], FOREIGN);
@@ -153,7 +155,8 @@ fn noise_falls_with_the_steps(gpu: &Gpu) -> Result<(), Failed> {
 fn padding_gets_no_noise(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer =
         Optimizer::new(&gpu.into(), Momentum::default(), Settings { noise: Some(NOISE), ..Settings::lr(1.0) })?;
-    optimizer.add_all(0, &[("a", &[0.0f32; 5][..]), ("b", &[0.0; 67])])?;
+    let ids = optimizer.add_all(0, &[("a", &[0.0f32; 5][..]), ("b", &[0.0; 67])])?;
+    ids.iter().try_for_each(|&id| optimizer.set_gradient(id, Gradient::Own))?;
     optimizer.step()?;
     for range in [optimizer.parameter("b")?, optimizer.state_range("b", "momentum_buffer")?] {
         let all = content(gpu, &range.buffer)?;
@@ -332,14 +335,15 @@ fn accumulation_refuses(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(usage, Err(Error::MissingUsage { .. })), format!("{usage:?}"))?;
     let twice = go(&[(ids[0], g.clone()), (ids[0], g.clone())]);
     ensure(matches!(twice, Err(Error::Overlap { .. })), format!("{twice:?}"))?;
-    for refused in [go(&[(ids[1], b)]), optimizer.accumulate(ids[0], &[1.0f32; 1003])] {
-        ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+    let nowhere = optimizer.add_buffer(0, "nowhere", b)?;
+    let refused = optimizer.accumulate(nowhere, &[1.0f32; 70]);
+    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
+    let (mut cpu, others) = three(&Device::Cpu, Settings::lr(0.01))?;
+    for (optimizer, ids) in [(&mut cpu, others), (&mut optimizer, ids)] {
+        let wrong = [optimizer.accumulate(ids[0], &[1.0f64; 1003]), optimizer.accumulate(ids[0], &[1.0f32; 3])];
+        ensure(wrong.iter().all(Result::is_err), format!("{wrong:?}"))?;
     }
-    let (mut cpu, ids) = three(&Device::Cpu, Settings::lr(0.01))?;
-    cpu.set_gradient("b", Gradient::Missing)?;
-    let missing = cpu.accumulate(ids[1], &[1.0f32; 70]);
-    let wrong = [missing, cpu.accumulate(ids[0], &[1.0f64; 1003]), cpu.accumulate(ids[0], &[1.0f32; 3])];
-    ensure(wrong.iter().all(Result::is_err), format!("{wrong:?}"))
+    Ok(())
 }
 
 /// Against formulas in f64, in the optimizer's memory, the caller's buffers and the caller's slices, with a loss scale.

@@ -363,6 +363,7 @@ fn settings_that_the_device_cannot_bind_are_refused(gpu: &Gpu) -> Result<(), Fai
     let small = device_like(gpu, |limits| limits.max_storage_buffers_per_shader_stage = 5)?;
     let mut optimizer = Optimizer::new(&(&small).into(), Adam::default(), 0.1)?;
     optimizer.add(0, "w", &[1.0f32; 3])?;
+    optimizer.write_gradient("w", &[1.0f32; 3])?;
     let before = *optimizer.settings(0)?;
     let noise = Some(Noise { eta: 0.1, gamma: 0.5, seed: 3 });
     let refused = optimizer.set_settings(0, Settings { noise, ..before });

@@ -25,6 +25,7 @@ mod look_ahead;
 mod memory;
 mod newton;
 mod options;
+mod order;
 mod parity;
 mod pools;
 mod proof;
@@ -33,6 +34,7 @@ mod skips;
 mod solve;
 mod step;
 mod torch;
+mod windows;
 
 /// A test's name and body.
 type Test = (&'static str, fn(&Gpu) -> Result<(), Failed>);
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         memory::TESTS,
         newton::TESTS,
         options::TESTS,
+        order::TESTS,
         parity::TESTS,
         pools::TESTS,
         proof::TESTS,
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         solve::TESTS,
         step::TESTS,
         torch::TESTS,
+        windows::TESTS,
     ]
     .concat();
     let mut trials = compare::trials();

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
-use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, Options, Scope, Settings, WeightDecay, rules};
+use wgpu_optim::{AnyRule, Device, Error, Gpu, Gradient, Optimizer, Options, Scope, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
 use crate::fixture::{everything, gradients, gradients_for, parameters};
@@ -90,7 +90,8 @@ fn like_options_share_a_dispatch(gpu: &Gpu) -> Result<(), Failed> {
     let values = parameters(70, 1);
     let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), values.as_slice())).collect();
     let mut optimizer = Optimizer::new(&gpu.into(), Sgd, DECAYED)?;
-    optimizer.add_all(0, &tensors)?;
+    let ids = optimizer.add_all(0, &tensors)?;
+    ids.iter().try_for_each(|&id| optimizer.set_gradient(id, Gradient::Own))?;
     optimizer.step()?;
     ensure(optimizer.dispatches() == 1, format!("{} dispatches", optimizer.dispatches()))?;
     let plain = Options { weight_decay: false, ..Options::default() };

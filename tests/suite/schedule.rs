@@ -139,6 +139,7 @@ fn decay_follows_the_schedule(gpu: &Gpu) -> Result<(), Failed> {
             let mut optimizer =
                 Optimizer::new(&device, Adam::default(), Settings { weight_decay: decay, ..Settings::lr(0.1) })?;
             optimizer.add(0, "w", &[2.0f32; 7])?;
+            optimizer.write_gradient("w", &[0.0f32; 7])?;
             optimizer.set_schedule(0, Schedule::Constant(0.5))?;
             optimizer.step()?;
             close("w", &optimizer.read_blocking("w")?, &[2.0 * kept; 7], &[2.0; 7], TOLERANCE)?;

@@ -32,6 +32,7 @@ fn start(like: &Gpu) -> Result<[f64; 3], Error> {
     let first = |gpu: &Gpu| -> Result<(), Error> {
         let mut optimizer = Optimizer::new(&Device::from(gpu), Adam::default(), 1e-3)?;
         optimizer.add(0, "w", &[0.5f32; 1000])?;
+        optimizer.write_gradient("w", &[0.5f32; 1000])?;
         optimizer.step()?;
         wait(gpu)
     };

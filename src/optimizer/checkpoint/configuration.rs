@@ -11,7 +11,7 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
-use crate::optimizer::{Memory, Optimizer, Parameter, ParameterId, Role, step};
+use crate::optimizer::{Optimizer, Parameter, ParameterId, step};
 use crate::rule::AnyRule;
 use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
@@ -246,11 +246,12 @@ impl Optimizer {
             return loaded;
         }
         for (id, record) in records {
-            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.batches) = (record.steps, 0, 0));
+            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending) = (record.steps, 0));
         }
         for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes(Place::Group(*k))) {
             (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
         }
+        self.end_window();
         Ok(())
     }
 
@@ -284,27 +285,21 @@ impl Optimizer {
         for (id, options) in options {
             self.parameters.entry(id).and_modify(|parameter| parameter.options = options);
         }
+        self.claims = None;
         self.plan = None;
         self.look_ahead_plan = None;
     }
 
     /// What the setters check of several settings together.
-    pub(super) fn check_together(&self) -> Result<()> {
+    pub(super) fn check_together(&mut self) -> Result<()> {
         self.check_clipping(self.guard.clip.as_ref(), usize::MAX, None)?;
         for group in &self.groups {
             if let Device::Gpu(gpu) = &self.device {
                 step::compile(gpu, &group.rule, &group.settings, group.extras(self.zeroes()))?;
             }
         }
-        for (&id, parameter) in &self.parameters {
-            let Memory::Gpu(tensor) = &parameter.memory else { continue };
-            if let Some(gradient) =
-                tensor.gradient.as_ref().filter(|_| self.groups[parameter.group].settings.writes_gradient())
-            {
-                self.check_overlap(Some(ParameterId(id)), &parameter.name, gradient, Role::Zeroed)?;
-            }
-        }
-        Ok(())
+        let written: Vec<_> = self.groups.iter().map(|group| group.settings.writes_gradient()).collect();
+        self.check_gradients(|parameter| written[parameter.group])
     }
 
     /// Nothing that a load would leave half done.

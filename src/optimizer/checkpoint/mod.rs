@@ -266,7 +266,7 @@ impl Optimizer {
             if parameter.shift != 0.0 {
                 return Err(parameter.unsupported("saving", "it stands at its look-ahead point: step first"));
             }
-            if parameter.batches > 0 {
+            if parameter.is_accumulated() {
                 return Err(parameter.unsupported("saving", "its gradient holds micro-batches: step first"));
             }
         }

@@ -118,8 +118,9 @@ impl Optimizer {
             return loaded;
         }
         for (id, steps) in steps {
-            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.batches) = (steps, 0, 0));
+            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending) = (steps, 0));
         }
+        self.end_window();
         Ok(())
     }
 

@@ -1,0 +1,117 @@
+//! One adapter, one program, the same bits: whatever the host knew when it recorded, and in whatever order parameters were added.
+
+use libtest_mimic::Failed;
+use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb};
+use wgpu_optim::{AnyRule, BufferRange, ClipNorm, Gpu, Gradient, Optimizer};
+
+use crate::compare::same;
+use crate::fixture::{FOREIGN, buffer, device_like, parameters};
+
+crate::tests![pauses_do_not_change_a_bit, the_order_of_adding_does_not_change_a_bit, a_split_plan_heals];
+
+const EXPERTS: usize = 6;
+
+fn len(k: usize) -> usize {
+    9_000 + 37 * k
+}
+
+/// Who is reached by a step: some of the experts, in the end all.
+fn reached(step: u64, k: usize) -> bool {
+    step >= 14 || ((step + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (20 + 3 * k)) & 1 == 1
+}
+
+/// A mixture of experts whose steps may be skipped; `pause` says after which steps the host waits for the outcomes.
+fn experts(gpu: &Gpu, rule: &AnyRule, order: &[usize], pause: impl Fn(u64) -> bool) -> Result<Vec<f32>, Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), rule.clone(), 0.01)?;
+    optimizer.set_clip_norm(ClipNorm::torch(0.1))?;
+    let names: Vec<_> = (0..EXPERTS).map(|k| format!("expert{k}")).collect();
+    for &k in order {
+        optimizer.add(0, &names[k], &parameters(len(k), k as u64 + 1))?;
+    }
+    for step in 0..20 {
+        for (k, name) in names.iter().enumerate() {
+            match reached(step, k) {
+                true => optimizer.write_gradient(name.as_str(), &parameters(len(k), 1000 + step * 11 + k as u64))?,
+                false => optimizer.set_gradient(name.as_str(), Gradient::Missing)?,
+            }
+        }
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        optimizer.encode(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+        if pause(step) {
+            optimizer.settle_blocking()?;
+        }
+    }
+    let all: Result<Vec<Vec<f32>>, _> = names.iter().map(|name| optimizer.read_blocking(name.as_str())).collect();
+    Ok(all?.concat())
+}
+
+const IN_ORDER: [usize; EXPERTS] = [0, 1, 2, 3, 4, 5];
+
+fn pauses_do_not_change_a_bit(gpu: &Gpu) -> Result<(), Failed> {
+    for rule in [AnyRule::from(Adam::default()), AdaGradNorm::default().into()] {
+        let never = experts(gpu, &rule, &IN_ORDER, |_| false)?;
+        for (what, pauses) in [("always", [true; 3]), ("now and then", [false, true, false])] {
+            let paused = experts(gpu, &rule, &IN_ORDER, |step| pauses[step as usize % 3])?;
+            same(&format!("{}: {what}", rule.name()), &paused, &never)?;
+        }
+    }
+    Ok(())
+}
+
+fn the_order_of_adding_does_not_change_a_bit(gpu: &Gpu) -> Result<(), Failed> {
+    // Also where what a device binds cuts tensors.
+    let small = device_like(gpu, |limits| limits.max_storage_buffer_binding_size = 1 << 16)?;
+    for gpu in [gpu, &small] {
+        for rule in [AnyRule::from(Adam::default()), AdaGradNorm::default().into(), Lamb::default().into()] {
+            let one = experts(gpu, &rule, &IN_ORDER, |_| true)?;
+            let other = experts(gpu, &rule, &[5, 2, 0, 4, 1, 3], |_| true)?;
+            same(rule.name(), &other, &one)?;
+        }
+    }
+    Ok(())
+}
+
+/// Step counts that came apart for the host alone are one cohort again, and the arena's holes do not multiply dispatches.
+fn a_split_plan_heals(gpu: &Gpu) -> Result<(), Failed> {
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+    for name in ["a", "b"] {
+        optimizer.add(0, name, &[1.0f32; 64])?;
+        optimizer.write_gradient(name, &[1.0f32; 64])?;
+    }
+    optimizer.step()?;
+    optimizer.settle_blocking()?;
+    for missing in ["a", "b"] {
+        optimizer.set_gradient(missing, Gradient::Missing)?;
+        optimizer.step()?;
+        optimizer.set_gradient(missing, Gradient::Own)?;
+    }
+    optimizer.settle_blocking()?;
+    optimizer.step()?;
+    let healed = optimizer.dispatches();
+    if healed != 1 {
+        return Err(format!("{healed} dispatches of one cohort").into());
+    }
+    // Of the arena, and of the caller's buffers.
+    let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
+    let pool = buffer(gpu, &vec![1.0; 400 * 64], FOREIGN);
+    for k in 0..200 {
+        optimizer.add(0, &format!("t{k}"), &[1.0f32; 16])?;
+        optimizer.write_gradient(format!("t{k}").as_str(), &[1.0f32; 16])?;
+        let range = |k: u64| BufferRange::new(&pool, 256 * k, 16);
+        let id = optimizer.add_buffer(0, &format!("f{k}"), range(k))?;
+        optimizer.set_gradient(id, Gradient::Buffer(range(200 + k)))?;
+    }
+    for k in (0..200).step_by(2) {
+        optimizer.remove(format!("t{k}").as_str())?;
+        optimizer.remove(format!("f{k}").as_str())?;
+    }
+    optimizer.step()?;
+    let dispatches = optimizer.dispatches();
+    if dispatches > 4 {
+        return Err(format!("{dispatches} dispatches where holes are").into());
+    }
+    let w: Vec<f32> = optimizer.read_blocking("t199")?;
+    same("t199", &optimizer.read_blocking("f199")?, &w)
+}
