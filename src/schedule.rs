@@ -6,48 +6,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, require};
 
-/// A factor on the learning rate as a function of k, the number of steps before: k = 0 for the first.
+mod text;
+
+/// A factor on the learning rate, as a function of the number of steps already taken, k. The first step has k = 0.
 ///
-/// `lr(k) = Settings::lr · schedule.at(k)`; with `Settings::lr` 1 the schedule's own values are the rate. Times are in steps. `from` and
-/// `to` are values at both ends.
+/// `lr(k) = Settings::lr · schedule.at(k)`. With `Settings::lr` 1 the schedule's values are the learning rate. Times are in steps.
 ///
 /// ```
 /// use wgpu_optim::Schedule;
 /// let schedule = Schedule::cosine(1000).warmup(100);
 /// assert!((schedule.at(0) - 0.01).abs() < 1e-15); // (k + 1) / 100
 /// assert_eq!((schedule.at(100), schedule.at(1100)), (1.0, 0.0));
+/// assert_eq!(Schedule::parse("cosine(1000).warmup(100)")?, schedule); // as text
+/// # Ok::<(), wgpu_optim::Error>(())
 /// ```
+///
+/// Every variant is also a word of [`Schedule::parse`]. [`Schedule::check`] finds values outside their range; [`Schedule::at`] never
+/// panics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// The same at every step.
+    /// One value for every step.
     Constant(f64),
     /// `gamma^⌊k / every⌋`: PyTorch's `StepLR`.
     Step {
-        /// Steps between two decays.
+        /// Steps from one decay to the next.
         every: u64,
-        /// The decay.
+        /// The factor of one decay.
         gamma: f64,
     },
     /// `gamma^n` after n of the milestones: PyTorch's `MultiStepLR`.
     MultiStep {
-        /// Steps from which on one more decay holds.
+        /// The first step of each further decay.
         milestones: Vec<u64>,
-        /// The decay.
+        /// The factor of one decay.
         gamma: f64,
     },
-    /// `gamma^(k / every)`: PyTorch's `ExponentialLR` (`every: 1`), optax' and Keras' exponential decay; in stairs
-    /// it is [`Schedule::Step`].
+    /// `gamma^(k / every)`: PyTorch's `ExponentialLR` (`every: 1`), and the exponential decay of optax and Keras. [`Schedule::Step`]
+    /// decays in stairs.
     Exponential {
-        /// The decay.
+        /// The factor of one decay.
         gamma: f64,
-        /// Steps that it takes.
+        /// Steps that one decay takes.
         #[serde(default = "one")]
         every: f64,
     },
-    /// `to + (from − to)·(1 − k/steps)^power`, then `to`: a straight line for power 1, PyTorch's `LinearLR` and `PolynomialLR`,
-    /// optax' and Keras' polynomial decay. With `cycle` the steps double, treble, … each time that k passes them.
+    /// `to + (from − to)·(1 − k/steps)^power`, then `to`: PyTorch's `LinearLR` and `PolynomialLR`, and the polynomial decay of optax
+    /// and Keras. With power 1 it is a straight line. With `cycle`, `steps` stands for its smallest multiple that is k or more.
     Polynomial {
         /// Value at k = 0.
         #[serde(default = "one")]
@@ -55,17 +61,17 @@ pub enum Schedule {
         /// Value from k = steps on.
         #[serde(default)]
         to: f64,
-        /// Steps between them.
+        /// Steps from one value to the other.
         steps: u64,
-        /// Exponent of what is left of the way.
+        /// Exponent of the part of the steps that is left.
         #[serde(default = "one")]
         power: f64,
-        /// Stretch the way instead of staying at its end.
+        /// Jump up again at each multiple of `steps`, instead of staying at `to`.
         #[serde(default)]
         cycle: bool,
     },
-    /// `to + (from − to)·((1 + cos πk/steps) / 2)^exponent`, then `to`. With `periodic` it goes up again, as PyTorch's
-    /// `CosineAnnealingLR` beyond `T_max`.
+    /// `to + (from − to)·((1 + cos πk/steps) / 2)^exponent`, then `to`. With `periodic` it rises again after `steps`, as PyTorch's
+    /// `CosineAnnealingLR` does beyond `T_max`.
     Cosine {
         /// Value at k = 0.
         #[serde(default = "one")]
@@ -73,22 +79,22 @@ pub enum Schedule {
         /// Value at k = steps.
         #[serde(default)]
         to: f64,
-        /// Steps between them.
+        /// Steps from one value to the other.
         steps: u64,
-        /// Exponent of the cosine: optax' `exponent`.
+        /// Exponent of the cosine: `exponent` in optax.
         #[serde(default = "one")]
         exponent: f64,
-        /// Go up again.
+        /// Rise again after `steps`.
         #[serde(default)]
         periodic: bool,
     },
-    /// Cosines down to `to`, each `t_mult` times as long and `m_mult` times as high as the one before, the first from 1:
+    /// Cosines from a height down to `to`. The first starts at 1; each further one is `t_mult` times as long and `m_mult` times as high:
     /// [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983).
     CosineRestarts {
         /// Value at the end of each cosine.
         #[serde(default)]
         to: f64,
-        /// Steps of the first.
+        /// Steps of the first cosine.
         steps: u64,
         /// Growth of the length, 1 or more.
         #[serde(default = "one")]
@@ -103,11 +109,12 @@ pub enum Schedule {
         #[serde(default = "one_step")]
         warmup: u64,
     },
-    /// `1 / (1 + rate·k)`: Robbins–Monro, whose sum diverges while the sum of squares does not; `rate: 1` is 1/t with t = k + 1.
+    /// `1 / (1 + rate·k)`. `rate: 1` is 1/t with t = k + 1: the sum of all values diverges, and the sum of their squares does not, as
+    /// Robbins and Monro require.
     InverseLinear {
-        /// How fast.
+        /// How fast it falls.
         rate: f64,
-        /// In stairs of this many steps; `None` for none.
+        /// Steps of a stair; `None` for no stairs.
         #[serde(default)]
         every: Option<u64>,
     },
@@ -118,46 +125,71 @@ pub enum Schedule {
         /// Steps of linear growth, 1 or more.
         warmup: u64,
     },
-    /// Ramps from point to point `(k, value)`; the first value before the first point, the last one behind the last.
+    /// Lines from point to point `(k, value)`. Before the first point and after the last one the value stays.
     Ramps {
-        /// The points, in order of k, which need not be whole.
+        /// The points, in order of k. k need not be a whole number.
         points: Vec<(f64, f64)>,
         /// Half a cosine from point to point instead of a line.
         #[serde(default)]
         cosine: bool,
-        /// What β₁ or the momentum does meanwhile: values at the same points.
+        /// The momentum, or β₁, at the same points; empty to leave it alone.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         momentum: Vec<f64>,
     },
-    /// Up from `low` to 1 and down again, over and over: PyTorch's `CyclicLR`, [Smith, 2017](https://arxiv.org/abs/1506.01186).
+    /// Up to 1 in the part `up` of the steps, then down: PyTorch's `OneCycleLR` with `max_lr` 1,
+    /// [Smith and Topin, 2018](https://arxiv.org/abs/1708.07120). The defaults are PyTorch's. After `steps` the last value stays.
+    OneCycle {
+        /// All steps: `total_steps`.
+        steps: u64,
+        /// The part of the steps in which the rate rises, 0 to 1: `pct_start`. If `up·steps` is below 1, the rate falls from the start.
+        #[serde(default = "torch_up")]
+        up: f64,
+        /// The first value is `1/div`.
+        #[serde(default = "torch_div")]
+        div: f64,
+        /// The last value is `1/(div·final_div)`.
+        #[serde(default = "torch_final_div")]
+        final_div: f64,
+        /// Half a cosine for each phase instead of a line.
+        #[serde(default = "yes")]
+        cosine: bool,
+        /// Fall to `1/div` in as many steps as the rise takes, then to the last value.
+        #[serde(default)]
+        three_phase: bool,
+        /// Lowest and highest momentum, which falls while the rate rises. `None` leaves the momentum alone.
+        #[serde(default = "torch_momentum")]
+        momentum: Option<(f64, f64)>,
+    },
+    /// Up from `low` to 1 and down again, in cycles: PyTorch's `CyclicLR`, [Smith, 2017](https://arxiv.org/abs/1506.01186).
     Cyclic {
         /// Lowest value.
         low: f64,
-        /// Steps of the way up.
+        /// Steps of the rise.
         up: u64,
-        /// Steps of the way down.
+        /// Steps of the fall.
         down: u64,
-        /// The amplitude's factor from cycle to cycle: ½ is `triangular2`.
+        /// Factor on the amplitude for each cycle: ½ is PyTorch's `triangular2`.
         #[serde(default = "one")]
         per_cycle: f64,
-        /// The amplitude's factor from step to step: `exp_range`'s gamma.
+        /// Factor on the amplitude for each step: `gamma` of PyTorch's `exp_range`.
         #[serde(default = "one")]
         per_step: f64,
-        /// Lowest and highest momentum, cycled against the rate.
+        /// Lowest and highest momentum, which falls while the rate rises. `None` leaves the momentum alone.
         #[serde(default)]
         momentum: Option<(f64, f64)>,
     },
-    /// `values[n]` after n of the boundaries: PyTorch's `ConstantLR`, optax' `piecewise_constant_schedule`, Keras'
-    /// `PiecewiseConstantDecay` (whose boundaries are one less).
+    /// `values[n]` after n of the boundaries: PyTorch's `ConstantLR`, `piecewise_constant_schedule` of optax,
+    /// `PiecewiseConstantDecay` of Keras (whose boundaries are one less).
     Piecewise {
-        /// The first step of each piece but the first.
+        /// The first step of each further piece.
         boundaries: Vec<u64>,
-        /// One more than boundaries.
+        /// The value of each piece: one more than boundaries.
         values: Vec<f64>,
     },
-    /// Each schedule for its number of steps, counted from 0 again; the last one goes on.
+    /// One schedule after the other, each for its number of steps. Each counts its steps from 0. The last one has no end; its number
+    /// of steps means nothing.
     Sequence(Vec<(u64, Self)>),
-    /// All of them multiplied.
+    /// The product of all.
     Product(Vec<Self>),
 }
 
@@ -169,33 +201,53 @@ fn one_step() -> u64 {
     1
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn torch_up() -> f64 {
+    0.3
+}
+
+fn torch_div() -> f64 {
+    25.0
+}
+
+fn torch_final_div() -> f64 {
+    1e4
+}
+
+fn torch_momentum() -> Option<(f64, f64)> {
+    Some((0.85, 0.95))
+}
+
 impl Schedule {
-    /// From 1 to 0 along half a cosine.
+    /// From 1 to 0 along half a cosine, then 0.
     pub fn cosine(steps: u64) -> Self {
         Self::Cosine { from: 1.0, to: 0.0, steps, exponent: 1.0, periodic: false }
     }
 
-    /// A straight line.
+    /// A straight line, then `to`.
     pub fn linear(from: f64, to: f64, steps: u64) -> Self {
         Self::Polynomial { from, to, steps, power: 1.0, cycle: false }
     }
 
-    /// 1/t, whose rates α/t satisfy Robbins and Monro's conditions.
+    /// 1/t with t = k + 1, which satisfies Robbins and Monro's conditions.
     pub fn robbins_monro() -> Self {
         Self::InverseLinear { rate: 1.0, every: None }
     }
 
-    /// Up along (k + 1)/steps, then this schedule from its start; with 0 steps this schedule as it is.
+    /// Rises as (k + 1)/steps, then this schedule starts. With 0 steps it is this schedule alone.
     #[must_use]
     pub fn warmup(self, steps: u64) -> Self {
         if steps == 0 {
             return self;
         }
-        let first = 1.0 / steps.max(1) as f64;
+        let first = 1.0 / steps as f64;
         Self::Sequence(vec![(steps, Self::linear(first, 1.0 + first, steps)), (0, self)])
     }
 
-    /// Linear up, level, linear down to `to`: warm-up–stable–decay.
+    /// Warm-up, stable, decay: a line from 0 to 1, then 1, then a line to `to`.
     pub fn warmup_stable_decay(warmup: u64, stable: u64, decay: u64, to: f64) -> Self {
         let at = |k: u64| k as f64;
         let (level, end) = (at(warmup) + at(stable), at(warmup) + at(stable) + at(decay));
@@ -203,8 +255,15 @@ impl Schedule {
         Self::Ramps { points, cosine: false, momentum: Vec::new() }
     }
 
-    /// PyTorch's `OneCycleLR`, with `max_lr` as 1: up from `1/div`, down to `1/(div·final_div)`; with three phases down as it went up
-    /// first. The momentum goes from `high` to `low` and back.
+    /// PyTorch's `OneCycleLR` with `max_lr` 1: [`Schedule::OneCycle`].
+    ///
+    /// ```
+    /// use wgpu_optim::Schedule;
+    /// let torch = Schedule::one_cycle(1000, 0.3, 25.0, 1e4, true, false, [0.85, 0.95]);
+    /// assert_eq!(Schedule::parse("one_cycle(1000)")?, torch); // PyTorch's defaults
+    /// assert_eq!((torch.at(0), torch.at(299)), (0.04, 1.0));
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
     pub fn one_cycle(
         steps: u64,
         up: f64,
@@ -214,16 +273,10 @@ impl Schedule {
         three_phase: bool,
         [low, high]: [f64; 2],
     ) -> Self {
-        let (start, end, last) = (1.0 / div, 1.0 / (div * final_div), steps as f64 - 1.0);
-        let peak = up * steps as f64 - 1.0;
-        let (points, momentum) = match three_phase {
-            false => (vec![(0.0, start), (peak, 1.0), (last, end)], vec![high, low, high]),
-            true => (vec![(0.0, start), (peak, 1.0), (2.0 * peak, start), (last, end)], vec![high, low, high, high]),
-        };
-        Self::Ramps { points, cosine, momentum }
+        Self::OneCycle { steps, up, div, final_div, cosine, three_phase, momentum: Some((low, high)) }
     }
 
-    /// The value for the step with k steps before it.
+    /// The value for the step that has k steps before it.
     pub fn at(&self, k: u64) -> f64 {
         let t = k as f64;
         match self {
@@ -267,6 +320,9 @@ impl Schedule {
                 (*d_model as f64).powf(-0.5) * t.powf(-0.5).min(t * warmup.powf(-1.5))
             }
             Self::Ramps { points, cosine, .. } => ramps(points.iter().copied(), *cosine, t),
+            Self::OneCycle { steps, up, div, final_div, cosine, three_phase, .. } => {
+                one_cycle(k, (*steps, *up), (*cosine, *three_phase), [1.0 / div, 1.0, 1.0 / (div * final_div)])
+            }
             Self::Cyclic { low, up, down, per_cycle, per_step, .. } => {
                 low + (1.0 - low)
                     * triangle(k, *up, *down)
@@ -281,11 +337,14 @@ impl Schedule {
         }
     }
 
-    /// What the momentum, or β₁, is to be meanwhile, for the schedules that cycle it.
+    /// The momentum, or β₁, for the step that has k steps before it; `None` if the schedule leaves it alone.
     pub fn momentum(&self, k: u64) -> Option<f64> {
         match self {
             Self::Ramps { points, cosine, momentum } if !momentum.is_empty() => {
                 Some(ramps(points.iter().map(|(t, _)| *t).zip(momentum.iter().copied()), *cosine, k as f64))
+            }
+            Self::OneCycle { steps, up, cosine, three_phase, momentum: Some((low, high)), .. } => {
+                Some(one_cycle(k, (*steps, *up), (*cosine, *three_phase), [*high, *low, *high]))
             }
             Self::Cyclic { up, down, per_cycle, per_step, momentum: Some((low, high)), .. } => {
                 let scale = power(*per_cycle, k / period(*up, *down)) * power(*per_step, k);
@@ -297,10 +356,10 @@ impl Schedule {
         }
     }
 
-    /// Whether every number is in its range.
+    /// Checks that every number is in its range.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] with the name of the first that is not.
+    /// [`Error::Hyperparameter`] with the first number that is not.
     pub fn check(&self) -> Result<()> {
         let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite");
         let some = |name, k: u64| require((1..1 << 53).contains(&k), name, k as f64, "1 to 2^53");
@@ -342,6 +401,16 @@ impl Schedule {
                 momentum.iter().try_for_each(below_1)?;
                 rising("points", points.iter().map(|p| p.0).collect())
             }
+            Self::OneCycle { steps, up, div, final_div, momentum, .. } => {
+                let (low, high) = momentum.unwrap_or((0.0, 0.0));
+                some("steps", *steps)?;
+                require((0.0..=1.0).contains(up), "up", *up, "0 to 1")?;
+                let divides = |x: f64, by: f64| x > 0.0 && x.is_finite() && (1.0 / by).is_finite();
+                require(divides(*div, *div), "div", *div, "above 0, and finite")?;
+                require(divides(*final_div, div * final_div), "final_div", *final_div, "above 0, and finite")?;
+                let below_1 = (0.0..1.0).contains(&low) && (0.0..1.0).contains(&high);
+                require(below_1, "momentum", low.max(high), "0 to below 1")
+            }
             Self::Cyclic { low, up, down, per_cycle, per_step, momentum } => {
                 let (a, b) = momentum.unwrap_or((0.0, 0.0));
                 at_least_0("low", *low).and(some("up", *up)).and(some("down", *down))?;
@@ -364,20 +433,31 @@ impl Schedule {
         }
     }
 
-    /// Reads a schedule as people write it, in [RON](https://docs.rs/ron): `cosine(steps: 1000)`,
-    /// `sequence([(100, polynomial(from: 0.1, to: 1.0, steps: 100)), (0, cosine(steps: 900))])`.
+    /// Reads a schedule from text: the name of a variant or constructor with its arguments, by position or by name. A schedule that
+    /// serde writes as [RON](https://docs.rs/ron) reads back.
+    ///
+    /// ```
+    /// use wgpu_optim::Schedule;
+    /// assert_eq!(Schedule::parse("cosine(1000)")?, Schedule::cosine(1000));
+    /// assert_eq!(Schedule::parse("linear(1, 0.1, 500).warmup(50)")?, Schedule::linear(1.0, 0.1, 500).warmup(50));
+    /// assert_eq!(Schedule::parse("step(every: 30, gamma: 0.1)")?, Schedule::Step { every: 30, gamma: 0.1 });
+    /// let then = Schedule::Sequence(vec![(100, Schedule::Constant(1.0)), (0, Schedule::cosine(900))]);
+    /// assert_eq!(Schedule::parse("sequence([(100, constant(1)), (0, cosine(900))])")?, then);
+    /// let unknown = Schedule::parse("cosin(1000)").unwrap_err().to_string();
+    /// assert!(unknown.contains("there are constant, step, multi_step"));
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Schedule`] with the place of the mistake, [`Error::Hyperparameter`] for a value outside its range.
+    /// [`Error::Schedule`] with line, column and an example; for an unknown word it lists the words. [`Error::Hyperparameter`] for a
+    /// value outside its range.
     pub fn parse(text: &str) -> Result<Self> {
-        let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
-        let parsed: Self =
-            options.from_str(text).map_err(|e| Error::Schedule { text: text.into(), reason: e.to_string() })?;
+        let parsed = text::parse(text).map_err(|reason| Error::Schedule { text: text.into(), reason })?;
         parsed.check()?;
         Ok(parsed)
     }
 
-    /// In a sequence: the schedule of step k, and the steps since its start.
+    /// In a sequence: the schedule that holds at k, and the steps since its start.
     fn current(&self, mut k: u64) -> Option<(&Self, u64)> {
         let Self::Sequence(parts) = self else { return None };
         for (steps, schedule) in &parts[..parts.len().saturating_sub(1)] {
@@ -390,7 +470,7 @@ impl Schedule {
     }
 }
 
-/// How much of the way is done, 0 to 1.
+/// The part of the steps that is done, 0 to 1.
 fn way(t: f64, steps: u64) -> f64 {
     (t / steps.max(1) as f64).min(1.0)
 }
@@ -411,19 +491,43 @@ fn period(up: u64, down: u64) -> u64 {
     up.saturating_add(down).max(1)
 }
 
-/// The last of points with one k is where the next ramp starts.
+/// If points share a k, the last of them is where the next line starts.
 fn ramps(points: impl Iterator<Item = (f64, f64)>, cosine: bool, t: f64) -> f64 {
     let mut before: Option<(f64, f64)> = None;
     for (at, value) in points {
         match before {
             None if t < at => return value,
-            Some((start, from)) if t < at => {
-                let way = (t - start) / (at - start);
-                let way = if cosine { (1.0 - (PI * way).cos()) / 2.0 } else { way };
-                return from + (value - from) * way;
-            }
+            Some(from) if t < at => return between(from, (at, value), cosine, t),
             _ => before = Some((at, value)),
         }
     }
     before.map_or(1.0, |(_, value)| value)
+}
+
+/// The value at t between two points, along a line or half a cosine.
+fn between((start, from): (f64, f64), (end, to): (f64, f64), cosine: bool, t: f64) -> f64 {
+    let way = (t - start) / (end - start);
+    let way = if cosine { (1.0 - (PI * way).cos()) / 2.0 } else { way };
+    from + (to - from) * way
+}
+
+/// The value at k of the first phase that has not ended, as PyTorch computes it. A phase may end before step 0 or behind the last step.
+fn one_cycle(
+    k: u64,
+    (steps, up): (u64, f64),
+    (cosine, three_phase): (bool, bool),
+    [start, peak, end]: [f64; 3],
+) -> f64 {
+    let last = steps as f64 - 1.0;
+    let (t, top) = ((k as f64).min(last), up * steps as f64 - 1.0);
+    let mut from = (0.0, start);
+    let phases = [Some((top, peak)), three_phase.then_some((2.0 * top, start)), Some((last, end))];
+    for to in phases.into_iter().flatten() {
+        if t <= to.0 {
+            // A rise of no length, for which PyTorch divides by 0.
+            return if to.0 == from.0 { to.1 } else { between(from, to, cosine, t) };
+        }
+        from = to;
+    }
+    from.1
 }

@@ -247,8 +247,8 @@ fn torch(scheduler: &str, h: &mut Hyper<'_>) -> Result<Rates, Skip> {
             let momentum = [h.number_or("base_momentum", 0.85)?, h.number_or("max_momentum", 0.95)?];
             let (cosine, three) = (h.text("anneal_strategy")? == "cos", h.flag("three_phase"));
             let mut schedule = Schedule::one_cycle(steps, up, div, final_div, cosine, three, momentum);
-            if let (false, Schedule::Ramps { momentum, .. }) = (h.flag("cycle_momentum"), &mut schedule) {
-                momentum.clear();
+            if let (false, Schedule::OneCycle { momentum, .. }) = (h.flag("cycle_momentum"), &mut schedule) {
+                *momentum = None;
             }
             return Ok(Rates::Schedule(h.number("max_lr")?, schedule));
         }

@@ -3,7 +3,8 @@
 use libtest_mimic::{Failed, Trial};
 use wgpu_optim::rules::{Adam, Momentum};
 use wgpu_optim::{
-    BufferRange, Device, Error, Gpu, Gradient, Optimizer, Schedule, Settings, Slices, WeightDecay, rules,
+    BufferRange, Device, EarlyStopping, Error, Gpu, Gradient, Mode, Optimizer, ReduceOnPlateau, Schedule, Settings,
+    Slices, Threshold, Verdict, WeightDecay, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -230,10 +231,272 @@ pub(crate) fn trials() -> Vec<Trial> {
                 let named = matches!(&parsed, Err(Error::Hyperparameter { name, .. }) if *name == key);
                 ensure(named, format!("{text}: {parsed:?}"))?;
             }
-            for text in ["cosine", "cosine(stps: 1)", "nothing(3)", "cosine(steps: -1)", ""] {
-                ensure(matches!(Schedule::parse(text), Err(Error::Schedule { .. })), text)?;
+            let deep = "product([".repeat(10_000);
+            let bad = [
+                ("cosine", "1:1: `cosine` needs arguments; for example `cosine(1000)`"),
+                ("cosine()", "`cosine` needs arguments; for example `cosine(1000)`"),
+                ("cosine(stps: 1)", "1:8: unknown field `stps`"),
+                ("cosine(1, 2)", "1:11: `cosine` takes 1 arguments without a name"),
+                ("cosine(10, steps: 10)", "1:12: `steps` is given twice"),
+                ("cosine(steps: -1)", "1:1: invalid value"),
+                ("cosine(1e)", "1:8: `1e` is not a number"),
+                ("cosine(1e999)", "1:8: `1e999` is not a number"),
+                ("cosine(10", "1:10: `,` or `)` must follow"),
+                ("cosine(10) more", "1:12: the schedule ends before `m`"),
+                ("cosine(10).warm(3)", "1:12: only a warm-up"),
+                ("cosine(10).warmup(-3)", "1:12: only a warm-up"),
+                ("warmup(100)", "as in `cosine(1000).warmup(100)`"),
+                ("product([\n  constant(0.5),\n  nothing(3)])", "3:3: `nothing` is not known; there are constant, "),
+                ("sequence([(3, constant)])", "1:15: `constant` needs arguments"),
+                ("", "1:1: a schedule starts with a word; there are constant, step,"),
+                ("(3)", "1:1: a schedule starts with a word"),
+                ("cosine(ü: 1)", "1:8: unknown field `ü`"),
+                (&deep, "more than 64 values within each other"),
+            ];
+            for (text, said) in bad {
+                let parsed = Schedule::parse(text);
+                let says = matches!(&parsed, Err(Error::Schedule { reason, .. }) if reason.contains(said));
+                ensure(says, format!("{parsed:?} for {said}"))?;
             }
             Ok(())
         }),
+        Trial::test("schedule::reads_as_it_is_called", || {
+            let one_cycle = Schedule::one_cycle(100, 0.25, 10.0, 1e3, false, true, [0.8, 0.9]);
+            let texts = [
+                ("cosine(10_000).warmup(500)", Schedule::cosine(10_000).warmup(500)),
+                ("linear(1.0, 0.0, 1000)", Schedule::linear(1.0, 0.0, 1000)),
+                ("linear(from: 1, to: 0, steps: 1000)", Schedule::linear(1.0, 0.0, 1000)),
+                ("robbins_monro()", Schedule::robbins_monro()),
+                ("robbins-monro", Schedule::robbins_monro()),
+                ("warmup_stable_decay(10, 70, 20, 0.1)", Schedule::warmup_stable_decay(10, 70, 20, 0.1)),
+                ("one_cycle(100, 0.25, 10, 1e3, false, true, [0.8, 0.9])", one_cycle.clone()),
+                (
+                    "one_cycle(100, 0.25, div: 10, final_div: 1e3, cosine: false, three_phase: true, momentum: (0.8, 0.9))",
+                    one_cycle,
+                ),
+                ("inverse_sqrt(4)", Schedule::InverseSqrt { warmup: 4 }),
+                (
+                    " product( [ constant(0.5) , cosine(9,).warmup(1) , ] ) ",
+                    Schedule::Product(vec![Schedule::Constant(0.5), Schedule::cosine(9).warmup(1)]),
+                ),
+            ];
+            for (text, schedule) in texts {
+                let parsed = Schedule::parse(text)?;
+                ensure(parsed == schedule, format!("{text}: {parsed:?}"))?;
+            }
+            Ok(())
+        }),
+        Trial::test("schedule::one_cycle_is_torchs", one_cycle_is_torchs),
+        Trial::test("schedule::constructors_pass_their_check", constructors_pass_their_check),
+        Trial::test("schedule::plateaus_of_negative_metrics", plateaus_of_negative_metrics),
+        Trial::test("schedule::stopping_goes_on_where_it_was_saved", stopping_goes_on_where_it_was_saved),
     ]
+}
+
+/// PyTorch 2.11's `OneCycleLR` with `max_lr` 1 where a phase ends before step 0 or behind the last step: rate and momentum of each step.
+fn one_cycle_is_torchs() -> Result<(), Failed> {
+    type Case<'a> = ((u64, f64, bool, bool), &'a [(f64, f64)]);
+    let cases: [Case<'_>; 8] = [
+        (
+            (10, 0.05, true, false),
+            &[
+                (0.9931806789787544, 0.8506819348298639),
+                (0.9397371166557421, 0.8560263124396755),
+                (0.8386414312497273, 0.8661359214187129),
+                (0.7008489089356355, 0.8799152287673515),
+                (0.5412915075774754, 0.8958710327263834),
+                (0.3772597474005747, 0.9122742743570399),
+                (0.2265290148351029, 0.9273474079061212),
+                (0.10543332358282206, 0.9394570254698197),
+                (0.027095270784166084, 0.9472908620850317),
+                (4e-06, 0.95),
+            ],
+        ),
+        (
+            (3, 0.3, false, false),
+            &[
+                (0.9523811428571428, 0.8547619047619047),
+                (0.4761925714285714, 0.9023809523809524),
+                (4.000000000004e-06, 0.95),
+            ],
+        ),
+        (
+            (8, 0.0, false, false),
+            &[
+                (0.8750005, 0.8624999999999999),
+                (0.750001, 0.875),
+                (0.6250015, 0.8875),
+                (0.5000020000000001, 0.8999999999999999),
+                (0.3750025, 0.9125),
+                (0.250003, 0.9249999999999999),
+                (0.12500350000000005, 0.9375),
+                (4.000000000004e-06, 0.95),
+            ],
+        ),
+        (
+            (10, 0.6, true, true),
+            &[
+                (0.040000000000000036, 0.95),
+                (0.1316718427000253, 0.9404508497187474),
+                (0.3716718427000253, 0.9154508497187474),
+                (0.6683281572999747, 0.8845491502812526),
+                (0.9083281572999747, 0.8595491502812526),
+                (1.0, 0.85),
+                (0.9083281572999747, 0.8595491502812526),
+                (0.6683281572999747, 0.8845491502812526),
+                (0.37167184270002523, 0.9154508497187474),
+                (0.13167184270002527, 0.9404508497187474),
+            ],
+        ),
+        (
+            (6, 1.0, false, false),
+            &[
+                (0.04, 0.95),
+                (0.232, 0.9299999999999999),
+                (0.424, 0.9099999999999999),
+                (0.616, 0.89),
+                (0.808, 0.87),
+                (1.0, 0.85),
+            ],
+        ),
+        (
+            (6, 0.0, false, true),
+            &[
+                (0.02857257142857143, 0.95),
+                (0.022858857142857143, 0.95),
+                (0.01714514285714286, 0.95),
+                (0.011431428571428568, 0.95),
+                (0.005717714285714284, 0.95),
+                (3.9999999999970615e-06, 0.95),
+            ],
+        ),
+        (
+            (5, 0.6, false, true),
+            &[
+                (0.04, 0.95),
+                (0.52, 0.8999999999999999),
+                (1.0, 0.85),
+                (0.52, 0.8999999999999999),
+                (0.040000000000000036, 0.95),
+            ],
+        ),
+        ((1, 0.3, true, false), &[(4e-06, 0.95)]),
+    ];
+    for ((steps, up, cosine, three_phase), expected) in cases {
+        let schedule = Schedule::one_cycle(steps, up, 25.0, 1e4, cosine, three_phase, [0.85, 0.95]);
+        schedule.check()?;
+        ensure(expected.len() as u64 == steps, format!("{steps}"))?;
+        for (k, &(lr, momentum)) in (0..).zip(expected) {
+            let ours = (schedule.at(k), schedule.momentum(k).unwrap_or(f64::NAN));
+            // PyTorch ends in differences of numbers near 1.
+            let close = (ours.0 - lr).abs() < 4.0 * f64::EPSILON && (ours.1 - momentum).abs() < 4.0 * f64::EPSILON;
+            ensure(close, format!("{schedule:?} at {k}: {ours:?}, {lr}, {momentum}"))?;
+        }
+        ensure(schedule.at(u64::MAX) == schedule.at(steps - 1), "behind the end")?;
+    }
+    // PyTorch divides by 0 where the rise has no length: the rate is at its peak at once.
+    ensure(Schedule::one_cycle(10, 0.1, 25.0, 1e4, true, false, [0.85, 0.95]).at(0) == 1.0, "a rise of no length")
+}
+
+/// What each constructor makes of good arguments passes its check and is a factor at every step; of bad ones, the check names one.
+fn constructors_pass_their_check() -> Result<(), Failed> {
+    const NUMBERS: [f64; 9] = [0.0, 1e-3, 0.3, 0.6, 1.0, 25.0, -0.1, f64::NAN, f64::INFINITY];
+    const STEPS: [u64; 8] = [0, 1, 2, 3, 10, 1000, (1 << 53) - 1, u64::MAX];
+    let countable = |steps: u64| (1..1 << 53).contains(&steps);
+    let factor = |x: f64| x >= 0.0 && x.is_finite();
+    let holds = |schedule: &Schedule, good: bool| -> Result<(), Failed> {
+        let checked = schedule.check();
+        ensure(checked.is_ok() == good, format!("{schedule:?}: {checked:?}"))?;
+        for k in STEPS.into_iter().chain(4..30) {
+            let (rate, momentum) = (schedule.at(k), schedule.momentum(k).unwrap_or(0.0));
+            ensure(!good || factor(rate) && (0.0..1.0).contains(&momentum), format!("{schedule:?} at {k}: {rate}"))?;
+        }
+        // Text does not carry what is not finite.
+        let text = ron::to_string(schedule)?;
+        ensure(!good || Schedule::parse(&text)? == *schedule, text)
+    };
+    holds(&Schedule::robbins_monro(), true)?;
+    for steps in STEPS {
+        holds(&Schedule::cosine(steps), countable(steps))?;
+        holds(&Schedule::cosine(10).warmup(steps), steps == 0 || countable(steps))?;
+        for a in NUMBERS {
+            for b in NUMBERS {
+                holds(&Schedule::linear(a, b, steps), factor(a) && factor(b) && countable(steps))?;
+                for kind in 0..4 {
+                    let (up, div, final_div) = [(a, 25.0, 1e4), (a, b, 1.0), (0.3, a, b), (b, 1.0, a)][kind];
+                    let (cosine, three_phase) = (kind % 2 == 0, kind > 1);
+                    let above_0 = |x: f64| x > 0.0 && x.is_finite();
+                    let good = countable(steps) && (0.0..=1.0).contains(&up) && above_0(div) && above_0(final_div);
+                    for momentum in [[0.85, 0.95], [0.95, 1.0]] {
+                        let good = good && momentum[1] < 1.0;
+                        let one_cycle = Schedule::one_cycle(steps, up, div, final_div, cosine, three_phase, momentum);
+                        holds(&one_cycle, good)?;
+                    }
+                }
+            }
+            for (stable, decay) in STEPS.into_iter().zip(STEPS.into_iter().rev()) {
+                holds(&Schedule::warmup_stable_decay(steps, stable, decay, a), factor(a))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A relative threshold is a part of the magnitude: what does not get better by it is a plateau, whatever the sign.
+fn plateaus_of_negative_metrics() -> Result<(), Failed> {
+    for (mode, sign) in [(Mode::Min, 1.0), (Mode::Max, -1.0)] {
+        for start in [-8.0, -1e-3, 0.0, 1e-3, 8.0] {
+            let threshold = Threshold::Relative(0.01);
+            let new = || ReduceOnPlateau { mode, patience: 2, threshold, ..ReduceOnPlateau::new(1.0) };
+            // Better by a twentieth of what counts.
+            let (mut plateau, mut still) = (new(), new());
+            let rates: Vec<_> =
+                (0..4).map(|k| plateau.observe(sign * (start - 5e-4 * f64::abs(start) * f64::from(k)))).collect();
+            ensure(rates == [1.0, 1.0, 1.0, 0.1], format!("{mode:?} from {start}: {rates:?}"))?;
+            let rates: Vec<_> = (0..4).map(|_| still.observe(sign * start)).collect();
+            ensure(rates == [1.0, 1.0, 1.0, 0.1], format!("{mode:?} at {start}: {rates:?}"))?;
+            // Better by twice what counts; of 0 there is no part.
+            let (mut better, mut metric) = (new(), start);
+            for _ in 0..20 {
+                better.observe(sign * metric);
+                metric -= 0.02 * f64::abs(metric);
+            }
+            ensure((better.lr == 1.0 && better.bad == 0) == (start != 0.0), format!("{better:?}"))?;
+        }
+    }
+    // What is no number, or infinite, is no best one.
+    let mut plateau = ReduceOnPlateau { patience: 1, ..ReduceOnPlateau::new(1.0) };
+    let rates: Vec<_> = [f64::NEG_INFINITY, f64::NAN].into_iter().map(|metric| plateau.observe(metric)).collect();
+    ensure(rates == [1.0, 0.1] && plateau.best.is_none(), format!("{plateau:?}"))
+}
+
+/// At every point of a run: what goes on from text says what the one that was not saved says.
+fn stopping_goes_on_where_it_was_saved() -> Result<(), Failed> {
+    let metrics = [3.0, 2.0, f64::NAN, 2.5, 1.5, 1.49, 1.6, 1.7, 1.8];
+    for at in 0..metrics.len() {
+        let mut whole = EarlyStopping::new(Mode::Min, 2, 0.1)?;
+        let (mut resumed, mut plateau) = (whole.clone(), ReduceOnPlateau { patience: 1, ..ReduceOnPlateau::new(1.0) });
+        let mut resumed_plateau = plateau.clone();
+        for (k, metric) in metrics.into_iter().enumerate() {
+            if k == at {
+                let text = ron::to_string(&whole)?;
+                resumed = ron::from_str(&text)?;
+                ensure(resumed == whole, text)?;
+                resumed = serde_json::from_str(&serde_json::to_string(&resumed)?)?;
+                resumed_plateau = serde_json::from_str(&serde_json::to_string(&plateau)?)?;
+            }
+            let verdict = whole.observe(metric, || format!("epoch {k}"));
+            let rate = plateau.observe(metric);
+            if k < at {
+                continue;
+            }
+            let again = resumed.observe(metric, || format!("epoch {k}"));
+            ensure(verdict == again, format!("{verdict:?} {again:?} at {k} of {at}"))?;
+            ensure(rate == resumed_plateau.observe(metric), "the rate")?;
+        }
+        ensure(whole == resumed && plateau == resumed_plateau, format!("{whole:?} {resumed:?}"))?;
+        ensure(whole.best() == Some((1.5, &"epoch 4".to_owned())), format!("{:?}", whole.best()))?;
+        ensure(whole.observe(1.9, String::new) == Verdict::Stop, "the patience")?;
+    }
+    Ok(())
 }
