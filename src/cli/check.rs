@@ -12,7 +12,7 @@ use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::golden::{Case, Golden, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
-use super::{Outcome, clipping, devices, progress, say, scaler, solvers};
+use super::{Adapters, Outcome, clipping, devices, progress, say, scaler, solvers};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,9 +22,8 @@ pub(crate) struct Args {
     /// Only files whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Only adapters whose name contains this (`none` for the CPU alone).
-    #[arg(long, value_name = "TEXT")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    adapters: Adapters,
     /// One JSON object a file, and a last one with the counts.
     #[arg(long)]
     json: bool,
@@ -91,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Some(directory) => Golden::open(directory)?,
         None => Golden::embedded()?,
     };
-    let gpus = devices(args.adapter.as_deref())?;
+    let gpus = devices(&args.adapters)?;
     let cpu = |name: &str, f64| Engine { name: name.into(), device: Device::Cpu, f64 };
     let mut engines = vec![cpu("CPU f64", true), cpu("CPU f32", false)];
     engines.extend(gpus.iter().map(|gpu| Engine { name: gpu.name(), device: gpu.into(), f64: false }));

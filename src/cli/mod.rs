@@ -23,14 +23,26 @@ mod solvers;
 /// Whatever went wrong, as the user will read it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
 
-/// Every adapter with a device; `none` for no adapter, any other text for those whose names contain it. Where there is no adapter at
-/// all, says so and how to get one. One that refuses its device is left out, with a line that says so (NVIDIA's GL without a display is
-/// such a one); an adapter that was asked for and is not there is an error, and so are refusals alone.
-fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
-    if name == Some("none") {
+/// Which adapters to use.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Adapters {
+    /// Only adapters whose name or backend contains this: `llvmpipe`, `vulkan`. `none` is the CPU alone.
+    #[arg(long, value_name = "TEXT")]
+    adapter: Option<String>,
+    /// A device that several backends show, as Vulkan and GL, through each of them; default: through the first.
+    #[arg(long, conflicts_with = "adapter")]
+    all_adapters: bool,
+}
+
+/// The adapters that were asked for, each with a device.
+///
+/// No adapter on the machine is no error: a line says how to get one. An adapter that refuses its device is left out with a line that
+/// says so, as NVIDIA's GL without a display does. It is an error if all refuse, or if no adapter has the name that was asked for.
+fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
+    if name.as_deref() == Some("none") {
         return Ok(Vec::new());
     }
-    let adapters = match pollster::block_on(Gpu::adapters()) {
+    let mut adapters = match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => adapters,
         Err(e) if name.is_none() => {
             eprintln!("On the CPU alone: {e}. {GET_ADAPTER}");
@@ -38,16 +50,27 @@ fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
         }
         Err(e) => return Err(e.into()),
     };
-    let wanted = name.unwrap_or_default().to_lowercase();
+    // GL names a device least well, and does least with it.
+    adapters.sort_by_key(|adapter| adapter.get_info().backend == wgpu::Backend::Gl);
+    let wanted = name.as_deref().unwrap_or_default().to_lowercase();
     let chosen: Vec<_> = adapters.iter().filter(|a| full_name(a).to_lowercase().contains(&wanted)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = adapters.iter().map(full_name).collect();
         return Err(format!("no adapter's name contains {wanted:?}; there are {}", names.join(", ")).into());
     }
-    let (mut gpus, mut refused) = (Vec::new(), None);
+    let (mut gpus, mut shown, mut refused) = (Vec::new(), Vec::<&wgpu::Adapter>::new(), None);
     for adapter in chosen {
+        let twin = shown.iter().find(|first| same_device(&first.get_info(), &adapter.get_info()));
+        if let Some(first) = twin.filter(|_| name.is_none() && !all_adapters) {
+            let (twin, first) = (full_name(adapter), full_name(first));
+            eprintln!("Without {twin}, the same device as {first}; --all-adapters takes both.");
+            continue;
+        }
         match pollster::block_on(Gpu::from_adapter(adapter)) {
-            Ok(gpu) => gpus.push(gpu),
+            Ok(gpu) => {
+                gpus.push(gpu);
+                shown.push(adapter);
+            }
             Err(e) => {
                 eprintln!("Without {}: {e}", full_name(adapter));
                 refused = Some(e);
@@ -58,6 +81,19 @@ fn devices(name: Option<&str>) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
         Some(e) if gpus.is_empty() => Err(e.into()),
         _ => Ok(gpus),
     }
+}
+
+/// Whether two adapters are one device, seen through two backends. Two devices of one kind differ by nothing but their backend's list.
+fn same_device(a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo) -> bool {
+    if a.backend == b.backend {
+        return false;
+    }
+    if !a.device_pci_bus_id.is_empty() && !b.device_pci_bus_id.is_empty() {
+        return a.device_pci_bus_id == b.device_pci_bus_id;
+    }
+    // GL knows the vendor alone, and ids above 16 bits are of software and of virtual devices.
+    let pci = a.vendor == b.vendor && (1..1 << 16).contains(&a.vendor);
+    a.name == b.name || (pci && (a.device == b.device || a.device == 0 || b.device == 0))
 }
 
 fn full_name(adapter: &wgpu::Adapter) -> String {
@@ -87,9 +123,43 @@ fn say(bar: Option<&ProgressBar>, line: &str) {
     }
 }
 
-/// The font that pictures are laid out with: a bare machine has none.
+/// The font for pictures: a bare machine has none.
 pub(crate) fn font() -> Result<(), String> {
     use plotters::style::{FontStyle, register_font};
     let registered = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     registered.map_err(|_| "the font cannot be read".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_device_behind_two_backends_is_known() {
+        let info = |backend, name: &str, vendor, device, bus: &str| {
+            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, backend);
+            (info.name, info.vendor, info.device, info.device_pci_bus_id) = (name.into(), vendor, device, bus.into());
+            info
+        };
+        use wgpu::Backend::{Dx12, Gl, Vulkan};
+        let h100 = info(Vulkan, "NVIDIA H100 80GB HBM3", 0x10de, 0x2330, "0000:01:00.0");
+        let second = info(Vulkan, "NVIDIA H100 80GB HBM3", 0x10de, 0x2330, "0000:02:00.0");
+        let through_gl = info(Gl, "NVIDIA H100 80GB HBM3/PCIe/SSE2", 0x10de, 0, "");
+        let lavapipe = info(Vulkan, "llvmpipe (LLVM 15.0.6, 256 bits)", 0x10005, 0, "");
+        let llvmpipe = info(Gl, "llvmpipe (LLVM 15.0.6, 256 bits)", 0x10005, 0, "");
+        let virgl = info(Gl, "virgl (AMD Radeon)", 0x10005, 0, "");
+        let (iris, arc) = (info(Vulkan, "Intel Iris", 0x8086, 0x9a49, ""), info(Dx12, "Intel Arc", 0x8086, 0x56a0, ""));
+        for (a, b, same) in [
+            (&h100, &second, false),
+            (&h100, &through_gl, true),
+            (&lavapipe, &llvmpipe, true),
+            (&lavapipe, &virgl, false),
+            (&h100, &llvmpipe, false),
+            (&iris, &arc, false),
+            (&iris, &iris, false),
+        ] {
+            assert_eq!(same_device(a, b), same, "{a:?} {b:?}");
+            assert_eq!(same_device(b, a), same, "{b:?} {a:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What a user would run instead of our Adam: the kernel that people write by hand, and one kernel an operation.
+//! What people use instead of our Adam: the kernel that they write by hand, and one kernel for each operation.
 
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ impl Kernel {
 /// Threads of a workgroup, each with one f32.
 const THREADS: u64 = 256;
 
-/// What each baseline works on: a tensor's parts that one dispatch of such kernels covers.
+/// A tensor in parts, each small enough for one dispatch.
 fn parts(gpu: &Gpu, len: usize) -> Vec<Range<u64>> {
     let limits = gpu.device().limits();
     let most = u64::from(limits.max_compute_workgroups_per_dimension) * THREADS;
@@ -74,7 +74,7 @@ fn parts(gpu: &Gpu, len: usize) -> Vec<Range<u64>> {
     (0..len as u64).step_by(window as usize).map(|start| start..(len as u64).min(start + window)).collect()
 }
 
-/// Parameter, gradient, both moments: a tensor with buffers of its own.
+/// A tensor with its own buffers for parameter, gradient and both moments.
 struct Tensor {
     buffers: [wgpu::Buffer; 4],
     parts: Vec<Range<u64>>,
@@ -85,7 +85,7 @@ fn tensors(gpu: &Gpu, lens: &[usize]) -> Vec<Tensor> {
     lens.iter().map(of).collect()
 }
 
-/// As found in tutorials and repositories: one f32 a thread, `pow` in the shader, a uniform buffer a step, a submission a tensor.
+/// As in tutorials and repositories: one f32 for each thread, `pow` in the shader, a new uniform buffer and a submission for each tensor.
 const BY_HAND: &str = "
 struct Uniforms { lr: f32, beta1: f32, beta2: f32, eps: f32, t: f32 }
 @group(0) @binding(0) var<uniform> u: Uniforms;
@@ -147,7 +147,7 @@ impl ByHand {
     }
 }
 
-/// An operation of unfused Adam: its buffers (parameter, gradient, moments, a temporary) and what it does to the first.
+/// The operations of unfused Adam: the buffers (0 parameter, 1 gradient, 2 and 3 moments, 4 temporary), and what happens to the first.
 const OPERATIONS: [(&[usize], &str); 7] = [
     (&[2, 1], "a[i] += 0.1 * (b[i] - a[i]);"),
     (&[3], "a[i] *= 0.999;"),
@@ -158,16 +158,16 @@ const OPERATIONS: [(&[usize], &str); 7] = [
     (&[0, 2, 4], "a[i] -= 0.001 * b[i] / c[i];"),
 ];
 
-/// The same step with one kernel an operation, in one pass and one submission: as PyTorch's `foreach=False`.
+/// Adam with one kernel for each operation, in one pass and one submission, as PyTorch's `foreach=False`.
 pub(crate) struct Unfused {
     dispatches: Vec<(usize, wgpu::BindGroup, u32)>,
     kernels: Vec<Kernel>,
 }
 
 impl Unfused {
-    /// Bytes that it moves for each parameter.
+    /// Memory traffic for each parameter.
     pub(crate) fn bytes() -> usize {
-        // The fourth writes its first buffer and does not read it.
+        // The fourth operation does not read its first buffer.
         4 * OPERATIONS.iter().map(|(buffers, _)| buffers.len() + 1).sum::<usize>() - 4
     }
 

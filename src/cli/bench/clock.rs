@@ -1,14 +1,14 @@
-//! Time: of a device by its timestamps where it has them, else by the wall; medians of interleaved rounds.
+//! Times: by the device's timestamps where it has them, else by the host's clock. Results are medians of rounds in turn.
 
 use std::time::{Duration, Instant};
 
 use wgpu_optim::{Error, Gpu};
 
-/// The fewest rounds that a ratio is the median of.
+/// The fewest rounds of a median.
 pub(crate) const ROUNDS: usize = 21;
-/// The most.
+/// The most rounds.
 const MOST: usize = 201;
-/// Rounds go on for this long, if they may.
+/// Rounds go on for this long, up to [`MOST`].
 const BUDGET: Duration = Duration::from_millis(500);
 
 /// What a device's work is timed with.
@@ -43,7 +43,7 @@ impl Clock {
         Self { gpu: gpu.clone(), timestamps }
     }
 
-    /// The same by the wall: with what the host does, and the submission.
+    /// The host's clock, which includes the host's work and the submission.
     pub(crate) fn wall(gpu: &Gpu) -> Self {
         Self { gpu: gpu.clone(), timestamps: None }
     }
@@ -100,7 +100,7 @@ pub(crate) fn checked<T>(gpu: &Gpu, f: impl FnOnce() -> T) -> Result<T, Error> {
     Ok(made)
 }
 
-/// Milliseconds of `f` by the wall.
+/// Milliseconds of `f` by the host's clock.
 pub(crate) fn wall(f: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
     let start = Instant::now();
     f()?;
@@ -111,15 +111,14 @@ pub(crate) fn wall(f: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> 
 pub(crate) struct Pair {
     /// Medians.
     pub(crate) ms: [f64; 2],
-    /// The second's time over the first's: the median of all rounds.
+    /// The second time over the first: the median of all rounds.
     pub(crate) ratio: f64,
-    /// How far off the ratio may be: its standard error, or how far the first is from itself (the same ratio of it and it again, less
-    /// 1), whichever is larger.
+    /// How far off the ratio may be. The larger of its standard error and of |r − 1|, where r is the same ratio of the first to itself.
     pub(crate) noise: f64,
     pub(crate) rounds: usize,
 }
 
-/// Times `a` and `b` in turn, after three rounds that do not count: strictly, so that each finds the caches as the other leaves them.
+/// Times `a` and `b` in turn, after three rounds that do not count. Each finds the caches as the other left them.
 pub(crate) fn interleave(
     mut a: impl FnMut() -> Result<f64, Error>,
     mut b: impl FnMut() -> Result<f64, Error>,

@@ -1,4 +1,4 @@
-//! What a rule's step is held against: its traffic without its arithmetic.
+//! What a rule's step is compared with: its memory traffic without its arithmetic.
 
 use rayon::prelude::*;
 use wgpu_optim::{Error, Gpu};
@@ -6,11 +6,11 @@ use wgpu_optim::{Error, Gpu};
 use super::baselines::{Kernel, storage};
 use super::clock::checked;
 
-/// Elements that a thread takes at a time, as the CPU path does.
+/// Elements that a thread takes at a time, as in the CPU path.
 const CHUNK: usize = 1 << 14;
 
-/// On a GPU: a kernel that reads and writes just what a rule with `slots` states does, one vec4 a thread. What it reads it writes, one
-/// buffer further; one `min` keeps it from leaving a load out.
+/// On a GPU: a kernel with the reads and writes of a rule with `slots` states, one vec4 for each thread. It moves each value one buffer
+/// further. A `min` keeps the compiler from dropping a load.
 pub(crate) struct GpuCopy {
     parts: Vec<(wgpu::BindGroup, u32)>,
     kernel: Kernel,
@@ -62,7 +62,7 @@ impl GpuCopy {
     }
 }
 
-/// On the CPU, on all threads: every vector becomes the one before it, as in the kernel; with the step's prefetch.
+/// On the CPU, on all threads: each vector becomes the one before it, as in the kernel. It prefetches as the step does.
 pub(crate) struct CpuCopy {
     gradient: Vec<f32>,
     /// The parameter and the states.
@@ -103,7 +103,7 @@ impl CpuCopy {
     }
 }
 
-/// Of `N` vectors each becomes the one before it; the first, the sum of the gradient and the last.
+/// Each of `N` vectors becomes the one before it. The first becomes the sum of the gradient and the last.
 #[inline(always)]
 fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
     const TILE: usize = 32;
@@ -118,7 +118,7 @@ fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
         }
         prefetch(gradient);
         let last = tile[N - 1];
-        // A minimum would be a store under a condition where there is one vector.
+        // With one vector a minimum would compile to a conditional store.
         vectors[0].0[at] = std::array::from_fn(|i| last[i] + gradient[i]);
         for k in 1..N {
             vectors[k].0[at] = tile[k - 1];
@@ -133,7 +133,7 @@ fn rotate<const N: usize>(vectors: Vec<&mut [f32]>, gradient: &[f32]) {
     }
 }
 
-/// As src/cpu.rs does it.
+/// As in src/cpu.rs.
 #[inline(always)]
 fn prefetch(tile: &[f32; 32]) {
     #[cfg(target_arch = "x86_64")]

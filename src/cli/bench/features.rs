@@ -1,4 +1,4 @@
-//! What clipping, loss scaling and averaging cost beside plain Adam: pairs of steps, one after the other.
+//! What clipping, loss scaling and averaging cost: a step with them in turn with a step of plain Adam.
 
 use serde_json::json;
 use wgpu_optim::{Averaging, ClipNorm, Device, Error, LossScaler, Optimizer, rules::Adam};
@@ -87,7 +87,7 @@ pub(crate) fn json(row: &Row) -> String {
 pub(crate) fn print(rows: &[Row]) {
     say(
         None,
-        "What features cost beside plain Adam (`again` is plain Adam, too): wall time, medians of interleaved rounds",
+        "What features cost beside plain Adam (`again` is plain Adam too): by the host's clock, medians of rounds in turn",
     );
     let cells = |Row { adapter, len, feature, bytes, pair }: &Row| {
         vec![

@@ -1,4 +1,5 @@
-//! `wgpu-optim bench`: every rule on the CPU and on every adapter, first compared, then timed beside a copy of the same traffic.
+//! `wgpu-optim bench`: rules on the CPU and on adapters. Each is compared with the CPU, then timed in turn with a copy of the same
+//! memory traffic. A verdict in words follows.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +7,7 @@ use std::process::ExitCode;
 use indicatif::ProgressBar;
 use wgpu_optim::{AnyRule, Device, Error, Gpu, rules};
 
-use super::{Outcome, devices, progress, say};
+use super::{Adapters, Outcome, devices, progress, say};
 use baselines::{ByHand, Unfused};
 use clock::{Clock, Pair, interleave, wall};
 use copy::{CpuCopy, GpuCopy};
@@ -22,41 +23,62 @@ mod report;
 mod scale;
 mod shapes;
 mod subject;
+mod verdict;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rules to run, separated by commas; default: all. A wrong name lists them.
+    /// Rules to run, separated by commas, or `all`; default: ten that people use. A wrong name lists them.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     rules: Vec<String>,
-    /// Tensors of the group: a length as 1000000 or 2^20, many of one length as 200x4096, gpt2 (124M, 148 tensors), resnet50 (161 tensors).
+    /// Tensors to step: one of a length (1000000, 2^20), several of one length (200x4096), gpt2 (148 tensors), resnet50 (161 tensors).
     #[arg(long, alias = "sizes", value_delimiter = ',', value_name = "SHAPE,…", default_value = "2^20")]
     shapes: Vec<Shape>,
-    /// Where tensors lie.
+    /// Where the tensors are.
     #[arg(long, value_delimiter = ',', value_name = "WHERE,…", default_value = "arena")]
     memory: Vec<Memory>,
-    /// Only adapters whose name contains this (`none` for the CPU alone).
-    #[arg(long, value_name = "TEXT")]
-    adapter: Option<String>,
-    /// Also time what a user would run instead of our Adam: the kernel that people write by hand, one kernel an operation, one thread.
+    #[command(flatten)]
+    adapters: Adapters,
+    /// Also time what people use instead of our Adam: the kernel that they write by hand, one kernel for each operation, one CPU thread.
     #[arg(long)]
     baselines: bool,
-    /// Also time what clipping, loss scaling and averaging cost beside plain Adam.
+    /// Also time clipping, loss scaling and averaging against plain Adam.
     #[arg(long)]
     features: bool,
-    /// Also time the start: from no device to the first finished step.
+    /// Also time the start: from no device to the end of the first step.
     #[arg(long)]
     startup: bool,
-    /// One JSON object a row instead of tables.
+    /// One JSON object for each row instead of tables and verdict.
     #[arg(long)]
     json: bool,
-    /// Draw GB/s against size into this SVG file, with the copy beside it.
+    /// Draw GB/s against size, with the copy, into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
 
-/// Scaled error that CPU and GPU may be apart after the compared steps: see the golden README.
+/// What runs by default.
+const COMMON: [&str; 10] =
+    ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "amsgrad", "nadam", "lamb"];
+
+impl Args {
+    /// Whether nothing was asked for but how the rules do.
+    fn overview(&self) -> bool {
+        let one = self.shapes.len() == 1 && self.shapes.iter().all(|shape| shape.lens.len() == 1);
+        self.rules.is_empty() && one && self.memory == [Memory::Arena] && !self.json
+    }
+
+    fn chosen(&self) -> Result<Vec<(String, AnyRule)>, Error> {
+        if self.rules.iter().any(|name| name == "all") {
+            return Ok(rules::all().into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect());
+        }
+        let default = if self.rules.is_empty() { &COMMON[..] } else { &[] };
+        let names = self.rules.iter().map(String::as_str).chain(default.iter().copied());
+        names.map(|name| Ok((name.to_owned(), rules::by_name(name)?))).collect()
+    }
+}
+
+/// The largest allowed difference between CPU and GPU after the compared steps, as a part of each parameter's magnitude.
 const TOLERANCE: f64 = 5e-6;
-/// Steps that are compared.
+/// Steps before CPU and GPU are compared.
 const COMPARED: usize = 3;
 
 /// One rule, shape and memory on one device.
@@ -68,14 +90,14 @@ pub(crate) struct Row {
     clock: &'static str,
     memory: Memory,
     shape: Shape,
-    /// Of traffic, for each parameter.
+    /// Memory traffic of a step, for each parameter.
     bytes: usize,
     copy_bytes: usize,
     pair: Pair,
-    /// On a GPU: dispatches of a step, bytes on the device, the worst scaled error against the CPU.
+    /// On a GPU: dispatches of a step, bytes on the device, the worst error against the CPU.
     on_gpu: Option<(usize, Option<u64>, f64)>,
     state_bytes: usize,
-    /// Of many tensors: the time over that of one tensor with as many elements, in the optimizer's own memory.
+    /// Many tensors beside one tensor with as many elements in the optimizer's own memory.
     of_one: Option<Pair>,
 }
 
@@ -88,9 +110,13 @@ impl Row {
         self.copy_bytes as f64 * self.shape.elements() as f64 / self.pair.ms[1] / 1e6
     }
 
-    /// Its speed over the copy's.
+    /// The step's speed as a part of the copy's.
     fn of_copy(&self) -> f64 {
         self.pair.ratio * self.bytes as f64 / self.copy_bytes as f64
+    }
+
+    fn differs(&self) -> bool {
+        self.on_gpu.is_some_and(|(_, _, error)| error > TOLERANCE)
     }
 
     /// Bytes of parameters, gradients and states.
@@ -109,17 +135,14 @@ pub(crate) struct Baseline {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let mut chosen = Vec::new();
-    for name in &args.rules {
-        chosen.push((name.clone(), rules::by_name(name)?));
-    }
-    if chosen.is_empty() {
-        chosen = rules::all().into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect();
-    }
+    let (chosen, overview) = (args.chosen()?, args.overview());
     if args.plot.is_some() && args.shapes.iter().all(|shape| shape.lens.len() != 1) {
-        return Err("--plot draws shapes of one tensor: give some, as --shapes 2^10,2^14,2^20,2^24".into());
+        return Err("--plot draws shapes of one tensor, for example --shapes 2^10,2^14,2^20,2^24".into());
     }
-    let gpus = devices(args.adapter.as_deref())?;
+    let gpus = devices(&args.adapters)?;
+    if !args.json {
+        verdict::announce(chosen.len(), &args.shapes, &gpus);
+    }
     let bar = (!args.json).then(|| progress(chosen.len() * args.shapes.len() * args.memory.len() * (1 + gpus.len())));
     let (mut rows, mut baselines) = (Vec::new(), Vec::new());
     for shape in &args.shapes {
@@ -129,13 +152,21 @@ pub(crate) fn run(args: &Args) -> Outcome {
                 measure(&gpus, (name, rule), shape, memory, &data, bar.as_ref(), &mut rows)?;
             }
         }
+        if args.baselines || overview {
+            measure_by_hand(&gpus, shape, &data, &mut baselines)?;
+        }
         if args.baselines {
             measure_baselines(&gpus, shape, &data, &mut baselines)?;
         }
     }
     bar.iter().for_each(ProgressBar::finish_and_clear);
-    report::rows(&rows, &gpus, args.json);
-    report::baselines(&baselines, args.json);
+    match args.json {
+        true => rows.iter().for_each(|row| say(None, &report::json_row(row))),
+        false => report::rows(&rows, &gpus, overview),
+    }
+    if args.baselines {
+        report::baselines(&baselines, args.json);
+    }
     if args.features {
         let mut rows = Vec::new();
         for shape in &args.shapes {
@@ -154,15 +185,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if let Some(file) = &args.plot {
         plot::draw(file, &rows)?;
     }
-    if rows.iter().any(|row| row.on_gpu.is_some_and(|(_, _, error)| error > TOLERANCE)) {
+    if !args.json {
+        verdict::print(&rows, &baselines, &gpus, overview);
+    }
+    if rows.iter().any(Row::differs) {
         return Err(format!("CPU and GPU differ by more than {TOLERANCE:.0e}: see the last column").into());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Parameters of ordinary size; gradients are the same numbers from some element on.
+/// Parameters of ordinary size. Gradients are the same numbers, from a later element on.
 fn data(len: usize) -> Vec<f32> {
-    // A multiplicative sequence: cheap, and the same on every machine.
+    // A congruential sequence is cheap, and equal on every machine.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {
         state = state.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
@@ -171,7 +205,7 @@ fn data(len: usize) -> Vec<f32> {
     (0..len + COMPARED * 7).map(|_| next()).collect()
 }
 
-/// The steps that are compared; returns the parameters behind them, after calling `seen` with them behind each.
+/// Takes the steps that are compared, calls `seen` with the parameters after each, and returns the last ones.
 fn compared(subject: &mut Subject, data: &[f32], len: usize, mut seen: impl FnMut(&[f32])) -> Result<Vec<f32>, Error> {
     for k in 1..=COMPARED {
         subject.set_gradients(&data[7 * k..7 * k + len])?;
@@ -181,7 +215,7 @@ fn compared(subject: &mut Subject, data: &[f32], len: usize, mut seen: impl FnMu
     subject.read()
 }
 
-/// The rule on the CPU and on every adapter.
+/// Measures one rule on the CPU and on every adapter.
 fn measure(
     gpus: &[Gpu],
     (name, rule): (&str, &AnyRule),
@@ -224,7 +258,7 @@ fn measure(
     let mut copy = CpuCopy::new(len, slots)?;
     let pair = interleave(|| wall(|| subject.step()), || wall(|| copy.run()))?;
     drop(copy);
-    // On the CPU a pool's slices are slices, too.
+    // On the CPU pool and buffers are both slices: one row.
     let again = |row: &Row| row.adapter.is_none() && row.variant == name && row.shape.name == shape.name;
     if memory != Memory::Buffers || !rows.iter().any(|row| row.memory == Memory::Pool && again(row)) {
         rows.push(row(None, "wall", pair, None, beside_one(&Device::Cpu, &mut subject)?));
@@ -250,36 +284,44 @@ fn measure(
     Ok(())
 }
 
-/// Adam of this shape, in the arena, beside what a user would run instead.
-fn measure_baselines(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<Baseline>) -> Result<(), Error> {
-    let (adam, lens, values) = (rules::by_name("adam")?, &shape.lens, &data[..shape.elements()]);
-    let bytes = adam.bytes_per_parameter();
+/// Adam of this shape, in the arena.
+fn adam(device: &Device, shape: &Shape, data: &[f32]) -> Result<(Subject, usize), Error> {
+    let (adam, values) = (rules::by_name("adam")?, &data[..shape.elements()]);
+    let mut subject = Subject::new(device, &adam, &shape.lens, Memory::Arena, values)?;
+    subject.set_gradients(values)?;
+    Ok((subject, adam.bytes_per_parameter()))
+}
+
+/// Our Adam beside the kernel that people write by hand.
+fn measure_by_hand(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<Baseline>) -> Result<(), Error> {
     for gpu in gpus {
-        let mut ours = Subject::new(&gpu.into(), &adam, lens, Memory::Arena, values)?;
-        ours.set_gradients(values)?;
-        let mut push = |name, bytes, pair| {
-            rows.push(Baseline { name, adapter: Some(gpu.name()), shape: shape.clone(), bytes, pair });
-        };
-        let mut by_hand = ByHand::new(gpu, lens)?;
+        let (mut ours, bytes) = adam(&gpu.into(), shape, data)?;
+        let mut by_hand = ByHand::new(gpu, &shape.lens)?;
         let theirs = || wall(|| by_hand.step().and_then(|()| clock::wait(gpu)));
-        push("by hand", bytes, interleave(|| wall(|| ours.step()), theirs)?);
-        drop(by_hand);
-        let (unfused, clock) = (Unfused::new(gpu, lens)?, Clock::wall(gpu));
+        let pair = interleave(|| wall(|| ours.step()), theirs)?;
+        rows.push(Baseline { name: "by hand", adapter: Some(gpu.name()), shape: shape.clone(), bytes, pair });
+    }
+    Ok(())
+}
+
+/// Our Adam beside one kernel for each operation, and beside itself on one CPU thread.
+fn measure_baselines(gpus: &[Gpu], shape: &Shape, data: &[f32], rows: &mut Vec<Baseline>) -> Result<(), Error> {
+    for gpu in gpus {
+        let (mut ours, _) = adam(&gpu.into(), shape, data)?;
+        let (unfused, clock) = (Unfused::new(gpu, &shape.lens)?, Clock::wall(gpu));
         let theirs = || clock.time(|encoder| unfused.record(encoder));
-        push("unfused", Unfused::bytes(), interleave(|| wall(|| ours.step()), theirs)?);
+        let (pair, adapter) = (interleave(|| wall(|| ours.step()), theirs)?, Some(gpu.name()));
+        rows.push(Baseline { name: "unfused", adapter, shape: shape.clone(), bytes: Unfused::bytes(), pair });
     }
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let one = one.map_err(|e| Error::Rejected { operation: "a thread", reason: e.to_string() })?;
-    let mut ours = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
-    let mut alone = Subject::new(&Device::Cpu, &adam, lens, Memory::Arena, values)?;
-    ours.set_gradients(values)?;
-    alone.set_gradients(values)?;
+    let ((mut ours, bytes), (mut alone, _)) = (adam(&Device::Cpu, shape, data)?, adam(&Device::Cpu, shape, data)?);
     let pair = interleave(|| wall(|| ours.step()), || one.install(|| wall(|| alone.step())))?;
     rows.push(Baseline { name: "one thread", adapter: None, shape: shape.clone(), bytes, pair });
     Ok(())
 }
 
-/// The worst scaled error; NaN is the worst of all.
+/// The worst error, each scaled by its parameter's largest magnitude. NaN is the worst of all.
 fn worst(x: &[f32], expected: &[f32], scale: &[f32]) -> f64 {
     let error = |((&x, &b), &scale): ((&f32, &f32), &f32)| {
         if x == b { 0.0 } else { (f64::from(x) - f64::from(b)).abs() / f64::from(scale) }

@@ -1,4 +1,4 @@
-//! GB/s against size, each rule beside its copy.
+//! GB/s against size, each rule with its copy.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 use super::{Row, report};
 
-/// Draws rows of one tensor each: a panel a device, a colour a rule, the copy dashed.
+/// Draws the rows of one tensor: a panel for each device, a colour for each rule, the copy dashed.
 pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
     let rows: Vec<_> = rows.iter().filter(|row| row.shape.lens.len() == 1).collect();
     let mut devices: Vec<Option<&str>> = Vec::new();

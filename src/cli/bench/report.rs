@@ -8,7 +8,7 @@ use super::subject::Memory;
 use super::{Baseline, Row};
 use crate::cli::say;
 
-/// A table whose first `text` columns are text, the others numbers.
+/// A table: the first `text` columns are text, the others numbers.
 pub(super) fn table(header: &[&str], text: usize, rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
@@ -31,59 +31,66 @@ pub(super) fn memory(row: &Row) -> &'static str {
     }
 }
 
-/// Time in units that one can read.
+/// A time in a readable unit.
 pub(super) fn time(ms: f64) -> String {
     if ms < 0.1 { format!("{:.1} µs", ms * 1e3) } else { format!("{ms:.3} ms") }
 }
 
-pub(super) fn rows(rows: &[Row], gpus: &[Gpu], as_json: bool) {
-    if as_json {
-        rows.iter().for_each(|row| say(None, &json_row(row)));
-        return;
-    }
+/// A table for each device. An overview has one shape in one memory, and shows what differs from rule to rule.
+pub(super) fn rows(rows: &[Row], gpus: &[Gpu], overview: bool) {
     for adapter in [None].into_iter().chain(gpus.iter().map(|gpu| Some(gpu.name()))) {
         let ours: Vec<_> = rows.iter().filter(|row| row.adapter == adapter).collect();
         let Some(first) = ours.first() else { continue };
         let threads = rayon::current_num_threads();
         let device = adapter.map_or_else(|| format!("CPU, {threads} threads"), |adapter| format!("GPU: {adapter}"));
-        say(
-            None,
-            &format!(
-                "{device}; a step beside a copy of the same traffic, medians of interleaved rounds ({})",
-                first.clock
-            ),
-        );
+        say(None, &format!("{device}. Medians of rounds in turn with the copy, by {}.", clock(first.clock)));
         let cells = |row: &&Row| {
+            // The copy reads nothing twice.
+            let mark = if row.copy_bytes == row.bytes { "" } else { "*" };
+            let of_copy = format!("{:.2}{mark}", row.of_copy());
+            let error = row.on_gpu.map(|(_, _, error)| format!("{error:.1e}"));
+            if overview {
+                let gbps = format!("{:.1}", row.gbps());
+                let cells = [row.variant.clone(), row.bytes.to_string(), time(row.pair.ms[0]), gbps, of_copy];
+                return cells.into_iter().chain(error).collect();
+            }
             let mut cells = vec![row.variant.clone(), row.shape.name.clone(), memory(row).into()];
             cells.push(row.bytes.to_string());
             cells.push(time(row.pair.ms[0]));
             cells.extend([row.gbps(), row.copy_gbps()].map(|x| format!("{x:.2}")));
-            // The copy reads nothing twice.
-            let mark = if row.copy_bytes == row.bytes { "" } else { "*" };
-            cells.push(format!("{:.2}{mark}", row.of_copy()));
+            cells.push(of_copy);
             cells.push(format!("{:.3}", row.pair.noise));
             cells.push(row.of_one.as_ref().map_or("–".into(), |pair| format!("{:.2}", pair.ratio)));
-            if let Some((dispatches, bytes, error)) = row.on_gpu {
+            if let Some((dispatches, bytes, _)) = row.on_gpu {
                 let extra = bytes.map(|bytes| (bytes as f64 - row.needed() as f64) / 1024.0);
                 cells.push(dispatches.to_string());
                 cells.push(extra.map_or("–".into(), |extra| format!("{extra:.0}")));
-                cells.push(format!("{error:.1e}"));
             }
+            cells.extend(error);
             cells
         };
-        let mut header =
-            vec!["rule", "tensors", "memory", "B/param", "time", "GB/s", "copy GB/s", "of copy", "noise", "of one"];
+        let mut header = match overview {
+            true => vec!["rule", "B/param", "time", "GB/s", "of copy"],
+            false => {
+                vec!["rule", "tensors", "memory", "B/param", "time", "GB/s", "copy GB/s", "of copy", "noise", "of one"]
+            }
+        };
         if first.on_gpu.is_some() {
-            header.extend(["dispatches", "extra KiB", "worst error"]);
+            header.extend(if overview { &["off the CPU"][..] } else { &["dispatches", "extra KiB", "worst error"] });
         }
-        table(&header, 3, ours.iter().map(cells).collect());
+        table(&header, if overview { 1 } else { 3 }, ours.iter().map(cells).collect());
         if ours.iter().any(|row| row.copy_bytes != row.bytes) {
-            say(None, "* by the byte: the copy does not read again what the rule measures before its step");
+            say(None, "* for each byte: the rule measures norms first, and reads twice what the copy reads once");
         }
     }
 }
 
-fn json_row(row: &Row) -> String {
+/// What the times were taken with.
+fn clock(name: &str) -> &'static str {
+    if name == "wall" { "the host's clock" } else { "the device's timestamps" }
+}
+
+pub(super) fn json_row(row: &Row) -> String {
     let Row { rule, variant, adapter, clock, shape, bytes, pair, on_gpu, state_bytes, of_one, .. } = row;
     json!({
         "rule": rule,
@@ -142,7 +149,10 @@ pub(super) fn baselines(rows: &[Baseline], as_json: bool) {
     if rows.is_empty() {
         return;
     }
-    say(None, "Instead of our Adam in the arena: wall time with all submissions, medians of interleaved rounds");
+    say(
+        None,
+        "What people use instead of our Adam: time by the host's clock with all submissions, medians of rounds in turn",
+    );
     let cells = |Baseline { name, adapter, shape, bytes, pair }: &Baseline| {
         vec![
             adapter.clone().unwrap_or_else(|| "CPU".into()),

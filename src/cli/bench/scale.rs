@@ -1,4 +1,4 @@
-//! What an optimizer takes before its first step, and besides its tensors.
+//! The time before an optimizer's first step, and the memory that it takes beside its tensors.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ pub(super) fn device_bytes(gpu: &Gpu) -> Result<Option<u64>, Error> {
     Ok(u64::try_from(bytes).ok().filter(|&bytes| bytes > 0))
 }
 
-/// Milliseconds from no device to the first finished step of Adam, and how much of that is the device; then a second optimizer's.
+/// Milliseconds from no device to the end of Adam's first step, the part of the device in it, and those of a second optimizer.
 fn start(like: &Gpu) -> Result<[f64; 3], Error> {
     let begin = Instant::now();
     let since = |begin: Instant| begin.elapsed().as_secs_f64() * 1e3;
@@ -62,7 +62,7 @@ pub(super) fn startup(gpus: &[Gpu], as_json: bool) -> Result<(), Error> {
     if !rows.is_empty() {
         say(
             None,
-            "From no device to the first finished step of Adam (medians of 5), and the same of a second optimizer there",
+            "From no device to the end of Adam's first step, and from there to the first step of a second optimizer (medians of 5)",
         );
         table(&["device", "all", "adapter and device", "optimizer and step", "second optimizer"], 1, rows);
     }

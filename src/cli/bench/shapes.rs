@@ -1,4 +1,4 @@
-//! What is benchmarked: the lengths of a group's tensors.
+//! The lengths of the tensors that are benchmarked.
 
 use std::str::FromStr;
 
@@ -27,7 +27,7 @@ impl FromStr for Shape {
             _ => {
                 let (count, len) = text.split_once('x').unwrap_or(("1", text));
                 let wrong =
-                    || "a length from 1 to 2^30 as 1000000 or 2^20, a count of such as 200x4096, gpt2, resnet50";
+                    || "a length from 1 to 2^30 (1000000, 2^20), a number of tensors (200x4096), gpt2, or resnet50";
                 match (number(count), number(len)) {
                     (Some(count), Some(len)) if count.saturating_mul(len) <= 1 << 30 => vec![len; count],
                     _ => return Err(wrong().into()),
@@ -46,7 +46,7 @@ fn number(text: &str) -> Option<usize> {
     parsed.filter(|n| (1..=1 << 30).contains(n))
 }
 
-/// GPT-2, 124M: 12 blocks of width 768, the output tied to the input.
+/// GPT-2 with 124M parameters: 12 blocks of width 768, the output layer shared with the embedding.
 fn gpt2() -> Vec<usize> {
     const WIDTH: usize = 768;
     let linear = |inputs: usize, outputs: usize| [inputs * outputs, outputs];
@@ -64,7 +64,7 @@ fn gpt2() -> Vec<usize> {
     lens
 }
 
-/// ResNet-50: convolutions without bias, each with a batch norm's weight and bias, in bottlenecks of 3, 4, 6 and 3.
+/// ResNet-50: convolutions without bias, each with the weight and bias of a batch norm, in stages of 3, 4, 6 and 3 bottlenecks.
 fn resnet50() -> Vec<usize> {
     let mut lens = Vec::new();
     let mut convolution = |inputs: usize, outputs: usize, size: usize| {

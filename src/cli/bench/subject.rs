@@ -1,17 +1,17 @@
-//! A rule at work: an optimizer over tensors of a shape, in its own memory or in the caller's.
+//! What is measured: an optimizer over tensors of a shape, in its own memory or in the caller's.
 
 use wgpu_optim::{AnyRule, BufferRange, Device, Error, Gpu, Gradient, Optimizer, ParameterId, Slices};
 
 use super::clock::{checked, wait};
 
-/// Where the tensors lie.
+/// Where the tensors are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Memory {
     /// The optimizer's own memory.
     Arena,
-    /// Ranges of two of the caller's buffers: one for parameters, one for gradients (on the CPU: slices).
+    /// Ranges of two buffers of the caller, one for all parameters and one for all gradients (on the CPU: slices).
     Pool,
-    /// Buffers of the caller's, two for each tensor (on the CPU: slices).
+    /// Two buffers of the caller for each tensor (on the CPU: slices).
     Buffers,
 }
 
@@ -20,14 +20,14 @@ pub(crate) struct Subject {
     gpu: Option<Gpu>,
     ids: Vec<ParameterId>,
     lens: Vec<usize>,
-    /// The caller's gradients, of each tensor.
+    /// The caller's gradients on the GPU.
     gradients: Vec<BufferRange>,
     /// The caller's parameters and gradients on the CPU.
     slices: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 impl Subject {
-    /// `values` are those of all tensors, behind each other.
+    /// `values` are those of all tensors, one after the other.
     pub(crate) fn new(
         device: &Device,
         rule: &AnyRule,
@@ -70,7 +70,7 @@ impl Subject {
         Ok(Self { optimizer, gpu, ids, lens: lens.to_vec(), gradients, slices })
     }
 
-    /// The gradients of all tensors, behind each other.
+    /// Sets the gradients of all tensors, which `values` holds one after the other.
     pub(crate) fn set_gradients(&mut self, mut values: &[f32]) -> Result<(), Error> {
         if let Some((_, gradients)) = &mut self.slices {
             gradients.copy_from_slice(values);
@@ -86,7 +86,7 @@ impl Subject {
         Ok(())
     }
 
-    /// A step with its submission, until it is done.
+    /// Takes a step and waits for it.
     pub(crate) fn step(&mut self) -> Result<(), Error> {
         match &mut self.slices {
             None => self.optimizer.step()?,
@@ -115,7 +115,7 @@ impl Subject {
     }
 }
 
-/// A range for each tensor, in a buffer of all or in one of its own.
+/// A range for each tensor, in one buffer for all or in a buffer of its own.
 fn ranges(gpu: &Gpu, lens: &[usize], memory: Memory) -> Vec<BufferRange> {
     let buffer = |len: usize| {
         gpu.device().create_buffer(&wgpu::BufferDescriptor {
