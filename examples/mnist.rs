@@ -1,5 +1,6 @@
-//! Handwritten digits, learnt wholly on the device: a network of dense layers, 784-128-10 or as `--hidden` says, whose forward and
-//! backward passes are this example's own kernels, with the optimizer's step recorded into the same encoder.
+//! Trains a network on handwritten digits, wholly on the device. Its dense layers are 784-128-10, or as `--hidden`
+//! says. The forward and backward passes are this example's own kernels; the optimizer's step is recorded into the same
+//! encoder.
 //!
 //! ```text
 //! cargo run --release --example mnist                            # 8,000 embedded images, 2,000 to test
@@ -10,10 +11,10 @@
 //! cargo run --release --example mnist -- --optimizer momentum --sweep-lr 1e-4..10 --out target/rates.svg
 //! ```
 //!
-//! Measured with Adam after 5 epochs over all of MNIST (seed 0) on the CPU (2 threads): 97.57 % of the test images, 5 s; with
-//! `--hidden 128,64 --batch-norm` 97.80 %, 8 s. On the embedded
-//! images CPU and llvmpipe both end at 94.45 % after 4 epochs with `--schedule 'cosine(steps: 500)' --ema 0.98 --clip 1`, in one run or in
-//! two (`--resume`); the losses of the first 100 steps are within 3.5e-7 of each other (`--check-gradients`, which fails above 1e-3).
+//! Measured with Adam after 5 epochs over all of MNIST (seed 0) on the CPU (2 threads): 97.57 % of the test images, 5
+//! s; with `--hidden 128,64 --batch-norm` 97.80 %, 8 s. On the embedded images CPU and llvmpipe both end at 94.45 %
+//! after 4 epochs with `--schedule 'cosine(500)' --ema 0.98 --clip 1`, in one run or in two (`--resume`). The losses of
+//! the first 100 steps differ by at most 3.5e-7 (`--check-gradients`, which fails above 1e-3).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,8 +70,8 @@ struct Args {
     /// `auto` takes a hardware GPU, else the CPU; `gpu` takes a software adapter too.
     #[arg(long, value_enum, default_value_t = Where::Auto)]
     device: Where,
-    /// Over the whole run `cosine`, `linear` (to 0), `step` (a tenth after each third), `inverse-sqrt`, `robbins-monro`; or any schedule
-    /// as `Schedule::parse` reads it: `cosine(steps: 300)`.
+    /// Over the whole run: `cosine`, `linear` (to 0), `one-cycle`, `step` (a tenth after each third), `inverse-sqrt`,
+    /// `robbins-monro`. Or any schedule with its steps, as `wgpu-optim schedule` reads it: `cosine(300).warmup(20)`.
     #[arg(long)]
     schedule: Option<String>,
     /// The largest norm of all gradients together.
@@ -86,7 +87,8 @@ struct Args {
     #[arg(long)]
     hinge: bool,
     /// Units of each hidden layer.
-    #[arg(long, value_name = "UNITS", value_delimiter = ',', default_value = "128", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "UNITS", value_delimiter = ',', default_value = "128")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     hidden: Vec<u16>,
     /// Normalize each hidden unit over the batch, and in tests by running statistics; needs two samples in a batch.
     #[arg(long)]
@@ -97,10 +99,12 @@ struct Args {
     /// Show the samples of the first epoch from easy (near their class' mean) to hard.
     #[arg(long)]
     curriculum: bool,
-    /// Hold a tenth of the images out, stop once they have been no better for more than this many epochs, and keep the best weights.
+    /// Hold a tenth of the images out, stop once they have been no better for more than this many epochs, and keep the
+    /// best weights.
     #[arg(long, value_name = "EPOCHS", conflicts_with = "resume")]
     early_stop: Option<u64>,
-    /// Save after each epoch, and go on from there if the file exists, with the optimizer's settings that it has; all else must be as it was.
+    /// Save after each epoch, and go on from this file if it exists, with the optimizer settings in it. Other options
+    /// must not change.
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Draw loss and accuracy: SVG or PNG, by its name.
@@ -115,7 +119,8 @@ struct Args {
     /// Train at six rates, and choose the best by a tenth of the images held out.
     #[arg(long, value_name = "LO..HI", value_parser = rates, conflicts_with_all = ["lr", "resume"])]
     sweep_lr: Option<(f64, f64)>,
-    /// Instead of training: each layer's gradients against numerical ones, then 100 steps of SGD on CPU and on the GPU, which there must be.
+    /// Instead of training: each layer's gradients against numerical ones, then 100 steps of SGD on CPU and on the GPU,
+    /// which there must be.
     #[arg(long, conflicts_with_all = ["compare", "sweep_lr"])]
     check_gradients: bool,
 }
@@ -142,17 +147,21 @@ impl Args {
         self.sweep_lr.is_some() || self.compare.is_some()
     }
 
-    fn schedule(&self, data: &Data) -> Result<Option<Schedule>, wgpu_optim::Error> {
+    fn schedule(&self, data: &Data) -> Outcome<Option<Schedule>> {
         let each = data.train.len().div_ceil(usize::from(self.batch)) as u64;
         let steps = each * self.epochs.max(1) as u64;
         let Some(text) = &self.schedule else { return Ok(None) };
         Ok(Some(match text.as_str() {
             "cosine" => Schedule::cosine(steps),
             "linear" => Schedule::linear(1.0, 0.0, steps),
+            "one-cycle" => Schedule::one_cycle(steps, 0.3, 25.0, 1e4, true, false, [0.85, 0.95]),
             "step" => Schedule::Step { every: steps.div_ceil(3), gamma: 0.1 },
             "inverse-sqrt" => Schedule::InverseSqrt { warmup: each.div_ceil(10) },
             "robbins-monro" => Schedule::robbins_monro(),
-            text => Schedule::parse(text)?,
+            text => Schedule::parse(text).map_err(|e| {
+                let whole = "cosine, linear, one-cycle, step, inverse-sqrt, robbins-monro";
+                format!("{e}\nA word alone, over the whole run: {whole}")
+            })?,
         }))
     }
 

@@ -1,4 +1,4 @@
-//! `wgpu-optim`: measures the rules, certifies a device, shows what runs.
+//! `wgpu-optim`: measures the rules, checks a device, shows what runs.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -11,7 +11,7 @@ mod cli;
 
 /// Fused optimizer steps for the GPU through wgpu: benchmark, conformance check, inspection.
 ///
-/// Without a subcommand: `bench`. WGPU_BACKEND and WGPU_ADAPTER_NAME narrow the adapters.
+/// Without a subcommand it runs `bench`. WGPU_BACKEND and WGPU_ADAPTER_NAME narrow the adapters.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct CommandLine {
@@ -23,22 +23,22 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Cross-check CPU against GPU for every rule, then time both.
+    /// Compare rules on CPU and GPU, time both beside a plain copy, and say in words what came out.
     Bench(cli::bench::Args),
-    /// Compare every rule with trajectories of PyTorch, Keras and optax, on the CPU and on every adapter.
+    /// Compare every rule with runs of PyTorch, Keras and optax, on the CPU and on each GPU.
     Check(cli::check::Args),
-    /// List adapters with their drivers, and the features and limits that matter here.
+    /// List adapters, their drivers, and what their limits mean for you.
     Info(cli::info::Args),
     /// Print a learning-rate schedule, or draw it.
     Schedule(cli::schedules::Args),
     /// Print the WGSL that runs for a rule.
     Shader(cli::info::ShaderArgs),
-    /// Full-batch and second-order methods on test problems with known minima.
+    /// Run full-batch and second-order methods on problems with known minima.
     Solve(cli::solve::Args),
 }
 
 fn main() -> ExitCode {
-    // wgpu's own chatter about software adapters is not ours to repeat.
+    // wgpu warns about software adapters, which users can't change.
     let filter = env_logger::Env::default().default_filter_or("warn,wgpu_hal=off,wgpu_core=error");
     env_logger::Builder::from_env(filter).format_timestamp(None).init();
     let args = CommandLine::parse();

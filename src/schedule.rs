@@ -4,13 +4,15 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, require};
+use crate::error::{Error, Result};
 
+mod check;
 mod text;
 
 /// A factor on the learning rate, as a function of the number of steps already taken, k. The first step has k = 0.
 ///
-/// `lr(k) = Settings::lr · schedule.at(k)`. With `Settings::lr` 1 the schedule's values are the learning rate. Times are in steps.
+/// `lr(k) = Settings::lr · schedule.at(k)`. With `Settings::lr` 1 the schedule's values are the learning rate. Times
+/// are in steps.
 ///
 /// ```
 /// use wgpu_optim::Schedule;
@@ -21,8 +23,8 @@ mod text;
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
 ///
-/// Every variant is also a word of [`Schedule::parse`]. [`Schedule::check`] finds values outside their range; [`Schedule::at`] never
-/// panics.
+/// Every variant is also a word of [`Schedule::parse`]. [`Schedule::check`] finds values outside their range;
+/// [`Schedule::at`] never panics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -43,8 +45,8 @@ pub enum Schedule {
         /// The factor of one decay.
         gamma: f64,
     },
-    /// `gamma^(k / every)`: PyTorch's `ExponentialLR` (`every: 1`), and the exponential decay of optax and Keras. [`Schedule::Step`]
-    /// decays in stairs.
+    /// `gamma^(k / every)`: PyTorch's `ExponentialLR` (`every: 1`), and the exponential decay of optax and Keras.
+    /// [`Schedule::Step`] decays in stairs.
     Exponential {
         /// The factor of one decay.
         gamma: f64,
@@ -52,8 +54,9 @@ pub enum Schedule {
         #[serde(default = "one")]
         every: f64,
     },
-    /// `to + (from − to)·(1 − k/steps)^power`, then `to`: PyTorch's `LinearLR` and `PolynomialLR`, and the polynomial decay of optax
-    /// and Keras. With power 1 it is a straight line. With `cycle`, `steps` stands for its smallest multiple that is k or more.
+    /// `to + (from − to)·(1 − k/steps)^power`, then `to`: PyTorch's `LinearLR` and `PolynomialLR`, and the polynomial
+    /// decay of optax and Keras. With power 1 it is a straight line. With `cycle`, `steps` stands for its smallest
+    /// multiple that is k or more.
     Polynomial {
         /// Value at k = 0.
         #[serde(default = "one")]
@@ -70,8 +73,8 @@ pub enum Schedule {
         #[serde(default)]
         cycle: bool,
     },
-    /// `to + (from − to)·((1 + cos πk/steps) / 2)^exponent`, then `to`. With `periodic` it rises again after `steps`, as PyTorch's
-    /// `CosineAnnealingLR` does beyond `T_max`.
+    /// `to + (from − to)·((1 + cos πk/steps) / 2)^exponent`, then `to`. With `periodic` it rises again after `steps`,
+    /// as PyTorch's `CosineAnnealingLR` does beyond `T_max`.
     Cosine {
         /// Value at k = 0.
         #[serde(default = "one")]
@@ -88,8 +91,8 @@ pub enum Schedule {
         #[serde(default)]
         periodic: bool,
     },
-    /// Cosines from a height down to `to`. The first starts at 1; each further one is `t_mult` times as long and `m_mult` times as high:
-    /// [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983).
+    /// Cosines from a height down to `to`. The first starts at 1; each further one is `t_mult` times as long and
+    /// `m_mult` times as high: [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983).
     CosineRestarts {
         /// Value at the end of each cosine.
         #[serde(default)]
@@ -109,8 +112,8 @@ pub enum Schedule {
         #[serde(default = "one_step")]
         warmup: u64,
     },
-    /// `1 / (1 + rate·k)`. `rate: 1` is 1/t with t = k + 1: the sum of all values diverges, and the sum of their squares does not, as
-    /// Robbins and Monro require.
+    /// `1 / (1 + rate·k)`. `rate: 1` is 1/t with t = k + 1: the sum of all values diverges, and the sum of their
+    /// squares does not, as Robbins and Monro require.
     InverseLinear {
         /// How fast it falls.
         rate: f64,
@@ -118,7 +121,8 @@ pub enum Schedule {
         #[serde(default)]
         every: Option<u64>,
     },
-    /// `d_model^−½ · min(t^−½, t·warmup^−1.5)` with t = k + 1: [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762).
+    /// `d_model^−½ · min(t^−½, t·warmup^−1.5)` with t = k + 1: [Vaswani et al.,
+    /// 2017](https://arxiv.org/abs/1706.03762).
     Noam {
         /// Width of the model.
         d_model: u64,
@@ -136,12 +140,13 @@ pub enum Schedule {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         momentum: Vec<f64>,
     },
-    /// Up to 1 in the part `up` of the steps, then down: PyTorch's `OneCycleLR` with `max_lr` 1,
-    /// [Smith and Topin, 2018](https://arxiv.org/abs/1708.07120). The defaults are PyTorch's. After `steps` the last value stays.
+    /// Up to 1 in the part `up` of the steps, then down: PyTorch's `OneCycleLR` with `max_lr` 1, [Smith and Topin,
+    /// 2018](https://arxiv.org/abs/1708.07120). The defaults are PyTorch's. After `steps` the last value stays.
     OneCycle {
         /// All steps: `total_steps`.
         steps: u64,
-        /// The part of the steps in which the rate rises, 0 to 1: `pct_start`. If `up·steps` is below 1, the rate falls from the start.
+        /// The part of the steps in which the rate rises, 0 to 1: `pct_start`. If `up·steps` is below 1, the rate falls
+        /// from the start.
         #[serde(default = "torch_up")]
         up: f64,
         /// The first value is `1/div`.
@@ -160,7 +165,8 @@ pub enum Schedule {
         #[serde(default = "torch_momentum")]
         momentum: Option<(f64, f64)>,
     },
-    /// Up from `low` to 1 and down again, in cycles: PyTorch's `CyclicLR`, [Smith, 2017](https://arxiv.org/abs/1506.01186).
+    /// Up from `low` to 1 and down again, in cycles: PyTorch's `CyclicLR`, [Smith,
+    /// 2017](https://arxiv.org/abs/1506.01186).
     Cyclic {
         /// Lowest value.
         low: f64,
@@ -186,8 +192,8 @@ pub enum Schedule {
         /// The value of each piece: one more than boundaries.
         values: Vec<f64>,
     },
-    /// One schedule after the other, each for its number of steps. Each counts its steps from 0. The last one has no end; its number
-    /// of steps means nothing.
+    /// One schedule after the other, each for its number of steps. Each counts its steps from 0. The last one has no
+    /// end; its number of steps means nothing.
     Sequence(Vec<(u64, Self)>),
     /// The product of all.
     Product(Vec<Self>),
@@ -356,85 +362,8 @@ impl Schedule {
         }
     }
 
-    /// Checks that every number is in its range.
-    ///
-    /// # Errors
-    /// [`Error::Hyperparameter`] with the first number that is not.
-    pub fn check(&self) -> Result<()> {
-        let at_least_0 = |name, x: f64| require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite");
-        let some = |name, k: u64| require((1..1 << 53).contains(&k), name, k as f64, "1 to 2^53");
-        let rising = |name, mut at: Vec<f64>| -> Result<()> {
-            let sorted = at.iter().all(|x| x.is_finite()) && at.windows(2).all(|w| w[0] <= w[1]);
-            require(sorted, name, at.pop().unwrap_or(0.0), "in rising order")
-        };
-        match self {
-            Self::Constant(value) => at_least_0("value", *value),
-            Self::Step { every, gamma } => some("every", *every).and(at_least_0("gamma", *gamma)),
-            Self::MultiStep { milestones, gamma } => {
-                rising("milestones", milestones.iter().map(|m| *m as f64).collect()).and(at_least_0("gamma", *gamma))
-            }
-            Self::Exponential { gamma, every } => {
-                require(*every > 0.0 && every.is_finite(), "every", *every, "above 0")?;
-                at_least_0("gamma", *gamma)
-            }
-            Self::Polynomial { from, to, steps, power, .. } => at_least_0("from", *from)
-                .and(at_least_0("to", *to))
-                .and(some("steps", *steps))
-                .and(at_least_0("power", *power)),
-            Self::Cosine { from, to, steps, exponent, .. } => at_least_0("from", *from)
-                .and(at_least_0("to", *to))
-                .and(some("steps", *steps))
-                .and(at_least_0("exponent", *exponent)),
-            Self::CosineRestarts { to, steps, t_mult, m_mult } => {
-                require(*t_mult >= 1.0 && t_mult.is_finite(), "t_mult", *t_mult, "1 or more")?;
-                at_least_0("to", *to).and(some("steps", *steps)).and(at_least_0("m_mult", *m_mult))
-            }
-            Self::InverseSqrt { warmup } => some("warmup", *warmup),
-            Self::InverseLinear { rate, every } => at_least_0("rate", *rate).and(some("every", every.unwrap_or(1))),
-            Self::Noam { d_model, warmup } => some("d_model", *d_model).and(some("warmup", *warmup)),
-            Self::Ramps { points, momentum, .. } => {
-                require(!points.is_empty(), "points", 0.0, "one point or more")?;
-                let momenta = momentum.is_empty() || momentum.len() == points.len();
-                require(momenta, "momentum", momentum.len() as f64, "as many as points, or none")?;
-                points.iter().try_for_each(|p| at_least_0("points", p.1))?;
-                let below_1 = |x: &f64| require((0.0..1.0).contains(x), "momentum", *x, "0 to below 1");
-                momentum.iter().try_for_each(below_1)?;
-                rising("points", points.iter().map(|p| p.0).collect())
-            }
-            Self::OneCycle { steps, up, div, final_div, momentum, .. } => {
-                let (low, high) = momentum.unwrap_or((0.0, 0.0));
-                some("steps", *steps)?;
-                require((0.0..=1.0).contains(up), "up", *up, "0 to 1")?;
-                let divides = |x: f64, by: f64| x > 0.0 && x.is_finite() && (1.0 / by).is_finite();
-                require(divides(*div, *div), "div", *div, "above 0, and finite")?;
-                require(divides(*final_div, div * final_div), "final_div", *final_div, "above 0, and finite")?;
-                let below_1 = (0.0..1.0).contains(&low) && (0.0..1.0).contains(&high);
-                require(below_1, "momentum", low.max(high), "0 to below 1")
-            }
-            Self::Cyclic { low, up, down, per_cycle, per_step, momentum } => {
-                let (a, b) = momentum.unwrap_or((0.0, 0.0));
-                at_least_0("low", *low).and(some("up", *up)).and(some("down", *down))?;
-                at_least_0("per_cycle", *per_cycle).and(at_least_0("per_step", *per_step))?;
-                let shrinking = momentum.is_none() || per_cycle.max(*per_step) <= 1.0;
-                require(shrinking, "per_cycle", per_cycle.max(*per_step), "at most 1 where the momentum is cycled")?;
-                require((0.0..1.0).contains(&a) && (0.0..1.0).contains(&b), "momentum", a.max(b), "0 to below 1")
-            }
-            Self::Piecewise { boundaries, values } => {
-                let one_more = values.len() == boundaries.len() + 1;
-                require(one_more, "values", values.len() as f64, "one more than boundaries")?;
-                values.iter().try_for_each(|x| at_least_0("values", *x))?;
-                rising("boundaries", boundaries.iter().map(|b| *b as f64).collect())
-            }
-            Self::Sequence(parts) => {
-                require(!parts.is_empty(), "sequence", 0.0, "one schedule or more")?;
-                parts.iter().try_for_each(|(_, schedule)| schedule.check())
-            }
-            Self::Product(schedules) => schedules.iter().try_for_each(Self::check),
-        }
-    }
-
-    /// Reads a schedule from text: the name of a variant or constructor with its arguments, by position or by name. A schedule that
-    /// serde writes as [RON](https://docs.rs/ron) reads back.
+    /// Reads a schedule from text: the name of a variant or constructor with its arguments, by position or by name. A
+    /// schedule that serde writes as [RON](https://docs.rs/ron) reads back.
     ///
     /// ```
     /// use wgpu_optim::Schedule;
@@ -449,8 +378,8 @@ impl Schedule {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Schedule`] with line, column and an example; for an unknown word it lists the words. [`Error::Hyperparameter`] for a
-    /// value outside its range.
+    /// [`Error::Schedule`] with line, column and an example; for an unknown word it lists the words.
+    /// [`Error::Hyperparameter`] for a value outside its range.
     pub fn parse(text: &str) -> Result<Self> {
         let parsed = text::parse(text).map_err(|reason| Error::Schedule { text: text.into(), reason })?;
         parsed.check()?;
@@ -511,7 +440,8 @@ fn between((start, from): (f64, f64), (end, to): (f64, f64), cosine: bool, t: f6
     from + (to - from) * way
 }
 
-/// The value at k of the first phase that has not ended, as PyTorch computes it. A phase may end before step 0 or behind the last step.
+/// The value at k of the first phase that has not ended, as PyTorch computes it. A phase may end before step 0 or
+/// behind the last step.
 fn one_cycle(
     k: u64,
     (steps, up): (u64, f64),

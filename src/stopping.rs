@@ -27,8 +27,9 @@ impl Mode {
     /// Whether `metric` beats `best`. What is not finite beats nothing.
     fn beats(self, metric: f64, best: Option<f64>, threshold: Threshold) -> bool {
         let Some(best) = best else { return metric.is_finite() };
-        // PyTorch takes `best·(1 − part)` for negative metrics too, so that a relative threshold demands less than nothing of them:
-        // https://github.com/pytorch/pytorch/issues/47513. Here the margin is `part·|best|`; positive metrics round as PyTorch's.
+        // PyTorch takes `best·(1 − part)` for negative metrics too, so that a relative threshold demands less than
+        // nothing of them: https://github.com/pytorch/pytorch/issues/47513. Here the margin is `part·|best|`; positive
+        // metrics round as PyTorch's.
         let signed = |part: f64| part * best.signum();
         let better = match (self, threshold) {
             (Self::Min, Threshold::Relative(part)) => metric < best * (1.0 - signed(part)),
@@ -42,9 +43,10 @@ impl Mode {
 
 /// Lowers the learning rate when a metric has stopped getting better: PyTorch's `ReduceLROnPlateau`, with its defaults.
 ///
-/// A relative threshold is a part of the best metric's magnitude: the next metric must be below `best − |best|·threshold`, or above
-/// `best + |best|·threshold` for [`Mode::Max`]. PyTorch leaves the magnitude out, and never lowers the rate of a negative metric
-/// ([pytorch#47513](https://github.com/pytorch/pytorch/issues/47513)). Save it with serde to go on later.
+/// A relative threshold is a part of the best metric's magnitude: the next metric must be below `best −
+/// |best|·threshold`, or above `best + |best|·threshold` for [`Mode::Max`]. PyTorch leaves the magnitude out, and never
+/// lowers the rate of a negative metric ([pytorch#47513](https://github.com/pytorch/pytorch/issues/47513)). Save it
+/// with serde to go on later.
 ///
 /// ```
 /// use wgpu_optim::ReduceOnPlateau;
@@ -79,7 +81,8 @@ pub struct ReduceOnPlateau {
 }
 
 impl ReduceOnPlateau {
-    /// Starts at this rate, with PyTorch's defaults: mode min, factor 0.1, patience 10, threshold 1e-4 relative, no cool-down, eps 1e-8.
+    /// Starts at this rate, with PyTorch's defaults: mode min, factor 0.1, patience 10, threshold 1e-4 relative, no
+    /// cool-down, eps 1e-8.
     pub fn new(lr: f64) -> Self {
         Self {
             mode: Mode::Min,

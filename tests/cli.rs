@@ -61,7 +61,7 @@ fn golden() -> serde_json::Map<String, Value> {
 
 #[test]
 fn every_golden_file_passes_on_every_device() {
-    let output = run(&["check", "--json"]);
+    let output = run(&["check", "--json", "--all-adapters"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     let verdicts = rows(&output);
     let count = |verdict: &str| verdicts.iter().filter(|row| row["verdict"] == verdict).count();
@@ -170,13 +170,36 @@ fn bench_prints_a_row_a_rule() {
             assert_eq!(row["dispatches"], dispatches, "{row}");
         }
     }
-    // Without a subcommand the same, as a table.
+    // Without a subcommand it is `bench` too, with a table.
     let output = run(&["--rules", "sgd", "--sizes", "1000"]);
     let said = text(&output.stdout);
     assert!(said.contains("of copy") && said.lines().any(|line| line.contains("| sgd")), "{said}");
     for wrong in [["--rules", "adamm"], ["--shapes", "0"], ["--shapes", "2^77"], ["--memory", "moon"]] {
         assert!(!run(&["bench", wrong[0], wrong[1]]).status.success());
     }
+}
+
+/// The first command of a newcomer: what will happen, ten rules on each device once, and what came out.
+#[test]
+fn bench_leads_with_ten_rules_and_ends_with_a_verdict() {
+    let output = run(&["--sizes", "1000"]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.starts_with("10 rules, 1000 parameters, on the CPU"), "{said}");
+    let rules = said.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule")).count();
+    let mut devices: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("GPU: ")).collect();
+    assert_eq!(rules, 10 * (1 + devices.len()), "{said}");
+    // Without the backend, which stands last.
+    devices.iter_mut().for_each(|name| *name = name.split(". Medians").next().unwrap().rsplit_once(" (").unwrap().0);
+    let names = devices.len();
+    devices.sort();
+    devices.dedup();
+    assert_eq!(devices.len(), names, "a device twice: {said}");
+    let verdict = |part: &str| said.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(verdict("10 of 10 agree with the CPU on "), names, "{said}");
+    assert_eq!(verdict("write by hand takes "), names, "{said}");
+    assert_eq!(verdict("Adam runs at this part of the speed of a plain copy"), 1, "{said}");
+    assert!(said.trim_end().lines().last().unwrap().starts_with("Next: `"), "{said}");
 }
 
 #[test]
@@ -237,6 +260,8 @@ fn info_and_shader_show_what_there_is() {
     for row in rows(&output) {
         assert!(row["max_buffer_size"].as_u64().is_some_and(|size| size > 0), "{row}");
     }
+    let (said, adapters) = (text(&run(&["info"]).stdout), rows(&output).len());
+    assert_eq!(said.matches("takes several dispatches").count(), adapters, "{said}");
     let output = run(&["shader", "amsgrad"]);
     let said = text(&output.stdout);
     assert!(said.contains("max_exp_avg_sq[i] = s.max_exp_avg_sq;") && said.contains("AMSGRAD = true"), "{said}");
@@ -276,6 +301,18 @@ fn schedule_prints_and_draws() {
     assert!(drawn.starts_with("<svg") && drawn.contains("learning rate") && drawn.contains("<polyline"), "{drawn}");
     let output = run(&["schedule", "cosine(stps: 1)"]);
     assert!(!output.status.success() && text(&output.stderr).contains("1:8"), "{}", text(&output.stderr));
+    for (wrong, said) in [("cosine", "for example `cosine(1000)`"), ("cosin(1)", "there are constant, step, ")] {
+        let output = run(&["schedule", wrong]);
+        let stderr = text(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(said), "{stderr}");
+        assert!(stderr.contains("A whole command: wgpu-optim schedule 'cosine(1000)"), "{stderr}");
+    }
+    for right in
+        ["cosine(10_000).warmup(500)", "one_cycle(1000)", "robbins_monro", "warmup_stable_decay(10, 80, 10, 0)"]
+    {
+        let output = run(&["schedule", right, "--steps", "3", "--json"]);
+        assert_eq!(text(&output.stdout).lines().count(), 3, "{right}: {}", text(&output.stderr));
+    }
 }
 
 /// An example that `cargo test` has built beside this test.
@@ -408,7 +445,7 @@ fn mnist_compares_sweeps_and_resumes() {
         &["--l2", "0.01"],
         &["--ema", "0.99"],
         &["--clip", "0.1"],
-        &["--schedule", "linear"],
+        &["--schedule", "linear(1, 0.1, 100).warmup(20)"],
         &["--batch-norm"],
         &["--hidden", "64,32"],
     ];
@@ -422,18 +459,8 @@ fn mnist_compares_sweeps_and_resumes() {
     assert!(said.contains("diverges") && percent(&said) > 85.0, "{said}");
     // In two parts as in one, with a schedule, an average, clipping and running statistics.
     let file = at("run.safetensors");
-    let all = [
-        "--schedule",
-        "cosine(steps: 375)",
-        "--ema",
-        "0.98",
-        "--clip",
-        "1",
-        "--hidden",
-        "48,32",
-        "--batch-norm",
-        "--epochs",
-    ];
+    let all =
+        ["--schedule", "cosine(375)", "--ema", "0.98", "--clip", "1", "--hidden", "48,32", "--batch-norm", "--epochs"];
     let whole = percent(&run(&[&all[..], &["3"]].concat()));
     let first = percent(&run(&[&all[..], &["1", "--resume", &file]].concat()));
     let said = run(&[&all[..], &["3", "--resume", &file]].concat());

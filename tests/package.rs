@@ -81,6 +81,22 @@ fn no_crate_is_built_twice() {
     assert!(counts.eq(MORE), "{versions:?}");
 }
 
+/// The binary's dependencies are not those of who writes `cargo add wgpu-optim`.
+#[test]
+fn the_library_alone_is_the_default() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--package", "wgpu-optim"]);
+    let output = cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names: HashSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("wgpu"), "{tree}");
+    for name in ["clap", "comfy-table", "env_logger", "epaint_default_fonts", "flate2", "indicatif", "plotters", "ron"]
+    {
+        assert!(!names.contains(name), "{name}");
+    }
+}
+
 #[test]
 fn threads_may_share_everything() {
     fn shared<T: Send + Sync>() {}

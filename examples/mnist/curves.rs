@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use plotters::coord::Shift;
+use plotters::coord::combinators::WithKeyPoints;
 use plotters::prelude::*;
 
 use crate::plot::{Outcome, Picture, colour};
@@ -34,6 +35,21 @@ impl Curves<'_> {
     }
 }
 
+/// A logarithmic axis with some labels, however short: at powers of ten, also at 2 and 5 times them, or between.
+fn logarithmic(low: f64, high: f64) -> WithKeyPoints<LogCoord<f64>> {
+    let tenths: Vec<_> = (10..100).map(|tenth| f64::from(tenth) / 10.0).collect();
+    let ones: Vec<_> = (1..10).map(f64::from).collect();
+    let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let labels = |factors: &[f64]| -> Vec<f64> {
+        let all = decades.clone().flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
+        all.filter(|label| (low..=high).contains(label)).collect()
+    };
+    let mut candidates = [&[1.0][..], &[1.0, 2.0, 5.0], &ones, &tenths].map(labels).into_iter();
+    let enough = candidates.find(|labels| labels.len() >= 3).unwrap_or_else(|| vec![low, high]);
+    let every = enough.len().div_ceil(10);
+    (low..high).log_scale().with_key_points(enough.into_iter().step_by(every).collect())
+}
+
 impl Picture for Curves<'_> {
     fn size(&self) -> (u32, u32) {
         (1040, 420)
@@ -61,9 +77,9 @@ impl Picture for Curves<'_> {
             .margin(8)
             .x_label_area_size(34)
             .y_label_area_size(48)
-            .build_cartesian_2d(0.0..epochs, (low..high).log_scale())?;
-        let short = |loss: &f64| format!("{}", (loss * 1e4).round() / 1e4);
-        chart.configure_mesh().x_desc("epoch").light_line_style(WHITE).y_labels(6).y_label_formatter(&short).draw()?;
+            .build_cartesian_2d(0.0..epochs, logarithmic(low, high))?;
+        let short = |loss: &f64| format!("{}", format!("{loss:.2e}").parse().unwrap_or(*loss));
+        chart.configure_mesh().x_desc("epoch").light_line_style(WHITE).y_label_formatter(&short).draw()?;
         for (k, curve) in self.0.iter().enumerate() {
             let line = self.colour(k);
             let points = curve.losses.iter().map(|&(epoch, loss)| (epoch, loss.clamp(low, high)));

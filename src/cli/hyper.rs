@@ -1,13 +1,13 @@
-//! A golden file's hyperparameters: none is passed over in silence.
+//! The hyperparameters of a golden file. None is ignored in silence.
 
 use serde_json::Value;
 
 use super::golden::Case;
 
-/// Why a case is not for us, with the key.
+/// Why a case is skipped, with the key.
 pub(crate) type Skip = String;
 
-/// A case's hyperparameters, each to be read or to be found neutral.
+/// The hyperparameters of a case. Each must be read, or have a value that changes nothing.
 pub(crate) struct Hyper<'a> {
     pub(crate) case: &'a Case,
     pub(crate) read: Vec<&'static str>,
@@ -48,7 +48,7 @@ impl<'a> Hyper<'a> {
         number(0).zip(number(1)).ok_or_else(|| format!("`{key}` is not a pair"))
     }
 
-    /// Every key must have been read, or be one of these at the value that changes nothing.
+    /// Fails for a key that was neither read nor has the neutral value given here.
     pub(crate) fn finish(&self, neutral: &[(&str, Value)]) -> Result<(), Skip> {
         for (key, value) in &self.case.hyper {
             let is_neutral = |&(name, ref at): &(&str, Value)| name == key && equal(at, value);

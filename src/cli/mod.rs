@@ -36,8 +36,9 @@ pub(crate) struct Adapters {
 
 /// The adapters that were asked for, each with a device.
 ///
-/// No adapter on the machine is no error: a line says how to get one. An adapter that refuses its device is left out with a line that
-/// says so, as NVIDIA's GL without a display does. It is an error if all refuse, or if no adapter has the name that was asked for.
+/// No adapter on the machine is no error: a line says how to get one. An adapter that refuses its device is left out
+/// with a line that says so, as NVIDIA's GL without a display does. It is an error if all refuse, or if no adapter has
+/// the name that was asked for.
 fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
     if name.as_deref() == Some("none") {
         return Ok(Vec::new());
@@ -83,7 +84,8 @@ fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gp
     }
 }
 
-/// Whether two adapters are one device, seen through two backends. Two devices of one kind differ by nothing but their backend's list.
+/// Whether two adapters are one device, seen through two backends. Two devices of one kind differ by nothing but their
+/// backend's list.
 fn same_device(a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo) -> bool {
     if a.backend == b.backend {
         return false;

@@ -1,4 +1,4 @@
-//! From a golden schedule file to our [`Schedule`], or to the reason why there is none; and `wgpu-optim schedule`.
+//! `wgpu-optim schedule`, and the [`Schedule`] of a golden file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use comfy_table::{Table, presets};
 use plotters::prelude::*;
 use serde_json::{Map, Value, json};
-use wgpu_optim::{Mode, ReduceOnPlateau, Schedule, Threshold};
+use wgpu_optim::{Error, Mode, ReduceOnPlateau, Schedule, Threshold};
 
 use super::{Outcome, say};
 
-/// What a file's rates are compared with: a base rate and a schedule, or a plateau.
+/// What a golden file's rates are compared with: a base rate and a schedule, or a plateau.
 pub(crate) enum Rates {
     Schedule(f64, Schedule),
     Plateau(ReduceOnPlateau),
@@ -18,7 +18,7 @@ pub(crate) enum Rates {
 
 type Skip = String;
 
-/// The hyperparameters of one file; each must be read.
+/// The hyperparameters of a file, and those that were read: each must be.
 struct Hyper<'a>(&'a Map<String, Value>, Vec<&'static str>);
 
 impl Hyper<'_> {
@@ -45,7 +45,7 @@ impl Hyper<'_> {
         let numbers = self.value(key).as_array().and_then(|v| v.iter().map(Value::as_f64).collect());
         numbers.ok_or_else(|| format!("`{key}` is not a list of numbers"))
     }
-    /// optax' boundaries and scales as points: (boundary, value), from `init` on.
+    /// The boundaries and scales of optax as points (boundary, value), from `init` on.
     fn scales(&mut self, init: f64) -> Result<Vec<(f64, f64)>, Skip> {
         let scales = self.value("boundaries_and_scales").as_object().ok_or("`boundaries_and_scales` is not a map")?;
         let pair = |(at, scale): (&String, &Value)| at.parse::<f64>().ok().zip(scale.as_f64());
@@ -60,7 +60,7 @@ impl Hyper<'_> {
     }
 }
 
-/// The rates of a file, by its scheduler and hyperparameters.
+/// The rates of a golden file, from its scheduler and hyperparameters.
 pub(crate) fn rates(scheduler: &str, hyper: &Map<String, Value>) -> Result<Rates, Skip> {
     let mut h = Hyper(hyper, Vec::new());
     let rates = named(scheduler, &mut h)?;
@@ -264,7 +264,7 @@ fn torch(scheduler: &str, h: &mut Hyper<'_>) -> Result<Rates, Skip> {
     Ok(Rates::Schedule(base, schedule))
 }
 
-/// torch's schedulers without a rate of their own.
+/// PyTorch's schedulers without a rate of their own.
 fn simple(scheduler: &str, h: &mut Hyper<'_>) -> Result<Schedule, Skip> {
     Ok(match scheduler {
         "ConstantLR" => {
@@ -320,7 +320,7 @@ fn delayed(begin: u64, schedule: Schedule) -> Schedule {
     Schedule::Sequence(vec![(begin, Schedule::Constant(1.0)), (0, schedule)])
 }
 
-/// optax' line from `init_value` to `peak_value`, then a cosine to `end_value`, `decay_steps` in all.
+/// The warm-up of optax: a line from `init_value` to `peak_value`, then a cosine to `end_value`, `decay_steps` in all.
 fn warmup_cosine(h: &mut Hyper<'_>) -> Result<Schedule, Skip> {
     let (from, peak) = (h.number("init_value")?, h.number("peak_value")?);
     let (warmup, steps) = (h.steps("warmup_steps")?, h.steps("decay_steps")?);
@@ -331,25 +331,31 @@ fn warmup_cosine(h: &mut Hyper<'_>) -> Result<Schedule, Skip> {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The schedule in RON: `cosine(steps: 1000)`, `step(every: 30, gamma: 0.1)`,
-    /// `sequence([(100, polynomial(from: 0.01, to: 1.0, steps: 100)), (0, cosine(steps: 900))])`.
+    /// The schedule as in Rust: `cosine(1000).warmup(100)`, `one_cycle(1000)`, `step(every: 30, gamma: 0.1)`,
+    /// `sequence([(100, linear(0.1, 1, 100)), (0, cosine(900))])`. An unknown word lists all.
+    #[arg(value_name = "SCHEDULE")]
     spec: String,
-    /// The base rate that it multiplies.
+    /// The learning rate that it multiplies.
     #[arg(long, default_value_t = 1.0)]
     lr: f64,
     /// How many steps to show.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     steps: u64,
-    /// Draw it.
+    /// Draw it into this file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// One JSON object a step, of all steps.
+    /// One JSON object for each step instead of a table.
     #[arg(long)]
     json: bool,
 }
 
+const EXAMPLE: &str = "wgpu-optim schedule 'cosine(1000).warmup(100)' --lr 0.001 --steps 1100 --plot lr.svg";
+
 pub(crate) fn run(args: &Args) -> Outcome {
-    let schedule = Schedule::parse(&args.spec)?;
+    let schedule = Schedule::parse(&args.spec).map_err(|e| match e {
+        Error::Schedule { .. } => format!("{e}\nA whole command: {EXAMPLE}"),
+        out_of_range => out_of_range.to_string(),
+    })?;
     let rate = |k| args.lr * schedule.at(k);
     if let Some(file) = &args.plot {
         plot(file, args.steps, &rate).map_err(|e| format!("{}: {e}", file.display()))?;

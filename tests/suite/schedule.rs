@@ -271,7 +271,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                 ("warmup_stable_decay(10, 70, 20, 0.1)", Schedule::warmup_stable_decay(10, 70, 20, 0.1)),
                 ("one_cycle(100, 0.25, 10, 1e3, false, true, [0.8, 0.9])", one_cycle.clone()),
                 (
-                    "one_cycle(100, 0.25, div: 10, final_div: 1e3, cosine: false, three_phase: true, momentum: (0.8, 0.9))",
+                    "one_cycle(100, 0.25, 10, final_div: 1e3, cosine: false, three_phase: true, momentum: (0.8, 0.9))",
                     one_cycle,
                 ),
                 ("inverse_sqrt(4)", Schedule::InverseSqrt { warmup: 4 }),
@@ -293,7 +293,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// PyTorch 2.11's `OneCycleLR` with `max_lr` 1 where a phase ends before step 0 or behind the last step: rate and momentum of each step.
+/// PyTorch 2.11's `OneCycleLR` with `max_lr` 1 where a phase ends before step 0 or behind the last step: rate and
+/// momentum of each step.
 fn one_cycle_is_torchs() -> Result<(), Failed> {
     type Case<'a> = ((u64, f64, bool, bool), &'a [(f64, f64)]);
     let cases: [Case<'_>; 8] = [
@@ -398,7 +399,8 @@ fn one_cycle_is_torchs() -> Result<(), Failed> {
     ensure(Schedule::one_cycle(10, 0.1, 25.0, 1e4, true, false, [0.85, 0.95]).at(0) == 1.0, "a rise of no length")
 }
 
-/// What each constructor makes of good arguments passes its check and is a factor at every step; of bad ones, the check names one.
+/// What each constructor makes of good arguments passes its check and is a factor at every step; of bad ones, the check
+/// names one.
 fn constructors_pass_their_check() -> Result<(), Failed> {
     const NUMBERS: [f64; 9] = [0.0, 1e-3, 0.3, 0.6, 1.0, 25.0, -0.1, f64::NAN, f64::INFINITY];
     const STEPS: [u64; 8] = [0, 1, 2, 3, 10, 1000, (1 << 53) - 1, u64::MAX];

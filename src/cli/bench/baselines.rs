@@ -85,7 +85,8 @@ fn tensors(gpu: &Gpu, lens: &[usize]) -> Vec<Tensor> {
     lens.iter().map(of).collect()
 }
 
-/// As in tutorials and repositories: one f32 for each thread, `pow` in the shader, a new uniform buffer and a submission for each tensor.
+/// As in tutorials and repositories: one f32 for each thread, `pow` in the shader, a new uniform buffer and a
+/// submission for each tensor.
 const BY_HAND: &str = "
 struct Uniforms { lr: f32, beta1: f32, beta2: f32, eps: f32, t: f32 }
 @group(0) @binding(0) var<uniform> u: Uniforms;
@@ -147,7 +148,8 @@ impl ByHand {
     }
 }
 
-/// The operations of unfused Adam: the buffers (0 parameter, 1 gradient, 2 and 3 moments, 4 temporary), and what happens to the first.
+/// The operations of unfused Adam: the buffers (0 parameter, 1 gradient, 2 and 3 moments, 4 temporary), and what
+/// happens to the first.
 const OPERATIONS: [(&[usize], &str); 7] = [
     (&[2, 1], "a[i] += 0.1 * (b[i] - a[i]);"),
     (&[3], "a[i] *= 0.999;"),

@@ -1,4 +1,5 @@
-//! Times: by the device's timestamps where it has them, else by the host's clock. Results are medians of rounds in turn.
+//! Times: by the device's timestamps where it has them, else by the host's clock. Results are medians of rounds in
+//! turn.
 
 use std::time::{Duration, Instant};
 
@@ -113,7 +114,8 @@ pub(crate) struct Pair {
     pub(crate) ms: [f64; 2],
     /// The second time over the first: the median of all rounds.
     pub(crate) ratio: f64,
-    /// How far off the ratio may be. The larger of its standard error and of |r − 1|, where r is the same ratio of the first to itself.
+    /// How far off the ratio may be. The larger of its standard error and of |r − 1|, where r is the same ratio of the
+    /// first to itself.
     pub(crate) noise: f64,
     pub(crate) rounds: usize,
 }

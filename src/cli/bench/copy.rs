@@ -9,8 +9,8 @@ use super::clock::checked;
 /// Elements that a thread takes at a time, as in the CPU path.
 const CHUNK: usize = 1 << 14;
 
-/// On a GPU: a kernel with the reads and writes of a rule with `slots` states, one vec4 for each thread. It moves each value one buffer
-/// further. A `min` keeps the compiler from dropping a load.
+/// On a GPU: a kernel with the reads and writes of a rule with `slots` states, one vec4 for each thread. It moves each
+/// value one buffer further. A `min` keeps the compiler from dropping a load.
 pub(crate) struct GpuCopy {
     parts: Vec<(wgpu::BindGroup, u32)>,
     kernel: Kernel,

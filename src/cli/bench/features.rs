@@ -87,7 +87,7 @@ pub(crate) fn json(row: &Row) -> String {
 pub(crate) fn print(rows: &[Row]) {
     say(
         None,
-        "What features cost beside plain Adam (`again` is plain Adam too): by the host's clock, medians of rounds in turn",
+        "What features cost beside plain Adam (`again` is plain Adam too): host's clock, medians of rounds in turn",
     );
     let cells = |Row { adapter, len, feature, bytes, pair }: &Row| {
         vec![

@@ -1,5 +1,5 @@
-//! `wgpu-optim bench`: rules on the CPU and on adapters. Each is compared with the CPU, then timed in turn with a copy of the same
-//! memory traffic. A verdict in words follows.
+//! `wgpu-optim bench`: rules on the CPU and on adapters. Each is compared with the CPU, then timed in turn with a copy
+//! of the same memory traffic. A verdict in words follows.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,8 @@ pub(crate) struct Args {
     /// Rules to run, separated by commas, or `all`; default: ten that people use. A wrong name lists them.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     rules: Vec<String>,
-    /// Tensors to step: one of a length (1000000, 2^20), several of one length (200x4096), gpt2 (148 tensors), resnet50 (161 tensors).
+    /// Tensors to step: one of a length (1000000, 2^20), several of one length (200x4096), gpt2 (148 tensors), resnet50
+    /// (161 tensors).
     #[arg(long, alias = "sizes", value_delimiter = ',', value_name = "SHAPE,…", default_value = "2^20")]
     shapes: Vec<Shape>,
     /// Where the tensors are.
@@ -38,7 +39,8 @@ pub(crate) struct Args {
     memory: Vec<Memory>,
     #[command(flatten)]
     adapters: Adapters,
-    /// Also time what people use instead of our Adam: the kernel that they write by hand, one kernel for each operation, one CPU thread.
+    /// Also time what people use instead of our Adam: the kernel that they write by hand, one kernel for each
+    /// operation, one CPU thread.
     #[arg(long)]
     baselines: bool,
     /// Also time clipping, loss scaling and averaging against plain Adam.
@@ -76,7 +78,8 @@ impl Args {
     }
 }
 
-/// The largest allowed difference between CPU and GPU after the compared steps, as a part of each parameter's magnitude.
+/// The largest allowed difference between CPU and GPU after the compared steps, as a part of each parameter's
+/// magnitude.
 const TOLERANCE: f64 = 5e-6;
 /// Steps before CPU and GPU are compared.
 const COMPARED: usize = 3;

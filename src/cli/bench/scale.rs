@@ -16,7 +16,8 @@ pub(super) fn device_bytes(gpu: &Gpu) -> Result<Option<u64>, Error> {
     Ok(u64::try_from(bytes).ok().filter(|&bytes| bytes > 0))
 }
 
-/// Milliseconds from no device to the end of Adam's first step, the part of the device in it, and those of a second optimizer.
+/// Milliseconds from no device to the end of Adam's first step, the part of the device in it, and those of a second
+/// optimizer.
 fn start(like: &Gpu) -> Result<[f64; 3], Error> {
     let begin = Instant::now();
     let since = |begin: Instant| begin.elapsed().as_secs_f64() * 1e3;
@@ -52,7 +53,11 @@ pub(super) fn startup(gpus: &[Gpu], as_json: bool) -> Result<(), Error> {
         match as_json {
             true => {
                 let row = json!({
-                    "startup": gpu.name(), "ms": whole, "device_ms": device, "first_step_ms": kernels, "second_optimizer_ms": second,
+                    "startup": gpu.name(),
+                    "ms": whole,
+                    "device_ms": device,
+                    "first_step_ms": kernels,
+                    "second_optimizer_ms": second,
                 });
                 say(None, &row.to_string());
             }
@@ -62,7 +67,7 @@ pub(super) fn startup(gpus: &[Gpu], as_json: bool) -> Result<(), Error> {
     if !rows.is_empty() {
         say(
             None,
-            "From no device to the end of Adam's first step, and from there to the first step of a second optimizer (medians of 5)",
+            "From no device to the end of Adam's first step; then a second optimizer to its first step (medians of 5)",
         );
         table(&["device", "all", "adapter and device", "optimizer and step", "second optimizer"], 1, rows);
     }

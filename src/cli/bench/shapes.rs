@@ -64,7 +64,8 @@ fn gpt2() -> Vec<usize> {
     lens
 }
 
-/// ResNet-50: convolutions without bias, each with the weight and bias of a batch norm, in stages of 3, 4, 6 and 3 bottlenecks.
+/// ResNet-50: convolutions without bias, each with the weight and bias of a batch norm, in stages of 3, 4, 6 and 3
+/// bottlenecks.
 fn resnet50() -> Vec<usize> {
     let mut lens = Vec::new();
     let mut convolution = |inputs: usize, outputs: usize, size: usize| {

@@ -40,7 +40,9 @@ pub(super) fn print(rows: &[Row], baselines: &[Baseline], gpus: &[Gpu], overview
              every variant; `{program} help` lists the rest."
         ));
     }
-    say(None, "");
+    if !lines.is_empty() {
+        say(None, "");
+    }
     lines.iter().for_each(|line| say(None, line));
 }
 
