@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Some(directory) => Golden::open(directory)?,
         None => Golden::embedded()?,
     };
-    let gpus = devices(&args.adapters)?;
+    let gpus = devices(&args.adapters)?.said();
     let cpu = |name: &str, f64| Engine { name: name.into(), device: Device::Cpu, f64 };
     let mut engines = vec![cpu("CPU f64", true), cpu("CPU f32", false)];
     engines.extend(gpus.iter().map(|gpu| Engine { name: gpu.name(), device: gpu.into(), f64: false }));

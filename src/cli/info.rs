@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             };
             table.add_row([key.to_owned(), text, meaning]);
         }
-        say(None, &format!("{table}\n"));
+        say(None, &(table.trim_fmt() + "\n"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@ pub(crate) mod schedules;
 pub(crate) mod solve;
 mod solvers;
 
-/// Whatever went wrong, as the user will read it.
+/// An exit code, or an error as the user reads it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
 
 /// Which adapters to use.
@@ -34,20 +34,34 @@ pub(crate) struct Adapters {
     all_adapters: bool,
 }
 
+/// The devices to use, and lines about those that are left out.
+struct Devices {
+    gpus: Vec<Gpu>,
+    left_out: Vec<String>,
+}
+
+impl Devices {
+    /// Says what is left out.
+    fn said(self) -> Vec<Gpu> {
+        self.left_out.iter().for_each(|line| eprintln!("{line}"));
+        self.gpus
+    }
+}
+
 /// The adapters that were asked for, each with a device.
 ///
 /// No adapter on the machine is no error: a line says how to get one. An adapter that refuses its device is left out
 /// with a line that says so, as NVIDIA's GL without a display does. It is an error if all refuse, or if no adapter has
 /// the name that was asked for.
-fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gpu>, Box<dyn std::error::Error>> {
+fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Devices, Box<dyn std::error::Error>> {
+    let none = |left_out| Ok(Devices { gpus: Vec::new(), left_out });
     if name.as_deref() == Some("none") {
-        return Ok(Vec::new());
+        return none(Vec::new());
     }
     let mut adapters = match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => adapters,
         Err(e) if name.is_none() => {
-            eprintln!("On the CPU alone: {e}. {GET_ADAPTER}");
-            return Ok(Vec::new());
+            return none(vec![format!("On the CPU alone: {e}. {GET_ADAPTER}")]);
         }
         Err(e) => return Err(e.into()),
     };
@@ -59,12 +73,13 @@ fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gp
         let names: Vec<_> = adapters.iter().map(full_name).collect();
         return Err(format!("no adapter's name contains {wanted:?}; there are {}", names.join(", ")).into());
     }
-    let (mut gpus, mut shown, mut refused) = (Vec::new(), Vec::<&wgpu::Adapter>::new(), None);
+    let (mut gpus, mut left_out, mut refused) = (Vec::new(), Vec::new(), None);
+    let mut shown: Vec<&wgpu::Adapter> = Vec::new();
     for adapter in chosen {
         let twin = shown.iter().find(|first| same_device(&first.get_info(), &adapter.get_info()));
         if let Some(first) = twin.filter(|_| name.is_none() && !all_adapters) {
-            let (twin, first) = (full_name(adapter), full_name(first));
-            eprintln!("Without {twin}, the same device as {first}; --all-adapters takes both.");
+            let (name, backend) = (full_name(first), adapter.get_info().backend);
+            left_out.push(format!("{name} is there through {backend} too; --all-adapters runs both."));
             continue;
         }
         match pollster::block_on(Gpu::from_adapter(adapter)) {
@@ -73,14 +88,14 @@ fn devices(Adapters { adapter: name, all_adapters }: &Adapters) -> Result<Vec<Gp
                 shown.push(adapter);
             }
             Err(e) => {
-                eprintln!("Without {}: {e}", full_name(adapter));
+                left_out.push(format!("Without {}: {e}", full_name(adapter)));
                 refused = Some(e);
             }
         }
     }
     match refused {
         Some(e) if gpus.is_empty() => Err(e.into()),
-        _ => Ok(gpus),
+        _ => Ok(Devices { gpus, left_out }),
     }
 }
 

@@ -369,8 +369,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["step", "lr", "momentum"]);
-    let every = args.steps.div_ceil(20);
-    for k in (0..args.steps).step_by(every as usize).chain([args.steps - 1]) {
+    let (every, last) = (args.steps.div_ceil(20), args.steps - 1);
+    for k in (0..last).step_by(every as usize).chain([last]) {
         let momentum = schedule.momentum(k).map_or("–".into(), |m| format!("{m:.4}"));
         table.add_row([k.to_string(), format!("{:.6e}", rate(k)), momentum]);
     }

@@ -142,10 +142,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if args.plot.is_some() && args.shapes.iter().all(|shape| shape.lens.len() != 1) {
         return Err("--plot draws shapes of one tensor, for example --shapes 2^10,2^14,2^20,2^24".into());
     }
-    let gpus = devices(&args.adapters)?;
+    let devices = devices(&args.adapters)?;
     if !args.json {
-        verdict::announce(chosen.len(), &args.shapes, &gpus);
+        verdict::announce(chosen.len(), &args.shapes, &devices.gpus);
     }
+    let gpus = devices.said();
     let bar = (!args.json).then(|| progress(chosen.len() * args.shapes.len() * args.memory.len() * (1 + gpus.len())));
     let (mut rows, mut baselines) = (Vec::new(), Vec::new());
     for shape in &args.shapes {

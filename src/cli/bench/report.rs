@@ -48,7 +48,7 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], overview: bool) {
             // The copy reads nothing twice.
             let mark = if row.copy_bytes == row.bytes { "" } else { "*" };
             let of_copy = format!("{:.2}{mark}", row.of_copy());
-            let error = row.on_gpu.map(|(_, _, error)| format!("{error:.1e}"));
+            let error = row.on_gpu.map(|(.., error)| if error == 0.0 { "0".into() } else { format!("{error:.1e}") });
             if overview {
                 let gbps = format!("{:.1}", row.gbps());
                 let cells = [row.variant.clone(), row.bytes.to_string(), time(row.pair.ms[0]), gbps, of_copy];
@@ -76,7 +76,7 @@ pub(super) fn rows(rows: &[Row], gpus: &[Gpu], overview: bool) {
             }
         };
         if first.on_gpu.is_some() {
-            header.extend(if overview { &["off the CPU"][..] } else { &["dispatches", "extra KiB", "worst error"] });
+            header.extend(if overview { &["error"][..] } else { &["dispatches", "extra KiB", "worst error"] });
         }
         table(&header, if overview { 1 } else { 3 }, ours.iter().map(cells).collect());
         if ours.iter().any(|row| row.copy_bytes != row.bytes) {

@@ -6,38 +6,40 @@ use super::shapes::Shape;
 use super::{Baseline, COMPARED, Row, TOLERANCE};
 use crate::cli::say;
 
-/// One line before anything runs.
+/// Says in one line what will run.
 pub(super) fn announce(rules: usize, shapes: &[Shape], gpus: &[Gpu]) {
-    let devices: Vec<_> = gpus.iter().map(Gpu::name).collect();
     let shapes: Vec<_> = shapes.iter().map(|shape| shape.name.as_str()).collect();
-    let on = match devices.is_empty() {
-        true => "on the CPU".into(),
-        false => format!("on the CPU and on {}, compared with each other", devices.join(" and ")),
-    };
-    let rules = if rules == 1 { "One rule".into() } else { format!("{rules} rules") };
-    let shapes = shapes.join(", ");
-    say(None, &format!("{rules}, {shapes} parameters, {on}; each timed beside a copy of the memory that it moves.\n"));
+    let devices: Vec<_> = ["the CPU".to_owned()].into_iter().chain(gpus.iter().map(Gpu::name)).collect();
+    let rules = if rules == 1 { "1 rule".into() } else { format!("{rules} rules") };
+    let (shapes, devices) = (shapes.join(", "), devices.join(", "));
+    let compared = if gpus.is_empty() { "" } else { "compared with the CPU, and " };
+    say(None, &format!("{rules}, {shapes} parameters, on {devices}."));
+    say(None, &format!("Each is {compared}timed in turn with a plain copy of the memory that it moves.\n"));
 }
 
-/// The verdict: agreement, Adam beside a copy, Adam beside the kernel by hand, and what to run next.
+/// A sentence or more for each device, and what to run next.
 pub(super) fn print(rows: &[Row], baselines: &[Baseline], gpus: &[Gpu], overview: bool) {
-    let mut lines: Vec<_> = gpus.iter().filter_map(|gpu| agreement(rows, &gpu.name())).collect();
-    lines.extend(beside_a_copy(rows));
-    for Baseline { name, adapter, shape, pair, .. } in baselines {
-        if let ("by hand", Some(adapter)) = (*name, adapter) {
-            let of = if overview { String::new() } else { format!(", {}", shape.name) };
-            let times = pair.ratio;
-            lines.push(format!(
-                "The Adam kernel that people write by hand takes {times:.2} times as long as ours ({adapter}{of})."
-            ));
+    let mut lines = Vec::new();
+    for adapter in [None].into_iter().chain(gpus.iter().map(|gpu| Some(gpu.name()))) {
+        let ours: Vec<_> = rows.iter().filter(|row| row.adapter == adapter).collect();
+        let mut found: Vec<_> = adapter.iter().filter_map(|_| agreement(&ours)).collect();
+        found.extend(beside_a_copy(&ours));
+        let by_hand = baselines.iter().filter(|row| row.name == "by hand" && row.adapter == adapter);
+        let times: Vec<_> = by_hand.map(|row| row.pair.ratio).collect();
+        found
+            .extend(range(&times).map(|times| {
+                format!("The Adam kernel that people write by hand takes {times} times as long as ours.")
+            }));
+        if !found.is_empty() {
+            lines.push(format!("{}: {}", adapter.as_deref().unwrap_or("CPU"), found.join(" ")));
         }
     }
     if overview {
-        // Cargo tells what it runs who runs it.
+        // Cargo sets it for what it runs.
         let program = if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "wgpu-optim" };
         lines.push(format!(
-            "Next: `{program} check` compares every rule with PyTorch, Keras and optax; `{program} --rules all` times \
-             every variant; `{program} help` lists the rest."
+            "Next: `{program} check` compares every rule with PyTorch, Keras and optax; `{program} --rules all` runs \
+             every variant; `{program} --help` lists the rest."
         ));
     }
     if !lines.is_empty() {
@@ -46,40 +48,35 @@ pub(super) fn print(rows: &[Row], baselines: &[Baseline], gpus: &[Gpu], overview
     lines.iter().for_each(|line| say(None, line));
 }
 
-/// How many of the rows on an adapter agree with the CPU, and within what.
-fn agreement(rows: &[Row], adapter: &str) -> Option<String> {
-    let ours: Vec<_> = rows.iter().filter(|row| row.adapter.as_deref() == Some(adapter)).collect();
-    let differ: Vec<_> = ours.iter().filter(|row| row.differs()).map(|row| row.variant.as_str()).collect();
-    let (agree, all) = (ours.len() - differ.len(), ours.len());
-    let errors = ours.iter().filter(|row| !row.differs()).filter_map(|row| row.on_gpu.map(|(_, _, error)| error));
-    let worst = errors.fold(0.0, f64::max);
-    let within = match (agree, worst) {
+/// How many rows of one adapter agree with the CPU, and within what.
+fn agreement(rows: &[&Row]) -> Option<String> {
+    let error = |row: &&Row| row.on_gpu.map_or(0.0, |(.., error)| error);
+    let differ: Vec<_> = rows.iter().filter(|row| row.differs()).map(|row| row.variant.as_str()).collect();
+    let agree: Vec<_> = rows.iter().filter(|row| !row.differs()).map(error).collect();
+    let (exact, worst) =
+        (agree.iter().filter(|error| **error == 0.0).count(), agree.iter().copied().fold(0.0, f64::max));
+    let within = format!("within {worst:.0e} of a parameter's magnitude ({TOLERANCE:.0e} is allowed)");
+    let how = match (agree.len(), exact) {
         (0, _) => String::new(),
-        (_, 0.0) => ", to the last bit".into(),
-        _ => format!(", within {worst:.0e} of each parameter's magnitude ({TOLERANCE:.0e} is allowed)"),
+        (all, exact) if exact == all => ", to the last bit".into(),
+        (_, 0) => format!(", {within}"),
+        _ => format!(", {exact} of them to the last bit, all {within}"),
     };
-    let but = if differ.is_empty() { String::new() } else { format!(". These differ: {}", differ.join(", ")) };
-    let line = format!("{agree} of {all} agree with the CPU on {adapter} after {COMPARED} steps{within}{but}.");
-    (all > 0).then_some(line)
+    let but = if differ.is_empty() { String::new() } else { format!(" Others differ: {}.", differ.join(", ")) };
+    let (agree, all) = (agree.len(), rows.len());
+    (all > 0).then(|| format!("{agree} of {all} agree with the CPU after {COMPARED} steps{how}.{but}"))
 }
 
-/// The speed of Adam as a part of a copy, on each device.
-fn beside_a_copy(rows: &[Row]) -> Option<String> {
-    let adam: Vec<_> = rows.iter().filter(|row| row.variant == "adam").collect();
-    let mut devices: Vec<Option<&str>> = Vec::new();
-    for row in &adam {
-        if !devices.contains(&row.adapter.as_deref()) {
-            devices.push(row.adapter.as_deref());
-        }
-    }
-    let of = |device: &Option<&str>| {
-        let speeds = adam.iter().filter(|row| row.adapter.as_deref() == *device).map(|row| row.of_copy());
-        let (low, high) = speeds.fold((f64::MAX, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
-        let (low, high) = (format!("{low:.2}"), format!("{high:.2}"));
-        let speed = if low == high { low } else { format!("{low} to {high}") };
-        format!("{speed} on {}", device.unwrap_or("the CPU"))
-    };
-    let devices: Vec<_> = devices.iter().map(of).collect();
-    let line = format!("Adam runs at this part of the speed of a plain copy of its memory: {}.", devices.join(", "));
-    (!devices.is_empty()).then_some(line)
+/// The speed of Adam as a part of a copy's.
+fn beside_a_copy(rows: &[&Row]) -> Option<String> {
+    let adam: Vec<_> = rows.iter().filter(|row| row.variant == "adam").map(|row| row.of_copy()).collect();
+    range(&adam).map(|speed| format!("Adam runs at {speed} of the speed of a plain copy."))
+}
+
+/// One number, or the lowest and the highest.
+fn range(numbers: &[f64]) -> Option<String> {
+    let (low, high) = numbers.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+    let (low, high) = (format!("{low:.2}"), format!("{high:.2}"));
+    let range = if low == high { low } else { format!("{low} to {high}") };
+    (!numbers.is_empty()).then_some(range)
 }
