@@ -1,72 +1,109 @@
-//! Fused optimizer steps for training on the GPU through wgpu: Vulkan, Metal, DX12, GL, WebGPU.
+//! Fused optimizer steps for programs that train on the GPU through wgpu: Vulkan, Metal, DX12, GL, WebGPU.
+//!
+//! A step is one compute pass, recorded into your encoder, on your buffers; nothing is read back. The same rules run on
+//! the CPU, in f32 and f64. You compute the gradients.
+//!
+//! # In your own encoder
+//!
+//! ```no_run
+//! use wgpu_optim::{BufferRange, Gpu, Gradient, Optimizer, rules::Adam};
+//!
+//! fn train(
+//!     device: wgpu::Device,
+//!     queue: wgpu::Queue,
+//!     weights: wgpu::Buffer,
+//!     gradients: wgpu::Buffer,
+//! ) -> wgpu_optim::Result<()> {
+//!     let gpu = Gpu::from_wgpu(device.clone(), queue.clone());
+//!     let mut adam = Optimizer::new(&gpu.into(), Adam::default(), 1e-3)?;
+//!     let w = adam.add_buffer(0, "w", BufferRange::whole(&weights))?;
+//!     adam.set_gradient(w, Gradient::Buffer(BufferRange::whole(&gradients)))?;
+//!     for _ in 0..1000 {
+//!         let mut encoder = device.create_command_encoder(&Default::default());
+//!         // … record your forward and backward passes …
+//!         adam.wait_for_room()?; // waits only if the GPU is 128 steps behind
+//!         adam.encode(&mut encoder)?;
+//!         queue.submit([encoder.finish()]);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`guide::own_encoder`] says where parameters and gradients may live; [`guide::never_waiting`] adds clipping, loss
+//! scaling, schedules and averages, which the device decides about by itself.
+//!
+//! # On the CPU
 //!
 //! ```
 //! use wgpu_optim::{Device, Optimizer, Settings, WeightDecay, rules::Adam};
 //!
-//! let device = Device::Cpu; // or Device::auto_blocking(), Gpu::new_blocking()?.into(), Gpu::from_wgpu(device, queue).into()
 //! let adamw = Settings { weight_decay: WeightDecay::Decoupled(0.01), ..Settings::lr(1e-3) };
-//! let mut optimizer = Optimizer::new(&device, Adam::default(), adamw)?;
-//! let ids = optimizer.add_all(0, &[("weight", &[0.5f32; 6][..]), ("bias", &[0.0f32; 2])])?;
-//! optimizer.write_gradient("bias", &[1.0f32, -1.0])?; // on a GPU your kernels write it: Optimizer::gradient
-//! optimizer.step()?; // or Optimizer::encode, into your own encoder
+//! let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), adamw)?;
+//! optimizer.add_all(0, &[("weight", &[0.5f32; 6][..]), ("bias", &[0.0f32; 2])])?;
+//! optimizer.write_gradient("bias", &[1.0f32, -1.0])?;
+//! optimizer.step()?;
 //! let bias: Vec<f32> = optimizer.read_blocking("bias")?;
-//! # assert!((bias[0] + 0.001).abs() < 1e-6 && ids.len() == 2);
+//! assert!((bias[0] + 0.001).abs() < 1e-6);
 //! # Ok::<(), wgpu_optim::Error>(())
 //! ```
 //!
-//! # How a step runs
+//! This is the same on a GPU: take [`Device::auto_blocking`], `Gpu::new_blocking()?.into()` or
+//! `Gpu::from_wgpu(device, queue).into()`.
 //!
-//! 1. [`Optimizer::step`] or [`Optimizer::encode`] (`src/optimizer/step.rs`) takes the plan of the last step, or makes one
-//!    (`src/optimizer/plan.rs`): tensors with one step count that lie behind each other in the arena are one run.
-//! 2. Each run's dispatches (`src/gpu/plan.rs`) were cut to the device's limits, with the bind groups that they need. Tensors that lie
-//!    anywhere in the same buffers of yours are one dispatch, too (`src/gpu/pool.rs`): a table says where each part is.
-//! 3. Each rule computes the step's coefficients in f64 (`Rule::hyper`, `src/rules/adam.rs` and its neighbours); rounded once, they
-//!    go into a slot of the uniform buffer that no other step in flight shares (`src/gpu/slots.rs`).
-//! 4. The kernel (`src/gpu/kernel.rs`) is the rule's text, `shaders/adam.wgsl`, with the driver behind it, `shaders/update.wgsl`,
-//!    which loads parameter, gradient and states, applies decay and scale, calls `update`, and stores.
-//! 5. Without a GPU the same `update`, in Rust beside the WGSL, runs over slices on all cores, compiled for each vector unit
-//!    (`src/cpu.rs`).
+//! # With Burn
 //!
-//! Where the device decides about the step (clipping by norm, loss scaling, [`NonFinite`]), three passes come first: partial norms
-//! (`shaders/norm.wgsl`), the decision (`shaders/prepare.wgsl`), and each row of coefficients, picked out of those for every step
-//! count that the device may have reached (`src/optimizer/guard.rs` writes them, `src/gpu/control.rs` keeps what is not known yet,
-//! `src/gpu/norm.rs` records). Norm-based rules measure (`shaders/measure.wgsl`) and take their ratio (`shaders/trust.wgsl`) next.
-//! Rows and columns of gradients are rewritten before all of that (`shaders/units.wgsl`, `src/gpu/units.rs`). Parameters with
-//! coefficients of their own are still one dispatch: `src/gpu/tiles.rs` says which workgroup has which.
+//! Feature `burn`; see [`guide::with_burn`].
 //!
-//! A step is one compute pass in one submission; after the first it creates no buffer, bind group or pipeline (where steps may be
-//! skipped: two small buffers for each more that is in flight), and nothing is read back. What a group steps with is set in `src/optimizer/groups.rs`: [`Settings`], [`Schedule`], [`Averaging`], [`Options`] of single
-//! parameters; what concerns the step as a whole, in `src/optimizer/guard.rs`: [`ClipNorm`], [`NonFinite`], [`LossScaler`]. `src/gpu/memory.rs` holds the arena and the ranges of your buffers, `src/gpu/transfer.rs` reads and writes them.
+//! ```
+//! # #[cfg(feature = "burn")] {
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::optim::GradientsParams;
+//! use burn::tensor::{Device, Tensor};
+//! use wgpu_optim::{burn::ModuleOptimizer, rules::Adam};
 //!
-//! [`solve`] has full-batch and second-order methods, on the host and on the device; its docs say which, and where each is.
+//! let device = Device::flex().autodiff(); // on a GPU: wgpu_optim::burn::wgpu_device()?
+//! let mut optimizer = ModuleOptimizer::new(&wgpu_optim::Device::Cpu, Adam::default(), 1e-3)?;
+//! let model: Linear = LinearConfig::new(3, 1).init(&device);
+//! let loss = model.forward(Tensor::<2>::ones([8, 3], &device)).powi_scalar(2).mean();
+//! let gradients = GradientsParams::from_grads(loss.backward(), &model);
+//! let model = optimizer.step(1e-3, model, gradients)?;
+//! # }
+//! # Ok::<(), wgpu_optim::Error>(())
+//! ```
 //!
-//! `src/optimizer/checkpoint/` saves and loads, `src/torch.rs` knows PyTorch's parameter groups, `src/burn/` (feature `burn`) steps Burn's
-//! modules. [`guide`] has a page for each use.
+//! # A checkpoint
+//!
+//! ```
+//! use wgpu_optim::{Device, Optimizer, rules::Adam};
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("run.safetensors");
+//!
+//! let mut adam = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
+//! adam.add(0, "w", &[1.0f32, 2.0])?;
+//! adam.save(&path)?;
+//!
+//! let mut again = Optimizer::new(&Device::Cpu, Adam::default(), 0.1)?;
+//! again.add(0, "w", &[0.0f32; 2])?;
+//! again.load(&path)?; // goes on where the other stopped
+//! # assert_eq!(again.read_blocking::<f32>("w")?, [1.0, 2.0]);
+//! # Ok::<(), wgpu_optim::Error>(())
+//! ```
+//!
+//! It holds everything but the gradients, and loads on any device. [`Optimizer::load_torch`] and
+//! [`Optimizer::save_torch`] exchange states with PyTorch. See [`guide::checkpoints`].
+//!
+//! # Where to read on
+//!
+//! - [`Optimizer`] has an index of its methods by what you want to do.
+//! - [`guide`] has a page for each use, [`guide::rules`] every rule with its options, [`guide::numbers`] what NaN does
+//!   and all limits.
+//! - [`solve`] has full-batch methods, on the host and on the device: L-BFGS, Newton, Levenberg–Marquardt and others.
 //!
 //! # Features
 //!
-//! `cli` (default): the `wgpu-optim` binary, and what only it needs. `burn`: `wgpu_optim::burn`; Burn 0.22 needs Rust 1.95.
-//!
-//! # Numbers
-//!
-//! Coefficients (1 − β, lr/(1 − β₁ᵗ), …) are computed in f64 and rounded once; a kernel contains no `pow`. Between adapters results
-//! may differ in the last places (WGSL allows 2.5 ulp for a division, and contraction of a·b + c); on one adapter two runs are equal
-//! bit for bit. A NaN in a gradient makes its parameter NaN. An infinite gradient makes it ∓∞ with SGD and momentum (and NaN with
-//! the step behind it), NaN with all other rules. A gradient whose square overflows (|g| above 1.8e19) makes no step with rules that
-//! divide by a root of squares, and as the square then stays infinite, its parameter never moves again. Subnormal gradients count as
-//! they are or as 0, as the device likes. Where gradients are measured, a NaN or ∞ makes no step at all unless another [`NonFinite`]
-//! is set; in a norm-based rule it makes all of its tensor, or group, NaN.
-//!
-//! Norms are sums in a fixed order: in tiles of 4,096 elements, scaled by a power of two where squares would overflow or underflow,
-//! and then over the tiles. A clipping coefficient below 1.2e-38 may be flushed to 0.
-//!
-//! # Limits
-//!
-//! f32 on the GPU, f32 and f64 on the CPU. A tensor is at most `max_buffer_size` bytes (256 MiB by default; [`Gpu::new`] asks for
-//! what the adapter has) and may exceed `max_storage_buffer_binding_size`. A rule binds 2 storage buffers, one a state, one for an
-//! average, and two where parameters have coefficients of their own: eight for an averaged AMSGrad with noise, which any WebGPU device has.
-//! Ranges of pools bind each buffer once, and one more for the table where there is room. Ranges of your buffers start at any
-//! multiple of 4 bytes; at multiples of 16 they step four elements at a time. 128 steps may be recorded and not yet finished.
+//! - `cli` (default): the `wgpu-optim` command, and what only it needs. A library leaves it out:
+//!   `default-features = false`.
+//! - `burn`: `wgpu_optim::burn`, an optimizer for Burn's modules. Burn 0.22 needs Rust 1.95.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
