@@ -1,4 +1,4 @@
-//! What surrounds every rule: learning rate, decay, sign and scale of the gradient.
+//! What surrounds every rule: learning rate, weight decay, clipping, sign and scale of the gradient.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,16 +14,20 @@ pub enum WeightDecay {
     /// Not at all.
     #[default]
     None,
-    /// `g + λw`: added to the gradient, before any momentum. PyTorch's `weight_decay` of all but `AdamW`.
+    /// `g + λw`: added to the gradient, before any momentum. In PyTorch, `weight_decay` of every optimizer but `AdamW`.
     L2(f64),
-    /// `w − lr·λ·w`, beside the gradient's step. `AdamW` as PyTorch, optax and Keras have it; each Keras optimizer's `weight_decay`.
+    /// `w − lr·λ·w`, beside the gradient's step: `AdamW` in PyTorch, optax and Keras, and `weight_decay` of every Keras
+    /// optimizer.
     Decoupled(f64),
-    /// `w − η·λ·w` with the schedule's factor η = [`Settings::lr_factor`] alone, not the learning rate:
+    /// `w − η·λ·w`, where η is the schedule's factor [`Settings::lr_factor`] and the learning rate does not count:
     /// [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101), algorithm 2.
     DecoupledFromLr(f64),
 }
 
-/// A group's settings besides its rule. They may change between any two steps: a change holds from the next recorded step on.
+/// What a group does around its rule. Settings may change between any two steps; a change holds from the next recorded
+/// step on.
+///
+/// A step applies them in this order:
 ///
 /// ```text
 /// g ← g − mean(g)                      centralize, row by row
@@ -48,35 +52,38 @@ pub struct Settings {
     pub lr: f64,
     /// The schedule's factor on `lr`, 0 or more: η in the AdamW paper.
     pub lr_factor: f64,
-    /// Climb instead of descend: negates the gradient before the decay, as PyTorch.
+    /// Climb instead of descend: negates the gradient before the decay, as in PyTorch.
     pub maximize: bool,
     /// How parameters are pulled towards 0.
     pub weight_decay: WeightDecay,
     /// Multiplies the gradient first: 1/n for a sum over n samples, 1/scale for a scaled loss.
     pub grad_scale: f64,
-    /// Clip each element of the gradient to ±this, after `grad_scale`: PyTorch's `clip_grad_value_`, optax' `clip`, Keras'
-    /// `clipvalue`. NaN passes; 0 or more.
+    /// Clip each element of the gradient to ±this, after `grad_scale`; 0 or more. NaN stays NaN. PyTorch's
+    /// `clip_grad_value_`, `clip` in optax, `clipvalue` in Keras.
     pub clip_value: Option<f64>,
-    /// Limit the norm of each parameter's gradient, after `grad_scale`: Keras' `clipnorm`, optax' `clip_by_block_rms`. Each parameter
-    /// then has coefficients of its own. For the norm of all gradients together see
-    /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm).
+    /// Limit the norm of each parameter's gradient, after `grad_scale`: `clipnorm` in Keras, `clip_by_block_rms` in
+    /// optax. Each parameter then has coefficients of its own.
+    /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm) limits the norm of all gradients together.
     pub clip_norm: Option<ClipNorm>,
-    /// Take the mean of each row of a matrix from its gradient, in a pass that rewrites it (12 bytes of traffic an element): gradient
-    /// centralization, [Yong et al., 2020](https://arxiv.org/abs/2004.01461), optax' `centralize`. Of parameters with an
-    /// [`Options::shape`]; on a GPU of at most `max_storage_buffer_binding_size` bytes, or the step is an [`Error::OverLimit`](crate::Error::OverLimit).
+    /// Subtract from each row of a matrix' gradient the mean of that row: gradient centralization,
+    /// [Yong et al., 2020](https://arxiv.org/abs/2004.01461), `centralize` in optax. It applies to parameters with an
+    /// [`Options::shape`], in a pass that rewrites the gradient (12 bytes of traffic an element). On a GPU such a
+    /// parameter has at most `max_storage_buffer_binding_size` bytes; beyond that a step returns
+    /// [`Error::OverLimit`](crate::Error::OverLimit).
     pub centralize: bool,
-    /// Limit the norm of each unit's gradient by that of its weights; on a GPU of at most as many bytes.
+    /// Limit the gradient's norm of each row or column by the norm of its weights. The limit in bytes is that of
+    /// `centralize`.
     pub adaptive_clip: Option<AdaptiveClip>,
-    /// Noise on the gradient.
+    /// Noise that is added to the gradient.
     pub noise: Option<Noise>,
-    /// What a step takes of a gradient that was accumulated over micro-batches.
+    /// Whether a step takes the mean or the sum of accumulated micro-batches.
     pub accumulation: Accumulation,
-    /// Write 0 to the gradient once it is read (4 more bytes of traffic an element; no separate pass).
+    /// Write 0 to the gradient once the step has read it: 4 more bytes of traffic an element, no separate pass.
     pub zero_grad: bool,
 }
 
 impl Settings {
-    /// A learning rate, and nothing else: no decay, descending, scale 1.
+    /// A learning rate and nothing else: no decay, no clipping, descending, gradient scale 1.
     pub const fn lr(lr: f64) -> Self {
         Self {
             lr,
@@ -155,21 +162,27 @@ impl Settings {
     }
 }
 
-/// What a step takes of micro-batches' gradients; see [`Optimizer::encode_accumulate`](crate::Optimizer::encode_accumulate).
+/// What a step takes of gradients that were accumulated over micro-batches: see
+/// [`Optimizer::accumulate`](crate::Optimizer::accumulate) and
+/// [`Optimizer::encode_accumulate`](crate::Optimizer::encode_accumulate).
+///
+/// A step ends the window: whatever was accumulated is used up, of every parameter, and is missing until it is written
+/// again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Accumulation {
-    /// Their mean over the window, as optax' `MultiSteps`: each loss is the mean over its micro-batch. The window is the most
-    /// micro-batches that any parameter has received since the last step: one that a micro-batch does not reach had a gradient of 0.
+    /// Their sum, divided by the most micro-batches that any parameter of the optimizer received since the last step,
+    /// as `MultiSteps` in optax. For losses that are means over their micro-batch.
     #[default]
     Mean,
-    /// Their sum.
+    /// Their sum, undivided.
     Sum,
 }
 
 /// What sets one parameter apart from its group; see [`Optimizer::set_options`](crate::Optimizer::set_options).
 ///
-/// Parameters with the same options step together: each distinct set of options in a group is at least one dispatch more.
+/// Parameters with equal options step together. Each distinct set of options in a group costs at least one more
+/// dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Options {
@@ -177,14 +190,16 @@ pub struct Options {
     pub lr_scale: f64,
     /// Whether the group's weight decay acts on it.
     pub weight_decay: bool,
-    /// Leaves it out of every step, as PyTorch's `requires_grad = False`: parameter, state and step count stay as they are.
+    /// Leaves it out of every step, as `requires_grad = False` in PyTorch: values, states and step count stay as they
+    /// are.
     pub frozen: bool,
-    /// Rows and columns, of a matrix (of a convolution: outputs, and the rest): for what goes row by row.
+    /// Rows and columns of a matrix, for [`Settings::centralize`] and [`Settings::adaptive_clip`]. A convolution's rows
+    /// are its outputs.
     pub shape: Option<[usize; 2]>,
 }
 
 impl Default for Options {
-    /// As the group: scale 1, decayed, not frozen.
+    /// Nothing apart from the group: scale 1, with its decay, not frozen, no shape.
     fn default() -> Self {
         Self { lr_scale: 1.0, weight_decay: true, frozen: false, shape: None }
     }

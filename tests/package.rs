@@ -1,6 +1,8 @@
-//! What the crate is to those who depend on it: licences, versions of its dependencies, types that threads may share.
+//! What the crate is to those who depend on it: licences, versions of its dependencies, types that threads may share,
+//! an index of methods.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -95,6 +97,31 @@ fn the_library_alone_is_the_default() {
     {
         assert!(!names.contains(name), "{name}");
     }
+}
+
+/// The index in the docs of `Optimizer` names each of its methods.
+#[test]
+fn the_index_has_every_method() {
+    let (mut methods, mut folders) = (Vec::new(), vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/optimizer")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let bodies = text.split("\nimpl Optimizer {\n").skip(1).map(|rest| rest.split("\n}\n").next().unwrap());
+            let lines = bodies.flat_map(str::lines).filter(|line| line.starts_with("    pub "));
+            let name = |line: &str| Some(line.split_once("fn ")?.1.split(['(', '<']).next()?.to_owned());
+            methods.extend(lines.filter_map(name));
+        }
+    }
+    assert!(methods.len() > 70 && methods.iter().any(|method| method == "encode_accumulate"), "{methods:?}");
+    let source = include_str!("../src/optimizer/mod.rs");
+    let index = source.split("# Methods by what you want to do").nth(1).unwrap().split("pub struct").next().unwrap();
+    methods.retain(|method| !index.contains(&format!("(Self::{method})")));
+    assert!(methods.is_empty(), "not in the index: {methods:?}");
 }
 
 #[test]

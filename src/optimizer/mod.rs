@@ -1,4 +1,7 @@
-//! The front door: groups, parameters and their memory. `groups.rs` configures groups, `add.rs` adds, `plan.rs` and `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
+//! What a user calls: groups, parameters and their memory.
+//!
+//! `add.rs` adds parameters, `groups.rs` configures groups, `guard.rs` what concerns a step as a whole, `plan.rs` and
+//! `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -38,11 +41,11 @@ pub use vectors::Slices;
 use accumulate::Held;
 use claims::Claims;
 
-/// A parameter's handle. Never used again once the parameter is removed.
+/// A parameter's handle. It is not given to another parameter, even after this one is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParameterId(pub(crate) u64);
 
-/// How methods name a parameter: by its handle, or by its name.
+/// How methods name a parameter: by its handle or by its name. Both convert into this, so pass either.
 #[derive(Clone, Copy, Debug)]
 pub enum Key<'a> {
     /// By handle.
@@ -66,18 +69,20 @@ impl<'a> From<&'a str> for Key<'a> {
 /// Where the next steps find a parameter's gradient; see [`Optimizer::set_gradient`].
 #[derive(Clone, Debug)]
 pub enum Gradient {
-    /// In the optimizer's own memory, beside the parameter.
+    /// In the optimizer's own memory, beside the parameter. For parameters of [`Optimizer::add`] and
+    /// [`Optimizer::add_all`].
     Own,
     /// In the caller's buffer.
     Buffer(BufferRange),
-    /// Nowhere until it is written again, as PyTorch's `grad = None`: parameter, state and step count stay as they are.
+    /// Nowhere until it is written again, as `grad = None` in PyTorch: steps leave the parameter out, and its values, states and step count stay.
     Missing,
 }
 
-/// An optimizer: parameter groups, each with a rule, settings and any number of parameters.
+/// Parameter groups, each with a rule, settings and any number of parameters.
 ///
-/// On a GPU a parameter lives in the optimizer's arena ([`Optimizer::add`]: a whole group is one dispatch) or in the caller's buffer
-/// ([`Optimizer::add_buffer`]). On the CPU it is a `Vec` of `f32` or `f64`, or the caller's slice ([`Optimizer::add_slice`]).
+/// On a GPU a parameter lives in the optimizer's memory ([`Optimizer::add`]: a whole group is one dispatch) or in your
+/// buffer ([`Optimizer::add_buffer`]). On the CPU it is a `Vec` of `f32` or `f64`, or your slice
+/// ([`Optimizer::add_slice`]).
 ///
 /// ```
 /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -91,6 +96,81 @@ pub enum Gradient {
 /// assert!(optimizer.read_blocking::<f32>("w")?.iter().all(|w| w.abs() < 0.01));
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
+///
+/// # Methods by what you want to do
+///
+/// **Make it.** [`new`](Self::new) makes an optimizer with one group, number 0; [`add_group`](Self::add_group) adds
+/// others.
+///
+/// **Add parameters.**
+///
+/// - In the optimizer's memory: [`add`](Self::add), [`add_all`](Self::add_all).
+/// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers); [`place`](Self::place) when
+///   they move.
+/// - In your slices, on the CPU: [`add_slice`](Self::add_slice).
+/// - Later: [`remove`](Self::remove), `rename`, and moving to another group with its state. [`id`](Self::id) finds a
+///   handle by name, [`parameters`](Self::parameters) lists all.
+///
+/// **Give gradients.** Until one of these makes its gradient present, a parameter takes no part in steps.
+///
+/// - From the host: [`write_gradient`](Self::write_gradient).
+/// - From your kernels, into the optimizer's memory: [`gradient`](Self::gradient) is the range to bind.
+/// - In your buffers: [`set_gradient`](Self::set_gradient).
+/// - From micro-batches: [`accumulate`](Self::accumulate), [`encode_accumulate`](Self::encode_accumulate).
+/// - [`zero_grad`](Self::zero_grad) and [`encode_zero_grad`](Self::encode_zero_grad) write 0 to gradients that are
+///   present.
+///
+/// **Step.**
+///
+/// - On either device, by itself: [`step`](Self::step).
+/// - In your encoder: [`encode`](Self::encode), after [`wait_for_room`](Self::wait_for_room).
+/// - Your slices, on the CPU: [`step_slices`](Self::step_slices).
+/// - Nesterov's look-ahead, before the gradient: [`look_ahead`](Self::look_ahead),
+///   [`encode_look_ahead`](Self::encode_look_ahead), [`look_ahead_slices`](Self::look_ahead_slices).
+///
+/// **Settings and schedules of a group.**
+///
+/// - All settings: [`settings`](Self::settings), [`set_settings`](Self::set_settings).
+/// - Learning rate: [`lr`](Self::lr), [`set_lr`](Self::set_lr).
+/// - Schedule: [`set_schedule`](Self::set_schedule), [`schedule_step`](Self::schedule_step),
+///   [`set_schedule_step`](Self::set_schedule_step).
+/// - Rule, with other β, ε, …: [`rule`](Self::rule), [`set_rule`](Self::set_rule).
+/// - One parameter frozen, with a rate of its own, or without decay: [`options`](Self::options),
+///   [`set_options`](Self::set_options), [`set_options_where`](Self::set_options_where).
+///
+/// **Clipping and loss scaling of all groups.**
+///
+/// - A limit on the norm of all gradients: [`set_clip_norm`](Self::set_clip_norm). What NaN and ∞ do:
+///   [`set_non_finite`](Self::set_non_finite).
+/// - Loss scale: [`set_loss_scaler`](Self::set_loss_scaler), [`set_loss_scale`](Self::set_loss_scale);
+///   [`loss_scale`](Self::loss_scale) is its buffer on the GPU, [`scale`](Self::scale) its value.
+/// - What steps have said, without waiting: [`report`](Self::report), [`skipped_steps`](Self::skipped_steps).
+/// - Waiting for it: [`read_report`](Self::read_report), [`read_report_blocking`](Self::read_report_blocking),
+///   [`settle`](Self::settle), [`settle_blocking`](Self::settle_blocking).
+///
+/// **Averages.** [`set_averaging`](Self::set_averaging) keeps one of a group's parameters,
+/// [`swap_averages`](Self::swap_averages) evaluates on it.
+///
+/// **Read and write.** On a GPU reading waits for all submitted work. The blocking forms do not exist in a browser.
+///
+/// - Parameter: [`read`](Self::read), [`read_blocking`](Self::read_blocking), [`write`](Self::write);
+///   [`parameter`](Self::parameter) is its range on the GPU.
+/// - Gradient: [`read_gradient`](Self::read_gradient), [`read_gradient_blocking`](Self::read_gradient_blocking),
+///   [`write_gradient`](Self::write_gradient); [`gradient`](Self::gradient) is its range.
+/// - State: [`read_state`](Self::read_state), [`read_state_blocking`](Self::read_state_blocking),
+///   [`write_state`](Self::write_state); [`state_range`](Self::state_range) is its range.
+/// - Step count: [`steps`](Self::steps), [`set_steps`](Self::set_steps).
+///
+/// **Checkpoints.**
+///
+/// - A file: [`save`](Self::save), [`load`](Self::load); with options [`save_with`](Self::save_with),
+///   [`load_with`](Self::load_with).
+/// - A stream: [`save_to`](Self::save_to), [`load_from`](Self::load_from).
+/// - PyTorch's file: [`save_torch`](Self::save_torch), [`load_torch`](Self::load_torch), `load_torch_with`. Its stream:
+///   [`save_torch_to`](Self::save_torch_to), [`load_torch_from`](Self::load_torch_from).
+///
+/// **Devices.** [`device`](Self::device) is the one that it steps on. [`dispatches`](Self::dispatches) and
+/// [`preparing_dispatches`](Self::preparing_dispatches) count what the last step recorded.
 #[derive(Debug)]
 pub struct Optimizer {
     device: Device,
@@ -358,11 +438,11 @@ impl Parameter {
 }
 
 impl Optimizer {
-    /// An optimizer with one group, number 0. `settings` is a learning rate or [`Settings`].
+    /// Makes an optimizer with one group, number 0. `settings` is a learning rate or [`Settings`].
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a value outside its range; on a GPU [`Error::Shader`] if the rule does not compile, and
-    /// [`Error::OverLimit`] if it keeps more states than the device binds buffers.
+    /// [`Error::Hyperparameter`] for a value outside its range; on a GPU [`Error::Shader`] if the rule does not
+    /// compile, and [`Error::OverLimit`] if it binds more buffers than the device allows.
     pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
         let mut optimizer = Self {
             device: device.clone(),
@@ -389,7 +469,7 @@ impl Optimizer {
         Ok(optimizer)
     }
 
-    /// Another group with its own rule and settings; returns its number.
+    /// Adds a group with its own rule and settings, and returns its number.
     ///
     /// # Errors
     /// As [`Optimizer::new`].
@@ -437,12 +517,12 @@ impl Optimizer {
         Ok(self.groups.len() - 1)
     }
 
-    /// The device.
+    /// The device that it steps on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The handle of the parameter of this name.
+    /// The handle of the parameter with this name.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
@@ -450,7 +530,7 @@ impl Optimizer {
         self.find(Key::Name(name))
     }
 
-    /// Handles and names, in the order in which they were added.
+    /// Handles and names of all parameters, in the order in which they were added.
     pub fn parameters(&self) -> impl Iterator<Item = (ParameterId, &str)> {
         self.parameters.iter().map(|(&id, parameter)| (ParameterId(id), parameter.name.as_str()))
     }
