@@ -108,8 +108,9 @@ pub enum Gradient {
 /// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers); [`place`](Self::place) when
 ///   they move.
 /// - In your slices, on the CPU: [`add_slice`](Self::add_slice).
-/// - Later: [`remove`](Self::remove), `rename`, and moving to another group with its state. [`id`](Self::id) finds a
-///   handle by name, [`parameters`](Self::parameters) lists all.
+/// - Later: [`remove`](Self::remove), [`rename`](Self::rename), [`move_to_group`](Self::move_to_group) with its state.
+/// - [`id`](Self::id) finds a handle by name, [`parameters`](Self::parameters) lists all, [`group_of`](Self::group_of)
+///   says which group.
 ///
 /// **Give gradients.** Until one of these makes its gradient present, a parameter takes no part in steps.
 ///
@@ -119,6 +120,7 @@ pub enum Gradient {
 /// - From micro-batches: [`accumulate`](Self::accumulate), [`encode_accumulate`](Self::encode_accumulate).
 /// - [`zero_grad`](Self::zero_grad) and [`encode_zero_grad`](Self::encode_zero_grad) write 0 to gradients that are
 ///   present.
+/// - [`without_gradient`](Self::without_gradient) lists the parameters that the next step would leave out.
 ///
 /// **Step.**
 ///
@@ -133,7 +135,7 @@ pub enum Gradient {
 /// - All settings: [`settings`](Self::settings), [`set_settings`](Self::set_settings).
 /// - Learning rate: [`lr`](Self::lr), [`set_lr`](Self::set_lr).
 /// - Schedule: [`set_schedule`](Self::set_schedule), [`schedule_step`](Self::schedule_step),
-///   [`set_schedule_step`](Self::set_schedule_step).
+///   [`set_schedule_step`](Self::set_schedule_step), [`copy_schedule`](Self::copy_schedule).
 /// - Rule, with other β, ε, …: [`rule`](Self::rule), [`set_rule`](Self::set_rule).
 /// - One parameter frozen, with a rate of its own, or without decay: [`options`](Self::options),
 ///   [`set_options`](Self::set_options), [`set_options_where`](Self::set_options_where).
