@@ -132,7 +132,7 @@ mod torch;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use averaging::Averaging;
+pub use averaging::{Averaging, Warmup};
 pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
 pub use derivatives::{Difference, GradientReport, check_gradient, numerical_gradient};
 pub use error::{Error, Result, require};

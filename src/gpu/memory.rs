@@ -106,6 +106,12 @@ impl BufferRange {
     }
 }
 
+fn chunk_buffer(gpu: &Gpu, label: &str, len: u64) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let (label, size) = (Some(label), 4 * len);
+    gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+}
+
 /// One parameter's memory on the GPU.
 #[derive(Debug)]
 pub(crate) struct Tensor {
@@ -184,16 +190,28 @@ impl Arena {
         let half = self.chunks.iter().map(|chunk| chunk.len).sum::<u64>() / 2;
         let room = if exact { len } else { len.max(half).max(MIN_CHUNK).next_multiple_of(ALIGN).min(most) };
         let buffers = gpu.scoped("a buffer of the arena", || {
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-            let create = |label: &String| {
-                let label = Some(label.as_str());
-                let descriptor = wgpu::BufferDescriptor { label, size: 4 * room, usage, mapped_at_creation: false };
-                gpu.device().create_buffer(&descriptor)
-            };
-            self.labels.iter().map(create).collect()
+            self.labels.iter().map(|label| chunk_buffer(gpu, label, room)).collect()
         })?;
         self.chunks.push(Chunk { buffers, len: room, free: BTreeMap::from([(0, room)]) });
         Ok(())
+    }
+
+    /// Whether its chunks have no buffers: of a rule without states.
+    pub(crate) fn is_without_buffers(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// One buffer more for each chunk, for [`Arena::widen`].
+    pub(crate) fn buffers_like(&self, gpu: &Gpu, label: &str) -> Result<Vec<wgpu::Buffer>> {
+        gpu.scoped("a buffer of the arena", || {
+            self.chunks.iter().map(|chunk| chunk_buffer(gpu, label, chunk.len)).collect()
+        })
+    }
+
+    /// Gives each chunk one of these buffers, as its last one.
+    pub(crate) fn widen(&mut self, label: String, buffers: Vec<wgpu::Buffer>) {
+        self.labels.push(label);
+        self.chunks.iter_mut().zip(buffers).for_each(|(chunk, buffer)| chunk.buffers.push(buffer));
     }
 
     /// The first free place of `len` padded elements. After [`Arena::reserve`] there is one.

@@ -1,10 +1,8 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
-use super::{Group, Key, Optimizer, ParameterId, step};
-use crate::averaging::Averaging;
+use super::{Key, Optimizer, ParameterId, step};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
-use crate::gpu::kernel::Extras;
 use crate::rule::AnyRule;
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
@@ -83,54 +81,6 @@ impl Optimizer {
     pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<()> {
         let settings = Settings { lr, ..*self.settings(group)? };
         self.set_settings(group, settings)
-    }
-
-    /// Keeps an average of a group's parameters, as the state `average`. The first call comes before the group's first parameter;
-    /// later ones change the kind, from the next recorded step on. A parameter that misses a step keeps its average.
-    ///
-    /// ```
-    /// use wgpu_optim::{Averaging, Device, Optimizer, rules::Sgd};
-    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
-    /// sgd.set_averaging(0, Averaging::Swa { from: 1, every: 1 })?;
-    /// let w = sgd.add(0, "w", &[4.0f32])?;
-    /// sgd.write_gradient(w, &[1.0f32])?;
-    /// sgd.step()?; // w = 3
-    /// sgd.step()?; // w = 2
-    /// sgd.swap_averages(0)?; // evaluate on the average
-    /// assert_eq!(sgd.read_blocking::<f32>(w)?, [2.5]);
-    /// sgd.swap_averages(0)?; // and train on
-    /// # Ok::<(), wgpu_optim::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] for the first call if the group has parameters,
-    /// [`Error::OverLimit`] if the device binds too few buffers for one more.
-    pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
-        averaging.check()?;
-        self.check_swapped(group, "set_averaging")?;
-        let first = self.group(group)?.averaging.is_none();
-        if first && self.parameters.values().any(|parameter| parameter.group == group) {
-            let (name, reason) = (format!("group {group}"), "it has parameters without an average already");
-            return Err(Error::Unsupported { operation: "set_averaging", name, reason });
-        }
-        if let Device::Gpu(gpu) = &self.device {
-            let Group { rule, settings, .. } = self.group(group)?;
-            let extras = Extras { average: true, ..self.group(group)?.extras(false) };
-            step::compile(gpu, rule, settings, extras)?;
-        }
-        let before = self.groups[group].averaging;
-        // An average that does not exist yet begins with the next step.
-        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {
-            if !parameter.has_average(before) {
-                parameter.average_begun = parameter.average_begun.map(|_| parameter.recorded());
-            }
-        }
-        let group = &mut self.groups[group];
-        group.averaging = Some(averaging);
-        if first {
-            group.make_arenas();
-        }
-        Ok(())
     }
 
     /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded

@@ -22,6 +22,7 @@ use crate::settings::{Accumulation, Coefficients, Options, Settings};
 mod access;
 mod accumulate;
 mod add;
+mod averages;
 mod checkpoint;
 mod claims;
 mod groups;

@@ -198,59 +198,6 @@ impl Optimizer {
         }
     }
 
-    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without an average
-    /// yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's parameters and states.
-    ///
-    /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with parameters in the
-    /// caller's slices, at their look-ahead point, or without a place; on a GPU those of [`Optimizer::step`].
-    pub fn swap_averages(&mut self, group: usize) -> Result<()> {
-        let refuse =
-            |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });
-        if self.group(group)?.averaging.is_none() {
-            return refuse("it keeps no average");
-        }
-        if self.parameters.values().any(|parameter| parameter.group == group && parameter.in_slice()) {
-            return refuse("some of its parameters are in the caller's slices");
-        }
-        if self.parameters.values().any(|parameter| parameter.group == group && parameter.shift != 0.0) {
-            return refuse("some of its parameters stand at their look-ahead point: step first");
-        }
-        if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_nowhere()) {
-            return refuse("some of its parameters have no place: see Optimizer::place");
-        }
-        if let Device::Gpu(gpu) = self.device.clone() {
-            self.settle_here()?;
-            self.submit(&gpu, |optimizer, encoder| {
-                let plan = optimizer.make_swap_plan(&gpu, group)?;
-                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
-            })?;
-        }
-        let averaging = self.groups[group].averaging;
-        let ours = self.parameters.values_mut().filter(|parameter| parameter.group == group);
-        for parameter in ours.filter(|parameter| parameter.has_average(averaging)) {
-            match &mut parameter.memory {
-                Memory::Gpu(_) => {}
-                Memory::F32(vectors) => vectors.swap(),
-                Memory::F64(vectors) => vectors.swap(),
-            }
-        }
-        self.groups[group].swapped ^= true;
-        Ok(())
-    }
-
-    /// Who has an average depends on which steps were taken.
-    fn settle_here(&mut self) -> Result<()> {
-        self.resolve();
-        #[cfg(not(target_family = "wasm"))]
-        return self.settle_blocking();
-        #[cfg(target_family = "wasm")]
-        match self.unresolved() {
-            0 => Ok(()),
-            limit => Err(Error::TooManyStepsInFlight { limit }),
-        }
-    }
-
     /// A step that is skipped cannot take a look-ahead back.
     pub(super) fn check_look_ahead(&self) -> Result<()> {
         let unknown = self.parameters.values().any(|parameter| parameter.pending != 0);

@@ -2,10 +2,12 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
-use wgpu_optim::{Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, Slices, rules};
+use wgpu_optim::{
+    AnyRule, Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, Slices, Warmup, rules,
+};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, device_like, gradients_for, parameters};
+use crate::fixture::{FOREIGN, buffer, device_like, gradients_for, parameters, surrounded};
 use crate::tests;
 
 tests!(
@@ -17,6 +19,8 @@ tests!(
     a_swapped_group_is_left_alone,
     in_the_callers_memory,
     averaging_refuses,
+    an_average_never_starts_from_a_zero_that_nobody_meant,
+    averages_begin_while_training,
 );
 
 fn averaged(device: &Device, kind: Averaging, start: &[f32], g: &[f32], steps: usize) -> Result<Optimizer, Failed> {
@@ -197,8 +201,6 @@ fn a_swapped_group_is_left_alone(gpu: &Gpu) -> Result<(), Failed> {
 fn averaging_refuses(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.1)?;
     optimizer.add(0, "w", &[1.0f32; 5])?;
-    let late = optimizer.set_averaging(0, Averaging::Ema(0.9));
-    ensure(matches!(late, Err(Error::Unsupported { .. })), format!("{late:?}"))?;
     let none = optimizer.swap_averages(0);
     ensure(matches!(none, Err(Error::Unsupported { .. })), format!("{none:?}"))?;
     let group = optimizer.add_group(Adam::default(), 0.1)?;
@@ -207,6 +209,8 @@ fn averaging_refuses(gpu: &Gpu) -> Result<(), Failed> {
         (Averaging::EmaDebiased(f64::NAN), "decay"),
         (Averaging::Swa { from: 0, every: 1 }, "from"),
         (Averaging::Swa { from: 1, every: 0 }, "every"),
+        (Averaging::EmaFrom { decay: 0.9, from: 0, warmup: None }, "from"),
+        (Averaging::EmaFrom { decay: 0.9, from: 1, warmup: Some(Warmup { inv_gamma: 0.0, power: 1.0 }) }, "inv_gamma"),
     ] {
         let refused = optimizer.set_averaging(group, bad);
         let named = matches!(refused, Err(Error::Hyperparameter { name, .. }) if name == key);
@@ -217,5 +221,98 @@ fn averaging_refuses(gpu: &Gpu) -> Result<(), Failed> {
     let refused = Optimizer::new(&(&low).into(), Adam::default(), 0.1)?.set_averaging(0, Averaging::Ema(0.9));
     ensure(matches!(refused, Err(Error::OverLimit { needed: 5, .. })), format!("{refused:?}"))?;
     optimizer.step()?;
+    Ok(())
+}
+
+/// The parameter stays where it is, so that each average of it is it.
+fn an_average_never_starts_from_a_zero_that_nobody_meant(gpu: &Gpu) -> Result<(), Failed> {
+    let ema = Averaging::Ema(0.999);
+    let late = Averaging::Swa { from: 1000, every: 1 };
+    let warm = Averaging::EmaFrom { decay: 0.9, from: 15, warmup: Some(Warmup { inv_gamma: 1.0, power: 0.75 }) };
+    for device in [gpu.into(), Device::Cpu] {
+        let go = |optimizer: &mut Optimizer, kind: Averaging| -> Result<(), Failed> {
+            optimizer.set_averaging(0, kind)?;
+            Ok((0..10).try_for_each(|_| optimizer.step())?)
+        };
+        let check = |what: &str, mut optimizer: Optimizer| -> Result<(), Failed> {
+            optimizer.swap_averages(0)?;
+            close(what, &optimizer.read_blocking("w")?, &[5.0; 3], &[5.0; 3], TOLERANCE)
+        };
+        let start = |kind: Averaging| -> Result<Optimizer, Failed> { averaged(&device, kind, &[5.0; 3], &[0.0; 3], 0) };
+        for second in [ema, Averaging::EmaDebiased(0.999), warm, Averaging::Swa { from: 5, every: 3 }] {
+            let mut optimizer = start(late)?;
+            go(&mut optimizer, late)?;
+            go(&mut optimizer, second)?;
+            check(&format!("{second:?} behind what never began"), optimizer)?;
+            let mut optimizer = start(second)?;
+            optimizer.set_steps("w", 100)?;
+            go(&mut optimizer, second)?;
+            check(&format!("{second:?} behind set_steps"), optimizer)?;
+        }
+        // What is there goes on: another kind, another count.
+        let mut optimizer = start(ema)?;
+        go(&mut optimizer, ema)?;
+        optimizer.set_steps("w", 3)?;
+        go(&mut optimizer, Averaging::EmaDebiased(0.99))?;
+        check("an average that is there", optimizer)?;
+        // An average from elsewhere counts all steps, in whichever order it comes.
+        for first in [false, true] {
+            let mut optimizer = start(Averaging::Swa { from: 1, every: 1 })?;
+            if first {
+                optimizer.set_steps("w", 9)?;
+            }
+            optimizer.write_state("w", "average", &[3.0f32; 3])?;
+            if !first {
+                optimizer.set_steps("w", 9)?;
+            }
+            optimizer.step()?;
+            close("its tenth", &optimizer.read_state_blocking("w", "average")?, &[3.2; 3], &[5.0; 3], TOLERANCE)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the arena, in the caller's buffers, of rules with states and without.
+fn averages_begin_while_training(gpu: &Gpu) -> Result<(), Failed> {
+    let kind = Averaging::Swa { from: 1, every: 1 };
+    for rule in [AnyRule::from(Sgd), Adam::default().into()] {
+        for device in [gpu.into(), Device::Cpu] {
+            let mut optimizer = Optimizer::new(&device, rule.clone(), 0.5)?;
+            optimizer.add(0, "a", &[1.0f32; 70])?;
+            optimizer.add(0, "b", &[1.0f32; 3])?;
+            if let Device::Gpu(gpu) = &device {
+                for name in ["c", "d"] {
+                    let id = optimizer.add_buffer(0, name, surrounded(gpu, &[1.0; 5], FOREIGN))?;
+                    optimizer.set_gradient(id, Gradient::Buffer(surrounded(gpu, &[0.0; 5], FOREIGN)))?;
+                }
+            }
+            let names: Vec<_> = optimizer.parameters().map(|(_, name)| name.to_owned()).collect();
+            let step = |optimizer: &mut Optimizer| -> Result<(), Failed> {
+                for name in &names {
+                    let len = optimizer.read_blocking::<f32>(name.as_str())?.len();
+                    optimizer.write_gradient(name.as_str(), &vec![1.0f32; len])?;
+                }
+                Ok(optimizer.step()?)
+            };
+            step(&mut optimizer)?;
+            optimizer.set_averaging(0, kind)?;
+            optimizer.add(0, "new", &[1.0f32; 5])?;
+            let mut seen = vec![0.0f32; names.len()];
+            for _ in 0..3 {
+                step(&mut optimizer)?;
+                for (seen, name) in seen.iter_mut().zip(&names) {
+                    *seen += optimizer.read_blocking::<f32>(name.as_str())?[0] / 3.0;
+                }
+            }
+            optimizer.remove("b")?;
+            optimizer.swap_averages(0)?;
+            for (seen, name) in seen.iter().zip(&names).filter(|(_, name)| *name != "b") {
+                let average: Vec<f32> = optimizer.read_blocking(name.as_str())?;
+                let what = format!("{} {name} on {}", rule.name(), device.name());
+                close(&what, &average, &vec![*seen; average.len()], &vec![1.0; average.len()], TOLERANCE)?;
+            }
+            same("new", &optimizer.read_blocking("new")?, &[1.0; 5])?;
+        }
+    }
     Ok(())
 }

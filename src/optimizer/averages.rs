@@ -1,0 +1,164 @@
+//! Averages of a group's parameters: their memory, their beginning, and the exchange with the parameters.
+
+use super::{Memory, Optimizer};
+use crate::averaging::Averaging;
+use crate::error::{Error, Result};
+use crate::gpu::kernel::{AVERAGE, Extras};
+use crate::gpu::memory::{Arena, BufferRange, Place};
+use crate::gpu::{Device, Gpu};
+use crate::settings::ROW_HEAD;
+
+/// Where the average of a parameter is to be, and the place that it takes for that, if it had none for states.
+type Averages = Vec<(u64, BufferRange, Option<Place>)>;
+
+impl Optimizer {
+    /// Keeps an average of a group's parameters, as the state `average`, from the next recorded step on; or changes its kind. A parameter
+    /// that misses a step keeps its average. Where parameters have taken steps without one, theirs begins with the next.
+    ///
+    /// ```
+    /// use wgpu_optim::{Averaging, Device, Optimizer, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
+    /// sgd.set_averaging(0, Averaging::Swa { from: 1, every: 1 })?;
+    /// let w = sgd.add(0, "w", &[4.0f32])?;
+    /// sgd.write_gradient(w, &[1.0f32])?;
+    /// sgd.step()?; // w = 3
+    /// sgd.step()?; // w = 2
+    /// sgd.swap_averages(0)?; // evaluate on the average
+    /// assert_eq!(sgd.read_blocking::<f32>(w)?, [2.5]);
+    /// sgd.swap_averages(0)?; // and train on
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::OverLimit`] if the device binds too few buffers for one more,
+    /// [`Error::Rejected`] if the GPU has no memory left, [`Error::Unsupported`] while averages are swapped in, and for the first call if
+    /// a parameter was [moved](Optimizer::move_to_group) into the group.
+    pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
+        averaging.check()?;
+        self.check_swapped(group, "set_averaging")?;
+        let before = self.group(group)?.averaging;
+        if let Device::Gpu(gpu) = self.device.clone() {
+            let of = self.group(group)?;
+            let extras = Extras { average: true, ..of.extras(false) };
+            super::step::compile(&gpu, &of.rule, &of.settings, extras)?;
+            if before.is_none() {
+                self.add_average_buffers(&gpu, group)?;
+            }
+        }
+        for parameter in self.parameters.values_mut().filter(|parameter| parameter.group == group) {
+            if !parameter.has_average(before) {
+                parameter.average_begun = parameter.average_begun.map(|_| parameter.recorded());
+            }
+            let len = parameter.len;
+            match &mut parameter.memory {
+                Memory::F32(vectors) if before.is_none() => vectors.slots.push(vec![0.0; len]),
+                Memory::F64(vectors) if before.is_none() => vectors.slots.push(vec![0.0; len]),
+                _ => {}
+            }
+        }
+        self.groups[group].averaging = Some(averaging);
+        if before.is_none() {
+            self.claims = None;
+            self.plan = None;
+            self.look_ahead_plan = None;
+        }
+        Ok(())
+    }
+
+    /// One buffer more for each chunk of the group's arenas, and with it a range for each of its parameters. wgpu fills new buffers with 0.
+    fn add_average_buffers(&mut self, gpu: &Gpu, k: usize) -> Result<()> {
+        let mut lens = Vec::new();
+        for (&id, parameter) in self.parameters.iter().filter(|(_, parameter)| parameter.group == k) {
+            let Memory::Gpu(tensor) = &parameter.memory else { continue };
+            if tensor.home != k {
+                let reason = "it was moved here from another group: set the averaging of a group before that";
+                return Err(parameter.unsupported("set_averaging", reason));
+            }
+            lens.push((id, parameter.len, tensor.owned, tensor.place));
+        }
+        let group = &mut self.groups[k];
+        let label = format!("{} {AVERAGE}", group.rule.name());
+        let owned = group.owned.buffers_like(gpu, &label)?;
+        let states = group.states.buffers_like(gpu, &label)?;
+        let without_states = group.states.is_without_buffers();
+        group.states.widen(label.clone(), states);
+        let (mut averages, mut taken) = (Averages::new(), Ok(()));
+        for &(id, len, _, _) in lens.iter().filter(|(.., is_owned, _)| without_states && !is_owned) {
+            // A rule without states had no places for them.
+            let name = self.parameters.get(&id).map_or("", |parameter| parameter.name.as_str());
+            let padded = Arena::padded(len);
+            taken = group.states.reserve(gpu, name, padded, false);
+            let Some(place) = taken.is_ok().then(|| group.states.take(padded)).flatten() else { break };
+            averages.extend(group.states.ranges(place, len).pop().map(|range| (id, range, Some(place))));
+        }
+        if let Err(e) = taken {
+            group.states = Arena::new(Vec::new());
+            return Err(e);
+        }
+        group.owned.widen(label, owned);
+        for &(id, len, is_owned, place) in lens.iter().filter(|(.., is_owned, _)| *is_owned || !without_states) {
+            let arena = if is_owned { &group.owned } else { &group.states };
+            averages.extend(arena.ranges(place, len).pop().map(|range| (id, range, None)));
+        }
+        for (id, range, place) in averages {
+            if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
+                tensor.slots.push(range);
+                tensor.place = place.unwrap_or(tensor.place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without an average
+    /// yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's parameters and states.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with parameters in the
+    /// caller's slices, at their look-ahead point, or without a place; on a GPU those of [`Optimizer::step`].
+    pub fn swap_averages(&mut self, group: usize) -> Result<()> {
+        let refuse =
+            |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });
+        if self.group(group)?.averaging.is_none() {
+            return refuse("it keeps no average");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.in_slice()) {
+            return refuse("some of its parameters are in the caller's slices");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.shift != 0.0) {
+            return refuse("some of its parameters stand at their look-ahead point: step first");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_nowhere()) {
+            return refuse("some of its parameters have no place: see Optimizer::place");
+        }
+        if let Device::Gpu(gpu) = self.device.clone() {
+            self.settle_here()?;
+            self.submit(&gpu, |optimizer, encoder| {
+                let plan = optimizer.make_swap_plan(&gpu, group)?;
+                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
+            })?;
+        }
+        let averaging = self.groups[group].averaging;
+        let ours = self.parameters.values_mut().filter(|parameter| parameter.group == group);
+        for parameter in ours.filter(|parameter| parameter.has_average(averaging)) {
+            match &mut parameter.memory {
+                Memory::Gpu(_) => {}
+                Memory::F32(vectors) => vectors.swap(),
+                Memory::F64(vectors) => vectors.swap(),
+            }
+        }
+        self.groups[group].swapped ^= true;
+        Ok(())
+    }
+
+    /// Who has an average depends on which steps were taken.
+    fn settle_here(&mut self) -> Result<()> {
+        self.resolve();
+        #[cfg(not(target_family = "wasm"))]
+        return self.settle_blocking();
+        #[cfg(target_family = "wasm")]
+        match self.unresolved() {
+            0 => Ok(()),
+            limit => Err(Error::TooManyStepsInFlight { limit }),
+        }
+    }
+}
