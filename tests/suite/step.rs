@@ -2,10 +2,12 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, NAdam, Sgd};
-use wgpu_optim::{BufferRange, Device, Error, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
+use wgpu_optim::{
+    BufferRange, ClipNorm, Device, Error, Gpu, Gradient, Optimizer, Options, Settings, WeightDecay, rules,
+};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, everything, gradients, gradients_for, objects, parameters};
+use crate::fixture::{FOREIGN, buffer, device_like, everything, gradients, gradients_for, objects, parameters};
 use crate::tests;
 
 tests!(
@@ -14,6 +16,8 @@ tests!(
     steps_in_flight_are_limited,
     a_dropped_encoder_gives_its_slots_back,
     step_waits_for_slots,
+    room_is_that_of_the_step_that_comes,
+    thousands_of_cohorts,
     two_hundred_tensors_are_one_dispatch,
     cohorts_part_and_meet,
     groups_have_their_own_rules,
@@ -153,6 +157,61 @@ fn a_dropped_encoder_gives_its_slots_back(gpu: &Gpu) -> Result<(), Failed> {
         }
     }
     optimizer.step()?;
+    Ok(())
+}
+
+/// Whatever changed since the last step, `encode` succeeds behind `wait_for_room`.
+fn room_is_that_of_the_step_that_comes(gpu: &Gpu) -> Result<(), Failed> {
+    let each = Settings { clip_norm: Some(ClipNorm::optax(1.0)), ..Settings::lr(0.01) };
+    let mut optimizer = Optimizer::new(&gpu.into(), Momentum::default(), each)?;
+    let names: Vec<_> = (0..300).map(|k| format!("p{k}")).collect();
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), &[1.0f32; 3][..])).collect();
+    let ids = optimizer.add_all(0, &tensors)?;
+    ids.iter().try_for_each(|&id| optimizer.set_gradient(id, Gradient::Own))?;
+    let pool = buffer(gpu, &[0.5; 64], FOREIGN);
+    let mut changes = 0;
+    for k in 0..120 {
+        match k % 4 {
+            0 => optimizer.set_options(ids[k], Options { lr_scale: 0.5, ..Options::default() })?,
+            1 => optimizer.set_gradient(ids[k], Gradient::Buffer(BufferRange::new(&pool, 0, 3)))?,
+            2 => optimizer.set_gradient(ids[k], Gradient::Missing)?,
+            _ => {}
+        }
+        optimizer.wait_for_room()?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        optimizer.encode(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+        changes += 1;
+    }
+    // What nobody submits leaves no room, also for a plan that is to be made anew.
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    while optimizer.wait_for_room().is_ok() {
+        optimizer.encode(&mut encoder)?;
+        changes += 1;
+    }
+    optimizer.set_options(ids[0], Options::default())?;
+    ensure(optimizer.wait_for_room().is_err() && optimizer.encode(&mut encoder).is_err(), "no room")?;
+    gpu.queue().submit([encoder.finish()]);
+    optimizer.settle_blocking()?;
+    ensure(optimizer.steps(ids[3])? == changes, format!("{changes} steps"))
+}
+
+/// As many coefficients as parameters, at a device's default limits.
+fn thousands_of_cohorts(gpu: &Gpu) -> Result<(), Failed> {
+    let small = device_like(gpu, |_| {})?;
+    let mut optimizer = Optimizer::new(&(&small).into(), Sgd, 1.0)?;
+    let count = 9_000;
+    let names: Vec<_> = (0..count).map(|k| format!("p{k}")).collect();
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), &[0.0f32][..])).collect();
+    let ids = optimizer.add_all(0, &tensors)?;
+    for (k, &id) in ids.iter().enumerate() {
+        optimizer.set_options(id, Options { lr_scale: 1.0 + k as f64, ..Options::default() })?;
+        optimizer.write_gradient(id, &[1.0f32])?;
+    }
+    optimizer.step()?;
+    for k in [0, 1, count / 2, count - 1] {
+        same(&names[k], &optimizer.read_blocking(ids[k])?, &[-1.0 - k as f32])?;
+    }
     Ok(())
 }
 
