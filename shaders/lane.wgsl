@@ -9,7 +9,7 @@ struct Row {
     clip_value: f32,            // the largest magnitude that a gradient may have
     skip: u32,                  // neutral 0; 1 to leave everything as it is
     noise: f32,                 // standard deviation of the noise on the gradient
-    reserved: u32,
+    grad_power: f32,            // neutral 1; a power of two beside grad_scale, where their product is no normal number
     draw: vec4<u32>,            // the noise's: step, both halves of the seed, tensor
     @align(16) hyper: Hyper,
 }
@@ -21,6 +21,11 @@ struct Slot { row: Row, rest: array<vec4<f32>, /*: rest */> }
 // of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its place in the tensor, and `limit`, the
 // tensor's elements, are the noise's.
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
+
+// The gradient with both factors. The `select` keeps them apart: a compiler may join a product of three.
+fn scaled(g: Lane, row: Row) -> Lane {
+    return row.grad_scale * select(row.grad_power * g, g, row.grad_power == 1.0);
+}
 
 // 0 where b is 0: with ε = 0, until a gradient's square is above 0.
 fn ratio(a: Lane, b: Lane) -> Lane {

@@ -1,6 +1,6 @@
 // Norms of gradients, the first level: a partial result for each tile of at most 4,096 elements, in a fixed order.
 //
-// Padding is not read. Non-finite elements are counted, and left out of the norm where the policy zeroes them.
+// Padding is not read. Elements that are not finite are left out of the norm where the policy zeroes them.
 // src/gpu/norm.rs makes the tiles, src/gpu/passes.rs the constants KIND and ZERO. CPU twin: cpu::norm.
 
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
@@ -51,8 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let joined = join_all(vec2(scale, sum), lane, KIND);
     if lane == 0u {
-        let found = atomicLoad(&worst);
-        let kind = select(0u, select(1u, 2u, found > INFINITE), found >= INFINITE);
-        partials[tile.out] = Partial(joined.x, joined.y, kind, tile.row);
+        let zeroed = select(0u, 0x80000000u, ZERO && atomicLoad(&worst) >= INFINITE);
+        partials[tile.out] = Partial(joined.x, joined.y, most | zeroed, tile.row);
     }
 }

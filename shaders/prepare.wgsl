@@ -8,11 +8,13 @@ struct Control {
     scale: f32,            // of the loss
     growth_tracker: u32,   // good steps since it last changed
     skipped: u32,          // steps skipped so far
-    bad: u32,              // of the last step that measured: 0 finite, 1 an ∞, 2 a NaN; and 4 where they count as 0
-    norm: vec2<f32>,       // of that step: the norm is their product
-    coefficient: f32,      // of the last step: clipping, and 1 / scale
+    bad: u32,              // of the last step that measured: 0 finite, 1 an ∞, 2 a NaN; and ZEROED, OVERFLOW
+    norm: vec2<f32>,       // of that step: the norm is their product,
+    norm_exponent: i32,    // times two to this
     last: u32,             // the last step's outcome, as below
     outcomes: array<u32, 128>, // of step n at n mod 128: 2n, 2n + 1 if it was skipped
+    coefficient: f32,      // of the last step: clipping, and 1 / scale: a `Wide`
+    coefficient_exponent: i32,
 }
 
 @group(0) @binding(0) var<storage, read> slot: array<u32>;
@@ -26,12 +28,13 @@ const POLICY = 1u;
 const PARTIALS = 2u;
 const CLIP = 3u;
 const SCALING = 8u;
-const GROWTH = 9u;
-const BACKOFF = 10u;
-const INTERVAL = 11u;
-const NAN = 12u;
-const MEASURES = 13u;
-const HEAD = 16u;
+const GROWTH = 9u;      // an f64: the upper word, then the lower
+const BACKOFF = 11u;    // an f64
+const INTERVAL = 13u;
+const MIN_SCALE = 14u;
+const MEASURES = 15u;
+const NAN = 16u;
+const HEAD = 20u;
 
 // Behind it an entry for each row.
 const CANDIDATES = 0u;
@@ -42,10 +45,11 @@ const TAKEN = 4u;
 const SCHEDULED = 8u;
 const FIRST = 12u;
 const COUNT = 13u;
+const WEIGHT_POWER = 14u;
 const ENTRY_CLIP = 15u;
 const ENTRY = 20u;
 
-// A limit on a norm: kind, maximum, ε, 1 if it only shrinks (2 for none), a factor on the norm.
+// A limit on a norm: kind, maximum, ε, form, a factor on the norm. The form is 1 if it only shrinks, 2 for no limit.
 const KIND = 0u;
 const MAX_NORM = 1u;
 const EPS = 2u;
@@ -55,66 +59,151 @@ const NO_CLIP = 2u;
 
 const SKIP = 0u;
 const ZERO = 2u;
+// In `bad`: elements that are not finite count as 0; a finite element becomes ∞ by the factors on it.
 const ZEROED = 4u;
+const OVERFLOW = 8u;
 const ROW = 64u;
+const ROW_GRAD_SCALE = 0u;
 const ROW_SKIP = 5u;
+const ROW_GRAD_POWER = 7u;
+// The scale does not grow beyond 2¹²⁶, whose inverse is a normal number.
+const MOST_SCALE = 0x7e800000u;
 
+// ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum, as in reduce.wgsl.
+struct Norm { scale: Wide, sum: f32 }
+
+var<workgroup> norms: array<Norm, 256>;
 var<workgroup> untaken: array<atomic<u32>, 4>;
+// The exponent of the largest finite element with its weight, but 0 or more.
+var<workgroup> reach: atomic<i32>;
+var<workgroup> overflows: atomic<u32>;
+var<workgroup> chosen: Wide;
 
 fn number(at: u32) -> f32 {
     return bitcast<f32>(slot[at]);
 }
 
-// What clipping multiplies a gradient of this norm by.
-fn limited(clip: u32, norm: vec2<f32>, bad: u32) -> f32 {
-    if slot[clip + FORM] == NO_CLIP {
-        return 1.0;
-    }
-    if bad > 0u && slot[POLICY] != ZERO {
-        return select(0.0, number(NAN), bad == 2u);
-    }
-    // Both divided by a large scale, so that neither overflows.
-    let scale = max(norm.x, 1.0);
-    let above = number(clip + MAX_NORM) / scale;
-    let below = norm.y * (norm.x / scale) + number(clip + EPS) / scale;
-    if slot[clip + FORM] == 1u && above >= below {
-        return 1.0;
-    }
-    return select(above / below, 0.0, below == 0.0);
+// What stands before a gradient of this row: the host's factor, without its sign.
+fn weight(row: u32) -> Wide {
+    let entry = HEAD + ENTRY * row;
+    return times(wide(number(entry + WEIGHT)), wide(number(entry + WEIGHT_POWER)));
 }
 
-// The norm of some partial results, as a product.
-fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> vec2<f32> {
-    var mine = vec2(0.0);
-    var bad = 0u;
+// Whether the row's own limit keeps its gradient finite. `ClipNorm::check` sees to it that any limit does.
+fn limits_itself(row: u32) -> bool {
+    return slot[HEAD + ENTRY * row + ENTRY_CLIP + FORM] != NO_CLIP;
+}
+
+// What clipping multiplies a gradient of this norm by.
+fn limited(clip: u32, norm: Wide, bad: u32) -> Wide {
+    if slot[clip + FORM] == NO_CLIP {
+        return wide(1.0);
+    }
+    if bad > 0u && slot[POLICY] != ZERO {
+        return wide(select(0.0, number(NAN), bad == 2u));
+    }
+    let above = wide(number(clip + MAX_NORM));
+    let below = plus(norm, wide(number(clip + EPS)));
+    if slot[clip + FORM] == 1u && !less(above, below) {
+        return wide(1.0);
+    }
+    if below.m == 0.0 {
+        return wide(0.0);
+    }
+    return over(above, below);
+}
+
+fn join_norms(a: Norm, b: Norm, kind: u32) -> Norm {
+    var scale = a.scale;
+    if less(a.scale, b.scale) {
+        scale = b.scale;
+    }
+    if scale.m == 0.0 {
+        return Norm(scale, 0.0);
+    }
+    var part = vec2(narrow(over(a.scale, scale)), narrow(over(b.scale, scale)));
+    if kind == L2 {
+        part *= part;
+    }
+    part *= vec2(a.sum, b.sum);
+    return Norm(scale, select(part.x + part.y, max(part.x, part.y), kind == MAX));
+}
+
+// The norm of some partial results, with their weights; √sum instead of the sum of squares. For thread 0.
+//
+// A thread takes each 256th. Some drivers end a loop after 32,768 turns: that is 2³⁵ elements.
+fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
+    let none = Norm(wide(0.0), 0.0);
+    var mine = none;
     for (var i = first + lane; i < first + count; i += 256u) {
         let part = partials[i];
-        let weight = number(HEAD + ENTRY * part.row + WEIGHT);
-        mine = join(mine, vec2(weight * part.scale, part.sum), kind);
-        bad = max(bad, part.bad);
+        let before = weight(part.row);
+        atomicMax(&worst, part.largest);
+        if part.sum != 0.0 {
+            mine = join_norms(mine, Norm(times(before, wide(part.scale)), part.sum), kind);
+        }
+        if !limits_itself(part.row) {
+            atomicMax(&reach, times(before, wide(bitcast<f32>(part.largest & 0x7fffffffu))).e);
+        }
     }
-    atomicMax(&worst, bad);
-    let all = join_all(mine, lane, kind);
-    return vec2(all.x, select(all.y, sqrt(all.y), kind == L2));
+    norms[lane] = mine;
+    workgroupBarrier();
+    var all = mine;
+    if lane < 16u {
+        for (var k = lane + 16u; k < 256u; k += 16u) {
+            all = join_norms(all, norms[k], kind);
+        }
+        norms[lane] = all;
+    }
+    workgroupBarrier();
+    if lane == 0u {
+        for (var k = 1u; k < 16u; k++) {
+            all = join_norms(all, norms[k], kind);
+        }
+    }
+    all.sum = select(all.sum, sqrt(all.sum), kind == L2);
+    return all;
 }
 
 @compute @workgroup_size(256)
 fn prepare(@builtin(local_invocation_index) lane: u32) {
     var norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
-    if lane != 0u {
-        return;
+    let bad = fault(atomicLoad(&worst));
+    if lane == 0u {
+        var inverse_scale = wide(1.0);
+        if slot[SCALING] == 1u {
+            inverse_scale = over(inverse_scale, wide(control.scale));
+        }
+        norm.scale = times(norm.scale, times(inverse_scale, wide(number(CLIP + FACTOR))));
+        chosen = times(inverse_scale, limited(CLIP, times(norm.scale, wide(norm.sum)), bad));
     }
-    let bad = atomicLoad(&worst);
-    var inverse_scale = 1.0;
+    workgroupBarrier();
+    // What the rule gets, if it comes near the largest f32: with the rule's own roundings.
+    if atomicLoad(&reach) + chosen.e >= 126 {
+        for (var i = lane; i < slot[PARTIALS]; i += 256u) {
+            let part = partials[i];
+            let largest = wide(bitcast<f32>(part.largest & 0x7fffffffu));
+            if !limits_itself(part.row) && times(times(weight(part.row), chosen), largest).e > 127 {
+                atomicOr(&overflows, 1u);
+            }
+        }
+    }
+    workgroupBarrier();
+    if lane == 0u {
+        decide(norm, bad, select(0u, OVERFLOW, atomicLoad(&overflows) == 1u));
+    }
+}
+
+fn decide(norm: Norm, bad: u32, overflow: u32) {
+    let failed = (bad | overflow) > 0u;
     if slot[SCALING] == 1u {
-        inverse_scale = 1.0 / control.scale;
-        if bad > 0u {
-            // Not below the smallest normal number: its inverse must be one, too.
-            control.scale = max(control.scale * number(BACKOFF), 1.1754944e-38);
+        if failed {
+            // Where it stands below the least one already, it stays.
+            control.scale = max(scaled_by(control.scale, BACKOFF), min(number(MIN_SCALE), control.scale));
             control.growth_tracker = 0u;
         } else if control.growth_tracker + 1u >= slot[INTERVAL] {
-            let grown = control.scale * number(GROWTH);
-            if (bitcast<u32>(grown) & INFINITE) != INFINITE {
+            let grown = scaled_by(control.scale, GROWTH);
+            if bitcast<u32>(grown) <= MOST_SCALE {
                 control.scale = grown;
             }
             control.growth_tracker = 0u;
@@ -122,13 +211,14 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
             control.growth_tracker += 1u;
         }
     }
-    norm.x *= inverse_scale * number(CLIP + FACTOR);
-    let skip = u32(bad > 0u && slot[POLICY] == SKIP);
+    let skip = u32(failed && slot[POLICY] == SKIP);
     if slot[MEASURES] == 1u {
-        control.bad = bad | select(0u, ZEROED, slot[POLICY] == ZERO);
-        control.norm = norm;
+        control.bad = bad | overflow | select(0u, ZEROED, slot[POLICY] == ZERO);
+        control.norm = vec2(norm.scale.m, norm.sum);
+        control.norm_exponent = norm.scale.e;
     }
-    control.coefficient = inverse_scale * limited(CLIP, norm, bad);
+    control.coefficient = chosen.m;
+    control.coefficient_exponent = chosen.e;
     control.skipped += skip;
     control.last = 2u * slot[STEP] + skip;
     control.outcomes[slot[STEP] % 128u] = control.last;
@@ -157,18 +247,85 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let clip = entry + ENTRY_CLIP;
     // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
     let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
-    let unscaled = vec2(norm.x * control.coefficient * number(clip + FACTOR), norm.y);
-    let factor = limited(clip, unscaled, atomicLoad(&worst));
     let candidate = count(entry + TAKEN) * slot[entry + WIDTH] + select(0u, count(entry + SCHEDULED), slot[entry + WIDTH] > 1u);
     let words = slot[entry + WORDS];
     let first = slot[entry + CANDIDATES] + candidate * words;
-    if lane < words {
-        var word = slot[first + lane];
-        if lane == 0u {
-            word = bitcast<u32>(bitcast<f32>(word) * (control.coefficient * factor));
-        } else if lane == ROW_SKIP {
-            word = control.last & 1u;
-        }
-        rows[ROW * group.x + lane] = word;
+    let row = ROW * group.x;
+    if lane == 0u {
+        let coefficient = Wide(control.coefficient, control.coefficient_exponent);
+        let scale = times(norm.scale, times(coefficient, wide(number(clip + FACTOR))));
+        let factor = times(coefficient, limited(clip, times(scale, wide(norm.sum)), fault(atomicLoad(&worst))));
+        let host = times(wide(number(first + ROW_GRAD_SCALE)), wide(number(first + ROW_GRAD_POWER)));
+        let pair = factors(times(host, factor));
+        rows[row + ROW_GRAD_SCALE] = bitcast<u32>(pair.x);
+        rows[row + ROW_GRAD_POWER] = bitcast<u32>(pair.y);
+        rows[row + ROW_SKIP] = control.last & 1u;
+    } else if lane < words && lane != ROW_SKIP && lane != ROW_GRAD_POWER {
+        rows[row + lane] = slot[first + lane];
     }
+}
+
+// The scale times an f64, rounded to f64 and then to f32, as PyTorch has it: in integers. Above the largest f32 it is infinite.
+fn scaled_by(scale: f32, factor: u32) -> f32 {
+    let upper = slot[factor];
+    let bits = bitcast<u32>(scale);
+    let exponent = i32(bits >> 23u) - 150 + i32((upper >> 20u) & 0x7ffu) - 1075;
+    let mantissa = (bits & 0x7fffffu) | 0x800000u;
+    // 24 times 53 bits: 76 or 77.
+    let low = product(mantissa, slot[factor + 1u]);
+    let high = product(mantissa, (upper & 0xfffffu) | 0x100000u);
+    var x = add(vec3(low.y, low.x, 0u), vec3(0u, high.y, high.x));
+    x = rounded(x, width(x) - 53u);
+    // The bits that a rounding drops are 0 afterwards.
+    let dropped = width(x) - 24u;
+    x = rounded(x, dropped);
+    let more = width(x) - 24u - dropped;
+    let kept = ((x.y >> (dropped - 32u)) | (x.z << (64u - dropped))) >> more;
+    let biased = exponent + i32(dropped + more) + 150;
+    if biased <= 0 {
+        return 0.0;
+    }
+    return bitcast<f32>(select((u32(biased) << 23u) | (kept & 0x7fffffu), INFINITE, biased >= 255));
+}
+
+// The upper and the lower half of a·b.
+fn product(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let middle = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+    let rest = (a & 0xffffu) * (b >> 16u) + (middle & 0xffffu);
+    return vec2((a >> 16u) * (b >> 16u) + (middle >> 16u) + (rest >> 16u), a * b);
+}
+
+// Of 96 bits, the lowest word first.
+fn add(a: vec3<u32>, b: vec3<u32>) -> vec3<u32> {
+    let x = a.x + b.x;
+    let y = a.y + b.y;
+    let z = y + u32(x < a.x);
+    return vec3(x, z, a.z + b.z + u32(y < a.y) + u32(z < y));
+}
+
+// The number of bits up to the highest 1, of which one is above the 64th.
+fn width(x: vec3<u32>) -> u32 {
+    return 96u - countLeadingZeros(x.z);
+}
+
+// To a multiple of 2ⁿ, 0 < n < 64, half to even.
+fn rounded(x: vec3<u32>, n: u32) -> vec3<u32> {
+    var mask = vec3((1u << (n % 32u)) - 1u, 0u, 0u);
+    var one = vec3(1u << (n % 32u), 0u, 0u);
+    var middle = vec3(1u << ((n + 31u) % 32u), 0u, 0u);
+    if n > 32u {
+        middle = vec3(0u, middle.x, 0u);
+    }
+    if n >= 32u {
+        mask = vec3(0xffffffffu, mask.x, 0u);
+        one = vec3(0u, one.x, 0u);
+    }
+    let rest = x & mask;
+    let above = rest.y > middle.y || (rest.y == middle.y && rest.x > middle.x);
+    let odd = any((x & one) != vec3(0u));
+    if above || (all(rest == middle) && odd) {
+        return add(x & ~mask, one);
+    }
+    return x & ~mask;
 }

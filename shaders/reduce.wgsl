@@ -8,8 +8,14 @@ const L2 = 1u;
 const MAX = 2u;
 const INFINITE = 0x7f800000u;
 
-// What is wrong with a gradient: 0 nothing, 1 an ∞, 2 a NaN.
-struct Partial { scale: f32, sum: f32, bad: u32, row: u32 }
+// `largest` holds the bits of the largest |x|, which order as the numbers do: ∞ is above all numbers, NaN above ∞. Where elements that
+// are not finite count as 0 it is the largest of the others, with the sign bit set if there were any.
+struct Partial { scale: f32, sum: f32, largest: u32, row: u32 }
+
+// What is wrong with a gradient whose largest element has these bits: 0 nothing, 1 an ∞, 2 a NaN.
+fn fault(largest: u32) -> u32 {
+    return select(0u, select(1u, 2u, largest > INFINITE), largest >= INFINITE);
+}
 
 var<workgroup> pairs: array<vec2<f32>, 256>;
 var<workgroup> worst: atomic<u32>;

@@ -4,7 +4,9 @@
 //     CENTRALIZE   g ← g − mean(g)
 //     ADAPTIVE     g ← g·min(1, clipping·max(‖w‖, ε) / max(‖g‖, 1e-6))
 //
-// A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. src/gpu/units.rs makes the jobs.
+// A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. A longer unit is cut into parts, a
+// workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A unit of one part needs `main`
+// alone. No thread takes more than some thousand turns: some drivers end loops after 32,768. src/gpu/units.rs makes the jobs.
 // CPU twin: `Job::reshape` in src/cpu.rs.
 
 struct Job {
@@ -19,7 +21,8 @@ struct Job {
     clipping: f32,
     eps: f32,
     row: u32,
-    unused: u32,
+    parts: u32,
+    turns: u32,            // of each thread in a part
 }
 
 @group(0) @binding(0) var<storage, read> slot: array<u32>;
@@ -27,14 +30,20 @@ struct Job {
 @group(1) @binding(1) var<storage, read_write> param: array<f32>;
 @group(1) @binding(2) var<storage, read_write> grad: array<f32>;
 @group(1) @binding(3) var<storage, read> loss_scale: f32;
+// Of each part of each unit the pairs of g and of w; behind them, for each unit, what `change` returns.
+@group(1) @binding(4) var<storage, read_write> parts: array<vec4<f32>>;
 
 // As in prepare.wgsl.
 const POLICY = 1u;
 const ZERO = 2u;
 const SCALING = 8u;
-const HEAD = 16u;
+const HEAD = 20u;
 const ENTRY = 20u;
 const WEIGHT = 3u;
+const WEIGHT_POWER = 14u;
+
+// A thread's share of a part of a unit: elements from `first` to below `end`.
+struct Share { unit: u32, part: u32, first: u32, end: u32, stride: u32 }
 
 @compute @workgroup_size(256)
 fn main(
@@ -42,54 +51,119 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let share = share_of(group, groups, lane);
+    let found = join_units(measure(share), lane);
+    rewrite(share, change(found));
+}
+
+@compute @workgroup_size(256)
+fn sums(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let share = share_of(group, groups, lane);
+    let found = join_units(measure(share), lane);
+    if lane < job.width && share.unit < job.units {
+        parts[share.unit * job.parts + share.part] = found;
+    }
+}
+
+@compute @workgroup_size(256)
+fn combine(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let unit = (group.x + groups.x * group.y) * job.width + lane % job.width;
+    var mine = vec4(0.0);
+    if unit < job.units {
+        for (var k = lane / job.width; k < job.parts; k += 256u / job.width) {
+            mine = joined(mine, parts[unit * job.parts + k]);
+        }
+    }
+    let found = join_units(mine, lane);
+    if lane < job.width && unit < job.units {
+        parts[job.units * job.parts + unit] = vec4(change(found), 0.0);
+    }
+}
+
+@compute @workgroup_size(256)
+fn apply(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let share = share_of(group, groups, lane);
+    if share.unit < job.units {
+        rewrite(share, parts[job.units * job.parts + share.unit].xyz);
+    }
+}
+
+fn share_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Share {
+    let at = group.x + groups.x * group.y;
+    let unit = at / job.parts * job.width + lane % job.width;
+    let part = at % job.parts;
     let threads = 256u / job.width;
-    let inside = unit < job.units;
-    let first = lane / job.width;
+    let start = part * job.turns * threads;
+    let end = select(0u, min(job.count, start + job.turns * threads), unit < job.units);
+    return Share(unit, part, start + lane / job.width, end, threads);
+}
+
+// The pairs of g and of w.
+fn measure(share: Share) -> vec4<f32> {
     var g = vec2(0.0);
     var w = vec2(0.0);
-    if inside {
-        for (var k = first; k < job.count; k += threads) {
-            let at = unit * job.unit_step + k * job.step;
-            var x = grad[job.grad + at];
-            if slot[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
-                x = 0.0;
-            }
-            if job.adaptive == 1u {
-                g = add(g, x);
-                w = add(w, param[job.param + at]);
-            } else {
-                // Divided at once, since a sum might overflow.
-                g.y += x / f32(job.count);
-            }
+    for (var k = share.first; k < share.end; k += share.stride) {
+        let at = share.unit * job.unit_step + k * job.step;
+        var x = grad[job.grad + at];
+        if slot[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
+            x = 0.0;
+        }
+        if job.adaptive == 1u {
+            g = add(g, x);
+            w = add(w, param[job.param + at]);
+        } else {
+            // Divided at once, since a sum might overflow.
+            g.y += x / f32(job.count);
         }
     }
-    g = join_units(g, lane);
-    workgroupBarrier();
-    w = join_units(w, lane);
-    if !inside {
-        return;
+    return vec4(g, w);
+}
+
+// What is done to a unit: two factors, as of `factors`, and what is subtracted.
+fn change(found: vec4<f32>) -> vec3<f32> {
+    if job.adaptive == 0u {
+        return vec3(1.0, 1.0, found.y);
     }
-    var factor = 1.0;
-    var shift = 0.0;
-    if job.adaptive == 1u {
-        var weight = bitcast<f32>(slot[HEAD + ENTRY * job.row + WEIGHT]);
-        if slot[SCALING] == 1u {
-            weight /= loss_scale;
-        }
-        let norm = weight * g.x * sqrt(g.y);
-        let limit = job.clipping * max(w.x * sqrt(w.y), job.eps);
-        if (bitcast<u32>(norm) & 0x7fffffffu) > INFINITE {
-            factor = norm;
-        } else if norm >= limit {
-            factor = limit / max(norm, 1e-6);
-        }
-    } else {
-        shift = g.y;
+    let entry = HEAD + ENTRY * job.row;
+    var weight = times(wide(bitcast<f32>(slot[entry + WEIGHT])), wide(bitcast<f32>(slot[entry + WEIGHT_POWER])));
+    if slot[SCALING] == 1u {
+        weight = over(weight, wide(loss_scale));
     }
-    for (var k = first; k < job.count; k += threads) {
-        let at = job.grad + unit * job.unit_step + k * job.step;
-        grad[at] = factor * grad[at] - shift;
+    let norm = times(times(weight, wide(found.x)), wide(sqrt(found.y)));
+    let limit = times(wide(job.clipping), larger(times(wide(found.z), wide(sqrt(found.w))), wide(job.eps)));
+    if (bitcast<u32>(norm.m) & 0x7fffffffu) > INFINITE {
+        return vec3(norm.m, 1.0, 0.0);
+    }
+    if less(norm, limit) {
+        return vec3(1.0, 1.0, 0.0);
+    }
+    return vec3(factors(over(limit, larger(norm, wide(1e-6)))), 0.0);
+}
+
+fn larger(a: Wide, b: Wide) -> Wide {
+    if less(a, b) {
+        return b;
+    }
+    return a;
+}
+
+fn rewrite(share: Share, change: vec3<f32>) {
+    for (var k = share.first; k < share.end; k += share.stride) {
+        let at = job.grad + share.unit * job.unit_step + k * job.step;
+        let g = grad[at];
+        grad[at] = change.x * select(change.y * g, g, change.y == 1.0) - change.z;
     }
 }
 
@@ -100,21 +174,25 @@ fn add(a: vec2<f32>, x: f32) -> vec2<f32> {
     return join(a, vec2(scale, part * part), L2);
 }
 
-// The pairs of each unit's threads, joined in a fixed order; of a sum the scale is 0.
-fn join_units(mine: vec2<f32>, lane: u32) -> vec2<f32> {
-    pairs[lane] = mine;
+// Pairs of g and of w; of a sum the scale is 0.
+fn joined(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    if job.adaptive == 0u {
+        return vec4(0.0, a.y + b.y, 0.0, 0.0);
+    }
+    return vec4(join(a.xy, b.xy, L2), join(a.zw, b.zw, L2));
+}
+
+var<workgroup> shared_pairs: array<vec4<f32>, 256>;
+
+// The pairs of each unit's threads, joined in a fixed order.
+fn join_units(mine: vec4<f32>, lane: u32) -> vec4<f32> {
+    shared_pairs[lane] = mine;
     workgroupBarrier();
     for (var n = 128u; n >= job.width; n >>= 1u) {
         if lane < n {
-            let a = pairs[lane];
-            let b = pairs[lane + n];
-            if job.adaptive == 1u {
-                pairs[lane] = join(a, b, L2);
-            } else {
-                pairs[lane].y = a.y + b.y;
-            }
+            shared_pairs[lane] = joined(shared_pairs[lane], shared_pairs[lane + n]);
         }
         workgroupBarrier();
     }
-    return pairs[lane % job.width];
+    return shared_pairs[lane % job.width];
 }

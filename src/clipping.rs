@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, require};
+use crate::error::{Result, at_least_0, in_f32, require};
 
 /// A norm of a vector x of n elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +41,12 @@ impl Norm {
 /// ```text
 /// g ← min(1, max_norm / (‖g‖ + eps))·g
 /// ```
-/// The norm of finite gradients never overflows on the way (PyTorch's float32 norm is ∞ once a square is, and its clipped gradients
-/// are then 0). Where it is needed at all it costs one more pass over the gradients: 4 bytes of traffic an element.
+/// A `max_norm` of ∞ measures the norm for [`Report::grad_norm`](crate::Report::grad_norm), and clips nothing.
+///
+/// The norm of finite gradients never overflows on the way, and no product of factors underflows: 1/scale, clipping and the
+/// [settings'](crate::Settings::grad_scale) factor are multiplied with exponents of their own. (PyTorch's float32 norm is ∞ once a square
+/// is, and its clipped gradients are then 0.) Where a norm is needed, it costs one more pass over the gradients: 4 bytes of traffic an
+/// element.
 ///
 /// ```
 /// use wgpu_optim::{ClipNorm, Device, Optimizer, rules::Sgd};
@@ -58,7 +62,8 @@ impl Norm {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct ClipNorm {
-    /// The largest norm, 0 or more.
+    /// The largest norm: 0 or more; ∞ for no limit, if `only_down`. JSON has no ∞: there it is `null`.
+    #[serde(with = "infinity_as_null")]
     pub max_norm: f64,
     /// Which norm.
     pub norm: Norm,
@@ -87,14 +92,21 @@ impl ClipNorm {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let at_least_0 = |x: f64| x >= 0.0 && x <= f64::from(f32::MAX);
-        require(at_least_0(self.max_norm), "max_norm", self.max_norm, "0 or more, and finite in f32")?;
-        require(at_least_0(self.eps), "eps", self.eps, "0 or more, and finite in f32")
+        let Self { max_norm, eps, only_down, .. } = *self;
+        // What is clipped stays finite: an element is at most max_norm, or √n times that with the RMS of n < 2³² elements.
+        let (most, range) = match self.norm {
+            Norm::Rms => (111, "0, or 1.2e-38 to 2.5e33, or ∞ with only_down"),
+            _ => (127, "0, or 1.2e-38 to 1.7e38, or ∞ with only_down"),
+        };
+        let limit = in_f32(max_norm) && (0.0..=f64::from(most).exp2()).contains(&max_norm);
+        require(limit || (only_down && max_norm == f64::INFINITY), "max_norm", max_norm, range)?;
+        at_least_0("eps", eps)
     }
 
     /// What a gradient of this norm is multiplied by: the twin of `limited` in shaders/prepare.wgsl.
     pub(crate) fn coefficient(&self, norm: f64) -> f64 {
         match self.max_norm / (norm + self.eps) {
+            _ if self.max_norm == f64::INFINITY => 1.0,
             c if norm.is_nan() => c,
             c if self.only_down && (c >= 1.0 || self.max_norm >= norm + self.eps) => 1.0,
             _ if norm + self.eps == 0.0 => 0.0,
@@ -109,7 +121,21 @@ impl ClipNorm {
         };
         let bits = |x: f64| (x as f32).to_bits();
         let factor = bits(clip.norm.factor(len));
-        [clip.norm.kind(), bits(clip.max_norm), bits(clip.eps), u32::from(clip.only_down), factor]
+        // No limit is a form of its own: a device may assume that no number is infinite.
+        let (most, form) = if clip.max_norm.is_finite() { (clip.max_norm, clip.only_down.into()) } else { (0.0, 2) };
+        [clip.norm.kind(), bits(most), bits(clip.eps), form, factor]
+    }
+}
+
+mod infinity_as_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(*x).filter(|x| x.is_finite()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
     }
 }
 
@@ -119,7 +145,8 @@ impl ClipNorm {
 /// g ← g·min(1, clipping·max(‖w‖, eps) / max(‖g‖, 1e-6))        for each row, or each column, of a matrix
 /// ```
 /// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It rewrites the
-/// gradients in place, in a pass of its own (16 bytes of traffic an element).
+/// gradients in place, in a pass of its own (16 bytes of traffic an element). A unit of more than 2¹⁸ elements in a row, or 4,096 in a
+/// column, is cut into parts, which are measured in one pass, joined in a second and rewritten in a third.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaptiveClip {
@@ -152,9 +179,8 @@ impl AdaptiveClip {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let at_least_0 = |x: f64| x >= 0.0 && x <= f64::from(f32::MAX);
-        require(at_least_0(self.clipping), "clipping", self.clipping, "0 or more, and finite in f32")?;
-        require(at_least_0(self.eps), "eps", self.eps, "0 or more, and finite in f32")
+        at_least_0("clipping", self.clipping)?;
+        at_least_0("eps", self.eps)
     }
 
     /// What a unit's gradient is multiplied by.
@@ -168,15 +194,22 @@ impl AdaptiveClip {
     }
 }
 
-/// What becomes of a step in which some gradient holds NaN or ∞.
+/// What becomes of a step in which some gradient is not finite.
+///
+/// Judged is what the rule would get, before [`Settings::clip_value`](crate::Settings::clip_value): a NaN or ∞ in a gradient, and a
+/// finite element that becomes ∞ by its factors. These are 1/scale of [`LossScaler`](crate::LossScaler),
+/// [`Settings::grad_scale`](crate::Settings::grad_scale), the mean over micro-batches, and clipping by norm. A gradient that clipping
+/// keeps finite is finite, however large it was before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NonFinite {
     /// The whole step is left out, of every group: parameters, states, averages, step counts and schedules stay bit for bit.
     #[default]
     Skip,
-    /// They go on into the step. Clipping by norm then does what PyTorch does: an ∞ makes it NaN and all else 0, a NaN makes all NaN.
+    /// They go on into the step. Clipping by norm then does what PyTorch does: an ∞ in a gradient makes it NaN and all else 0, a NaN
+    /// makes all NaN.
     Propagate,
-    /// They count as 0, in norms too (optax' `zero_nans` for NaN; here ∞ as well).
+    /// They count as 0, in norms too (optax' `zero_nans` for NaN; here ∞ as well). An element that only its factors make infinite is a
+    /// part of the norm, on which the factors depend.
     Zero,
 }

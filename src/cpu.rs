@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::clipping::Unit;
 use crate::noise::Stream;
-use crate::rule::{Fields, Real, Rule, Step};
+use crate::rule::{Fields, Real, Rule, Step, coefficient};
+use crate::scaling::factors;
 use crate::settings::{Coefficients, Settings};
 
 mod machine;
@@ -12,6 +13,7 @@ mod norm;
 
 pub(crate) use machine::map;
 use machine::{prefetch, widest};
+use norm::overflows;
 pub(crate) use norm::{Measure, hypot, join, norm};
 
 /// Elements that are loaded, computed and stored at a time: four of AVX2's vectors of f32.
@@ -106,6 +108,14 @@ impl AnyJob<'_> {
         }
     }
 
+    /// Whether a finite element of a gradient of this norm, times `scale`, is infinite.
+    pub(crate) fn overflows(&self, norm: f64, scale: f64) -> bool {
+        match self {
+            Self::F32(job) => overflows(job.gradient.get(), norm, scale),
+            Self::F64(job) => overflows(job.gradient.get(), norm, scale),
+        }
+    }
+
     /// Does to the gradient what goes row by row: the twin of shaders/units.wgsl. `scale` stands before it in its norm.
     pub(crate) fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64, zero: bool) {
         match self {
@@ -155,7 +165,12 @@ impl<'a, F: Real> Job<'a, F> {
         };
         for unit in 0..units {
             let at = |k: usize| unit * unit_step + k * step;
-            let norm = |x: &[F]| (0..count).map(|k| wide(x[at(k)]).powi(2)).sum::<f64>().sqrt();
+            let norm = |x: &[F]| {
+                let elements = || (0..count).map(|k| wide(x[at(k)]));
+                let root = elements().map(|x| x.powi(2)).sum::<f64>().sqrt();
+                // In f64 the square of a finite number may be infinite.
+                if root.is_finite() { root } else { elements().fold(0.0, hypot) }
+            };
             let factor = F::of(clip.coefficient(norm(self.parameter), scale * norm(g)));
             (0..count).for_each(|k| g[at(k)] *= factor);
         }
@@ -184,7 +199,7 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
 fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, trust_ratio: f64) -> R::Hyper<F> {
     let names = <R::Hyper<F> as Fields<F>>::NAMES;
     let mut rounded = [F::zero(); 32];
-    rule.hyper(step).store(|k, x| rounded[k] = F::of(if names[k] == TRUST_RATIO { trust_ratio } else { x }));
+    rule.hyper(step).store(|k, x| rounded[k] = coefficient(if names[k] == TRUST_RATIO { trust_ratio } else { x }));
     R::Hyper::<F>::load(|k| rounded[k])
 }
 
@@ -316,6 +331,7 @@ fn update_tile<R: Rule, F: Real, const EXTRAS: bool>(
 /// What stands between a gradient and its rule.
 struct Driver<F> {
     grad_scale: F,
+    grad_power: F,
     decay: F,
     l2: F,
     limit: F,
@@ -325,16 +341,10 @@ struct Driver<F> {
 
 impl<F: Real> Driver<F> {
     fn of(c: &Coefficients) -> Self {
-        let limit = F::of(c.clip_value.unwrap_or(f64::INFINITY));
-        let decay = F::of(c.decay);
-        Self {
-            grad_scale: F::of(c.grad_scale),
-            decay,
-            l2: F::of(c.l2),
-            limit,
-            zero: c.zero_non_finite,
-            stream: c.noise,
-        }
+        let [grad_scale, grad_power] = factors(c.grad_scale);
+        let (decay, l2) = (coefficient(c.decay), coefficient(c.l2));
+        let limit = c.clip_value.map_or(F::infinity(), coefficient);
+        Self { grad_scale, grad_power, decay, l2, limit, zero: c.zero_non_finite, stream: c.noise }
     }
 
     #[inline(always)]
@@ -342,8 +352,9 @@ impl<F: Real> Driver<F> {
         if !EXTRAS {
             return self.grad_scale * g + self.l2 * w;
         }
+        let g = self.grad_scale * (self.grad_power * g);
         let g = if self.zero && !g.is_finite() { F::zero() } else { g };
-        clip(self.grad_scale * g, self.limit) + noise + self.l2 * w
+        clip(g, self.limit) + noise + self.l2 * w
     }
 
     /// The noise on the elements from `first` on, which is a multiple of four.

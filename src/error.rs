@@ -232,3 +232,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub fn require(inside: bool, name: &'static str, value: f64, range: &'static str) -> Result<()> {
     if inside { Ok(()) } else { Err(Error::Hyperparameter { name, value, range }) }
 }
+
+/// Whether a number is 0 or normal in f32: a device may flush others to 0.
+pub(crate) fn in_f32(x: f64) -> bool {
+    x == 0.0 || (x.abs() >= f64::from(f32::MIN_POSITIVE) && x.abs() <= f64::from(f32::MAX))
+}
+
+/// [`require`] for a number that is 0, or above 0 and normal in f32.
+pub(crate) fn at_least_0(name: &'static str, x: f64) -> Result<()> {
+    require(x >= 0.0 && in_f32(x), name, x, "0, or 1.2e-38 to 3.4e38")
+}

@@ -1,6 +1,7 @@
 //! What an optimizer is: a rule on one parameter, its gradient and its state.
 
 use std::fmt::Debug;
+use std::num::FpCategory;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,12 @@ impl Real for f64 {
     fn of(x: f64) -> Self {
         x
     }
+}
+
+/// A coefficient, rounded once; 0 where it would be subnormal, which devices may flush to 0: all of them then get the same.
+pub(crate) fn coefficient<F: Real>(x: f64) -> F {
+    let rounded = F::of(x);
+    if rounded.classify() == FpCategory::Subnormal { F::zero() } else { rounded }
 }
 
 /// `a / b`, and 0 where `b` is 0: the twin of the shaders' `ratio`.
@@ -343,7 +350,7 @@ impl<R: Rule> Erased for R {
         Rule::look_ahead(self, step)
     }
     fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>) {
-        self.hyper(step).store(|_, x| row.push(f32::of(x).to_bits()));
+        self.hyper(step).store(|_, x| row.push(coefficient::<f32>(x).to_bits()));
     }
     fn save(&self) -> String {
         Rule::save(self)

@@ -4,16 +4,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Result, require};
+use crate::rule::Real;
 
-/// PyTorch's `torch.amp.GradScaler`: the loss is multiplied by a scale, the step divides the gradients by it again, and the scale is
-/// halved whenever they overflow.
+/// PyTorch's `torch.amp.GradScaler`: the loss is multiplied by a scale, and the step divides the gradients by it again. The scale
+/// falls when the gradients overflow, and grows after good steps.
 ///
 /// ```text
-/// some gradient is NaN or ∞:   the step is skipped, scale ← backoff_factor·scale
-/// growth_interval good steps:  scale ← growth_factor·scale, unless that is ∞ in f32
+/// some gradient is NaN or ∞:   the step is skipped, scale ← max(backoff_factor·scale, min_scale)
+/// growth_interval good steps:  scale ← growth_factor·scale, unless that is above 2¹²⁶
 /// ```
-/// On a GPU the scale lives in a buffer, [`Optimizer::loss_scale`](crate::Optimizer::loss_scale), for the kernel that computes the loss
-/// or its gradient: no step waits for the host. It does not fall below 2⁻¹²⁶ (PyTorch's does, down to 0).
+/// Both products are rounded to f64 and then to f32, as PyTorch rounds them, on every device. On a GPU the scale lives in a buffer,
+/// [`Optimizer::loss_scale`](crate::Optimizer::loss_scale), for the kernel that computes the loss or its gradient: no step waits for
+/// the host.
+///
+/// The scale stays between `min_scale` and 2¹²⁶, so that 1/scale is a normal number, too (PyTorch's falls to 0, and grows to 2¹²⁷).
+/// At `min_scale`, steps whose gradients overflow are still skipped, and the scale no longer falls: [`Report::loss_scale`] stays at
+/// `min_scale` while [`Report::skipped_steps`] goes on. fairseq and DeepSpeed stop the run there; a step that does not wait for the
+/// device cannot, so look at the report now and then. A scale that was set outside of these bounds is used as it is: above 2¹²⁶ it
+/// does not grow, below `min_scale` it does not fall.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct LossScaler {
@@ -25,12 +33,29 @@ pub struct LossScaler {
     pub backoff_factor: f64,
     /// Good steps in a row until the scale grows, 1 or more.
     pub growth_interval: u32,
+    /// What the scale does not fall below: a normal f32, at most `init_scale`. fairseq's `min_loss_scale` is 1e-4, DeepSpeed's
+    /// `min_loss_scale` 1.
+    #[serde(default = "least_scale")]
+    pub min_scale: f64,
 }
 
+fn least_scale() -> f64 {
+    f32::MIN_POSITIVE.into()
+}
+
+/// The scale does not grow beyond it: its inverse is a normal f32.
+const MOST_SCALE: f64 = (1u128 << 126) as f64;
+
 impl Default for LossScaler {
-    /// 2¹⁶, growing by 2 every 2,000 good steps, halved by a bad one.
+    /// 2¹⁶, growing by 2 every 2,000 good steps, halved by a bad one down to 2⁻¹²⁶.
     fn default() -> Self {
-        Self { init_scale: 65536.0, growth_factor: 2.0, backoff_factor: 0.5, growth_interval: 2000 }
+        Self {
+            init_scale: 65536.0,
+            growth_factor: 2.0,
+            backoff_factor: 0.5,
+            growth_interval: 2000,
+            min_scale: least_scale(),
+        }
     }
 }
 
@@ -42,8 +67,35 @@ impl LossScaler {
         require(growth > 1.0 && normal(growth), "growth_factor", growth, "above 1, and finite in f32")?;
         require(backoff < 1.0 && normal(backoff), "backoff_factor", backoff, "between 0 and 1")?;
         let interval = self.growth_interval;
-        require(interval > 0, "growth_interval", interval.into(), "1 or more")
+        require(interval > 0, "growth_interval", interval.into(), "1 or more")?;
+        let least = self.min_scale;
+        require(normal(least) && least <= self.init_scale, "min_scale", least, "a normal f32, at most init_scale")
     }
+
+    /// `GROWTH` … `MIN_SCALE` of shaders/prepare.wgsl.
+    pub(crate) fn words(&self) -> [u32; 6] {
+        let [growth, backoff] = [self.growth_factor, self.backoff_factor].map(f64::to_bits);
+        let (upper, lower) = (|bits: u64| (bits >> 32) as u32, |bits: u64| bits as u32);
+        let (interval, least) = (self.growth_interval, (self.min_scale as f32).to_bits());
+        [upper(growth), lower(growth), upper(backoff), lower(backoff), interval, least]
+    }
+}
+
+/// A factor as x·y, y a power of two: 1 where x is then 0 or a normal number. x·(y·g) loses nothing where x·y alone would be
+/// infinite, or subnormal and so perhaps flushed to 0. The twin of `factors` in shaders/wide.wgsl.
+pub(crate) fn factors<F: Real>(c: f64) -> [F; 2] {
+    let x = F::of(c);
+    if c == 0.0 || !c.is_finite() || x.is_normal() {
+        return [x, F::one()];
+    }
+    // Of a normal f64; any other is far too small.
+    let exponent = ((c.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    if exponent < -252 {
+        return [F::zero(), F::one()];
+    }
+    let mantissa = c * f64::from(-exponent).exp2();
+    let (exponent, two) = (exponent.min(254), |e: i32| f64::from(e).exp2());
+    [F::of(mantissa * two(exponent / 2)), F::of(two(exponent - exponent / 2))]
 }
 
 /// What a step that measures its gradients (for clipping by norm, loss scaling, or [`NonFinite`]) says about itself.
@@ -52,7 +104,8 @@ pub struct Report {
     /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN or ∞ if they are;
     /// with [`NonFinite::Zero`] the norm of the rest.
     pub grad_norm: f64,
-    /// Whether a gradient held NaN or ∞.
+    /// Whether a gradient held NaN or ∞, or a finite element became ∞ by the factors on it: 1/scale, clipping by norm,
+    /// [`Settings::grad_scale`](crate::Settings::grad_scale) and the mean over micro-batches.
     pub found_inf: bool,
     /// The scale for the next loss; 1 without a [`LossScaler`].
     pub loss_scale: f64,
@@ -87,31 +140,34 @@ impl Guard {
         self.policy.unwrap_or_default()
     }
 
-    /// Decides about a step on the CPU: what its gradients are multiplied by; `None` to skip it. The twin of `prepare` in
+    /// 1 / scale.
+    pub(crate) fn inverse_scale(&self, report: &Report) -> f64 {
+        self.scaler.map_or(1.0, |_| 1.0 / report.loss_scale)
+    }
+
+    /// Decides on the CPU whether a step is taken. `bad` says that what the rule would get is not finite. The twin of `decide` in
     /// shaders/prepare.wgsl.
-    pub(crate) fn decide(&self, norm: f64, bad: bool, report: &mut Report) -> Option<f64> {
-        let mut inverse_scale = 1.0;
+    pub(crate) fn decide(&self, grad_norm: f64, bad: bool, report: &mut Report) -> bool {
         if let Some(scaler) = &self.scaler {
-            inverse_scale = 1.0 / report.loss_scale;
+            let scale = report.loss_scale;
             if bad {
-                let backed = (report.loss_scale * scaler.backoff_factor) as f32;
-                report.loss_scale = backed.max(f32::MIN_POSITIVE).into();
+                let backed = f64::from((scale * scaler.backoff_factor) as f32);
+                // Where it stands below the least one already, it stays.
+                report.loss_scale = backed.max(scaler.min_scale.min(scale));
                 report.growth_tracker = 0;
             } else if report.growth_tracker.saturating_add(1) >= scaler.growth_interval {
-                let grown = (report.loss_scale * scaler.growth_factor) as f32;
-                if grown.is_finite() {
-                    report.loss_scale = grown.into();
+                let grown = f64::from((scale * scaler.growth_factor) as f32);
+                if grown <= MOST_SCALE {
+                    report.loss_scale = grown;
                 }
                 report.growth_tracker = 0;
             } else {
                 report.growth_tracker += 1;
             }
         }
-        (report.grad_norm, report.found_inf) = (norm * inverse_scale, bad);
-        if bad && self.policy() == NonFinite::Skip {
-            report.skipped_steps = report.skipped_steps.saturating_add(1);
-            return None;
-        }
-        Some(inverse_scale * self.clip.map_or(1.0, |clip| clip.coefficient(report.grad_norm)))
+        (report.grad_norm, report.found_inf) = (grad_norm, bad);
+        let skipped = bad && self.policy() == NonFinite::Skip;
+        report.skipped_steps = report.skipped_steps.saturating_add(skipped.into());
+        !skipped
     }
 }

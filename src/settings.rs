@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clipping::{AdaptiveClip, ClipNorm};
-use crate::error::{Result, require};
+use crate::error::{Result, at_least_0, in_f32, require};
 use crate::noise::{Noise, Stream};
-use crate::rule::Real;
+use crate::rule::coefficient;
+use crate::scaling::factors;
 
 /// How parameters are pulled towards 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,10 @@ pub enum WeightDecay {
 ///
 /// A step applies them in this order:
 ///
+/// Each number is 0 or a normal f32 (1.2e-38 to 3.4e38): a device may take a subnormal one for 0, so it is an
+/// [`Error::Hyperparameter`](crate::Error::Hyperparameter). Products with a schedule's factor may become smaller, and then count as 0 on
+/// every device. The gradient's own factors never do.
+///
 /// ```text
 /// g ← g − mean(g)                      centralize, row by row
 /// g ← adaptive_clip(g, w)              row by row, or column by column
@@ -48,7 +53,7 @@ pub enum WeightDecay {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Settings {
-    /// The base learning rate, 0 or more.
+    /// The base learning rate: 0 or more.
     pub lr: f64,
     /// The schedule's factor on `lr`, 0 or more: η in the AdamW paper.
     pub lr_factor: f64,
@@ -102,23 +107,25 @@ impl Settings {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let in_f32 = |x: f64| x.abs() <= f64::from(f32::MAX);
-        let at_least_0 = |name, x: f64| require(x >= 0.0 && in_f32(x), name, x, "0 or more, and finite in f32");
         at_least_0("lr", self.lr)?;
-        at_least_0("lr_factor", self.lr_factor)?;
-        at_least_0("lr · lr_factor", self.effective_lr())?;
+        // A schedule's factor and what it is multiplied with may become as small as they like.
+        let product =
+            |name, x: f64| require(x >= 0.0 && x <= f64::from(f32::MAX), name, x, "0 or more, and finite in f32");
+        product("lr_factor", self.lr_factor)?;
+        product("lr · lr_factor", self.effective_lr())?;
         at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
         self.clip_norm.map_or(Ok(()), |clip| clip.check())?;
         self.noise.map_or(Ok(()), |noise| noise.check())?;
         self.adaptive_clip.map_or(Ok(()), |clip| clip.check())?;
-        require(in_f32(self.grad_scale), "grad_scale", self.grad_scale, "finite in f32")?;
+        let grad_scale = self.grad_scale;
+        require(in_f32(grad_scale), "grad_scale", grad_scale, "0, or 1.2e-38 to 3.4e38 in magnitude")?;
         let (WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) | WeightDecay::DecoupledFromLr(lambda)) =
             self.weight_decay
         else {
             return Ok(());
         };
         at_least_0("weight_decay", lambda)?;
-        at_least_0("weight_decay · lr", self.coefficients().decay)
+        product("weight_decay · lr", self.coefficients().decay)
     }
 
     pub(crate) fn effective_lr(&self) -> f64 {
@@ -133,6 +140,11 @@ impl Settings {
     /// Whether a step writes to the gradient.
     pub(crate) fn writes_gradient(&self) -> bool {
         self.zero_grad || self.reshapes()
+    }
+
+    /// Whether `grad_scale`, divided by some number of micro-batches, may be no normal f32.
+    pub(crate) fn two_factors(&self) -> bool {
+        self.grad_scale != 0.0 && self.grad_scale.abs() < 1e-28
     }
 
     /// λ of decoupled decay.
@@ -207,8 +219,7 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn check(&self) -> Result<()> {
-        let inside = self.lr_scale >= 0.0 && self.lr_scale <= f64::from(f32::MAX);
-        require(inside, "lr_scale", self.lr_scale, "0 or more, and finite in f32")
+        at_least_0("lr_scale", self.lr_scale)
     }
 
     /// The group's settings for this parameter.
@@ -245,15 +256,17 @@ pub(crate) struct Coefficients {
 impl Coefficients {
     /// Whether a gradient is more than scaled and decayed.
     pub(crate) fn extras(&self) -> bool {
-        self.clip_value.is_some() || self.zero_non_finite || self.noise.is_some()
+        let scaled_twice = factors::<f32>(self.grad_scale)[1] != 1.0;
+        self.clip_value.is_some() || self.zero_non_finite || self.noise.is_some() || scaled_twice
     }
 
     /// The head of a row of the uniform buffer.
     pub(crate) fn row(&self) -> [u32; ROW_HEAD] {
         let (average, clip_value) = (self.average.unwrap_or(0.0), self.clip_value.unwrap_or(0.0));
-        let bits = |x: f64| f32::of(x).to_bits();
+        let bits = |x: f64| coefficient::<f32>(x).to_bits();
         let mut row = [0; ROW_HEAD];
-        row[..5].copy_from_slice(&[self.grad_scale, self.l2, self.decay, average, clip_value].map(bits));
+        row[1..5].copy_from_slice(&[self.l2, self.decay, average, clip_value].map(bits));
+        [row[0], row[7]] = factors::<f32>(self.grad_scale).map(f32::to_bits);
         if let Some(Stream { deviation, step, seed, tensor }) = self.noise {
             row[6] = bits(deviation);
             row[8..].copy_from_slice(&[step, seed[0], seed[1], tensor]);

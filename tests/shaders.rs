@@ -20,7 +20,7 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 27] = [
+const DRIVERS: [&str; 28] = [
     "update",
     "lane",
     "look_ahead",
@@ -32,6 +32,7 @@ const DRIVERS: [&str; 27] = [
     "trust",
     "noise",
     "units",
+    "wide",
     "accumulate",
     "combine",
     "dot",
@@ -96,7 +97,15 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
             }
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
-                let all = Extras { average: true, clip: true, zero: true, tiled: true, pooled: true, noise: true };
+                let all = Extras {
+                    average: true,
+                    clip: true,
+                    zero: true,
+                    tiled: true,
+                    pooled: true,
+                    two_factors: true,
+                    noise: true,
+                };
                 let pooled = Extras { average: true, pooled: true, ..Extras::default() };
                 for extras in [all, Extras { pooled: false, ..all }, pooled] {
                     let text = shader(&rule, lane, access, extras);

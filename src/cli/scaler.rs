@@ -25,6 +25,7 @@ pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, Strin
         growth_factor: number("growth_factor")?,
         backoff_factor: number("backoff_factor")?,
         growth_interval: number("growth_interval")? as u32,
+        ..LossScaler::default()
     };
     if hyper["optimizer"] != "SGD(lr=0.01, momentum=0.9)" {
         return Ok(Verdict::Skipped(format!("`optimizer` = {} is not known", hyper["optimizer"])));

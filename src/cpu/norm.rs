@@ -2,6 +2,7 @@
 
 use super::{CHUNK, LANES, map, widest};
 use crate::rule::Real;
+use crate::scaling::factors;
 
 /// A norm, and whether the vector holds NaN or ∞.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +36,13 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     };
     let parts = map(x.chunks(CHUNK).collect(), of);
     Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
+}
+
+/// Whether a finite element, times `scale`, is infinite. Any norm is at least the largest element: mostly it says enough.
+pub(super) fn overflows<F: Real>(x: &[F], norm: f64, scale: f64) -> bool {
+    let most = F::max_value().to_f64().unwrap_or(f64::MAX);
+    let [scale_by, power] = factors::<F>(scale);
+    norm * scale.abs() > 0.5 * most && x.iter().any(|&x| x.is_finite() && !(scale_by * (power * x)).is_finite())
 }
 
 #[inline(always)]

@@ -13,9 +13,9 @@ use crate::scaling::Report;
 
 /// Bytes of `Control` that a step hands to the host, and all of it.
 const HEAD: u64 = 32;
-const SIZE: u64 = HEAD + 4 * MAX_IN_FLIGHT as u64;
+const SIZE: u64 = HEAD + 4 * MAX_IN_FLIGHT as u64 + 8;
 /// Words of the head of a slot, and of an entry: as in prepare.wgsl.
-pub(crate) const SLOT_HEAD: usize = 16;
+pub(crate) const SLOT_HEAD: usize = 20;
 pub(crate) const ENTRY: usize = 20;
 
 /// The device's state, and the steps that it has not told about yet.
@@ -251,14 +251,15 @@ impl Slot {
 }
 
 fn report(head: Head) -> Report {
-    let [scale, growth_tracker, skipped, bad, norm_scale, norm_root, _, _] = head;
+    let [scale, growth_tracker, skipped, bad, norm_scale, norm_root, norm_exponent, _] = head;
     let number = |bits| f64::from(f32::from_bits(bits));
     // Elements that count as 0 leave a norm.
-    let grad_norm = match if bad & 4 == 0 { bad } else { 0 } {
-        0 => number(norm_scale) * number(norm_root),
+    let grad_norm = match if bad & 4 == 0 { bad & 3 } else { 0 } {
+        0 => number(norm_scale) * number(norm_root) * f64::from(norm_exponent as i32).exp2(),
         1 => f64::INFINITY,
         _ => f64::NAN,
     };
+    let found_inf = bad & !4 > 0;
     let skipped_steps = skipped.into();
-    Report { grad_norm, found_inf: bad & 3 > 0, loss_scale: number(scale), growth_tracker, skipped_steps }
+    Report { grad_norm, found_inf, loss_scale: number(scale), growth_tracker, skipped_steps }
 }

@@ -99,6 +99,8 @@ pub struct Extras {
     pub tiled: bool,
     /// Tensors lie anywhere in the buffers that are bound: a table of tiles says where.
     pub pooled: bool,
+    /// Gradients have two factors, whose product may be no normal f32: where norms or a loss scale make a part of it.
+    pub two_factors: bool,
     /// Noise on the gradients: [`Noise`](crate::Noise). Only with `tiled`.
     pub noise: bool,
 }
@@ -297,10 +299,10 @@ impl KernelKey {
     /// Gradient and states, as every rule gets them.
     fn load(&self, names: &HashMap<&str, String>) -> String {
         let mut g = names.get("grad").cloned().unwrap_or_default();
+        g = if self.extras.two_factors { format!("scaled({g}, row)") } else { format!("row.grad_scale * {g}") };
         if self.extras.zero {
             g = format!("only_finite({g})");
         }
-        g = format!("row.grad_scale * {g}");
         if self.extras.clip {
             g = format!("clip({g}, row.clip_value)");
         }

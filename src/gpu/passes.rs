@@ -8,8 +8,12 @@ use crate::error::{Error, Result};
 
 pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
+const WIDE: &str = include_str!("../../shaders/wide.wgsl");
 const UNITS: &str = include_str!("../../shaders/units.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
+
+/// Of units that one workgroup takes; of longer ones, in order.
+pub(crate) const UNITS_ENTRIES: [&str; 4] = ["main", "sums", "combine", "apply"];
 
 /// A compiled pass.
 #[derive(Debug)]
@@ -44,14 +48,13 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 
 /// The WGSL of the passes before the update, and of the solvers': name, entry point, text.
 pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
-    let (norm, prepare) = (norm_text(1, true), format!("{REDUCE}{PREPARE}"));
-    let mut shaders = vec![
-        ("norm", "main", norm),
-        ("prepare", "prepare", prepare.clone()),
-        ("rows", "rows_main", prepare),
-        ("units", "main", units_text(false)),
-        ("units in one window", "main", units_text(true)),
-    ];
+    let (norm, prepare) = (norm_text(1, true), prepare_text());
+    let mut shaders =
+        vec![("norm", "main", norm), ("prepare", "prepare", prepare.clone()), ("rows", "rows_main", prepare)];
+    for entry in UNITS_ENTRIES {
+        shaders.push(("units", entry, units_text(false)));
+        shaders.push(("units in one window", entry, units_text(true)));
+    }
     shaders.extend(crate::solve::shaders());
     shaders
 }
@@ -61,13 +64,19 @@ fn norm_text(kind: u32, zero: bool) -> String {
     format!("const KIND = {kind}u; const ZERO = {zero};\n{REDUCE}{NORM}")
 }
 
+/// The decision about a step, and its rows of coefficients.
+fn prepare_text() -> String {
+    format!("{REDUCE}{WIDE}{PREPARE}")
+}
+
 /// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that are written.
 fn units_text(shared: bool) -> String {
-    let mut text = format!("{REDUCE}{UNITS}");
+    let mut text = format!("{REDUCE}{WIDE}{UNITS}");
     if shared {
         text = text.replace("@group(1) @binding(1) var<storage, read_write> param: array<f32>;\n", "");
         text = text.replace("@binding(2) var<storage, read_write> grad", "@binding(1) var<storage, read_write> grad");
-        text = text.replace("@binding(3)", "@binding(2)").replace("param[", "grad[");
+        text = text.replace("@group(1) @binding(3)", "@group(1) @binding(2)");
+        text = text.replace("@group(1) @binding(4)", "@group(1) @binding(3)").replace("param[", "grad[");
     }
     text
 }
@@ -78,20 +87,22 @@ impl Gpu {
         self.pass("norm", norm_text(kind, zero), "main", &[&[true, true, false]])
     }
 
-    /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window.
-    pub(crate) fn units_pass(&self, shared: bool) -> Result<Arc<Pass>> {
-        let group: &[bool] = if shared { &[true, false, true] } else { &[true, false, false, true] };
-        self.pass("units", units_text(shared), "main", &[&[true], group])
+    /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only [`UNITS_ENTRIES`]' first
+    /// needs no room for parts.
+    pub(crate) fn units_pass(&self, shared: bool, entry: &'static str) -> Result<Arc<Pass>> {
+        let mut group = if shared { vec![true, false, true] } else { vec![true, false, false, true] };
+        group.extend((entry != UNITS_ENTRIES[0]).then_some(false));
+        self.pass("units", units_text(shared), entry, &[&[true], &group])
     }
 
     /// The decision about a step.
     pub(crate) fn prepare_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("prepare", format!("{REDUCE}{PREPARE}"), "prepare", &[&[true], &[true, false, false]])
+        self.pass("prepare", prepare_text(), "prepare", &[&[true], &[true, false, false]])
     }
 
     /// The coefficients of each row.
     pub(crate) fn rows_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("rows", format!("{REDUCE}{PREPARE}"), "rows_main", &[&[true], &[true, false, false]])
+        self.pass("rows", prepare_text(), "rows_main", &[&[true], &[true, false, false]])
     }
 
     /// The pass, compiled at its first use. Each group is a list of storage buffers: whether they are read-only.

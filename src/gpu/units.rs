@@ -6,12 +6,16 @@ use wgpu::util::DeviceExt;
 
 use super::Gpu;
 use super::memory::BufferRange;
-use super::passes::Pass;
+use super::passes::{Pass, UNITS_ENTRIES};
 use crate::clipping::{AdaptiveClip, Unit};
 use crate::error::{Error, Result};
 
 /// Columns that a workgroup takes beside each other.
 const WIDTH: u32 = 64;
+/// Elements of a part that a thread takes one after the other, unless the parts become too many for `combine`.
+const TURNS: u32 = 1024;
+/// Parts that a thread of `combine` takes at most.
+const MOST_PARTS: u32 = 4096;
 
 /// `Job` of shaders/units.wgsl.
 #[repr(C)]
@@ -28,7 +32,21 @@ struct Job {
     clipping: f32,
     eps: f32,
     row: u32,
-    unused: u32,
+    parts: u32,
+    turns: u32,
+}
+
+impl Job {
+    /// Cuts long units into parts.
+    fn cut(self) -> Self {
+        let threads = 256 / self.width;
+        let parts = |turns: u32| self.count.div_ceil(turns * threads).max(1);
+        let mut turns = TURNS;
+        while parts(turns) > MOST_PARTS * threads {
+            turns *= 2;
+        }
+        Self { parts: parts(turns), turns, ..self }
+    }
 }
 
 /// What is to be done to one gradient.
@@ -65,31 +83,45 @@ impl Units {
                 at_g += ((g.offset - both.offset) / 4) as u32;
                 (w, g) = (both.clone(), both);
             }
-            let pass = gpu.units_pass(shared)?;
             let (needed, available) = (w.size().max(g.size()), limits.max_storage_buffer_binding_size);
             if needed > available {
                 let (name, limit) = (part.name.into(), "max_storage_buffer_binding_size");
                 return Err(Error::OverLimit { name, limit, needed, available });
             }
             let mut push = |job: Job| -> Result<()> {
-                // In rows of as many as a dispatch takes; there is room for as many rows.
-                let workgroups = job.units.div_ceil(job.width);
-                let size = [workgroups.min(most), workgroups.div_ceil(most)];
-                let group = gpu.scoped("a job", || {
+                let job = job.cut();
+                let long = job.parts > 1;
+                let blocks = job.units.div_ceil(job.width);
+                let (table, sums) = gpu.scoped("a job", || {
                     let descriptor = wgpu::util::BufferInitDescriptor {
                         label: Some("wgpu-optim job"),
                         contents: bytemuck::bytes_of(&job),
                         usage: wgpu::BufferUsages::STORAGE,
                     };
-                    let table = gpu.device().create_buffer_init(&descriptor);
-                    let scale = BufferRange::new(control, 0, 1);
-                    let mut bound = vec![table.as_entire_binding(), w.binding(), g.binding(), scale.binding()];
-                    if shared {
-                        bound.remove(1);
-                    }
-                    pass.bind(gpu, 1, &bound)
+                    let sums = wgpu::BufferDescriptor {
+                        label: Some("wgpu-optim parts of units"),
+                        size: 16 * u64::from(job.units) * (u64::from(job.parts) + 1),
+                        usage: wgpu::BufferUsages::STORAGE,
+                        mapped_at_creation: false,
+                    };
+                    (gpu.device().create_buffer_init(&descriptor), long.then(|| gpu.device().create_buffer(&sums)))
                 })?;
-                jobs.push((pass.clone(), group, size));
+                for &entry in if long { &UNITS_ENTRIES[1..] } else { &UNITS_ENTRIES[..1] } {
+                    let pass = gpu.units_pass(shared, entry)?;
+                    // In rows of as many as a dispatch takes; there is room for as many rows.
+                    let workgroups = if entry == "combine" { blocks } else { blocks * job.parts };
+                    let size = [workgroups.min(most), workgroups.div_ceil(most)];
+                    let group = gpu.scoped("a job", || {
+                        let scale = BufferRange::new(control, 0, 1);
+                        let mut bound = vec![table.as_entire_binding(), w.binding(), g.binding(), scale.binding()];
+                        bound.extend(sums.as_ref().map(wgpu::Buffer::as_entire_binding));
+                        if shared {
+                            bound.remove(1);
+                        }
+                        pass.bind(gpu, 1, &bound)
+                    })?;
+                    jobs.push((pass, group, size));
+                }
                 Ok(())
             };
             let of = |unit: Option<Unit>| {

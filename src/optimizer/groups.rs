@@ -59,7 +59,7 @@ impl Optimizer {
         let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
         let extras = |settings: &Settings| {
             let Settings { clip_value, noise, zero_grad, centralize, adaptive_clip, .. } = settings;
-            (clip_value.is_some(), noise.is_some(), *zero_grad, *centralize, *adaptive_clip)
+            (clip_value.is_some(), noise.is_some(), *zero_grad, *centralize, *adaptive_clip, settings.two_factors())
         };
         if extras(&now.settings) != extras(&settings) || kind(&now.settings) != kind(&settings) {
             if let Device::Gpu(gpu) = &self.device {

@@ -8,7 +8,7 @@ use crate::gpu::memory::BufferRange;
 use crate::gpu::norm::Preparation;
 use crate::gpu::plan::Plan;
 use crate::gpu::{Device, Gpu};
-use crate::scaling::{LossScaler, Report};
+use crate::scaling::{LossScaler, Report, factors};
 use crate::settings::ROW_HEAD;
 
 /// The most rows that a step offers the device to choose from.
@@ -247,7 +247,6 @@ impl Optimizer {
     pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
         self.check_candidates(plan)?;
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
-        let bits = |x: f64| (x as f32).to_bits();
         let mut words = std::mem::take(&mut self.rows);
         words.clear();
         words.extend([step, self.guard.policy() as u32, preparation.partials]);
@@ -257,8 +256,9 @@ impl Optimizer {
         whole[0] = self.norm_kind();
         words.extend(whole);
         let scaler = self.guard.scaler.unwrap_or_default();
-        words.extend([u32::from(self.guard.scaler.is_some()), bits(scaler.growth_factor), bits(scaler.backoff_factor)]);
-        words.extend([scaler.growth_interval, f32::NAN.to_bits(), u32::from(self.measures())]);
+        words.push(u32::from(self.guard.scaler.is_some()));
+        words.extend(scaler.words());
+        words.extend([u32::from(self.measures()), f32::NAN.to_bits()]);
         words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
         for (row, leader) in plan.rows.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
@@ -281,12 +281,9 @@ impl Optimizer {
             let [start, count] = if clip.is_some() { preparation.ranges[row] } else { [0, 0] };
             let entry = &mut words[SLOT_HEAD + ENTRY * row..][..ENTRY];
             let size = ROW_HEAD + group.rule.hyper_names().len();
-            entry[..4].copy_from_slice(&[
-                first,
-                width,
-                size as u32,
-                bits(parameter.share(group, window) * group.settings.grad_scale.abs()),
-            ]);
+            let [weight, power] = factors::<f32>(parameter.share(group, window) * group.settings.grad_scale.abs());
+            entry[..4].copy_from_slice(&[first, width, size as u32, weight.to_bits()]);
+            entry[14] = power.to_bits();
             for (k, word) in entry[4..8].iter_mut().enumerate() {
                 *word = (taken >> (32 * k)) as u32;
             }

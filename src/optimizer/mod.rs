@@ -308,6 +308,7 @@ impl Group {
             zero,
             tiled: self.alone_with(settings),
             pooled: false,
+            two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
         }
     }

@@ -139,6 +139,7 @@ impl Optimizer {
         while let Some(&(k, _)) = runs.peek() {
             let group = &self.groups[k];
             let extras = group.extras(zero);
+            let extras = Extras { two_factors: extras.two_factors || measures, ..extras };
             let measure = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
             let ours = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
             let (alone, pooled) = split(gpu, ours);

@@ -85,7 +85,7 @@ impl Whole {
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         // Sums go by groups and names: a norm's last bit does not depend on the order in which parameters were added.
         work.sort_unstable_by_key(|work| (work.group, work.name));
-        let unscale = self.guard.scaler.map_or(1.0, |_| 1.0 / report.loss_scale);
+        let unscale = self.guard.inverse_scale(report);
         for Work { group, shape, coefficients, job, .. } in &mut work {
             let settings = &groups[*group].settings;
             if settings.reshapes() {
@@ -98,11 +98,9 @@ impl Whole {
             let whole = cpu::join(weighted, self.kind);
             let len = work.iter().map(|work| work.job.len()).sum();
             let factor = self.guard.clip.map_or(1.0, |clip| clip.norm.factor(len));
-            let bad = norms.iter().any(|norm| norm.bad);
-            let Some(coefficient) = self.guard.decide(factor * whole, bad, report) else {
-                work.iter_mut().filter(|work| work.coefficients.zero_grad).for_each(|work| work.job.zero_gradient());
-                return None;
-            };
+            let grad_norm = factor * whole * unscale;
+            let coefficient = unscale * self.guard.clip.map_or(1.0, |clip| clip.coefficient(grad_norm));
+            let mut bad = norms.iter().any(|norm| norm.bad);
             for (work, norm) in work.iter_mut().zip(&norms) {
                 let scaled = coefficient * work.coefficients.grad_scale;
                 let own = groups[work.group]
@@ -111,6 +109,11 @@ impl Whole {
                     .map_or(1.0, |clip| clip.coefficient(scaled.abs() * norm.value * clip.norm.factor(work.job.len())));
                 work.coefficients.grad_scale = scaled * own;
                 work.coefficients.zero_non_finite = self.zero;
+                bad = bad || work.job.overflows(norm.value, work.coefficients.grad_scale);
+            }
+            if !self.guard.decide(grad_norm, bad, report) {
+                work.iter_mut().filter(|work| work.coefficients.zero_grad).for_each(|work| work.job.zero_gradient());
+                return None;
             }
         }
         let taken = work.iter().map(|work| work.id).collect();

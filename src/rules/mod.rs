@@ -141,18 +141,15 @@ pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
 mod prelude {
     pub(super) use serde::{Deserialize, Serialize};
 
-    pub(super) use crate::error::{Result, require};
+    pub(super) use crate::error::{Result, at_least_0 as at_least_zero, in_f32, require};
     pub(super) use crate::fields;
     pub(super) use crate::rule::{Real, Rule, Scope, Step, largest, ratio};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")
     }
-    pub(super) fn at_least_zero(name: &'static str, x: f64) -> Result<()> {
-        require(x >= 0.0 && x.is_finite(), name, x, "0 or more, and finite")
-    }
     pub(super) fn above_zero(name: &'static str, x: f64) -> Result<()> {
-        require(x > 0.0 && x.is_finite(), name, x, "above 0, and finite")
+        require(x > 0.0 && in_f32(x), name, x, "1.2e-38 to 3.4e38")
     }
 
     /// β₁ and β₂ below 1, ε outside and inside the root at least 0.

@@ -25,6 +25,9 @@ tests!(
     nan_is_worse_than_infinity,
     settings_that_the_device_cannot_bind_are_refused,
     a_look_ahead_cannot_meet_a_skip,
+    a_norm_of_what_is_not_zeroed,
+    an_rms_is_of_those_that_step,
+    an_old_outcome_leaves_a_set_report,
 );
 
 /// Tensors of these lengths, with gradients.
@@ -277,9 +280,9 @@ fn guards_refuse(gpu: &Gpu) -> Result<(), Failed> {
             ensure(matches!(result, Err(Error::Hyperparameter { .. })), format!("{result:?}"))
         };
         for x in [f64::NAN, -1.0, f64::INFINITY, 1e39] {
-            bad(optimizer.set_clip_norm(ClipNorm::torch(x)))?;
+            bad(optimizer.set_clip_norm(ClipNorm::normalize(x)))?;
             bad(optimizer.set_clip_norm(ClipNorm { eps: x, ..ClipNorm::torch(1.0) }))?;
-            bad(optimizer.set_settings(0, Settings { clip_norm: Some(ClipNorm::optax(x)), ..Settings::lr(0.1) }))?;
+            bad(optimizer.set_settings(0, Settings { clip_norm: Some(ClipNorm::normalize(x)), ..Settings::lr(0.1) }))?;
             bad(optimizer.set_loss_scaler(LossScaler { init_scale: x, ..LossScaler::default() }))?;
             bad(optimizer.set_loss_scaler(LossScaler { growth_factor: x, ..LossScaler::default() }))?;
             bad(optimizer.set_loss_scaler(LossScaler { backoff_factor: x, ..LossScaler::default() }))?;
@@ -411,6 +414,75 @@ fn a_look_ahead_cannot_meet_a_skip(gpu: &Gpu) -> Result<(), Failed> {
         optimizer.set_non_finite(NonFinite::Propagate);
         optimizer.step()?;
         ensure(optimizer.steps("w")? == 2, "it goes on")?;
+    }
+    Ok(())
+}
+
+/// Squares overflow, or underflow: a second pass over the elements, which leaves the same ones out.
+fn a_norm_of_what_is_not_zeroed(gpu: &Gpu) -> Result<(), Failed> {
+    for magnitude in [1e30f32, 1e-30] {
+        let mut gradient = vec![magnitude; 5000];
+        (gradient[3], gradient[300], gradient[4999]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        for (norm, expected) in [(Norm::L1, 4997.0), (Norm::L2, 4997f64.sqrt()), (Norm::Max, 1.0)] {
+            for device in [gpu.into(), Device::Cpu] {
+                let mut optimizer = Optimizer::new(&device, Sgd, 1.0)?;
+                optimizer.set_clip_norm(ClipNorm { norm, ..ClipNorm::optax(f64::INFINITY) })?;
+                optimizer.set_non_finite(NonFinite::Zero);
+                optimizer.add(0, "w", &vec![0.0f32; 5000])?;
+                optimizer.write_gradient("w", &gradient)?;
+                optimizer.step()?;
+                let report = optimizer.read_report_blocking()?;
+                let what = format!("{norm:?} of {magnitude:e} on {}", device.name());
+                near(&what, report.grad_norm, expected * f64::from(magnitude))?;
+                let w = optimizer.read_blocking::<f32>("w")?;
+                let right = w.iter().zip(&gradient).all(|(w, g)| *w == if g.is_finite() { -g } else { 0.0 });
+                ensure(report.found_inf && right, format!("{what}: {report:?}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Its length is that of the members: neither the missing nor the frozen.
+fn an_rms_is_of_those_that_step(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Sgd, 1.0)?;
+        optimizer.set_clip_norm(ClipNorm::block_rms(1.0))?;
+        for (name, len) in [("a", 4), ("b", 5), ("missing", 100), ("frozen", 50)] {
+            optimizer.add(0, name, &vec![0.0f32; len])?;
+            optimizer.write_gradient(name, &vec![2.0f32; len])?;
+        }
+        optimizer.set_gradient("missing", Gradient::Missing)?;
+        optimizer.set_options("frozen", Options { frozen: true, ..Options::default() })?;
+        optimizer.step()?;
+        near("an RMS", optimizer.read_report_blocking()?.grad_norm, 2.0)?;
+        close("a", &optimizer.read_blocking("a")?, &[-1.0; 4], &[1.0; 4], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+/// The scale and its tracker are set while steps before them are under way, whose outcomes come later.
+fn an_old_outcome_leaves_a_set_report(gpu: &Gpu) -> Result<(), Failed> {
+    let len = 1 << 18;
+    for device in [gpu.into(), Device::Cpu] {
+        let mut optimizer = Optimizer::new(&device, Adam::default(), 0.01)?;
+        optimizer.set_loss_scaler(LossScaler::default())?;
+        optimizer.add(0, "w", &vec![1.0f32; len])?;
+        optimizer.write_gradient("w", &vec![f32::NAN; len])?;
+        for _ in 0..4 {
+            optimizer.step()?;
+        }
+        optimizer.set_loss_scale(2.0, 5, 1)?;
+        optimizer.settle_blocking()?;
+        for report in [optimizer.report(), optimizer.read_report_blocking()?] {
+            let found = (report.loss_scale, report.growth_tracker, report.skipped_steps);
+            ensure(found == (2.0, 5, 1), format!("{report:?} on {}", device.name()))?;
+        }
+        optimizer.step()?;
+        optimizer.settle_blocking()?;
+        let report = optimizer.report();
+        let found = (report.loss_scale, report.growth_tracker, report.skipped_steps);
+        ensure(found == (1.0, 0, 2), format!("{report:?} after one more on {}", device.name()))?;
     }
     Ok(())
 }
