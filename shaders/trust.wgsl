@@ -9,6 +9,8 @@ struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0:
 @group(0) @binding(2) var<storage, read_write> rows: array<Slot>;
 //: bindings
 
+var<workgroup> of_unit: f32;
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let unit = units[group.x];
@@ -21,13 +23,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     w = join_all(w, lane, L2);
     workgroupBarrier();
     x = join_all(x, lane, L2);
-    if lane != 0u || rows[unit.row].row.skip == 1u {
-        return;
+    let taken = rows[unit.row].row.skip != 1u;
+    if lane == 0u && taken {
+        //: load
+        of_unit = trust(w.x * sqrt(w.y), x.x * sqrt(x.y), &s, rows[unit.row].row.hyper);
+        //: store
     }
-    //: load
-    let number = trust(w.x * sqrt(w.y), x.x * sqrt(x.y), &s, rows[unit.row].row.hyper);
-    //: store
-    for (var k = unit.row; k < unit.row + unit.rows; k++) {
-        rows[k].row.hyper.trust_ratio = number;
+    workgroupBarrier();
+    // Every thread some: there may be as many rows as workgroups in a dispatch, and some drivers end loops after 32,768 turns.
+    if taken {
+        for (var k = unit.row + lane; k < unit.row + unit.rows; k += 256u) {
+            rows[k].row.hyper.trust_ratio = of_unit;
+        }
     }
 }
