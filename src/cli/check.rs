@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use wgpu::util::DeviceExt;
-use wgpu_optim::{BufferRange, Device, Error, Optimizer, Options, ParameterId, Real, Settings};
+use wgpu_optim::{BufferRange, Device, Error, Optimizer, Options, ParameterId, Real, Settings, WeightDecay};
 
 use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
@@ -415,6 +415,15 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
     };
     // A state's error is the sum of its steps' roundings, of at most four operations each.
     let state_tolerance = if f64 || f32_file { tolerance } else { F32_ALONE.max(4.0 * ROUNDING * steps) };
+    // With L2 decay exp_avg is a mean of h = g + λw: it takes over λ times the error of w. exp_avg_sq is a mean of h²: it
+    // takes over 2|h|λ times the error of w, at most h² + (λw)² times the relative one. Where g is 0, or nearly cancels
+    // λw, this exceeds what the state's own size allows. There Adam's steps, of lr whatever the size of h, also amplify
+    // each rounding of w.
+    let carried = |slot: &str, w: f64| match (setup.settings.weight_decay, slot) {
+        (WeightDecay::L2(lambda), "exp_avg" | "momentum_buffer") if !f64 => lambda * w,
+        (WeightDecay::L2(lambda), "exp_avg_sq") if !f64 => (lambda * w).powi(2),
+        _ => 0.0,
+    };
     let mut worst = Worst { ratio: -1.0, error: 0.0, what: "nothing".into() };
     let mut note = |error: f64, tolerance: f64, what: &dyn Fn() -> String| {
         // NaN is worse than anything.
@@ -482,7 +491,8 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
             let Some(scale) = oracle.state_scale.get(&(slot, k)) else { continue };
             for (i, (&x, b)) in x.iter().zip(b).enumerate() {
                 let b = sign * b;
-                note(scaled(x, b, scale[i].max(b.abs())), state_tolerance, &|| format!("{}[{i}]", name()));
+                let scale = scale[i].max(b.abs()).max(carried(slot, oracle.scale[k][i]));
+                note(scaled(x, b, scale), state_tolerance, &|| format!("{}[{i}]", name()));
             }
         }
     }
