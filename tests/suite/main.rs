@@ -24,6 +24,7 @@ mod least_squares;
 mod look_ahead;
 mod memory;
 mod newton;
+mod numbers;
 mod options;
 mod order;
 mod parity;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         look_ahead::TESTS,
         memory::TESTS,
         newton::TESTS,
+        numbers::TESTS,
         options::TESTS,
         order::TESTS,
         parity::TESTS,
