@@ -17,9 +17,9 @@ struct Row {
 // A row in the table of rows: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
 struct Slot { row: Row, rest: array<vec4<f32>, /*: rest */> }
 
-// A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it is in the buffers
-// of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its place in the tensor, and `limit`, the
-// tensor's elements, are the noise's.
+// A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it
+// is in the buffers of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its
+// place in the tensor, and `limit`, the tensor's elements, are the noise's.
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
 
 // The gradient with both factors. The `select` keeps them apart: a compiler may join a product of three.

@@ -1,5 +1,6 @@
-// Norms of parameters, and of what a norm-based rule measures: a partial result of each for each tile. Nothing is stored.
-// Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin: cpu::measure.
+// Norms of parameters, and of what a norm-based rule measures: a partial result of each for each tile. Nothing is
+// stored. Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin:
+// cpu::measure.
 
 @group(0) @binding(0) var<storage, read> rows: array<Slot>;
 @group(0) @binding(1) var<storage, read> tiles: array<Tile>;
@@ -17,7 +18,8 @@ fn measured(tile: Tile, k: u32) -> vec2<f32> {
     return vec2(w, /*: measure */);
 }
 
-// Whether squares of numbers up to this one count as they are: none that matters underflows, no sum of 2³² of them overflows.
+// Whether squares of numbers up to this one count as they are: none that matters underflows, no sum of 2³² of them
+// overflows.
 fn fits(largest: u32) -> bool {
     return largest == 0u || (largest >= 0x2b800000u && largest <= 0x57000000u);
 }

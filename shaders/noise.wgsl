@@ -1,8 +1,8 @@
 // Gradient noise: Philox 4x32-10 (Salmon et al. 2011), a counter-based generator, and Box–Muller. Behind lane.wgsl.
 //
-// The u32 are the same everywhere. The normals are as exact as the device's log, sqrt, cos and sin; WGSL bounds their error by 0.003:
-// r ≤ 5.77 times 2⁻¹¹ of cos and sin, for angles within ±π, and at most 2⁻¹⁰ of r, where log is 0 to within 2⁻²¹.
-// CPU twin: src/noise.rs.
+// The u32 are the same everywhere. The normals are as exact as the device's log, sqrt, cos and sin; WGSL bounds their
+// error by 0.003: r ≤ 5.77 times 2⁻¹¹ of cos and sin, for angles within ±π, and at most 2⁻¹⁰ of r, where log is 0 to
+// within 2⁻²¹. CPU twin: src/noise.rs.
 
 // The upper and the lower half of a·b.
 fn product(a: u32, b: u32) -> vec2<u32> {

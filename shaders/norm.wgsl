@@ -37,8 +37,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     most = atomicLoad(&largest);
     var scale = 1.0;
-    // Below 2⁻⁴⁰ squares that count would underflow, above 2⁴⁷ those of 2³² elements overflow: then by the power of two at or below the
-    // largest, but 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too.
+    // Below 2⁻⁴⁰ squares that count would underflow, above 2⁴⁷ those of 2³² elements overflow: then by the power of two
+    // at or below the largest, but 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too.
     if most < 0x2b800000u || most > 0x57000000u {
         let exponent = clamp(most & INFINITE, 0x00800000u, 0x7e800000u);
         let inverse = bitcast<f32>(0x7f000000u - exponent);

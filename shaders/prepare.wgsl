@@ -1,8 +1,9 @@
-// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then each row of coefficients.
+// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then each row of
+// coefficients.
 //
-// `prepare` (one workgroup) decides about the step and writes `control`; `rows` (a workgroup a row) picks the coefficients for the
-// step count that the device has reached, out of those that the host has computed for every count it may have reached.
-// src/optimizer/guard.rs lays out `slot`. CPU twin: `Guard::decide` in src/scaling.rs.
+// `prepare` (one workgroup) decides about the step and writes `control`; `rows` (a workgroup a row) picks the
+// coefficients for the step count that the device has reached, out of those that the host has computed for every count
+// it may have reached. src/optimizer/guard.rs lays out `slot`. CPU twin: `Guard::decide` in src/scaling.rs.
 
 struct Control {
     scale: f32,            // of the loss
@@ -131,7 +132,7 @@ fn join_norms(a: Norm, b: Norm, kind: u32) -> Norm {
 
 // The norm of some partial results, with their weights; √sum instead of the sum of squares. For thread 0.
 //
-// A thread takes each 256th. Some drivers end a loop after 32,768 turns: that is 2³⁵ elements.
+// A thread takes each 256th. Some drivers end loops after 32,768 turns: twice the tiles of 2³⁴ elements.
 fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     let none = Norm(wide(0.0), 0.0);
     var mine = none;
@@ -247,7 +248,8 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let clip = entry + ENTRY_CLIP;
     // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
     let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
-    let candidate = count(entry + TAKEN) * slot[entry + WIDTH] + select(0u, count(entry + SCHEDULED), slot[entry + WIDTH] > 1u);
+    let width = slot[entry + WIDTH];
+    let candidate = count(entry + TAKEN) * width + select(0u, count(entry + SCHEDULED), width > 1u);
     let words = slot[entry + WORDS];
     let first = slot[entry + CANDIDATES] + candidate * words;
     let row = ROW * group.x;
@@ -265,7 +267,8 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     }
 }
 
-// The scale times an f64, rounded to f64 and then to f32, as PyTorch has it: in integers. Above the largest f32 it is infinite.
+// The scale times an f64, rounded to f64 and then to f32, as PyTorch has it: in integers. Above the largest f32 it is
+// infinite.
 fn scaled_by(scale: f32, factor: u32) -> f32 {
     let upper = slot[factor];
     let bits = bitcast<u32>(scale);
@@ -275,11 +278,11 @@ fn scaled_by(scale: f32, factor: u32) -> f32 {
     let low = product(mantissa, slot[factor + 1u]);
     let high = product(mantissa, (upper & 0xfffffu) | 0x100000u);
     var x = add(vec3(low.y, low.x, 0u), vec3(0u, high.y, high.x));
-    x = rounded(x, width(x) - 53u);
+    x = rounded(x, bits_of(x) - 53u);
     // The bits that a rounding drops are 0 afterwards.
-    let dropped = width(x) - 24u;
+    let dropped = bits_of(x) - 24u;
     x = rounded(x, dropped);
-    let more = width(x) - 24u - dropped;
+    let more = bits_of(x) - 24u - dropped;
     let kept = ((x.y >> (dropped - 32u)) | (x.z << (64u - dropped))) >> more;
     let biased = exponent + i32(dropped + more) + 150;
     if biased <= 0 {
@@ -305,7 +308,7 @@ fn add(a: vec3<u32>, b: vec3<u32>) -> vec3<u32> {
 }
 
 // The number of bits up to the highest 1, of which one is above the 64th.
-fn width(x: vec3<u32>) -> u32 {
+fn bits_of(x: vec3<u32>) -> u32 {
     return 96u - countLeadingZeros(x.z);
 }
 

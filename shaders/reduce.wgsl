@@ -1,15 +1,17 @@
 // Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, prepare.wgsl and trust.wgsl.
 //
-// A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale is 1, or
-// where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU twin: src/cpu.rs.
+// A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale
+// is 1, or where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU
+// twin: src/cpu.rs.
 
 const L1 = 0u;
 const L2 = 1u;
 const MAX = 2u;
 const INFINITE = 0x7f800000u;
 
-// `largest` holds the bits of the largest |x|, which order as the numbers do: ∞ is above all numbers, NaN above ∞. Where elements that
-// are not finite count as 0 it is the largest of the others, with the sign bit set if there were any.
+// `largest` holds the bits of the largest |x|, which order as the numbers do: ∞ is above all numbers, NaN above ∞.
+// Where elements that are not finite count as 0 it is the largest of the others, with the sign bit set if there were
+// any.
 struct Partial { scale: f32, sum: f32, largest: u32, row: u32 }
 
 // What is wrong with a gradient whose largest element has these bits: 0 nothing, 1 an ∞, 2 a NaN.
@@ -33,7 +35,8 @@ fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
     return vec2(scale, select(part.x + part.y, max(part.x, part.y), kind == MAX));
 }
 
-// The pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen steps.
+// The pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen
+// steps.
 fn join_all(mine: vec2<f32>, lane: u32, kind: u32) -> vec2<f32> {
     pairs[lane] = mine;
     workgroupBarrier();

@@ -1,6 +1,6 @@
-// What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it may keep.
-// Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin: `trust` in
-// src/optimizer/vectors.rs.
+// What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it
+// may keep. Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin:
+// `trust` in src/optimizer/vectors.rs.
 
 struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0: u32, unused1: u32, unused2: u32 }
 
@@ -30,7 +30,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         //: store
     }
     workgroupBarrier();
-    // Every thread some: there may be as many rows as workgroups in a dispatch, and some drivers end loops after 32,768 turns.
+    // Every thread some: there may be as many rows as workgroups in a dispatch, and some drivers end loops after 32,768
+    // turns.
     if taken {
         for (var k = unit.row + lane; k < unit.row + unit.rows; k += 256u) {
             rows[k].row.hyper.trust_ratio = of_unit;

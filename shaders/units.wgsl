@@ -1,13 +1,13 @@
-// What is done to the gradient of a matrix row by row, or column by column, before anything else; in place. Where the policy zeroes
-// elements that are not finite, they count as 0 here, too.
+// What is done to the gradient of a matrix row by row, or column by column, before anything else; in place. Where the
+// policy zeroes elements that are not finite, they count as 0 here, too.
 //
 //     CENTRALIZE   g ← g − mean(g)
 //     ADAPTIVE     g ← g·min(1, clipping·max(‖w‖, ε) / max(‖g‖, 1e-6))
 //
-// A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. A longer unit is cut into parts, a
-// workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A unit of one part needs `main`
-// alone. No thread takes more than some thousand turns: some drivers end loops after 32,768. src/gpu/units.rs makes the jobs.
-// CPU twin: `Job::reshape` in src/cpu.rs.
+// A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. A longer unit is cut into
+// parts, a workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A unit
+// of one part needs `main` alone. No thread takes more than some thousand turns: some drivers end loops after 32,768.
+// src/gpu/units.rs makes the jobs. CPU twin: `Job::reshape` in src/cpu.rs.
 
 struct Job {
     param: u32,

@@ -1,7 +1,7 @@
 // Numbers with an exponent of their own, m·2^e with 1 ≤ |m| < 2: put before prepare.wgsl and units.wgsl.
 //
-// Products and quotients are rounded as those of f32 are, but do not overflow, and do not become subnormal, which a device may flush
-// to 0. CPU twin: f64; of `factors`, src/scaling.rs.
+// Products and quotients are rounded as those of f32 are, but do not overflow, and do not become subnormal, which a
+// device may flush to 0. CPU twin: f64; of `factors`, src/scaling.rs.
 
 struct Wide { m: f32, e: i32 }
 
@@ -55,8 +55,8 @@ fn plus(a: Wide, b: Wide) -> Wide {
     return normal(narrow(Wide(a.m, a.e - e)) + narrow(Wide(b.m, b.e - e)), e);
 }
 
-// The number as x·y, y a power of two: 1 if x is then a normal f32. Otherwise both are on the same side of 1, so that x·(y·g) is 0 or
-// infinite only if the exact product is (below 2⁻¹²⁶, or above the largest f32).
+// The number as x·y, y a power of two: 1 if x is then a normal f32. Otherwise both are on the same side of 1, so that
+// x·(y·g) is 0 or infinite only if the exact product is (below 2⁻¹²⁶, or above the largest f32).
 fn factors(a: Wide) -> vec2<f32> {
     if a.e == MOST {
         return vec2(a.m, 1.0);

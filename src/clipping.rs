@@ -35,18 +35,19 @@ impl Norm {
     }
 }
 
-/// A limit on a gradient's norm: of all gradients together with [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm), of
-/// each parameter's with [`Settings::clip_norm`](crate::Settings::clip_norm).
+/// A limit on a gradient's norm: of all gradients together with
+/// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm), of each parameter's with
+/// [`Settings::clip_norm`](crate::Settings::clip_norm).
 ///
 /// ```text
 /// g ← min(1, max_norm / (‖g‖ + eps))·g
 /// ```
 /// A `max_norm` of ∞ measures the norm for [`Report::grad_norm`](crate::Report::grad_norm), and clips nothing.
 ///
-/// The norm of finite gradients never overflows on the way, and no product of factors underflows: 1/scale, clipping and the
-/// [settings'](crate::Settings::grad_scale) factor are multiplied with exponents of their own. (PyTorch's float32 norm is ∞ once a square
-/// is, and its clipped gradients are then 0.) Where a norm is needed, it costs one more pass over the gradients: 4 bytes of traffic an
-/// element.
+/// The norm of finite gradients never overflows on the way, and no product of factors underflows: 1/scale, clipping and
+/// the [settings'](crate::Settings::grad_scale) factor are multiplied with exponents of their own. (PyTorch's float32
+/// norm is ∞ once a square is, and its clipped gradients are then 0.) Where a norm is needed, it costs one more pass
+/// over the gradients: 4 bytes of traffic an element.
 ///
 /// ```
 /// use wgpu_optim::{ClipNorm, Device, Optimizer, rules::Sgd};
@@ -93,7 +94,8 @@ impl ClipNorm {
 
     pub(crate) fn check(&self) -> Result<()> {
         let Self { max_norm, eps, only_down, .. } = *self;
-        // What is clipped stays finite: an element is at most max_norm, or √n times that with the RMS of n < 2³² elements.
+        // What is clipped stays finite: an element is at most max_norm, or √n times that with the RMS of n < 2³²
+        // elements.
         let (most, range) = match self.norm {
             Norm::Rms => (111, "0, or 1.2e-38 to 2.5e33, or ∞ with only_down"),
             _ => (127, "0, or 1.2e-38 to 1.7e38, or ∞ with only_down"),
@@ -144,9 +146,10 @@ mod infinity_as_null {
 /// ```text
 /// g ← g·min(1, clipping·max(‖w‖, eps) / max(‖g‖, 1e-6))        for each row, or each column, of a matrix
 /// ```
-/// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It rewrites the
-/// gradients in place, in a pass of its own (16 bytes of traffic an element). A unit of more than 2¹⁸ elements in a row, or 4,096 in a
-/// column, is cut into parts, which are measured in one pass, joined in a second and rewritten in a third.
+/// Matrices are the parameters with an [`Options::shape`](crate::Options::shape); any other parameter is one unit. It
+/// rewrites the gradients in place, in a pass of its own (16 bytes of traffic an element). A unit of more than 2¹⁸
+/// elements in a row, or 4,096 in a column, is cut into parts, which are measured in one pass, joined in a second and
+/// rewritten in a third.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaptiveClip {
@@ -196,20 +199,21 @@ impl AdaptiveClip {
 
 /// What becomes of a step in which some gradient is not finite.
 ///
-/// Judged is what the rule would get, before [`Settings::clip_value`](crate::Settings::clip_value): a NaN or ∞ in a gradient, and a
-/// finite element that becomes ∞ by its factors. These are 1/scale of [`LossScaler`](crate::LossScaler),
-/// [`Settings::grad_scale`](crate::Settings::grad_scale), the mean over micro-batches, and clipping by norm. A gradient that clipping
-/// keeps finite is finite, however large it was before.
+/// Judged is what the rule would get, before [`Settings::clip_value`](crate::Settings::clip_value): a NaN or ∞ in a
+/// gradient, and a finite element that becomes ∞ by its factors. These are 1/scale of
+/// [`LossScaler`](crate::LossScaler), [`Settings::grad_scale`](crate::Settings::grad_scale), the mean over
+/// micro-batches, and clipping by norm. A gradient that clipping keeps finite is finite, however large it was before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NonFinite {
-    /// The whole step is left out, of every group: parameters, states, averages, step counts and schedules stay bit for bit.
+    /// The whole step is left out, of every group: parameters, states, averages, step counts and schedules stay bit for
+    /// bit.
     #[default]
     Skip,
-    /// They go on into the step. Clipping by norm then does what PyTorch does: an ∞ in a gradient makes it NaN and all else 0, a NaN
-    /// makes all NaN.
+    /// They go on into the step. Clipping by norm then does what PyTorch does: an ∞ in a gradient makes it NaN and all
+    /// else 0, a NaN makes all NaN.
     Propagate,
-    /// They count as 0, in norms too (optax' `zero_nans` for NaN; here ∞ as well). An element that only its factors make infinite is a
-    /// part of the norm, on which the factors depend.
+    /// They count as 0, in norms too (optax' `zero_nans` for NaN; here ∞ as well). An element that only its factors
+    /// make infinite is a part of the norm, on which the factors depend.
     Zero,
 }

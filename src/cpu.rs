@@ -27,8 +27,8 @@ pub(crate) const TRUST_RATIO: &str = "trust_ratio";
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_SLOTS: usize = 8;
 
-/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order, and behind
-/// them the average if there is one.
+/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order,
+/// and behind them the average if there is one.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],
@@ -203,7 +203,8 @@ fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, trust_ratio: f64) -> R::Hyper<
     R::Hyper::<F>::load(|k| rounded[k])
 }
 
-/// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's first element.
+/// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's
+/// first element.
 fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     job: Job<'_, F>,

@@ -9,13 +9,13 @@ use crate::error::{Result, at_least_0};
 /// ```text
 /// g ← g + N(0, eta / (1 + t)^gamma)        t = 0, 1, … steps of the parameter before this one
 /// ```
-/// Element e of a parameter takes normal e mod 4 of block e / 4 of Philox 4x32-10. The generator's counter holds the block, the
-/// parameter's name (hashed) and t. So the noise does not depend on the layout or on the device, and a step that is skipped and taken
-/// again has the same noise.
+/// Element e of a parameter takes normal e mod 4 of block e / 4 of Philox 4x32-10. The generator's counter holds the
+/// block, the parameter's name (hashed) and t. So the noise does not depend on the layout or on the device, and a step
+/// that is skipped and taken again has the same noise.
 ///
-/// The u32 are bit-identical everywhere. The normals (Box–Muller) are as exact as the device's log, sqrt, cos and sin. WGSL's bounds on
-/// those functions let a normal be off by at most 0.003: the radius, at most 5.77, times an error of 2⁻¹¹ in cos and sin. Noise costs no
-/// more traffic; each parameter has coefficients of its own.
+/// The u32 are bit-identical everywhere. The normals (Box–Muller) are as exact as the device's log, sqrt, cos and sin.
+/// WGSL's bounds on those functions let a normal be off by at most 0.003: the radius, at most 5.77, times an error of
+/// 2⁻¹¹ in cos and sin. Noise costs no more traffic; each parameter has coefficients of its own.
 ///
 /// ```
 /// use wgpu_optim::{Device, Noise, Optimizer, Settings, rules::Sgd};

@@ -41,7 +41,7 @@ impl Real for f64 {
     }
 }
 
-/// A coefficient, rounded once; 0 where it would be subnormal, which devices may flush to 0: all of them then get the same.
+/// A coefficient, rounded once; 0 where it would be subnormal. Devices may flush that to 0: so all of them get the same.
 pub(crate) fn coefficient<F: Real>(x: f64) -> F {
     let rounded = F::of(x);
     if rounded.classify() == FpCategory::Subnormal { F::zero() } else { rounded }

@@ -6,22 +6,22 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Result, require};
 use crate::rule::Real;
 
-/// PyTorch's `torch.amp.GradScaler`: the loss is multiplied by a scale, and the step divides the gradients by it again. The scale
-/// falls when the gradients overflow, and grows after good steps.
+/// PyTorch's `torch.amp.GradScaler`: the loss is multiplied by a scale, and the step divides the gradients by it again.
+/// The scale falls when the gradients overflow, and grows after good steps.
 ///
 /// ```text
 /// some gradient is NaN or ∞:   the step is skipped, scale ← max(backoff_factor·scale, min_scale)
 /// growth_interval good steps:  scale ← growth_factor·scale, unless that is above 2¹²⁶
 /// ```
-/// Both products are rounded to f64 and then to f32, as PyTorch rounds them, on every device. On a GPU the scale lives in a buffer,
-/// [`Optimizer::loss_scale`](crate::Optimizer::loss_scale), for the kernel that computes the loss or its gradient: no step waits for
-/// the host.
+/// Both products are rounded to f64 and then to f32, as PyTorch rounds them, on every device. On a GPU the scale lives
+/// in a buffer, [`Optimizer::loss_scale`](crate::Optimizer::loss_scale), for the kernel that computes the loss or its
+/// gradient: no step waits for the host.
 ///
-/// The scale stays between `min_scale` and 2¹²⁶, so that 1/scale is a normal number, too (PyTorch's falls to 0, and grows to 2¹²⁷).
-/// At `min_scale`, steps whose gradients overflow are still skipped, and the scale no longer falls: [`Report::loss_scale`] stays at
-/// `min_scale` while [`Report::skipped_steps`] goes on. fairseq and DeepSpeed stop the run there; a step that does not wait for the
-/// device cannot, so look at the report now and then. A scale that was set outside of these bounds is used as it is: above 2¹²⁶ it
-/// does not grow, below `min_scale` it does not fall.
+/// The scale stays between `min_scale` and 2¹²⁶, so that 1/scale is a normal number, too (PyTorch's falls to 0, and
+/// grows to 2¹²⁷). At `min_scale`, steps whose gradients overflow are still skipped, and the scale no longer falls:
+/// [`Report::loss_scale`] stays at `min_scale` while [`Report::skipped_steps`] goes on. fairseq and DeepSpeed stop the
+/// run there; a step that does not wait for the device cannot, so look at the report now and then. A scale that was set
+/// outside of these bounds is used as it is: above 2¹²⁶ it does not grow, below `min_scale` it does not fall.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct LossScaler {
@@ -33,8 +33,8 @@ pub struct LossScaler {
     pub backoff_factor: f64,
     /// Good steps in a row until the scale grows, 1 or more.
     pub growth_interval: u32,
-    /// What the scale does not fall below: a normal f32, at most `init_scale`. fairseq's `min_loss_scale` is 1e-4, DeepSpeed's
-    /// `min_loss_scale` 1.
+    /// What the scale does not fall below: a normal f32, at most `init_scale`. fairseq's `min_loss_scale` is 1e-4,
+    /// DeepSpeed's `min_loss_scale` 1.
     #[serde(default = "least_scale")]
     pub min_scale: f64,
 }
@@ -81,8 +81,8 @@ impl LossScaler {
     }
 }
 
-/// A factor as x·y, y a power of two: 1 where x is then 0 or a normal number. x·(y·g) loses nothing where x·y alone would be
-/// infinite, or subnormal and so perhaps flushed to 0. The twin of `factors` in shaders/wide.wgsl.
+/// A factor as x·y, y a power of two: 1 where x is then 0 or a normal number. x·(y·g) loses nothing where x·y alone
+/// would be infinite, or subnormal and so perhaps flushed to 0. The twin of `factors` in shaders/wide.wgsl.
 pub(crate) fn factors<F: Real>(c: f64) -> [F; 2] {
     let x = F::of(c);
     if c == 0.0 || !c.is_finite() || x.is_normal() {
@@ -101,8 +101,8 @@ pub(crate) fn factors<F: Real>(c: f64) -> [F; 2] {
 /// What a step that measures its gradients (for clipping by norm, loss scaling, or [`NonFinite`]) says about itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN or ∞ if they are;
-    /// with [`NonFinite::Zero`] the norm of the rest.
+    /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN
+    /// or ∞ if they are; with [`NonFinite::Zero`] the norm of the rest.
     pub grad_norm: f64,
     /// Whether a gradient held NaN or ∞, or a finite element became ∞ by the factors on it: 1/scale, clipping by norm,
     /// [`Settings::grad_scale`](crate::Settings::grad_scale) and the mean over micro-batches.
@@ -145,8 +145,8 @@ impl Guard {
         self.scaler.map_or(1.0, |_| 1.0 / report.loss_scale)
     }
 
-    /// Decides on the CPU whether a step is taken. `bad` says that what the rule would get is not finite. The twin of `decide` in
-    /// shaders/prepare.wgsl.
+    /// Decides on the CPU whether a step is taken. `bad` says that what the rule would get is not finite. The twin of
+    /// `decide` in shaders/prepare.wgsl.
     pub(crate) fn decide(&self, grad_norm: f64, bad: bool, report: &mut Report) -> bool {
         if let Some(scaler) = &self.scaler {
             let scale = report.loss_scale;

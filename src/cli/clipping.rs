@@ -1,4 +1,5 @@
-//! Golden `grad_util` files: what a step makes of gradients before its rule, and their norm. Momentum at rate 0 keeps the result.
+//! Golden `grad_util` files: what a step makes of gradients before its rule, and their norm. Momentum at rate 0 keeps
+//! the result.
 
 use serde_json::Value;
 use wgpu_optim::rules::Momentum;

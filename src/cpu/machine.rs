@@ -1,6 +1,7 @@
 //! What the machine has: vector units, threads, caches that want to know ahead.
 
-/// Runs `f` as it is compiled for the widest vector unit that this machine has. The numbers are the same on all of them.
+/// Runs `f` as it is compiled for the widest vector unit that this machine has. The numbers are the same on all of
+/// them.
 #[inline(always)]
 pub(super) fn widest<T>(f: impl FnOnce() -> T) -> T {
     #[cfg(not(target_family = "wasm"))]
@@ -22,7 +23,8 @@ pub(crate) fn map<T, U>(items: Vec<T>, f: impl Fn(T) -> U) -> Vec<U> {
     items.into_iter().map(f).collect()
 }
 
-/// Asks for what lies 512 bytes behind this tile: roots and divisions leave the loads too little room to run ahead by themselves.
+/// Asks for what lies 512 bytes behind this tile: roots and divisions leave the loads too little room to run ahead by
+/// themselves.
 #[inline(always)]
 pub(super) fn prefetch<F, const N: usize>(tile: &[F; N]) {
     #[cfg(target_arch = "x86_64")]

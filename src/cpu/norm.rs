@@ -26,7 +26,8 @@ pub(crate) fn join(norms: impl Iterator<Item = f64>, kind: u32) -> f64 {
     })
 }
 
-/// The norm of this kind, in f64 and in a fixed order; with `zero`, of the finite elements. The twin of shaders/norm.wgsl.
+/// The norm of this kind, in f64 and in a fixed order; with `zero`, of the finite elements. The twin of
+/// shaders/norm.wgsl.
 pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     let of = |x: &[F]| {
         widest(
@@ -38,7 +39,8 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
     Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
 }
 
-/// Whether a finite element, times `scale`, is infinite. Any norm is at least the largest element: mostly it says enough.
+/// Whether a finite element, times `scale`, is infinite. Any norm is at least the largest element: mostly it says
+/// enough.
 pub(super) fn overflows<F: Real>(x: &[F], norm: f64, scale: f64) -> bool {
     let most = F::max_value().to_f64().unwrap_or(f64::MAX);
     let [scale_by, power] = factors::<F>(scale);

@@ -34,7 +34,8 @@ tests!(
 );
 
 const NOISE: Noise = Noise { eta: 1.0, gamma: 0.0, seed: 0x1234_5678_9abc_def0 };
-/// A normal from the exact one: WGSL's cos and sin to 2⁻¹¹, of a radius of at most 5.77, and its log. (The CPU's is exact.)
+/// A normal from the exact one: WGSL's cos and sin to 2⁻¹¹, of a radius of at most 5.77, and its log. (The CPU's is
+/// exact.)
 const NORMALS: f64 = 0.003;
 
 fn noisy(device: &Device, noise: Noise, len: usize) -> Result<Optimizer, Failed> {
@@ -485,7 +486,8 @@ fn accumulation_lets_go_of_buffers(gpu: &Gpu) -> Result<(), Failed> {
     ensure(most < 100, format!("{most} buffers and bind groups for 1,200 micro-batches"))
 }
 
-/// With NaN taken as 0, and with noise, a rule does what it does with such a gradient written; also where it is measured for a norm.
+/// With NaN taken as 0, and with noise, a rule does what it does with such a gradient written; also where it is
+/// measured for a norm.
 fn every_rule_takes_zeroed_and_noisy_gradients(gpu: &Gpu) -> Result<(), Failed> {
     let len = 5003;
     let (start, good) = (parameters(len, 1), ordinary(len, 2));

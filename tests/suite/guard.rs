@@ -1,4 +1,5 @@
-//! What is decided about a step as a whole: norms, clipping, overflow, loss scale. On the device, and the same on the CPU.
+//! What is decided about a step as a whole: norms, clipping, overflow, loss scale. On the device, and the same on the
+//! CPU.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb, Momentum, Sgd};
@@ -120,7 +121,8 @@ fn no_finite_gradient_overflows(gpu: &Gpu) -> Result<(), Failed> {
 
 fn padding_has_no_part_in_a_norm(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = many(&gpu.into(), 1, |o| o.set_clip_norm(ClipNorm::torch(1.0)))?;
-    // All of the gradients' buffer, padding and what is free of it, is NaN; then the gradients themselves are written again.
+    // All of the gradients' buffer, padding and what is free of it, is NaN; then the gradients themselves are written
+    // again.
     let range = optimizer.gradient("p0")?.clone();
     gpu.queue().write_buffer(&range.buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; range.buffer.size() as usize / 4]));
     for (k, len) in LENGTHS.into_iter().enumerate() {

@@ -137,7 +137,8 @@ fn only_what_overflows_is_found(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// pytorch#96755: overflows have taken the scale to its least; a finite gradient is infinite once it is divided by that.
+/// pytorch#96755: overflows have taken the scale to its least; a finite gradient is infinite once it is divided by
+/// that.
 fn an_unscaled_gradient_overflows(gpu: &Gpu) -> Result<(), Failed> {
     for device in devices(gpu) {
         let mut optimizer = Optimizer::new(&device, Adam::default(), 0.1)?;
@@ -295,7 +296,10 @@ fn coefficients_that_f32_lacks_are_refused(gpu: &Gpu) -> Result<(), Failed> {
             ("clipping", Settings { adaptive_clip: Some(AdaptiveClip::torch(tiny)), ..plain }),
         ] {
             let refused = optimizer.set_settings(0, settings);
-            let named = matches!(&refused, Err(Error::Hyperparameter { name: n, value, .. }) if *n == name && value.abs() == tiny);
+            let named = match &refused {
+                Err(Error::Hyperparameter { name: found, value, .. }) => *found == name && value.abs() == tiny,
+                _ => false,
+            };
             ensure(named, format!("{name}: {refused:?}"))?;
         }
         for init_scale in [tiny, 0.0] {
@@ -313,7 +317,8 @@ fn coefficients_that_f32_lacks_are_refused(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// llvmpipe ends a loop after some 32,768 turns: 2²³ elements by 256 threads. In parts the result is right, and equal to the CPU's.
+/// llvmpipe ends a loop after some 32,768 turns: 2²³ elements by 256 threads. In parts the result is right, and equal
+/// to the CPU's.
 fn long_units_are_whole(gpu: &Gpu) -> Result<(), Failed> {
     let mut cases = vec![([1, 300_001], Unit::Row), ([5000, 70], Unit::Column), ([2, 262_145], Unit::Row)];
     if gpu.device().limits().max_storage_buffer_binding_size >= 1 << 26 {
