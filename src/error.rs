@@ -173,7 +173,8 @@ pub enum Error {
         /// The number of slots.
         limit: usize,
     },
-    /// The device was lost; a new device, a new optimizer and a checkpoint are needed.
+    /// The device was lost: a new device, a new optimizer and a checkpoint are needed. Every call that needs the device returns this; calls
+    /// that only concern the host, such as [`Optimizer::report`](crate::Optimizer::report), still answer.
     #[error("the GPU device was lost")]
     DeviceLost,
     /// A file or a stream could not be read or written.

@@ -1,61 +1,70 @@
-//! What the device decides for itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is its other half.
+//! What the device decides by itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is the other half.
 //!
-//! A controlled step has its data in a slot of its own, and tells the host what became of it by a copy of the head of `Control` that
-//! is mapped once the step has finished. Nothing waits for that: until then the host offers coefficients for each outcome.
+//! A step about which the device decides has its data in a slot of its own. Behind its passes it copies the head of the control buffer to
+//! the slot's staging buffer, which is mapped once the step has finished: so the host learns the outcome. Nothing waits for it. Until an
+//! outcome is known, the host uploads coefficients for each possible one, and the device picks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Gpu;
-use super::slots::MAX_IN_FLIGHT;
+use super::slots::{self, MAX_IN_FLIGHT, Pool, Taken};
 use crate::error::{Error, Result};
 use crate::scaling::Report;
 
-/// Bytes of `Control` that a step hands to the host, and all of it.
+/// Bytes of the control buffer's head, which a step copies to the host, and of the whole buffer.
 const HEAD: u64 = 32;
 const SIZE: u64 = HEAD + 4 * MAX_IN_FLIGHT as u64 + 8;
-/// Words of the head of a slot, and of an entry: as in prepare.wgsl.
+/// Words of a slot's head, and of an entry behind it. prepare.wgsl has the same layout.
 pub(crate) const SLOT_HEAD: usize = 20;
 pub(crate) const ENTRY: usize = 20;
 
-/// The device's state, and the steps that it has not told about yet.
+/// The control buffer, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) buffer: wgpu::Buffer,
+    slots: Pool<Slot>,
     shared: Arc<Mutex<Shared>>,
-    /// Number of the last recorded step.
+    /// Number of the step that was recorded last.
     last: u32,
-    /// Steps whose outcome is not known, oldest first.
+    /// Steps whose outcome the host does not know yet, the oldest first. An outcome may arrive before an older one.
     pending: VecDeque<(u32, Option<Outcome>)>,
 }
 
-/// `None` for a step that the device has not executed: never submitted, or refused.
+/// `None` for a step that the device did not execute: it was never submitted, or wgpu refused it.
 type Outcome = Option<Head>;
-/// The head of `Control` in the shader.
+/// The words of the control buffer's head.
 type Head = [u32; 8];
 
 #[derive(Debug, Default)]
 struct Shared {
-    free: Vec<Slot>,
     outcomes: Vec<(u32, Outcome)>,
-    /// What the last finished step said, and its number.
+    /// Number and report of the last step that has finished.
     latest: (u32, Report),
-    /// The last step when somebody set the number of skips: later ones count from there.
+    /// The last step that was recorded before somebody set the number of skipped steps. What older steps report about it is out of date.
     counted: u32,
 }
 
-#[derive(Debug)]
+/// The objects of one step in flight.
+#[derive(Clone, Debug)]
 struct Slot {
     data: wgpu::Buffer,
+    /// Group 0 of prepare.wgsl.
     group: wgpu::BindGroup,
     staging: wgpu::Buffer,
 }
 
-/// A recorded step. Dropped with its encoder, it counts as never taken.
+impl slots::Slot for Slot {
+    fn size(&self) -> u64 {
+        self.data.size()
+    }
+}
+
+/// A recorded step. If it is dropped with its encoder, it counts as not taken.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) step: u32,
-    slot: Option<Slot>,
+    slot: Taken<Slot>,
     outcome: Outcome,
     shared: Arc<Mutex<Shared>>,
 }
@@ -64,7 +73,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.outcomes.push((self.step, self.outcome));
-        // Threads that poll may call back in any order.
+        // Several threads may poll, so callbacks may come in any order.
         if let Some(now) = self.outcome.map(report) {
             let skipped = if self.step > shared.counted { now.skipped_steps } else { 0 };
             let most = skipped.max(shared.latest.1.skipped_steps);
@@ -73,7 +82,6 @@ impl Drop for InFlight {
             }
             shared.latest.1.skipped_steps = most;
         }
-        shared.free.extend(self.slot.take());
     }
 }
 
@@ -92,19 +100,20 @@ impl Control {
                 mapped_at_creation: false,
             })
         })?;
-        let mut control = Self { buffer, shared: Arc::default(), last: 0, pending: VecDeque::new() };
+        let (slots, shared, pending) = (Pool::new(), Arc::default(), VecDeque::new());
+        let mut control = Self { buffer, slots, shared, last: 0, pending };
         control.set_report(gpu, report, true)?;
         Ok(control)
     }
 
-    /// Sets the device's scale and counters, before the work that is submitted next.
+    /// Sets the loss scale and the counters on the device, before the work that is submitted next.
     pub(crate) fn set_report(&mut self, gpu: &Gpu, report: Report, skipped: bool) -> Result<()> {
         let words = [
             (report.loss_scale as f32).to_bits(),
             report.growth_tracker,
             u32::try_from(report.skipped_steps).unwrap_or(u32::MAX),
         ];
-        // The device may know of more skips than the host.
+        // Without `skipped` the number of skips stays: the device may know of more than the host.
         let words = &words[..if skipped { 3 } else { 2 }];
         gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
         let mut shared = lock(&self.shared);
@@ -115,22 +124,22 @@ impl Control {
         Ok(())
     }
 
-    /// What the last finished step said.
+    /// The report of the last step that has finished.
     pub(crate) fn latest(&self) -> Report {
         lock(&self.shared).latest.1
     }
 
-    /// The next step's number.
+    /// Number of the next step.
     pub(crate) fn next(&self) -> u32 {
         self.last + 1
     }
 
-    /// Its place in a set of steps.
+    /// The bit of this step in a set of steps.
     pub(crate) fn bit(step: u32) -> u128 {
         1 << (step % MAX_IN_FLIGHT as u32)
     }
 
-    /// What has become of the oldest steps: (number, taken). A step is known once all before it are.
+    /// The steps that are resolved since the last call: (number, taken). A step is resolved once its outcome and all older ones are known.
     pub(crate) fn resolve(&mut self) -> Vec<(u32, bool)> {
         for (step, outcome) in std::mem::take(&mut lock(&self.shared).outcomes) {
             if let Some(pending) = self.pending.iter_mut().find(|(pending, _)| *pending == step) {
@@ -150,66 +159,53 @@ impl Control {
     }
 
     pub(crate) fn check_room(&self) -> Result<()> {
-        // A place among the outcomes is a step's until it is known.
+        // The device keeps outcomes in a ring. A step has its place there until it is resolved.
         let full = self.pending.front().is_some_and(|(oldest, _)| self.last - oldest + 1 >= MAX_IN_FLIGHT as u32);
-        if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { Ok(()) }
+        if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { self.slots.check_room() }
     }
 
-    /// A slot of at least this many words, filled.
+    /// Takes a slot for the next step, and writes these words to it.
     pub(crate) fn begin(&mut self, gpu: &Gpu, words: &[u32]) -> Result<InFlight> {
         self.check_room()?;
         let size = 4 * words.len() as u64;
-        let free = {
-            let mut shared = lock(&self.shared);
-            match shared.free.iter().position(|slot| slot.data.size() >= size) {
-                Some(at) => Some(shared.free.swap_remove(at)),
-                None => {
-                    // One that is too small makes room for a larger one.
-                    shared.free.pop();
-                    None
-                }
-            }
-        };
-        let slot = match free {
-            Some(slot) => slot,
-            None => Slot::new(gpu, size)?,
-        };
-        gpu.scoped("coefficients", || {
-            let size = wgpu::BufferSize::new(size).ok_or(Error::DeviceLost)?;
-            let mut view = gpu.queue().write_buffer_with(&slot.data, 0, size).ok_or(Error::DeviceLost)?;
-            view.copy_from_slice(bytemuck::cast_slice(words));
-            Ok::<(), Error>(())
-        })??;
+        let slot = self.slots.take(size, || Slot::new(gpu, size))?;
+        gpu.write_words(&slot.data, words)?;
         self.last += 1;
         self.pending.push_back((self.last, None));
-        Ok(InFlight { step: self.last, slot: Some(slot), outcome: None, shared: self.shared.clone() })
+        Ok(InFlight { step: self.last, slot, outcome: None, shared: self.shared.clone() })
     }
 
-    /// Takes back the step that was recorded last: its submission was refused.
+    /// Forgets this step, whose submission was refused.
     pub(crate) fn take_back(&mut self, step: u32) {
         self.pending.retain(|(pending, _)| *pending != step);
     }
 
-    /// After a step's passes: lets it tell the host what has become of it.
-    pub(crate) fn end(&self, mut step: InFlight, encoder: &mut wgpu::CommandEncoder) {
-        let Some(staging) = step.slot.as_ref().map(|slot| slot.staging.clone()) else { return };
+    /// Records the report to the host, behind the step's passes.
+    pub(crate) fn end(&self, gpu: &Gpu, mut step: InFlight, encoder: &mut wgpu::CommandEncoder) {
+        let staging = step.slot.staging.clone();
         encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, HEAD);
-        let mapped = staging.clone();
+        let (mapped, device) = (staging.clone(), gpu.device().clone());
         encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., move |result| {
-            if result.is_ok() {
-                if let Ok(view) = mapped.get_mapped_range(..) {
+            // This runs in whatever call polls, maybe the caller's. If the device was destroyed meanwhile, wgpu reports errors here.
+            let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let view = result.ok().and_then(|()| mapped.get_mapped_range(..).ok());
+            match view {
+                Some(view) => {
                     let word = |k: usize| u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]));
                     let head: Head = std::array::from_fn(word);
-                    // A submission that was refused is mapped all the same, and still says what another step said.
+                    // The staging buffer of a refused submission is mapped, too. It holds the report of an earlier step.
                     step.outcome = Some(head).filter(|head| head[7] / 2 == step.step);
+                    drop(view);
+                    mapped.unmap();
                 }
-                mapped.unmap();
+                None => step.slot.discard(),
             }
+            drop(scope);
             drop(step);
         });
     }
 
-    /// The state after all work submitted so far.
+    /// The report after all work that is submitted by now.
     pub(crate) async fn read(&self, gpu: &Gpu) -> Result<Report> {
         let range = super::memory::BufferRange::new(&self.buffer, 0, HEAD as usize / 4);
         let words = gpu.read(&range, "the control buffer").await?;
@@ -219,8 +215,8 @@ impl Control {
 
 impl InFlight {
     /// Group 0 of prepare.wgsl.
-    pub(crate) fn group(&self) -> Result<&wgpu::BindGroup> {
-        self.slot.as_ref().map(|slot| &slot.group).ok_or(Error::DeviceLost)
+    pub(crate) fn group(&self) -> &wgpu::BindGroup {
+        &self.slot.group
     }
 }
 
@@ -253,7 +249,7 @@ impl Slot {
 fn report(head: Head) -> Report {
     let [scale, growth_tracker, skipped, bad, norm_scale, norm_root, norm_exponent, _] = head;
     let number = |bits| f64::from(f32::from_bits(bits));
-    // Elements that count as 0 leave a norm.
+    // With `NonFinite::Zero` the norm is that of the finite elements.
     let grad_norm = match if bad & 4 == 0 { bad & 3 } else { 0 } {
         0 => number(norm_scale) * number(norm_root) * f64::from(norm_exponent as i32).exp2(),
         1 => f64::INFINITY,

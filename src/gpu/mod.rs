@@ -10,6 +10,7 @@ use passes::Pass;
 
 pub(crate) mod control;
 pub(crate) mod kernel;
+mod lost;
 pub(crate) mod memory;
 pub(crate) mod norm;
 pub(crate) mod passes;
@@ -30,8 +31,6 @@ struct Inner {
     queue: wgpu::Queue,
     /// Set by our callback on a device of our own; a caller's device keeps the caller's callbacks.
     lost: Option<Arc<AtomicBool>>,
-    /// Four bytes to write to.
-    probe: wgpu::Buffer,
     /// Elements written since the last submission that made room for them.
     unsent: AtomicUsize,
     kernels: Mutex<HashMap<KernelKey, Arc<Pass>>>,
@@ -39,7 +38,9 @@ struct Inner {
     cache: OnceLock<wgpu::PipelineCache>,
 }
 
-const FOUR: wgpu::BufferSize = wgpu::BufferSize::MIN.saturating_add(3);
+/// NVIDIA's driver crashes or hangs where several threads make instances at once (gfx-rs/wgpu#5930).
+#[cfg(not(target_family = "wasm"))]
+static ENUMERATION: Mutex<()> = Mutex::new(());
 
 impl Gpu {
     /// What a device must have: no feature, and [`wgpu::Limits::downlevel_defaults`], whose four storage buffers a stage are enough for
@@ -90,11 +91,14 @@ impl Gpu {
     pub async fn adapters() -> Result<Vec<wgpu::Adapter>> {
         let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
         let backends = descriptor.backends;
-        let instance = wgpu::Instance::new(descriptor);
         #[cfg(not(target_family = "wasm"))]
-        let mut adapters = instance.enumerate_adapters(backends).await;
+        let mut adapters = {
+            let _one_at_a_time = ENUMERATION.lock().unwrap_or_else(PoisonError::into_inner);
+            pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends))
+        };
         #[cfg(target_family = "wasm")]
-        let mut adapters: Vec<_> = instance.request_adapter(&Default::default()).await.into_iter().collect();
+        let mut adapters: Vec<_> =
+            wgpu::Instance::new(descriptor).request_adapter(&Default::default()).await.into_iter().collect();
         let compute = wgpu::DownlevelFlags::COMPUTE_SHADERS;
         adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(compute));
         let names: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
@@ -162,14 +166,8 @@ impl Gpu {
     }
 
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, lost: Option<Arc<AtomicBool>>) -> Self {
-        let probe = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-optim probe"),
-            size: FOUR.get(),
-            usage: wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
         let (kernels, passes, cache) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Self(Arc::new(Inner { device, queue, lost, probe, unsent: AtomicUsize::new(0), kernels, passes, cache }))
+        Self(Arc::new(Inner { device, queue, lost, unsent: AtomicUsize::new(0), kernels, passes, cache }))
     }
 
     /// Compiles with this cache from now on, for starts that find the pipelines of an earlier one. On Vulkan, with
@@ -219,53 +217,12 @@ impl Gpu {
         format!("{} ({})", info.name, info.backend)
     }
 
-    /// Whether our callback has seen the device lost; costs nothing.
-    pub(crate) fn check_flag(&self) -> Result<()> {
-        let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
-        if lost { Err(Error::DeviceLost) } else { Ok(()) }
-    }
-
-    /// The same, also of a device whose callbacks are the caller's: a lost one has no staging memory for a write.
-    pub(crate) fn check_alive(&self) -> Result<()> {
-        self.check_flag()?;
-        if self.0.lost.is_some() {
-            return Ok(());
-        }
-        let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let alive = self.queue().write_buffer_with(&self.0.probe, 0, FOUR).is_some();
-        drop(scope);
-        if alive { Ok(()) } else { Err(Error::DeviceLost) }
-    }
-
     fn passes(&self) -> MutexGuard<'_, HashMap<(String, &'static str), Arc<Pass>>> {
         self.0.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Pass>>> {
         self.0.kernels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `f` and returns what wgpu has against it. In a browser, where the answer comes later, errors go to the console.
-    pub(crate) fn scoped<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
-        #[cfg(not(target_family = "wasm"))]
-        {
-            use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-            let [a, b, c] = [Internal, OutOfMemory, Validation].map(|filter| self.device().push_error_scope(filter));
-            let result = f();
-            let errors = [c, b, a].map(|scope| pollster::block_on(scope.pop()));
-            match errors.into_iter().flatten().next() {
-                None => self.check_flag().map(|()| result),
-                Some(e) => {
-                    self.check_alive()?;
-                    Err(Error::Rejected { operation, reason: e.to_string() })
-                }
-            }
-        }
-        #[cfg(target_family = "wasm")]
-        {
-            let _ = operation;
-            Ok(f())
-        }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt;
-
 use super::Gpu;
 use super::kernel::row_layout;
 use super::memory::{ALIGN, BufferRange};
@@ -121,11 +119,6 @@ impl Preparation {
                 let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
                 gpu.device().create_buffer(&descriptor)
             };
-            let table = |label, contents: &[u8]| {
-                let usage = wgpu::BufferUsages::STORAGE;
-                let descriptor = wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage };
-                gpu.device().create_buffer_init(&descriptor)
-            };
             let usage = wgpu::BufferUsages::STORAGE;
             let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
             let size = u64::from(ROW_STRIDE) * rows.max(1) as u64;
@@ -147,7 +140,7 @@ impl Preparation {
                 ratios.push((kernel, vec![tables, ranges], batch.count));
             }
             for Trust { kernel, scalars, units } in trusts {
-                let table = table("wgpu-optim units", bytemuck::cast_slice(units));
+                let table = gpu.buffer_of("wgpu-optim units", bytemuck::cast_slice(units), usage);
                 let mut resources = [&table, &rule_norms, &row_buffer].map(wgpu::Buffer::as_entire_binding).to_vec();
                 resources.extend(scalars.as_ref().map(BufferRange::binding));
                 ratios.push((kernel.clone(), vec![kernel.bind(gpu, 0, &resources)], units.len() as u32));

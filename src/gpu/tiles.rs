@@ -1,7 +1,5 @@
 //! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results go.
 
-use wgpu::util::DeviceExt;
-
 use super::kernel::WORKGROUP;
 use super::{Gpu, memory};
 
@@ -132,8 +130,6 @@ impl Tiles {
     pub(crate) fn buffer(&self, gpu: &Gpu) -> wgpu::Buffer {
         let none = [Tile::default()];
         let tiles = if self.tiles.is_empty() { &none[..] } else { &self.tiles };
-        let (label, contents) = (Some("wgpu-optim tiles"), bytemuck::cast_slice(tiles));
-        let usage = wgpu::BufferUsages::STORAGE;
-        gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor { label, contents, usage })
+        gpu.buffer_of("wgpu-optim tiles", bytemuck::cast_slice(tiles), wgpu::BufferUsages::STORAGE)
     }
 }

@@ -1,4 +1,4 @@
-//! From a range to a `Vec`, and back.
+//! Copies between ranges on the device and vectors on the host.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,16 +7,15 @@ use super::memory::BufferRange;
 use crate::error::{Error, Result};
 use crate::rule::Real;
 
-/// Elements that are handed to wgpu at a time; it keeps a copy of what is written until the next submission.
+/// Elements that are handed to wgpu at a time. wgpu keeps a copy of what is written until the next submission.
 pub(crate) const PIECE: usize = 1 << 22;
 
 impl Gpu {
-    /// Copies the range to the host, after all work submitted so far.
+    /// Copies the range to the host, after all work that is submitted by now.
     pub(crate) async fn read(&self, range: &BufferRange, name: &str) -> Result<Vec<f32>> {
-        self.check_alive()?;
         range.check_usage(name, wgpu::BufferUsages::COPY_SRC)?;
         if range.len == 0 {
-            return Ok(Vec::new());
+            return self.check_alive().map(|()| Vec::new());
         }
         let failed = |reason: String| Error::ReadBack { name: name.into(), reason };
         let (sender, mapped) = futures_channel::oneshot::channel();
@@ -29,27 +28,39 @@ impl Gpu {
             });
             let mut encoder = self.encoder();
             encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.size());
-            self.queue().submit([encoder.finish()]);
+            let submission = self.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
-            staging
+            (staging, submission)
         });
-        let staging = copied.map_err(|e| match e {
+        let (staging, submission) = copied.map_err(|e| match e {
             Error::Rejected { reason, .. } => failed(reason),
             e => e,
         })?;
-        #[cfg(not(target_family = "wasm"))]
-        self.wait()?;
-        let mapped = mapped.await.map_err(|_| failed("the device dropped the request".into()))?;
-        // A mapping of a healthy buffer fails only where there is no device any more.
-        mapped.map_err(|_| Error::DeviceLost)?;
-        let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        self.mapped(&submission, mapped).await?;
+        let view =
+            staging.get_mapped_range(..).map_err(|e| self.check_alive().err().unwrap_or(failed(e.to_string())))?;
         Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
-    /// Writes the range before all work submitted from now on. Submits whenever [`PIECE`] elements have been written, of one tensor or
-    /// of many, so that staging memory holds less than twice as many.
+    /// Waits for a mapping that was asked for after this submission.
+    pub(crate) async fn mapped(
+        &self,
+        submission: &wgpu::SubmissionIndex,
+        mapped: futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    ) -> Result<()> {
+        #[cfg(not(target_family = "wasm"))]
+        self.wait(submission)?;
+        #[cfg(target_family = "wasm")]
+        let _ = submission;
+        // Another thread that polls may be the one that calls back; if that panics, nobody does.
+        let dropped = |_| Error::Rejected { operation: "a mapping", reason: "its callback was dropped".into() };
+        // The mapping of a healthy buffer fails only where there is no device any more.
+        mapped.await.map_err(dropped)?.map_err(|_| Error::DeviceLost)
+    }
+
+    /// Writes the range, before all work that is submitted from now on. Submits whenever [`PIECE`] elements have been written, of one
+    /// tensor or of many, so that staging memory stays below twice that.
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
-        self.check_alive()?;
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
             let offsets = (range.offset..).step_by(4 * PIECE);
@@ -63,7 +74,7 @@ impl Gpu {
         })
     }
 
-    /// Sets the first `len` elements of each range to its value, before all work submitted from now on.
+    /// Sets the first `len` elements of each range to its value, before all work that is submitted from now on.
     pub(crate) fn fill(&self, ranges: &[BufferRange], values: &[f64], len: u64, name: &str) -> Result<()> {
         let pieces = ranges.iter().zip(values);
         let (zero, other): (Vec<_>, Vec<_>) = pieces.partition(|&(_, &value)| value == 0.0);
@@ -85,12 +96,14 @@ impl Gpu {
         Ok(())
     }
 
-    /// Waits for all work submitted so far.
-    #[cfg(not(target_family = "wasm"))]
-    pub(crate) fn wait(&self) -> Result<()> {
-        match self.device().poll(wgpu::PollType::wait_indefinitely()) {
-            Ok(_) => self.check_alive(),
-            Err(e) => Err(Error::Rejected { operation: "waiting", reason: e.to_string() }),
-        }
+    /// Writes a step's coefficients to the start of a buffer, before the next submission. A lost device shows here, at no further cost: it
+    /// has no staging memory.
+    pub(crate) fn write_words(&self, buffer: &wgpu::Buffer, words: &[u32]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(words);
+        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return self.check_alive() };
+        self.caught("coefficients", || {
+            let view = self.queue().write_buffer_with(buffer, 0, size);
+            view.map(|mut view| view.copy_from_slice(bytes)).ok_or(Error::DeviceLost)
+        })?
     }
 }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt;
-
 use super::Gpu;
 use super::memory::BufferRange;
 use super::passes::{Pass, UNITS_ENTRIES};
@@ -93,18 +91,15 @@ impl Units {
                 let long = job.parts > 1;
                 let blocks = job.units.div_ceil(job.width);
                 let (table, sums) = gpu.scoped("a job", || {
-                    let descriptor = wgpu::util::BufferInitDescriptor {
-                        label: Some("wgpu-optim job"),
-                        contents: bytemuck::bytes_of(&job),
-                        usage: wgpu::BufferUsages::STORAGE,
-                    };
+                    let usage = wgpu::BufferUsages::STORAGE;
                     let sums = wgpu::BufferDescriptor {
                         label: Some("wgpu-optim parts of units"),
                         size: 16 * u64::from(job.units) * (u64::from(job.parts) + 1),
-                        usage: wgpu::BufferUsages::STORAGE,
+                        usage,
                         mapped_at_creation: false,
                     };
-                    (gpu.device().create_buffer_init(&descriptor), long.then(|| gpu.device().create_buffer(&sums)))
+                    let table = gpu.buffer_of("wgpu-optim job", bytemuck::bytes_of(&job), usage);
+                    (table, long.then(|| gpu.device().create_buffer(&sums)))
                 })?;
                 for &entry in if long { &UNITS_ENTRIES[1..] } else { &UNITS_ENTRIES[..1] } {
                     let pass = gpu.units_pass(shared, entry)?;

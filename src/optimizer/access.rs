@@ -233,9 +233,8 @@ impl Optimizer {
     /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`], [`Error::Rejected`].
     pub fn zero_grad(&mut self) -> Result<()> {
         if let Device::Gpu(gpu) = self.device.clone() {
-            gpu.check_alive()?;
-            let mut encoder = gpu.encoder();
             return gpu.scoped("zero_grad", || {
+                let mut encoder = gpu.encoder();
                 self.encode_zero_grad(&mut encoder)?;
                 gpu.queue().submit([encoder.finish()]);
                 Ok(())
@@ -257,7 +256,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] as [`Optimizer::zero_grad`]; then nothing is recorded.
     pub fn encode_zero_grad(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.gpu("encode_zero_grad")?;
+        self.gpu("encode_zero_grad")?.check_alive()?;
         let mut ranges = Vec::new();
         for parameter in self.parameters.values() {
             let Memory::Gpu(tensor) = &parameter.memory else {

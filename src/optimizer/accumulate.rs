@@ -89,7 +89,6 @@ impl Optimizer {
         gradients: &[(ParameterId, BufferRange)],
     ) -> Result<()> {
         let gpu = self.gpu("encode_accumulate")?;
-        gpu.check_flag()?;
         let mut additions = Vec::<Addition>::new();
         for (id, range) in gradients {
             let parameter = self.get(*id)?;
@@ -224,14 +223,7 @@ impl Optimizer {
             return Ok(());
         }
         let batch = gpu.scoped("a micro-batch", || {
-            wgpu::util::DeviceExt::create_buffer_init(
-                gpu.device(),
-                &wgpu::util::BufferInitDescriptor {
-                    label: Some("wgpu-optim micro-batch"),
-                    contents: bytemuck::cast_slice(gradient),
-                    usage: wgpu::BufferUsages::STORAGE,
-                },
-            )
+            gpu.buffer_of("wgpu-optim micro-batch", bytemuck::cast_slice(gradient), wgpu::BufferUsages::STORAGE)
         })?;
         let range = BufferRange::new(&batch, 0, gradient.len());
         let added = self.submit(gpu, |optimizer, encoder| optimizer.encode_accumulate(encoder, &[(id, range.clone())]));

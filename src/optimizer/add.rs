@@ -28,8 +28,10 @@ impl Optimizer {
     /// AdamW does not decay what the loss does not reach. To step with a gradient of 0, [set](Optimizer::set_gradient) it to
     /// [`Gradient::Own`](crate::Gradient::Own).
     ///
-    /// On a GPU they share buffers of just their size, and step in one dispatch. [`Optimizer::parameter`] and
-    /// [`Optimizer::gradient`] are the ranges for your kernels to bind.
+    /// On a GPU they share buffers of just their size, and step in one dispatch. Parameters that [`Optimizer::add`] adds one by one lie in a
+    /// few buffers, each of which is a dispatch; at most a third of these buffers is free for more, or 16 KiB of each kind. Freed memory is
+    /// used again, and a buffer goes with the last parameter in it. [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for
+    /// your kernels to bind.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, [`Error::OverLimit`] for more
@@ -76,12 +78,12 @@ impl Optimizer {
             Ok(())
         };
         if let Err(e) = fill() {
-            taken.into_iter().for_each(|tensor| owned.release(tensor.place));
+            taken.into_iter().for_each(|tensor| _ = owned.release(tensor.place));
             return Err(e);
         }
         for (k, (name, _)) in tensors.iter().enumerate() {
             if let Err(e) = self.give_scalar(gpu, group, name, &mut taken[k]) {
-                taken.into_iter().for_each(|tensor| self.groups[group].release(tensor));
+                taken.into_iter().for_each(|tensor| _ = self.groups[group].release(tensor));
                 return Err(e);
             }
         }
@@ -178,7 +180,7 @@ impl Optimizer {
                 Ok(added.map(|(&(name, len), tensor)| self.insert(name, group, len, Memory::Gpu(tensor))).collect())
             }
             Err(e) => {
-                taken.into_iter().for_each(|tensor| self.groups[group].release(tensor));
+                taken.into_iter().for_each(|tensor| _ = self.groups[group].release(tensor));
                 Err(e)
             }
         }
@@ -240,7 +242,7 @@ impl Optimizer {
         Ok(self.insert(name, group, len, memory))
     }
 
-    /// Removes a parameter with its state. Its memory in the arena is used again: submit what you have recorded before.
+    /// Removes a parameter with its state. Its memory is used again, so first submit what you have recorded.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
@@ -250,7 +252,16 @@ impl Optimizer {
         if let Some(parameter) = self.parameters.remove(&id.0) {
             self.names.remove(&parameter.name);
             if let Memory::Gpu(tensor) = parameter.memory {
-                self.groups[tensor.home].release(tensor);
+                let callers =
+                    [&tensor.parameter, &tensor.gradient].map(|range| range.as_ref().map(|r| r.buffer.clone()));
+                let callers =
+                    callers.into_iter().flatten().filter(|_| !tensor.owned || tensor.gradient != tensor.own_gradient);
+                let mut gone: HashSet<_> = callers.collect();
+                gone.extend(self.groups[tensor.home].release(tensor));
+                // Bind groups keep buffers alive. Those of a buffer that is still in use are made again.
+                if !gone.is_empty() {
+                    self.bind_groups.retain(|(ranges, _), _| !ranges.iter().any(|range| gone.contains(&range.buffer)));
+                }
             }
         }
         self.plan = None;
@@ -307,13 +318,14 @@ impl<F: Real> Vectors<F> {
 }
 
 impl Group {
-    /// Frees a tensor's places.
-    fn release(&mut self, tensor: Tensor) {
+    /// Frees a tensor's places. These buffers go with it.
+    fn release(&mut self, tensor: Tensor) -> Vec<wgpu::Buffer> {
         let arena = if tensor.owned { &mut self.owned } else { &mut self.states };
-        arena.release(tensor.place);
+        let mut gone = arena.release(tensor.place);
         if let Some((place, _)) = tensor.scalar {
-            self.scalars.release(place);
+            gone.extend(self.scalars.release(place));
         }
+        gone
     }
 
     /// A place for the number that its rule keeps, at its first value.

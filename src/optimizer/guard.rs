@@ -69,6 +69,7 @@ impl Optimizer {
     /// [`Error::Unsupported`] on the CPU, where [`Optimizer::report`] has it; [`Error::Rejected`], [`Error::DeviceLost`].
     pub fn loss_scale(&mut self) -> Result<BufferRange> {
         let gpu = self.gpu("loss_scale")?;
+        gpu.check_alive()?;
         Ok(BufferRange::new(&self.control(&gpu)?.buffer, 0, 1))
     }
 
@@ -78,7 +79,7 @@ impl Optimizer {
         match (&self.control, &self.device) {
             (Some(control), Device::Gpu(gpu)) => {
                 // A lost device answers nothing; then the last report stands.
-                _ = gpu.device().poll(wgpu::PollType::Poll);
+                _ = gpu.poll();
                 control.latest()
             }
             _ => self.report,
@@ -102,6 +103,7 @@ impl Optimizer {
     pub async fn read_report(&self) -> Result<Report> {
         match (&self.control, &self.device) {
             (Some(control), Device::Gpu(gpu)) => control.read(gpu).await,
+            (None, Device::Gpu(gpu)) => gpu.check_alive().map(|()| self.report),
             _ => Ok(self.report),
         }
     }
@@ -121,6 +123,9 @@ impl Optimizer {
     /// [`Error::TooManyStepsInFlight`] if some are recorded in encoders that were not submitted, [`Error::ReadBack`],
     /// [`Error::DeviceLost`].
     pub async fn settle(&mut self) -> Result<()> {
+        if let Device::Gpu(gpu) = &self.device {
+            gpu.check_alive()?;
+        }
         self.resolve();
         if self.unresolved() > 0 {
             self.read_report().await?;

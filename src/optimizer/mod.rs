@@ -508,6 +508,7 @@ impl Optimizer {
         };
         group.make_arenas();
         if let Device::Gpu(gpu) = &self.device {
+            gpu.check_alive()?;
             step::compile(gpu, &group.rule, &group.settings, group.extras(false))?;
         }
         if let (Some(name), Some(Scope::Group)) = (rule_scalar, group.rule.scope()) {

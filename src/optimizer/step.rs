@@ -53,7 +53,6 @@ impl Optimizer {
     /// [`Error::DeviceLost`], [`Error::Rejected`]; then nothing is recorded.
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode")?;
-        gpu.check_flag()?;
         self.check_groups()?;
         self.resolve();
         let plan = self.current_plan(&gpu)?;
@@ -116,15 +115,11 @@ impl Optimizer {
     #[cfg(not(target_family = "wasm"))]
     pub fn wait_for_room(&mut self) -> Result<()> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
-        for poll in [wgpu::PollType::Poll, wgpu::PollType::wait_indefinitely()] {
-            gpu.check_flag()?;
-            if self.has_room().is_ok() {
-                return Ok(());
-            }
-            if let Err(e) = gpu.device().poll(poll) {
-                return Err(Error::Rejected { operation: "waiting", reason: e.to_string() });
-            }
+        gpu.poll()?;
+        if self.has_room().is_ok() {
+            return Ok(());
         }
+        gpu.wait_for_all()?;
         self.linger(|optimizer| optimizer.has_room().is_ok());
         self.has_room()
     }
@@ -139,7 +134,7 @@ impl Optimizer {
         let candidates = self.check_candidates(&plan);
         self.plan = Some(plan);
         candidates?;
-        self.slots.as_ref().map_or(Ok(()), |slots| slots.acquire().map(drop))
+        self.slots.as_ref().map_or(Ok(()), Slots::check_room)
     }
 
     /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the next step takes
@@ -151,7 +146,6 @@ impl Optimizer {
     /// As [`Optimizer::encode`].
     pub fn encode_look_ahead(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_look_ahead")?;
-        gpu.check_flag()?;
         self.check_groups()?;
         self.resolve();
         self.check_look_ahead()?;
@@ -238,12 +232,12 @@ impl Optimizer {
         gpu: &Gpu,
         mut encode: impl FnMut(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
-        gpu.check_flag()?;
         self.recorded = None;
         self.before.0.clear();
         self.before.0.extend(self.parameters.values().map(|parameter| (parameter.shift, parameter.gradient)));
         self.before.1 = self.window;
-        let submitted = gpu.scoped("a step", || {
+        // Recording has seen whether the device is there: this asks no more, since steps are to be cheap.
+        let submitted = gpu.caught("a step", || {
             let mut encoder = gpu.encoder();
             let encoded = encode(self, &mut encoder);
             #[cfg(not(target_family = "wasm"))]
@@ -258,6 +252,7 @@ impl Optimizer {
             }
             encoded
         });
+        let submitted = submitted.and_then(|encoded| gpu.check_flag().map(|()| encoded));
         if submitted.is_err() {
             if let (Some(recorded), Some(plan)) = (self.recorded.take(), self.plan.take()) {
                 self.count(&plan, recorded, |steps, pending, bit| match bit {
@@ -286,13 +281,10 @@ impl Optimizer {
         fill: impl Fn(&Parameter, &Group, &mut Vec<u32>),
     ) -> Result<Recorded> {
         if plan.is_empty() {
-            return Ok(Recorded::Counted);
+            return gpu.check_alive().map(|()| Recorded::Counted);
         }
-        if !self.slots.as_ref().is_some_and(|slots| slots.holds(plan.rows.len())) {
-            self.slots = Some(Slots::new(gpu, plan.rows.len())?);
-        }
-        let Some(slots) = &self.slots else { return Ok(Recorded::Counted) };
-        let slot = slots.acquire()?;
+        let slots = self.slots.get_or_insert_with(|| Slots::new(gpu));
+        let slot = slots.acquire(gpu, plan.rows.len())?;
         self.rows.clear();
         for (row, &leader) in plan.rows.iter().enumerate() {
             self.rows.resize(row * slots.stride(), 0);
@@ -302,7 +294,7 @@ impl Optimizer {
         }
         slots.write(gpu, &slot, &self.rows)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
-        grouped(&mut pass, "update", |pass| plan.record(&slots.bind_group, |row| slots.offset(&slot, row), pass));
+        grouped(&mut pass, "update", |pass| plan.record(&slot.bind_group, |row| slots.offset(row), pass));
         drop(pass);
         encoder.on_submitted_work_done(move || drop(slot));
         Ok(Recorded::Counted)
@@ -315,7 +307,7 @@ impl Optimizer {
         let words = self.slot_words(plan, preparation)?;
         let control = self.control(gpu)?;
         let in_flight = control.begin(gpu, &words)?;
-        let (step, slot) = (in_flight.step, in_flight.group()?);
+        let (step, slot) = (in_flight.step, in_flight.group());
         let mut pass = encoder.begin_compute_pass(&compute_pass());
         if let Some(units) = &plan.units {
             grouped(&mut pass, "rows and columns", |pass| units.record(slot, pass));
@@ -323,7 +315,7 @@ impl Optimizer {
         grouped(&mut pass, "norms and coefficients", |pass| preparation.record(slot, pass));
         grouped(&mut pass, "update", |pass| plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, pass));
         drop(pass);
-        control.end(in_flight, encoder);
+        control.end(gpu, in_flight, encoder);
         self.rows = words;
         Ok(if self.can_skip() { Recorded::Pending(step) } else { Recorded::Counted })
     }

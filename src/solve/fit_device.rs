@@ -3,8 +3,6 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt;
-
 use super::fit::{Fits, Model, check};
 use super::{Damping, LeastSquares, Status};
 use crate::error::{Error, Result};
@@ -100,11 +98,7 @@ impl<M: Model> GpuFits<M> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let workgroups = (groups.min(most), groups.div_ceil(most.max(1)));
         let (settings, group) = gpu.scoped("the bind groups of fits", || {
-            let row = gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some("wgpu-optim fits"),
-                contents: bytemuck::cast_slice(&words),
-                usage: wgpu::BufferUsages::UNIFORM,
-            });
+            let row = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
             let resources = [data.binding(), x.binding(), outcomes.binding()];
             (pass.bind(gpu, 0, &[row.as_entire_binding()]), pass.bind(gpu, 1, &resources))
         })?;
@@ -146,7 +140,7 @@ impl<M: Model> GpuFits<M> {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.gpu.check_flag()?;
+        self.gpu.check_alive()?;
         if self.x.len == 0 {
             return Ok(());
         }

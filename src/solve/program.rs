@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt;
-
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::passes::Pass;
@@ -51,11 +49,8 @@ impl Program {
             to[..op.row.len()].copy_from_slice(&op.row);
         }
         let rows = gpu.scoped("a solver's rows", || {
-            let rows = gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some("wgpu-optim solver rows"),
-                contents: bytemuck::cast_slice(&words),
-                usage: wgpu::BufferUsages::UNIFORM,
-            });
+            let usage = wgpu::BufferUsages::UNIFORM;
+            let rows = gpu.buffer_of("wgpu-optim solver rows", bytemuck::cast_slice(&words), usage);
             row_group(gpu, &rows, WORDS)
         })?;
         Ok(Self { rows, ops })

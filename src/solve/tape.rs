@@ -77,7 +77,11 @@ impl Tape {
 
     /// The encoder, with all that is recorded so far in it.
     pub(super) fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
-        let encoder = self.encoder.get_or_insert_with(|| self.gpu.encoder());
+        let encoder = self.encoder.get_or_insert_with(|| {
+            // If there is no memory for it, the submission says so.
+            let _no_panic = self.gpu.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            self.gpu.encoder()
+        });
         if !self.ops.is_empty() {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for op in self.ops.drain(..) {
@@ -97,15 +101,15 @@ impl Tape {
         self.words.clear();
     }
 
-    fn submit(&mut self) -> Result<()> {
+    fn submit(&mut self) -> Result<Option<wgpu::SubmissionIndex>> {
         self.encoder();
-        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        let Some(encoder) = self.encoder.take() else { return Ok(None) };
         let words = std::mem::take(&mut self.words);
         self.gpu.scoped("a solver's step", || {
             if !words.is_empty() {
                 self.gpu.queue().write_buffer(&self.rows, 0, &words);
             }
-            self.gpu.queue().submit([encoder.finish()]);
+            Some(self.gpu.queue().submit([encoder.finish()]))
         })
     }
 
@@ -119,25 +123,20 @@ impl Tape {
             encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, at, range.size());
             at += range.size();
         }
-        self.submit()?;
+        let submitted = self.submit()?;
         if let Some(e) = self.failed.take() {
             return Err(e);
         }
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        let failed = |reason: String| Error::ReadBack { name: "a solver's numbers".into(), reason };
+        let Some(submission) = submitted.filter(|_| size > 0) else { return Ok(Vec::new()) };
         let (sender, mapped) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, ..size, move |result| _ = sender.send(result));
-        #[cfg(not(target_family = "wasm"))]
-        self.gpu.wait()?;
-        let mapped = mapped.await.map_err(|_| failed("the device dropped the request".into()))?;
-        mapped.map_err(|_| Error::DeviceLost)?;
-        let found = {
-            let view = staging.get_mapped_range(..size).map_err(|e| failed(e.to_string()))?;
-            bytemuck::pod_collect_to_vec(&view)
-        };
-        staging.unmap();
-        Ok(found)
+        let map = || staging.map_async(wgpu::MapMode::Read, ..size, move |result| _ = sender.send(result));
+        self.gpu.scoped("a solver's read-back", map)?;
+        self.gpu.mapped(&submission, mapped).await?;
+        let found = self.gpu.scoped("a solver's read-back", || {
+            let found = staging.get_mapped_range(..size).map(|view| bytemuck::pod_collect_to_vec(&view));
+            staging.unmap();
+            found
+        })?;
+        found.map_err(|e| Error::ReadBack { name: "a solver's numbers".into(), reason: e.to_string() })
     }
 }

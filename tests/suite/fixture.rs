@@ -1,5 +1,7 @@
 //! Data and devices for the tests.
 
+use std::sync::OnceLock;
+
 use libtest_mimic::Failed;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -37,18 +39,21 @@ pub(crate) fn gradients_for(rule: &AnyRule, len: usize, seed: u64) -> Vec<f32> {
     gradients(len, seed).iter().map(|g| g.clamp(-most, most)).collect()
 }
 
+/// What there is, looked for once: NVIDIA's driver hangs or crashes where many threads look, with EGL beside Vulkan (gfx-rs/wgpu#5930).
+pub(crate) static ADAPTERS: OnceLock<Vec<wgpu::Adapter>> = OnceLock::new();
+
 /// A device with these limits on the same adapter as `gpu`.
 pub(crate) fn device_like(gpu: &Gpu, limit: impl Fn(&mut wgpu::Limits)) -> Result<Gpu, Failed> {
     let like = gpu.device().adapter_info();
-    let adapters = pollster::block_on(Gpu::adapters())?;
+    let adapters = ADAPTERS.get().into_iter().flatten();
     let same = |adapter: &wgpu::Adapter| {
         let info = adapter.get_info();
         (info.name, info.backend) == (like.name.clone(), like.backend)
     };
-    let adapter = adapters.into_iter().find(same).ok_or("the adapter is gone")?;
+    let adapter = adapters.into_iter().find(|adapter| same(adapter)).ok_or("the adapter is gone")?;
     let mut limits = wgpu::Limits::default().using_resolution(adapter.limits());
     limit(&mut limits);
-    Ok(pollster::block_on(Gpu::with_limits(&adapter, wgpu::Features::empty(), limits))?)
+    Ok(pollster::block_on(Gpu::with_limits(adapter, wgpu::Features::empty(), limits))?)
 }
 
 /// The same device as a caller would hand it over: none of our callbacks on it.

@@ -20,8 +20,10 @@ mod formulas;
 mod gpu_least_squares;
 mod gradient;
 mod guard;
+mod held;
 mod least_squares;
 mod look_ahead;
+mod lost;
 mod memory;
 mod newton;
 mod numbers;
@@ -35,6 +37,7 @@ mod skips;
 mod solve;
 mod step;
 mod torch;
+mod watch;
 mod windows;
 
 /// A test's name and body.
@@ -59,7 +62,9 @@ fn main() -> ExitCode {
         gradient::TESTS,
         gpu_least_squares::TESTS,
         guard::TESTS,
+        held::TESTS,
         look_ahead::TESTS,
+        lost::TESTS,
         memory::TESTS,
         newton::TESTS,
         numbers::TESTS,
@@ -91,8 +96,8 @@ fn main() -> ExitCode {
     match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => {
             let mut refusals = Vec::new();
-            for adapter in adapters {
-                match pollster::block_on(Gpu::from_adapter(&adapter)) {
+            for adapter in fixture::ADAPTERS.get_or_init(|| adapters) {
+                match pollster::block_on(Gpu::from_adapter(adapter)) {
                     Ok(gpu) => trials.extend(on_adapter(&Arc::new(gpu), &tests)),
                     Err(e) => refusals.push((label(&adapter.get_info()), e.to_string())),
                 }
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
             trials.extend(tests.into_iter().map(|(name, _)| without_adapter(name, reason.clone(), required())));
         }
     }
+    watch::start();
     libtest_mimic::run(&args, trials).exit_code()
 }
 
@@ -128,8 +134,11 @@ fn on_adapter(gpu: &Arc<Gpu>, tests: &[Test]) -> Vec<Trial> {
         let gpu = gpu.clone();
         let name = name.trim_start_matches("suite::");
         let alone = alone.clone();
-        Trial::test(format!("{label}::{name}"), move || {
+        let name = format!("{label}::{name}");
+        let full = name.clone();
+        Trial::test(name, move || {
             let _alone = alone.as_ref().map(|alone| alone.lock().unwrap_or_else(PoisonError::into_inner));
+            let _running = watch::Running::new(&full);
             test(&gpu)
         })
     };
