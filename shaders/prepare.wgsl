@@ -35,6 +35,7 @@ const INTERVAL = 13u;
 const MIN_SCALE = 14u;
 const MEASURES = 15u;
 const NAN = 16u;
+const ROWS = 17u;
 const HEAD = 20u;
 
 // Behind it an entry for each row.
@@ -48,7 +49,10 @@ const FIRST = 12u;
 const COUNT = 13u;
 const WEIGHT_POWER = 14u;
 const ENTRY_CLIP = 15u;
-const ENTRY = 20u;
+const GROUP_FIRST = 20u;
+const GROUP_COUNT = 21u;
+const GROUP_CLIP = 22u;
+const ENTRY = 28u;
 
 // A limit on a norm: kind, maximum, ε, form, a factor on the norm. The form is 1 if it only shrinks, 2 for no limit.
 const KIND = 0u;
@@ -90,9 +94,10 @@ fn weight(row: u32) -> Wide {
     return times(wide(number(entry + WEIGHT)), wide(number(entry + WEIGHT_POWER)));
 }
 
-// Whether the row's own limit keeps its gradient finite. `ClipNorm::check` sees to it that any limit does.
+// Whether its own limit, or its group's, keeps a row's gradient finite. `ClipNorm::check` sees to it that any limit does.
 fn limits_itself(row: u32) -> bool {
-    return slot[HEAD + ENTRY * row + ENTRY_CLIP + FORM] != NO_CLIP;
+    let entry = HEAD + ENTRY * row;
+    return slot[entry + ENTRY_CLIP + FORM] != NO_CLIP || slot[entry + GROUP_CLIP + FORM] != NO_CLIP;
 }
 
 // What clipping multiplies a gradient of this norm by.
@@ -235,8 +240,16 @@ fn count(steps: u32) -> u32 {
 }
 
 @compute @workgroup_size(256)
-fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let entry = HEAD + ENTRY * group.x;
+fn rows_main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let of = group.x + groups.x * group.y;
+    if of >= slot[ROWS] {
+        return;
+    }
+    let entry = HEAD + ENTRY * of;
     if lane < 128u {
         // The last step before this one that has this place among the outcomes.
         let before = slot[STEP] - 1u;
@@ -248,15 +261,23 @@ fn rows_main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let clip = entry + ENTRY_CLIP;
     // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
     let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
+    let bad = fault(atomicLoad(&worst));
+    workgroupBarrier();
+    // So has its group. What is bad in the row is bad in the group.
+    let group_clip = entry + GROUP_CLIP;
+    let of_group = norm_of(slot[entry + GROUP_FIRST], slot[entry + GROUP_COUNT], slot[group_clip + KIND], lane);
     let width = slot[entry + WIDTH];
     let candidate = count(entry + TAKEN) * width + select(0u, count(entry + SCHEDULED), width > 1u);
     let words = slot[entry + WORDS];
     let first = slot[entry + CANDIDATES] + candidate * words;
-    let row = ROW * group.x;
+    let row = ROW * of;
     if lane == 0u {
-        let coefficient = Wide(control.coefficient, control.coefficient_exponent);
+        var coefficient = Wide(control.coefficient, control.coefficient_exponent);
+        let group_scale = times(of_group.scale, times(coefficient, wide(number(group_clip + FACTOR))));
+        let group_norm = times(group_scale, wide(of_group.sum));
+        coefficient = times(coefficient, limited(group_clip, group_norm, fault(atomicLoad(&worst))));
         let scale = times(norm.scale, times(coefficient, wide(number(clip + FACTOR))));
-        let factor = times(coefficient, limited(clip, times(scale, wide(norm.sum)), fault(atomicLoad(&worst))));
+        let factor = times(coefficient, limited(clip, times(scale, wide(norm.sum)), bad));
         let host = times(wide(number(first + ROW_GRAD_SCALE)), wide(number(first + ROW_GRAD_POWER)));
         let pair = factors(times(host, factor));
         rows[row + ROW_GRAD_SCALE] = bitcast<u32>(pair.x);

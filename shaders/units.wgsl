@@ -38,7 +38,7 @@ const POLICY = 1u;
 const ZERO = 2u;
 const SCALING = 8u;
 const HEAD = 20u;
-const ENTRY = 20u;
+const ENTRY = 28u;
 const WEIGHT = 3u;
 const WEIGHT_POWER = 14u;
 

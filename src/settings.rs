@@ -38,7 +38,7 @@ pub enum WeightDecay {
 /// g ← g − mean(g)                      centralize, row by row
 /// g ← adaptive_clip(g, w)              row by row, or column by column
 /// g ← ±grad_scale·g                    minus to maximize
-/// g ← min(1, max_norm / ‖g‖)·g         clip_norm
+/// g ← min(1, max_norm / ‖g‖)·g         set_clip_norm, group_clip_norm, clip_norm: of all, of the group, of each
 /// g ← min(max(g, −clip_value), clip_value)
 /// g ← g + N(0, noise)
 /// g ← g + λw                           WeightDecay::L2
@@ -70,6 +70,11 @@ pub struct Settings {
     /// optax. Each parameter then has coefficients of its own.
     /// [`Optimizer::set_clip_norm`](crate::Optimizer::set_clip_norm) limits the norm of all gradients together.
     pub clip_norm: Option<ClipNorm>,
+    /// Limit the norm of the group's gradients together, after the limit of [`Optimizer::set_clip_norm`] and before
+    /// `clip_norm`.
+    ///
+    /// [`Optimizer::set_clip_norm`]: crate::Optimizer::set_clip_norm
+    pub group_clip_norm: Option<ClipNorm>,
     /// Subtract from each row of a matrix' gradient the mean of that row: gradient centralization,
     /// [Yong et al., 2020](https://arxiv.org/abs/2004.01461), `centralize` in optax. It applies to parameters with an
     /// [`Options::shape`], in a pass that rewrites the gradient (12 bytes of traffic an element). On a GPU such a
@@ -98,6 +103,7 @@ impl Settings {
             grad_scale: 1.0,
             clip_value: None,
             clip_norm: None,
+            group_clip_norm: None,
             centralize: false,
             adaptive_clip: None,
             noise: None,
@@ -114,7 +120,7 @@ impl Settings {
         product("lr_factor", self.lr_factor)?;
         product("lr · lr_factor", self.effective_lr())?;
         at_least_0("clip_value", self.clip_value.unwrap_or(0.0))?;
-        self.clip_norm.map_or(Ok(()), |clip| clip.check())?;
+        self.norm_limits().try_for_each(ClipNorm::check)?;
         self.noise.map_or(Ok(()), |noise| noise.check())?;
         self.adaptive_clip.map_or(Ok(()), |clip| clip.check())?;
         let grad_scale = self.grad_scale;
@@ -126,6 +132,11 @@ impl Settings {
         };
         at_least_0("weight_decay", lambda)?;
         product("weight_decay · lr", self.coefficients().decay)
+    }
+
+    /// Limits on norms within the group.
+    pub(crate) fn norm_limits(&self) -> impl Iterator<Item = &ClipNorm> {
+        self.group_clip_norm.iter().chain(&self.clip_norm)
     }
 
     pub(crate) fn effective_lr(&self) -> f64 {

@@ -17,7 +17,7 @@ const HEAD: u64 = 32;
 const SIZE: u64 = HEAD + 4 * MAX_IN_FLIGHT as u64 + 8;
 /// Words of a slot's head, and of an entry behind it. prepare.wgsl has the same layout.
 pub(crate) const SLOT_HEAD: usize = 20;
-pub(crate) const ENTRY: usize = 20;
+pub(crate) const ENTRY: usize = 28;
 
 /// The control buffer, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ pub(crate) struct Control {
     slots: Pool<Slot>,
     shared: Arc<Mutex<Shared>>,
     /// Number of the step that was recorded last.
-    last: u32,
+    last: u64,
     /// Steps whose outcome the host does not know yet, the oldest first. An outcome may arrive before an older one.
-    pending: VecDeque<(u32, Option<Outcome>)>,
+    pending: VecDeque<(u64, Option<Outcome>)>,
 }
 
 /// `None` for a step that the device did not execute: it was never submitted, or wgpu refused it.
@@ -38,11 +38,11 @@ type Head = [u32; 8];
 
 #[derive(Debug, Default)]
 struct Shared {
-    outcomes: Vec<(u32, Outcome)>,
+    outcomes: Vec<(u64, Outcome)>,
     /// Number and report of the last step that has finished.
-    latest: (u32, Report),
+    latest: (u64, Report),
     /// The last step that was recorded before somebody set the number of skipped steps. What older steps report about it is out of date.
-    counted: u32,
+    counted: u64,
 }
 
 /// The objects of one step in flight.
@@ -63,7 +63,7 @@ impl slots::Slot for Slot {
 /// A recorded step. If it is dropped with its encoder, it counts as not taken.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) step: u32,
+    pub(crate) step: u64,
     slot: Taken<Slot>,
     outcome: Outcome,
     shared: Arc<Mutex<Shared>>,
@@ -83,6 +83,12 @@ impl Drop for InFlight {
             shared.latest.1.skipped_steps = most;
         }
     }
+}
+
+/// What the device writes of this step if it takes it, and one more if it skips it. The device counts steps modulo 2³¹, of which at most
+/// 128 are in flight.
+fn taken(step: u64) -> u32 {
+    (2 * step) as u32
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -130,17 +136,23 @@ impl Control {
     }
 
     /// Number of the next step.
-    pub(crate) fn next(&self) -> u32 {
+    pub(crate) fn next(&self) -> u64 {
         self.last + 1
     }
 
+    /// As if this many steps had been recorded.
+    #[cfg(test)]
+    pub(crate) fn start_behind(&mut self, step: u64) {
+        self.last = step;
+    }
+
     /// The bit of this step in a set of steps.
-    pub(crate) fn bit(step: u32) -> u128 {
-        1 << (step % MAX_IN_FLIGHT as u32)
+    pub(crate) fn bit(step: u64) -> u128 {
+        1 << (step % MAX_IN_FLIGHT as u64)
     }
 
     /// The steps that are resolved since the last call: (number, taken). A step is resolved once its outcome and all older ones are known.
-    pub(crate) fn resolve(&mut self) -> Vec<(u32, bool)> {
+    pub(crate) fn resolve(&mut self) -> Vec<(u64, bool)> {
         for (step, outcome) in std::mem::take(&mut lock(&self.shared).outcomes) {
             if let Some(pending) = self.pending.iter_mut().find(|(pending, _)| *pending == step) {
                 pending.1 = Some(outcome);
@@ -149,7 +161,7 @@ impl Control {
         let mut known = Vec::new();
         while let Some((step, outcome)) = self.pending.front().and_then(|(step, outcome)| Some((*step, (*outcome)?))) {
             self.pending.pop_front();
-            known.push((step, outcome.is_some_and(|head| head[7] == 2 * step)));
+            known.push((step, outcome.is_some_and(|head| head[7] == taken(step))));
         }
         known
     }
@@ -160,7 +172,7 @@ impl Control {
 
     pub(crate) fn check_room(&self) -> Result<()> {
         // The device keeps outcomes in a ring. A step has its place there until it is resolved.
-        let full = self.pending.front().is_some_and(|(oldest, _)| self.last - oldest + 1 >= MAX_IN_FLIGHT as u32);
+        let full = self.pending.front().is_some_and(|(oldest, _)| self.last - oldest + 1 >= MAX_IN_FLIGHT as u64);
         if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { self.slots.check_room() }
     }
 
@@ -176,7 +188,7 @@ impl Control {
     }
 
     /// Forgets this step, whose submission was refused.
-    pub(crate) fn take_back(&mut self, step: u32) {
+    pub(crate) fn take_back(&mut self, step: u64) {
         self.pending.retain(|(pending, _)| *pending != step);
     }
 
@@ -194,7 +206,7 @@ impl Control {
                     let word = |k: usize| u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]));
                     let head: Head = std::array::from_fn(word);
                     // The staging buffer of a refused submission is mapped, too. It holds the report of an earlier step.
-                    step.outcome = Some(head).filter(|head| head[7] / 2 == step.step);
+                    step.outcome = Some(head).filter(|head| head[7] & !1 == taken(step.step));
                     drop(view);
                     mapped.unmap();
                 }

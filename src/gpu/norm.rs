@@ -8,7 +8,7 @@ use super::memory::{ALIGN, BufferRange};
 use super::passes::Pass;
 use super::slots::ROW;
 use super::tiles::{Batch, Tiles, Unit};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Bytes from row to row.
 pub(crate) const ROW_STRIDE: u32 = 256;
@@ -80,7 +80,8 @@ pub(crate) struct Preparation {
     norms: Vec<(wgpu::BindGroup, u32)>,
     passes: [Arc<Pass>; 3],
     group: wgpu::BindGroup,
-    rows: u32,
+    /// Workgroups that pick coefficients, a row each.
+    rows: [u32; 2],
     ratios: Vec<Bound>,
     /// The rows, for the update to bind one at a dynamic offset.
     pub(crate) row: wgpu::BindGroup,
@@ -107,10 +108,6 @@ impl Preparation {
     ) -> Result<Self> {
         let limits = gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
-        if rows > most as usize {
-            let (name, limit) = ("rows of coefficients".into(), "max_compute_workgroups_per_dimension");
-            return Err(Error::OverLimit { name, limit, needed: rows as u64, available: most.into() });
-        }
         let (dispatches, ranges) = cut(&limits, measured, rows, tiles);
         let partials = if measured.is_empty() { 0 } else { results };
         let passes = [gpu.norm_pass(kind, zero)?, gpu.prepare_pass()?, gpu.rows_pass()?];
@@ -151,7 +148,18 @@ impl Preparation {
                 layout: &row_layout(gpu.device()),
                 entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
             });
-            Self { passes, norms, group, rows: rows as u32, ratios, row, row_buffer, tiles, partials, ranges }
+            Self {
+                passes,
+                norms,
+                group,
+                rows: [(rows as u32).min(most), (rows as u32).div_ceil(most)],
+                ratios,
+                row,
+                row_buffer,
+                tiles,
+                partials,
+                ranges,
+            }
         })
     }
 
@@ -174,7 +182,8 @@ impl Preparation {
         pass.set_bind_group(1, &self.group, &[]);
         pass.dispatch_workgroups(1, 1, 1);
         pass.set_pipeline(&rows.pipeline);
-        pass.dispatch_workgroups(self.rows, 1, 1);
+        let [x, y] = self.rows;
+        pass.dispatch_workgroups(x, y, 1);
         for (kernel, groups, workgroups) in &self.ratios {
             pass.set_pipeline(&kernel.pipeline);
             for (k, group) in (0..).zip(groups) {

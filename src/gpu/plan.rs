@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) members: Vec<(u64, usize)>,
     /// A member of each row's cohort.
     pub(crate) rows: Vec<u64>,
+    /// The partial results of each group's gradients.
+    pub(crate) spans: HashMap<usize, Span>,
     /// What comes before the updates, where the device decides about the step.
     pub(crate) preparation: Option<Preparation>,
     /// What comes before that.
@@ -39,6 +41,14 @@ struct Dispatch {
     ranges: wgpu::BindGroup,
     workgroups: [u32; 2],
     place: Place,
+}
+
+/// Partial results that lie behind each other, and the elements that they measure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) len: usize,
 }
 
 /// Where a dispatch finds its coefficients.
@@ -86,6 +96,7 @@ impl Plan {
             dispatches: Vec::new(),
             members: Vec::new(),
             rows: Vec::new(),
+            spans: HashMap::new(),
             preparation: None,
             units: None,
             tiles: Tiles::new(gpu),

@@ -49,14 +49,16 @@ impl Optimizer {
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
-        self.check_clipping(self.guard.clip.as_ref(), group, settings.clip_norm.as_ref())?;
+        self.check_clipping(self.guard.clip.as_ref(), group, Some(&settings))?;
         if self.group(group)?.settings.writes_gradient() != settings.writes_gradient() {
             if settings.writes_gradient() {
                 self.check_gradients(|parameter| parameter.group == group)?;
             }
         }
         let now = self.group(group)?;
-        let kind = |settings: &Settings| settings.clip_norm.map(|clip| clip.norm.kind());
+        let kind = |settings: &Settings| {
+            [settings.clip_norm, settings.group_clip_norm].map(|clip| clip.map(|clip| clip.norm.kind()))
+        };
         let extras = |settings: &Settings| {
             let Settings { clip_value, noise, zero_grad, centralize, adaptive_clip, .. } = settings;
             (clip_value.is_some(), noise.is_some(), *zero_grad, *centralize, *adaptive_clip, settings.two_factors())

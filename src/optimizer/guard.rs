@@ -9,7 +9,7 @@ use crate::gpu::norm::Preparation;
 use crate::gpu::plan::Plan;
 use crate::gpu::{Device, Gpu};
 use crate::scaling::{LossScaler, Report, factors};
-use crate::settings::ROW_HEAD;
+use crate::settings::{ROW_HEAD, Settings};
 
 /// The most rows that a step offers the device to choose from.
 const MAX_CANDIDATES: usize = 1 << 14;
@@ -18,7 +18,7 @@ impl Optimizer {
     /// Limits the norm of all gradients together, of every group, from the next recorded step on; `None` for no limit.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`], [`Error::Unsupported`] beside [`Settings::clip_norm`](crate::Settings::clip_norm).
+    /// [`Error::Hyperparameter`], [`Error::Unsupported`] beside limits on another norm.
     pub fn set_clip_norm(&mut self, clip: impl Into<Option<ClipNorm>>) -> Result<()> {
         let clip = clip.into();
         clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
@@ -199,7 +199,7 @@ impl Optimizer {
 
     /// Whether gradients are measured before the step.
     pub(super) fn measures(&self) -> bool {
-        self.guard.measures() || self.groups.iter().any(|group| group.settings.clip_norm.is_some())
+        self.guard.measures() || self.groups.iter().any(|group| group.settings.norm_limits().next().is_some())
     }
 
     /// Whether elements that are not finite count as 0.
@@ -209,7 +209,8 @@ impl Optimizer {
 
     /// The norm that is measured.
     pub(super) fn norm_kind(&self) -> u32 {
-        let mut clips = self.groups.iter().filter_map(|group| group.settings.clip_norm).chain(self.guard.clip);
+        let of_groups = self.groups.iter().flat_map(|group| group.settings.norm_limits());
+        let mut clips = of_groups.chain(&self.guard.clip);
         clips.next().map_or(1, |clip| clip.norm.kind())
     }
 
@@ -254,7 +255,7 @@ impl Optimizer {
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
         let mut words = std::mem::take(&mut self.rows);
         words.clear();
-        words.extend([step, self.guard.policy() as u32, preparation.partials]);
+        words.extend([step as u32, self.guard.policy() as u32, preparation.partials]);
         let len =
             plan.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
         let mut whole = ClipNorm::words(self.guard.clip.as_ref(), len);
@@ -263,7 +264,7 @@ impl Optimizer {
         let scaler = self.guard.scaler.unwrap_or_default();
         words.push(u32::from(self.guard.scaler.is_some()));
         words.extend(scaler.words());
-        words.extend([u32::from(self.measures()), f32::NAN.to_bits()]);
+        words.extend([u32::from(self.measures()), f32::NAN.to_bits(), plan.rows.len() as u32]);
         words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
         for (row, leader) in plan.rows.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
@@ -296,23 +297,61 @@ impl Optimizer {
                 *word = (seen >> (32 * k)) as u32;
             }
             entry[12..14].copy_from_slice(&[start, count]);
-            entry[15..].copy_from_slice(&ClipNorm::words(clip.as_ref(), parameter.len));
+            entry[15..20].copy_from_slice(&ClipNorm::words(clip.as_ref(), parameter.len));
+            let clip = group.settings.group_clip_norm;
+            let span = plan.spans.get(&parameter.group).filter(|_| clip.is_some()).copied().unwrap_or_default();
+            entry[20..22].copy_from_slice(&[span.first, span.count]);
+            entry[22..27].copy_from_slice(&ClipNorm::words(clip.as_ref(), span.len));
         }
         Ok(words)
     }
 
-    /// Gradients have one norm: of the whole, or of each parameter; with `clip` for the whole, and `of` for this group.
-    pub(super) fn check_clipping(&self, clip: Option<&ClipNorm>, group: usize, of: Option<&ClipNorm>) -> Result<()> {
-        let others = self.groups.iter().enumerate().filter(|(k, _)| *k != group);
-        let parts: Vec<_> = others.filter_map(|(_, group)| group.settings.clip_norm.as_ref()).chain(of).collect();
-        let refuse = |reason| Err(Error::Unsupported { operation: "clip_norm", name: "the optimizer".into(), reason });
-        if clip.is_some() && !parts.is_empty() {
-            return refuse(
-                "gradients are clipped together, with set_clip_norm, or each by itself, with Settings::clip_norm",
-            );
+    /// All limits are on one norm, which is measured once; with `clip` for all gradients, and `of` for this group.
+    pub(super) fn check_clipping(&self, clip: Option<&ClipNorm>, group: usize, of: Option<&Settings>) -> Result<()> {
+        let others = self.groups.iter().enumerate().filter(|(k, _)| *k != group).map(|(_, group)| &group.settings);
+        let limits = others.chain(of).flat_map(Settings::norm_limits).chain(clip);
+        let mut kinds = limits.map(|limit| limit.norm.kind());
+        let first = kinds.next();
+        if kinds.any(|kind| Some(kind) != first) {
+            let (operation, name) = ("clip_norm", "the optimizer".into());
+            let reason = "all limits are on the same norm (L2 and RMS are one)";
+            return Err(Error::Unsupported { operation, name, reason });
         }
-        if parts.windows(2).any(|pair| pair[0].norm.kind() != pair[1].norm.kind()) {
-            return refuse("all groups are clipped by the same norm (L2 and RMS are one)");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::rules::Sgd;
+    use crate::{Device, Gpu, LossScaler, Optimizer, Result, Schedule};
+
+    /// 25 days at a thousand steps a second, and twice as many.
+    #[test]
+    fn step_numbers_wrap() -> Result<()> {
+        let gpu = match Gpu::new_blocking() {
+            Err(e) if std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1") => return Err(e),
+            Err(e) => return Ok(eprintln!("not tested: {e}")),
+            Ok(gpu) => gpu,
+        };
+        for last in [(1u64 << 31) - 5, (1 << 32) - 5] {
+            let mut optimizer = Optimizer::new(&Device::from(&gpu), Sgd, 1.0)?;
+            optimizer.set_loss_scaler(LossScaler { init_scale: 1.0, ..LossScaler::default() })?;
+            optimizer.set_schedule(0, Schedule::linear(1.0, 0.0, 20))?;
+            optimizer.control(&gpu)?.start_behind(last);
+            optimizer.add(0, "w", &[0.0f32])?;
+            for t in 0..10 {
+                optimizer.write_gradient("w", &[if t == 3 || t == 6 { f32::NAN } else { 1.0 }])?;
+                optimizer.step()?;
+                if t == 8 {
+                    optimizer.settle_blocking()?;
+                }
+            }
+            optimizer.settle_blocking()?;
+            assert_eq!((optimizer.steps("w")?, optimizer.schedule_step(0)?, optimizer.skipped_steps()), (8, 8, 2));
+            let expected: f32 = (0..8).map(|k| 1.0 - k as f32 / 20.0).sum();
+            let w: Vec<f32> = optimizer.read_blocking("w")?;
+            assert!((w[0] + expected).abs() < 1e-5, "{w:?}, not {}", -expected);
         }
         Ok(())
     }

@@ -211,7 +211,7 @@ enum Recorded {
     /// At once: the device takes it for certain.
     Counted,
     /// Under this number, once the device has told what became of it.
-    Pending(u32),
+    Pending(u64),
 }
 
 /// Where a parameter stands before the step that is recorded: the steps that it and its group's schedule have taken.
@@ -481,7 +481,7 @@ impl Optimizer {
         let (rule, settings) = (rule.into(), settings.into());
         rule.0.check()?;
         settings.check()?;
-        self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), settings.clip_norm.as_ref())?;
+        self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), Some(&settings))?;
         let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
         let scope = rule.scope().is_some();
         if scope != rule.hyper_names().contains(&crate::cpu::TRUST_RATIO) {

@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::gpu::kernel::{AVERAGE, Extras, GradientAccess, KernelKey, Lane, MOMENTUM, Stage};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::norm::{Measured, Trust};
-use crate::gpu::plan::{BindGroups, Plan, Run};
+use crate::gpu::plan::{BindGroups, Plan, Run, Span};
 use crate::gpu::tiles::{Part, Unit};
 use crate::gpu::units::{Shaped, Units};
 use crate::rule::Scope;
@@ -106,7 +106,7 @@ impl Optimizer {
         let mut runs = Vec::<(usize, Run)>::new();
         let (mut measured, mut shaped) = (Vec::new(), Vec::new());
         let (kind, zero, measures) = (self.norm_kind(), self.zeroes(), self.measures());
-        let (outs, results) = self.results(&plan);
+        let (outs, results) = self.results(&mut plan);
         for (id, parameter, tensor) in self.tensors_in_place() {
             let Some(gradient) = tensor.gradient.as_ref().filter(|_| parameter.is_stepped()) else { continue };
             let row = *cohorts.entry(cohort(id, parameter, &self.groups)).or_insert_with(|| {
@@ -171,13 +171,15 @@ impl Optimizer {
 
     /// The first partial result of each parameter that steps, and how many there are in all. Their order is that of groups and names:
     /// a norm's last bit depends neither on where parameters lie nor on what the host knows of them.
-    fn results(&self, plan: &Plan) -> (HashMap<u64, u32>, u32) {
+    fn results(&self, plan: &mut Plan) -> (HashMap<u64, u32>, u32) {
         let mut stepped: Vec<_> = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped()).collect();
         stepped.sort_unstable_by_key(|(_, parameter)| (parameter.group, parameter.name.as_str()));
         let mut all = 0;
         let first = |(&id, parameter): (&u64, &Parameter)| {
-            let first = all;
-            all += plan.results(parameter.len);
+            let (first, count) = (all, plan.results(parameter.len));
+            all += count;
+            let span = plan.spans.entry(parameter.group).or_insert(Span { first, ..Span::default() });
+            (span.count, span.len) = (span.count + count, span.len + parameter.len);
             (id, first)
         };
         (stepped.into_iter().map(first).collect(), all)
@@ -199,6 +201,7 @@ impl Optimizer {
     /// What norm-based groups make of their norms: a unit for each tensor, or one for the group.
     fn trusts(&self, gpu: &Gpu, plan: &Plan, outs: &HashMap<u64, u32>) -> Result<Vec<Trust>> {
         let mut trusts = Vec::<Trust>::new();
+        let wgpu::Limits { max_compute_workgroups_per_dimension: most, .. } = gpu.device().limits();
         let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
         let mut push = |group: &Group, scalar: Option<&BufferRange>, unit: Unit| -> Result<()> {
             let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
@@ -210,7 +213,10 @@ impl Optimizer {
             });
             let (scalars, at) = bound.unzip();
             let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
-            let same = |last: &&mut Trust| last.scalars == scalars && std::sync::Arc::ptr_eq(&last.kernel, &kernel);
+            let same = |last: &&mut Trust| {
+                let room = last.units.len() < most as usize;
+                room && last.scalars == scalars && std::sync::Arc::ptr_eq(&last.kernel, &kernel)
+            };
             match trusts.last_mut().filter(same) {
                 Some(last) => last.units.push(unit),
                 None => trusts.push(Trust { kernel, scalars, units: vec![unit] }),

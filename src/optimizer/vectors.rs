@@ -81,6 +81,27 @@ impl Whole {
         self.measures || groups.iter().any(|group| group.settings.reshapes() || group.rule.scope().is_some())
     }
 
+    /// What the limit on each group's norm multiplies its gradients by, behind this coefficient.
+    fn group_limits(
+        &self,
+        groups: &[Group],
+        work: &[Work<'_>],
+        norms: &[cpu::Measure],
+        coefficient: f64,
+    ) -> HashMap<usize, f64> {
+        let mut limits = HashMap::new();
+        let mut at = 0;
+        for ours in work.chunk_by(|a, b| a.group == b.group) {
+            let norms = &norms[at..at + ours.len()];
+            at += ours.len();
+            let Some(clip) = groups[ours[0].group].settings.group_clip_norm else { continue };
+            let weighted = ours.iter().zip(norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
+            let factor = clip.norm.factor(ours.iter().map(|work| work.job.len()).sum());
+            limits.insert(ours[0].group, clip.coefficient(coefficient * factor * cpu::join(weighted, self.kind)));
+        }
+        limits
+    }
+
     /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         // Sums go by groups and names: a norm's last bit does not depend on the order in which parameters were added.
@@ -101,8 +122,10 @@ impl Whole {
             let grad_norm = factor * whole * unscale;
             let coefficient = unscale * self.guard.clip.map_or(1.0, |clip| clip.coefficient(grad_norm));
             let mut bad = norms.iter().any(|norm| norm.bad);
+            let mut limits = self.group_limits(groups, &work, &norms, coefficient);
             for (work, norm) in work.iter_mut().zip(&norms) {
-                let scaled = coefficient * work.coefficients.grad_scale;
+                let limit = limits.entry(work.group).or_insert(1.0);
+                let scaled = coefficient * *limit * work.coefficients.grad_scale;
                 let own = groups[work.group]
                     .settings
                     .clip_norm

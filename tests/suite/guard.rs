@@ -295,13 +295,11 @@ fn guards_refuse(gpu: &Gpu) -> Result<(), Failed> {
             |result: Result<(), Error>| ensure(matches!(result, Err(Error::Unsupported { .. })), format!("{result:?}"));
         optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
         let each = Settings { clip_norm: Some(ClipNorm::optax(1.0)), ..Settings::lr(0.1) };
-        refused(optimizer.set_settings(0, each))?;
-        refused(optimizer.add_group(Sgd, each).map(drop))?;
-        optimizer.set_clip_norm(None)?;
         optimizer.set_settings(0, each)?;
-        refused(optimizer.set_clip_norm(ClipNorm::torch(1.0)))?;
         let other = ClipNorm { norm: Norm::L1, ..ClipNorm::torch(1.0) };
         refused(optimizer.add_group(Sgd, Settings { clip_norm: Some(other), ..each }).map(drop))?;
+        refused(optimizer.set_settings(0, Settings { group_clip_norm: Some(other), ..each }))?;
+        refused(optimizer.set_clip_norm(other))?;
         refused(optimizer.look_ahead())?;
     }
     let mut cpu = many(&Device::Cpu, 1, |_| Ok(()))?;

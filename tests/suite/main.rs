@@ -22,6 +22,7 @@ mod gradient;
 mod guard;
 mod held;
 mod least_squares;
+mod limits;
 mod look_ahead;
 mod lost;
 mod memory;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         gpu_least_squares::TESTS,
         guard::TESTS,
         held::TESTS,
+        limits::TESTS,
         look_ahead::TESTS,
         lost::TESTS,
         memory::TESTS,
