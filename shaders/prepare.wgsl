@@ -245,11 +245,11 @@ fn rows_main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let of = group.x + groups.x * group.y;
-    if of >= slot[ROWS] {
+    let index = group.x + groups.x * group.y;
+    if index >= slot[ROWS] {
         return;
     }
-    let entry = HEAD + ENTRY * of;
+    let entry = HEAD + ENTRY * index;
     if lane < 128u {
         // The last step before this one that has this place among the outcomes.
         let before = slot[STEP] - 1u;
@@ -270,7 +270,7 @@ fn rows_main(
     let candidate = count(entry + TAKEN) * width + select(0u, count(entry + SCHEDULED), width > 1u);
     let words = slot[entry + WORDS];
     let first = slot[entry + CANDIDATES] + candidate * words;
-    let row = ROW * of;
+    let row = ROW * index;
     if lane == 0u {
         var coefficient = Wide(control.coefficient, control.coefficient_exponent);
         let group_scale = times(of_group.scale, times(coefficient, wide(number(group_clip + FACTOR))));
