@@ -101,9 +101,10 @@
 //!
 //! # Features
 //!
-//! - `cli` (default): the `wgpu-optim` command, and what only it needs. A library leaves it out:
-//!   `default-features = false`.
+//! None is on by default.
+//!
 //! - `burn`: `wgpu_optim::burn`, an optimizer for Burn's modules. Burn 0.22 needs Rust 1.95.
+//! - `cli`: the `wgpu-optim` command, and what only it needs. `cargo run` in the repository turns it on.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
