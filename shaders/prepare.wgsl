@@ -120,12 +120,13 @@ fn limited(clip: u32, norm: Wide, bad: u32) -> Wide {
 }
 
 fn join_norms(a: Norm, b: Norm, kind: u32) -> Norm {
+    // Most threads have none.
+    if b.scale.m == 0.0 {
+        return a;
+    }
     var scale = a.scale;
     if less(a.scale, b.scale) {
         scale = b.scale;
-    }
-    if scale.m == 0.0 {
-        return Norm(scale, 0.0);
     }
     var part = vec2(narrow(over(a.scale, scale)), narrow(over(b.scale, scale)));
     if kind == L2 {
