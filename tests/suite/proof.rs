@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Lamb};
@@ -106,27 +107,37 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
         layout: &pipeline.get_bind_group_layout(0),
         entries: &[wgpu::BindGroupEntry { binding: 0, resource: rounds.as_entire_binding() }],
     });
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    pass.set_pipeline(&pipeline);
-    pass.set_bind_group(0, &group, &[]);
-    pass.dispatch_workgroups(workgroups as u32, 1, 1);
-    drop(pass);
-    let done = Arc::new(AtomicBool::new(false));
-    let flag = done.clone();
-    encoder.on_submitted_work_done(move || flag.store(true, Ordering::Relaxed));
-    gpu.queue().submit([encoder.finish()]);
-    gpu.queue().submit([]);
-    if done.load(Ordering::Relaxed) {
-        // Mesa's llvmpipe does: there nobody can tell. SwiftShader, in CI, does not.
-        println!("this adapter executes within the submission");
-        return Ok(());
+    // A step that waits does so each time; one that does not may lose its core for as long as the dispatch takes, but not each time.
+    for _ in 0..3 {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(workgroups as u32, 1, 1);
+        drop(pass);
+        let done = Arc::new(AtomicBool::new(false));
+        let flag = done.clone();
+        encoder.on_submitted_work_done(move || flag.store(true, Ordering::Relaxed));
+        let commands = encoder.finish();
+        let start = Instant::now();
+        gpu.queue().submit([commands]);
+        let submission = start.elapsed();
+        gpu.queue().submit([]);
+        // Mesa's llvmpipe executes within the submission, and tells of it a little later. There nobody can see whether the step waits.
+        // SwiftShader, in CI, executes beside it.
+        if done.load(Ordering::Relaxed) || submission > Duration::from_millis(50) {
+            println!("this adapter executes within the submission, in {submission:?}");
+            return Ok(());
+        }
+        optimizer.step()?;
+        let waited = done.load(Ordering::Relaxed);
+        optimizer.settle_blocking()?;
+        ensure(done.load(Ordering::Relaxed), "the dispatch never finished")?;
+        if !waited {
+            return Ok(());
+        }
     }
-    optimizer.step()?;
-    let waited = done.load(Ordering::Relaxed);
-    optimizer.settle_blocking()?;
-    ensure(done.load(Ordering::Relaxed), "the dispatch never finished")?;
-    ensure(!waited, "step waited for the dispatch before it")
+    Err("step waited for the dispatch before it".into())
 }
 
 fn a_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
