@@ -145,7 +145,7 @@ pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
 pub use noise::{Noise, philox};
 pub use optimizer::{
-    Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices,
+    Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices, TorchOptions,
 };
 #[doc(hidden)]
 pub use rule::__next;

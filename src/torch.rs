@@ -1,4 +1,4 @@
-//! PyTorch's optimizers and their parameter groups, as our rules and settings, and back.
+//! Translates PyTorch's parameter groups to rules and settings, and back.
 
 use serde_json::{Map, Value, json};
 
@@ -7,8 +7,8 @@ use crate::rule::AnyRule;
 use crate::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
 use crate::settings::{Settings, WeightDecay};
 
-/// How PyTorch runs a group, not what it computes; and what schedulers leave there.
-const BESIDE: [&str; 13] = [
+/// Keys of a group that compute nothing: how PyTorch runs the step, what schedulers keep there, and names.
+const BESIDE: [&str; 20] = [
     "foreach",
     "fused",
     "capturable",
@@ -22,9 +22,17 @@ const BESIDE: [&str; 13] = [
     "max_momentum",
     "base_momentum",
     "swa_lr",
+    "name",
+    "names",
+    "group_name",
+    "layer_id",
+    "layer_name",
+    // timm's schedulers multiply them into `lr`.
+    "lr_mult",
+    "lr_scale",
 ];
 
-/// A parameter group of an optimizer of this class.
+/// A parameter group of PyTorch's class.
 struct Group<'a> {
     class: &'a str,
     of: &'a Map<String, Value>,
@@ -105,22 +113,30 @@ impl Group<'_> {
     }
 }
 
-/// The rule and the settings that this group of an optimizer of this class has. No key is passed over that says what it computes.
+/// The rule and the settings of a group of PyTorch's class. Refuses an unknown key, since it may compute something,
+/// unless it is in [`BESIDE`] or null.
 pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, Settings)> {
     let read = Group { class, of: group };
     let (rule, settings) = (read.rule()?, read.settings()?);
     rule.0.check()?;
     settings.check()?;
     let known = write(&rule, &settings, class == "AdamW").map(|(_, known)| known).unwrap_or_default();
-    match group.iter().find(|(key, _)| !known.contains_key(*key) && !BESIDE.contains(&key.as_str())) {
+    let unknown = |(key, value): &(&String, &Value)| {
+        !known.contains_key(*key) && !BESIDE.contains(&key.as_str()) && !value.is_null()
+    };
+    match group.iter().find(unknown) {
         Some((key, value)) => {
-            Err(Error::Checkpoint { reason: format!("`{key}` = {value} of PyTorch's {class} is not known") })
+            let what = format!("`{key}` = {value} of a group of PyTorch's {class} is not known");
+            let reason =
+                format!("{what}: leave it out if the optimizer's `defaults` do not have it, it computes nothing");
+            Err(Error::Checkpoint { reason })
         }
         None => Ok((rule, settings)),
     }
 }
 
-/// PyTorch's class and parameter group for this rule and its decay, if it has such a form; Adam without decay is AdamW if so asked.
+/// PyTorch's class and parameter group for a rule and its decay; `None` if PyTorch has no such form. `adamw` says which
+/// class Adam without decay is.
 pub(crate) fn write(rule: &AnyRule, settings: &Settings, adamw: bool) -> Option<(&'static str, Map<String, Value>)> {
     let saved: Map<String, Value> = serde_json::from_str(&rule.0.save()).unwrap_or_default();
     let (lambda, decoupled) = match settings.weight_decay {
@@ -154,7 +170,7 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings, adamw: bool) -> Option<
         ("weight_decay".to_owned(), json!(lambda)),
         ("maximize".to_owned(), json!(settings.maximize)),
     ]);
-    // Another form of the rule, or of decay, is none of PyTorch's: it would come back as another.
+    // PyTorch does not have a form of the rule or of decay that would come back as another.
     let again = Group { class, of: &group };
     let same = again.rule().ok()?.0.save() == rule.0.save();
     let decay = again.settings().ok()?.weight_decay;

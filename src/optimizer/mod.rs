@@ -33,7 +33,7 @@ mod plan;
 mod step;
 mod vectors;
 
-pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions};
+pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions, TorchOptions};
 pub use place::Placed;
 #[cfg(feature = "burn")]
 pub(crate) use plan::POOLED;

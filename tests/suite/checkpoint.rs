@@ -1,9 +1,9 @@
 //! Saving and loading: exactly, from any device to any other, or not at all.
 
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 
 use libtest_mimic::{Failed, Trial};
-use wgpu_optim::rules::{AdaGradNorm, Adam, Momentum, NovoGrad, Sgd};
+use wgpu_optim::rules::{AdaGradNorm, Adam, Momentum, NovoGrad};
 use wgpu_optim::{
     AnyRule, Averaging, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LoadOptions, LossScaler, Mismatch, Noise,
     Optimizer, Options, Real, Rule, SaveOptions, Schedule, Settings, Step, WeightDecay, fields, rules,
@@ -15,20 +15,18 @@ use crate::tests;
 
 tests!(
     a_load_takes_back_what_the_host_does_not_know,
+    an_outcome_after_a_load_does_not_count,
     resume_is_exact_on_every_device,
     every_rule_resumes,
     a_large_state_is_never_on_the_host_as_a_whole,
     callers_buffers_are_saved_and_loaded,
 );
 
-type OnCpu = fn() -> Result<(), Failed>;
+pub(crate) type OnCpu = fn() -> Result<(), Failed>;
 
 /// Those that need no GPU.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cpu: [(&str, OnCpu); 6] = [
-        ("strict_loading_lists_everything", strict_loading_lists_everything),
-        ("lenient_loading_takes_what_fits", lenient_loading_takes_what_fits),
-        ("a_failed_save_leaves_the_old_file", a_failed_save_leaves_the_old_file),
+    let cpu: [(&str, OnCpu); 3] = [
         ("a_custom_rule_keeps_its_configuration", a_custom_rule_keeps_its_configuration),
         ("states_alone", states_alone),
         ("f64_is_kept", f64_is_kept),
@@ -99,7 +97,8 @@ fn resume_is_exact_on_every_device(gpu: &Gpu) -> Result<(), Failed> {
         train(&mut through, 5, 11)?;
         let whole = saved(&mut through)?;
         ensure(through.steps("a.bias")? < through.steps("a.weight")?, "no cohort has missed a gradient")?;
-        // By way of the same device, and of the CPU and back. (Not of the GPU: AdaGrad-Norm's number of a group is f64 on the CPU.)
+        // By way of the same device, and of the CPU and back. (Not of the GPU: AdaGrad-Norm's number of a group is f64
+        // on the CPU.)
         for by_way_of in [device.clone(), Device::Cpu] {
             let mut between = rich(&by_way_of, true)?;
             load(&mut between, &halfway)?;
@@ -128,6 +127,41 @@ fn a_load_takes_back_what_the_host_does_not_know(gpu: &Gpu) -> Result<(), Failed
         load(&mut optimizer, &file)?;
         let report = optimizer.read_report_blocking()?;
         ensure((report.loss_scale, report.skipped_steps) == (8.0, 0), format!("{report:?}"))?;
+    }
+    Ok(())
+}
+
+/// Steps that are submitted, and one in an encoder that is submitted late: whatever becomes of them is of before the
+/// load.
+fn an_outcome_after_a_load_does_not_count(gpu: &Gpu) -> Result<(), Failed> {
+    for (bad, late) in [(1.0, false), (f32::INFINITY, false), (1.0, true), (f32::INFINITY, true)] {
+        let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.1)?;
+        optimizer.set_loss_scaler(LossScaler { init_scale: 8.0, ..LossScaler::default() })?;
+        optimizer.set_schedule(0, Schedule::linear(1.0, 0.0, 10))?;
+        optimizer.add(0, "w", &[1.0f32; 8])?;
+        optimizer.write_gradient("w", &[1.0f32; 8])?;
+        optimizer.step()?;
+        let file = saved(&mut optimizer)?;
+        optimizer.write_gradient("w", &[bad; 8])?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        optimizer.encode(&mut encoder)?;
+        optimizer.encode(&mut encoder)?;
+        if !late {
+            gpu.queue().submit([encoder.finish()]);
+            load(&mut optimizer, &file)?;
+        } else {
+            // The step itself happens after the load, and so does the load again.
+            load(&mut optimizer, &file)?;
+            gpu.queue().submit([encoder.finish()]);
+            optimizer.settle_blocking()?;
+            ensure(optimizer.steps("w")? == 1, format!("{} steps after a late step", optimizer.steps("w")?))?;
+            load(&mut optimizer, &file)?;
+        }
+        let counted = |o: &Optimizer| Ok::<_, Error>((o.steps("w")?, o.schedule_step(0)?));
+        ensure(counted(&optimizer)? == (1, 1), format!("at once: {:?}", counted(&optimizer)?))?;
+        optimizer.settle_blocking()?;
+        ensure(counted(&optimizer)? == (1, 1), format!("once they are known: {:?}", counted(&optimizer)?))?;
+        ensure(saved(&mut optimizer)? == file, "another file")?;
     }
     Ok(())
 }
@@ -221,145 +255,6 @@ pub(crate) fn two(names: [&str; 2], lens: [usize; 2], rule: impl Into<AnyRule>) 
     }
     optimizer.step()?;
     Ok(optimizer)
-}
-
-fn strict_loading_lists_everything() -> Result<(), Failed> {
-    let file = saved(&mut two(["kept", "theirs"], [4, 2], Adam::default())?)?;
-    let mut optimizer = two(["kept", "ours"], [5, 2], Adam::default())?;
-    let before = saved(&mut optimizer)?;
-    let Err(Error::Mismatch(mismatch)) = load(&mut optimizer, &file) else { return Err("no mismatch".into()) };
-    let of = |name: &str| vec![name.to_owned(), format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")];
-    ensure(mismatch.missing == of("ours") && mismatch.unexpected == of("theirs"), format!("{mismatch:?}"))?;
-    let differs = |name: &String| name.contains("([4] of F32 in the file, [5] of F32 here)");
-    ensure(mismatch.different[0] == "kept (4 elements in the file, 5 here)", format!("{mismatch:?}"))?;
-    ensure(mismatch.different.len() == 4 && mismatch.different[1..].iter().all(differs), format!("{mismatch:?}"))?;
-    let said = Error::Mismatch(mismatch).to_string();
-    ensure(said.contains("3 missing: ours, ours.exp_avg,") && said.contains("3 unexpected: theirs,"), &said)?;
-    ensure(saved(&mut optimizer)? == before, "something was loaded")?;
-    // Another rule, configuration in words; another number of groups; another averaging.
-    let mut other = two(["kept", "theirs"], [4, 2], Momentum::default())?;
-    let Err(Error::Mismatch(mismatch)) = load(&mut other, &file) else { return Err("no mismatch".into()) };
-    ensure(mismatch.different[0].starts_with("the rule of group 0 (adam {\"beta1\":0.9,"), format!("{mismatch:?}"))?;
-    let mut other = two(["kept", "theirs"], [4, 2], Adam::default())?;
-    other.add_group(Adam::default(), 0.1)?;
-    let Err(Error::Mismatch(mismatch)) = load(&mut other, &file) else { return Err("no mismatch".into()) };
-    ensure(mismatch.different == ["the groups (1 in the file, 2 here)"], format!("{mismatch:?}"))?;
-    let mut averaged = Optimizer::new(&Device::Cpu, Adam::default(), 0.5)?;
-    averaged.set_averaging(0, Averaging::Ema(0.9))?;
-    averaged.add_all(0, &[("kept", &[0.0f32; 4][..]), ("theirs", &[0.0; 2])])?;
-    let Err(Error::Mismatch(mismatch)) = load(&mut averaged, &file) else { return Err("no mismatch".into()) };
-    ensure(mismatch.missing == ["kept.average", "theirs.average"], format!("{mismatch:?}"))
-}
-
-fn lenient_loading_takes_what_fits() -> Result<(), Failed> {
-    let mut from = two(["kept", "theirs"], [4, 2], Adam { beta1: 0.5, ..Adam::default() })?;
-    from.set_lr(0, 0.25)?;
-    let file = saved(&mut from)?;
-    let mut optimizer = two(["kept", "ours"], [4, 2], Adam::default())?;
-    optimizer.step()?;
-    let ours = optimizer.read_state_blocking::<f32>("ours", "exp_avg")?;
-    let mismatch =
-        optimizer.load_from(&mut Cursor::new(&file), LoadOptions { strict: false, ..LoadOptions::default() })?;
-    ensure(mismatch.missing.len() == 3 && mismatch.unexpected.len() == 3, format!("{mismatch:?}"))?;
-    ensure(mismatch.different.is_empty() && optimizer.lr(0)? == 0.25, "the configuration fits")?;
-    ensure((optimizer.steps("kept")?, optimizer.steps("ours")?) == (1, 2), "step counts")?;
-    for slot in ["exp_avg", "exp_avg_sq"] {
-        let [a, b] = [&from, &optimizer].map(|optimizer| optimizer.read_state_blocking::<f32>("kept", slot));
-        ensure(a? == b?, slot)?;
-    }
-    ensure(from.read_blocking::<f32>("kept")? == optimizer.read_blocking::<f32>("kept")?, "values")?;
-    ensure(optimizer.read_state_blocking::<f32>("ours", "exp_avg")? == ours, "what is not in the file has changed")?;
-    // More groups in the file than here; a rule whose states have the same names and are others.
-    from.add_group(Adam::default(), 0.1)?;
-    let more = saved(&mut from)?;
-    let lenient = || LoadOptions { strict: false, ..LoadOptions::default() };
-    let mut fewer = two(["kept", "theirs"], [4, 2], Adam::default())?;
-    let mismatch = fewer.load_from(&mut Cursor::new(&more), lenient())?;
-    ensure(mismatch.different == ["the groups (2 in the file, 1 here)"], format!("{mismatch:?}"))?;
-    ensure(fewer.lr(0)? == 0.25 && fewer.steps("theirs")? == 1, "the first group fits")?;
-    let velocity = saved(&mut two(["kept", "theirs"], [4, 2], Momentum::keras(0.9))?)?;
-    let mut nesterov = two(["kept", "theirs"], [4, 2], Momentum::default().nesterov())?;
-    nesterov.step()?;
-    let before = nesterov.read_state_blocking::<f32>("kept", "momentum_buffer")?;
-    nesterov.load_from(&mut Cursor::new(&velocity), lenient())?;
-    let after = nesterov.read_state_blocking::<f32>("kept", "momentum_buffer")?;
-    ensure(after == before && nesterov.steps("kept")? == 2, "another rule's velocity")?;
-    // A rule without states, of another length; a transposed matrix.
-    let plain = saved(&mut two(["kept", "theirs"], [4, 2], Sgd)?)?;
-    let mut longer = two(["kept", "theirs"], [5, 2], Sgd)?;
-    longer.step()?;
-    longer.load_from(&mut Cursor::new(&plain), lenient())?;
-    ensure((longer.steps("kept")?, longer.steps("theirs")?) == (2, 1), "a step count of another tensor's")?;
-    let shaped = |shape| -> Result<Optimizer, Error> {
-        let mut optimizer = two(["kept", "theirs"], [6, 2], Sgd)?;
-        optimizer.set_options("kept", Options { shape: Some(shape), ..Options::default() })?;
-        Ok(optimizer)
-    };
-    let transposed = load(&mut shaped([2, 3])?, &saved(&mut shaped([3, 2])?)?);
-    ensure(matches!(&transposed, Err(Error::Mismatch(m)) if m.different.len() == 1), format!("{transposed:?}"))?;
-    // One state of another length: none of that parameter's is taken, nor its count.
-    let mut longer = two(["kept", "theirs"], [5, 2], Adam::default())?;
-    longer.step()?;
-    longer.load_from(&mut Cursor::new(&file), LoadOptions { strict: false, ..LoadOptions::default() })?;
-    ensure((longer.steps("kept")?, longer.steps("theirs")?) == (2, 1), "all or nothing of a parameter")
-}
-
-/// Takes some bytes and then fails.
-struct Full(usize);
-
-impl Write for Full {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match self.0 {
-            0 => Err(std::io::Error::other("the disk is full")),
-            room => {
-                self.0 -= room.min(bytes.len());
-                Ok(room.min(bytes.len()))
-            }
-        }
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn a_failed_save_leaves_the_old_file() -> Result<(), Failed> {
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("momentum.safetensors");
-    let mut optimizer = two(["a", "b"], [4, 2], Momentum::default())?;
-    optimizer.save(&path)?;
-    let old = std::fs::read(&path)?;
-    ensure(old == saved(&mut optimizer)?, "a file is what a stream is")?;
-    optimizer.step()?;
-    optimizer.look_ahead()?;
-    let refused = optimizer.save(&path);
-    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
-    let refused = optimizer.load(&path);
-    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
-    optimizer.step()?;
-    for room in [0, 5, old.len() - 1] {
-        let full = pollster::block_on(optimizer.save_to(&mut Full(room), SaveOptions::default()));
-        ensure(matches!(full, Err(Error::Io { .. })), format!("{full:?}"))?;
-    }
-    optimizer.accumulate(optimizer.id("a")?, &[0.0f32; 4])?;
-    let refused = optimizer.save(&path);
-    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
-    ensure(std::fs::read(&path)? == old, "the old file has changed")?;
-    ensure(std::fs::read_dir(directory.path())?.count() == 1, "something is left beside it")?;
-    let nowhere = optimizer.load(directory.path().join("nowhere"));
-    ensure(matches!(nowhere, Err(Error::Io { file, .. }) if file.ends_with("nowhere")), "no such file")?;
-    // Two tensors of one name.
-    let mut clash = two(["a", "a.momentum_buffer"], [4, 4], Momentum::default())?;
-    let refused = pollster::block_on(clash.save_to(&mut Vec::new(), SaveOptions::default()));
-    ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let plain = directory.path().join("plain");
-        std::fs::write(&plain, "")?;
-        let mode = |path: &std::path::Path| std::fs::metadata(path).map(|file| file.permissions().mode());
-        ensure(mode(&path)? == mode(&plain)?, "others may not read it as they may any new file")?;
-    }
-    Ok(())
 }
 
 /// A rule of a user's own, which says nothing about checkpoints.

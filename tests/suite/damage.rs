@@ -85,11 +85,12 @@ fn wrong_configurations_are_refused() -> Result<(), Failed> {
     refused("unknown", &with_configuration(&file, |note| note["more"] = 1.into())?, checkpoint)?;
     refused("null", &with_configuration(&file, |note| note["groups"][0]["settings"]["lr"] = Value::Null)?, checkpoint)?;
     type Change = fn(&mut Value);
-    let bad: [(&str, Change); 7] = [
+    let bad: [(&str, Change); 8] = [
         ("lr", |note| note["groups"][0]["settings"]["lr"] = (-1.0).into()),
         ("beta1", |note| note["groups"][0]["configuration"]["beta1"] = 2.0.into()),
         ("schedule_step", |note| note["groups"][0]["schedule_step"] = u64::MAX.into()),
         ("steps", |note| note["parameters"]["a"]["steps"] = u64::MAX.into()),
+        ("average_begun", |note| note["parameters"]["a"]["average_begun"] = u64::MAX.into()),
         ("lr_scale", |note| note["parameters"]["a"]["options"]["lr_scale"] = (-1.0).into()),
         ("init_scale", |note| note["loss_scale"] = 0.0.into()),
         ("max_norm", |note| {

@@ -14,6 +14,7 @@ mod convergence;
 mod damage;
 mod derivatives;
 mod errors;
+mod files;
 mod fits;
 mod fixture;
 mod formulas;
@@ -26,6 +27,7 @@ mod limits;
 mod look_ahead;
 mod lost;
 mod memory;
+mod mismatch;
 mod newton;
 mod numbers;
 mod options;
@@ -39,6 +41,7 @@ mod solve;
 mod step;
 mod torch;
 mod watch;
+mod torch_models;
 mod windows;
 
 /// A test's name and body.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         step::TESTS,
         torch::TESTS,
         windows::TESTS,
+        torch_models::TESTS,
     ]
     .concat();
     let mut trials = compare::trials();
@@ -90,10 +94,13 @@ fn main() -> ExitCode {
     trials.extend(checkpoint::trials());
     trials.extend(damage::trials());
     trials.extend(derivatives::trials());
+    trials.extend(files::trials());
     trials.extend(fits::trials());
     trials.extend(least_squares::trials());
+    trials.extend(mismatch::trials());
     trials.extend(solve::trials());
     trials.extend(torch::trials());
+    trials.extend(torch_models::trials());
     trials.push(Trial::test("suite::without_an_adapter", without_an_adapter));
     match pollster::block_on(Gpu::adapters()) {
         Ok(adapters) => {

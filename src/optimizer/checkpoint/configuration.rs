@@ -1,6 +1,6 @@
-//! What a checkpoint's header says beside its tensors: groups, parameters, and what concerns the step as a whole.
+//! The configuration in a checkpoint's header: groups, parameters, and what concerns the step as a whole.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
 
-/// What this code writes. Another number means that it does not know all fields.
+/// The version that this code reads and writes.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub(super) struct Configuration {
 #[serde(deny_unknown_fields)]
 struct GroupRecord {
     rule: String,
-    /// The rule's own: JSON, or a text.
+    /// What the rule saves: JSON, or a text.
     configuration: Value,
     settings: Settings,
     schedule: Option<Schedule>,
@@ -56,19 +56,33 @@ pub(super) struct ParameterRecord {
     len: usize,
     steps: u64,
     options: Options,
+    /// The step behind which its average began; `None` for one that counts all steps, since somebody wrote it.
+    #[serde(default = "from_the_start", skip_serializing_if = "began_at_the_start")]
+    average_begun: Option<u64>,
 }
 
-/// What of a file can be taken.
+fn from_the_start() -> Option<u64> {
+    Some(0)
+}
+
+fn began_at_the_start(begun: &Option<u64>) -> bool {
+    *begun == from_the_start()
+}
+
+/// What of a file fits this optimizer.
 #[derive(Debug)]
 pub(super) struct Fitting {
     /// The rule of each group whose configuration fits.
     rules: Vec<Option<AnyRule>>,
-    /// Parameters whose states and step counts fit.
-    parameters: HashSet<u64>,
+    /// The groups of the parameters whose states and step counts fit.
+    parameters: HashMap<u64, usize>,
+    /// The parameters whose averages the file lacks: they begin behind the file's last step.
+    pub(super) averages: HashSet<u64>,
 }
 
 impl Fitting {
-    /// A state that does not fit takes the parameter's others, and its step count, along.
+    /// Leaves out what does not fit. Without one of its states, a parameter's other states and its step count do not
+    /// fit either; without a group's number, the states of all its parameters do not.
     pub(super) fn leave_out(&mut self, place: Place) {
         match place {
             Place::Part(_, Part::Parameter) | Place::Number(_) => {}
@@ -80,7 +94,7 @@ impl Fitting {
     pub(super) fn takes(&self, place: Place) -> bool {
         match place {
             Place::Part(_, Part::Parameter) | Place::Number(_) => true,
-            Place::Part(id, _) => self.parameters.contains(&id),
+            Place::Part(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes(Place::Group(*k))),
             Place::Group(k) => self.rules.get(k).is_some_and(Option::is_some),
         }
     }
@@ -106,7 +120,7 @@ impl Configuration {
     }
 }
 
-/// A rule's configuration as the value that it is, if that comes back as it was.
+/// A rule's configuration as JSON if that restores the same text, else as a text.
 fn as_json(saved: String) -> Value {
     match serde_json::from_str::<Value>(&saved) {
         Ok(value) if !value.is_string() && serde_json::to_string(&value).is_ok_and(|again| again == saved) => value,
@@ -114,7 +128,7 @@ fn as_json(saved: String) -> Value {
     }
 }
 
-/// What of a group or of the whole a file replaces.
+/// The configuration that a file replaces.
 #[derive(Debug)]
 pub(super) struct Replaced {
     pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>)>,
@@ -136,8 +150,8 @@ impl Optimizer {
             }
         });
         let parameters = self.parameters.values().map(|parameter| {
-            let Parameter { group, len, steps, options, .. } = *parameter;
-            (parameter.name.clone(), ParameterRecord { group, len, steps, options })
+            let Parameter { group, len, steps, options, average_begun, .. } = *parameter;
+            (parameter.name.clone(), ParameterRecord { group, len, steps, options, average_begun })
         });
         let Report { loss_scale, growth_tracker, skipped_steps, .. } = self.report();
         let Guard { clip, policy, scaler } = self.guard;
@@ -180,7 +194,7 @@ impl Optimizer {
                 different(format!("the averaging of group {k} ({file:?} in the file, {here:?} here)"));
             }
         }
-        let mut parameters = HashSet::new();
+        let mut parameters = HashMap::new();
         for (&id, parameter) in &self.parameters {
             let name = &parameter.name;
             match file.parameters.get(name) {
@@ -192,18 +206,18 @@ impl Optimizer {
                 Some(ParameterRecord { len, .. }) if *len != parameter.len => {
                     mismatch.different.push(format!("{name} ({len} elements in the file, {} here)", parameter.len));
                 }
-                // The states of another rule are none of this one's.
+                // States of another rule do not fit.
                 Some(_) if rules[parameter.group].is_none() => {}
-                Some(_) => _ = parameters.insert(id),
+                Some(_) => _ = parameters.insert(id, parameter.group),
             }
         }
         let unknown = file.parameters.keys().filter(|name| !self.names.contains_key(*name));
         mismatch.unexpected.extend(unknown.cloned());
-        (Fitting { rules, parameters }, mismatch)
+        (Fitting { rules, parameters, averages: HashSet::new() }, mismatch)
     }
 
-    /// Takes what fits of the configuration, checked as its setters check it, around `read`, which reads the tensors. If either fails
-    /// the configuration is as before.
+    /// Installs what fits of the configuration, after the checks of the setters, and calls `read`, which reads the
+    /// tensors. If either fails, the configuration is unchanged.
     pub(super) fn install(
         &mut self,
         file: &Configuration,
@@ -237,7 +251,7 @@ impl Optimizer {
         let Configuration { loss_scale, growth_tracker, skipped_steps, .. } = *file;
         let report = Report { loss_scale, growth_tracker, skipped_steps, ..Report::default() };
         let loaded = self.check_together().and_then(|()| read(self)).and_then(|()| {
-            // The device may know of more than the host.
+            // The device may have executed steps that the host does not know of.
             let known = self.control.is_none() && self.report() == report;
             if known { Ok(()) } else { self.set_report(report, true) }
         });
@@ -246,7 +260,8 @@ impl Optimizer {
             return loaded;
         }
         for (id, record) in records {
-            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending) = (record.steps, 0));
+            let begun = if fitting.averages.contains(&id) { Some(record.steps) } else { record.average_begun };
+            self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.average_begun) = (record.steps, 0, begun));
         }
         for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes(Place::Group(*k))) {
             (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
@@ -258,11 +273,16 @@ impl Optimizer {
     /// The records of the parameters that fit.
     fn records<'a>(&self, file: &'a Configuration, fitting: &Fitting) -> Result<Vec<(u64, &'a ParameterRecord)>> {
         let mut records = Vec::new();
-        for id in &fitting.parameters {
+        for (id, k) in &fitting.parameters {
+            if !fitting.takes(Place::Group(*k)) {
+                continue;
+            }
             let Some(record) = self.parameters.get(id).and_then(|p| file.parameters.get(&p.name)) else { continue };
             record.options.check()?;
             self.check_shape(ParameterId(*id), record.options)?;
             require(record.steps < 1 << 53, "steps", record.steps as f64, "below 2^53")?;
+            let begun = record.average_begun.unwrap_or(0);
+            require(begun < 1 << 53, "average_begun", begun as f64, "below 2^53")?;
             records.push((*id, record));
         }
         Ok(records)
@@ -290,7 +310,7 @@ impl Optimizer {
         self.look_ahead_plan = None;
     }
 
-    /// What the setters check of several settings together.
+    /// Checks settings that must fit each other, as their setters do.
     pub(super) fn check_together(&mut self) -> Result<()> {
         self.check_clipping(self.guard.clip.as_ref(), usize::MAX, None)?;
         for group in &self.groups {
@@ -302,7 +322,7 @@ impl Optimizer {
         self.check_gradients(|parameter| written[parameter.group])
     }
 
-    /// Nothing that a load would leave half done.
+    /// Refuses to load in the middle of a swap or a look-ahead.
     pub(super) fn check_rest(&self) -> Result<()> {
         for group in 0..self.groups.len() {
             self.check_swapped(group, "loading")?;

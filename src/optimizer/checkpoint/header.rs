@@ -1,4 +1,4 @@
-//! The head of a safetensors file: what is in it, and where.
+//! The header of a safetensors file: which tensors it has, and where.
 
 use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use super::Entry;
 use super::configuration::Configuration;
 use crate::error::{Error, Result};
 
-/// Bytes of the length before the header, and the longest header: as the safetensors format has them.
+/// The safetensors format: bytes of the header's length, which comes first, and the longest header.
 const LENGTH: u64 = 8;
 const LONGEST: u64 = 100_000_000;
 
@@ -27,8 +27,20 @@ pub(super) struct Tensor {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) len: usize,
-    /// The byte of the file at which it starts.
+    /// Its first byte in the file.
     pub(super) start: u64,
+}
+
+impl Tensor {
+    /// Bytes of a number.
+    pub(super) fn width(&self) -> usize {
+        self.dtype.bitsize() / 8
+    }
+
+    /// Bytes.
+    pub(super) fn size(&self) -> u64 {
+        (self.len * self.width()) as u64
+    }
 }
 
 fn damaged(reason: impl Into<String>) -> Error {
@@ -36,24 +48,26 @@ fn damaged(reason: impl Into<String>) -> Error {
 }
 
 impl Header {
-    /// Reads the head, and proves that each tensor lies within the file and overlaps no other. Allocates in
-    /// proportion to the bytes of the head that the file has, whatever it claims.
+    /// Reads the header, and proves that each tensor lies within the file and overlaps no other. Allocates no more than
+    /// in proportion to the header's real size, whatever the file claims.
     pub(super) fn read(file: &mut (impl Read + Seek)) -> Result<Self> {
         let size = file.seek(SeekFrom::End(0)).map_err(Error::stream)?;
         file.seek(SeekFrom::Start(0)).map_err(Error::stream)?;
         if size < LENGTH {
-            return Err(damaged(format!("it has {size} bytes, the head alone has more")));
+            return Err(damaged(format!("it has {size} bytes, fewer than a header")));
         }
         let mut length = [0; LENGTH as usize];
         file.read_exact(&mut length).map_err(Error::stream)?;
         let length = u64::from_le_bytes(length);
         if length > LONGEST.min(size - LENGTH) {
-            return Err(damaged(format!("its head claims {length} bytes, of a file of {size} and at most {LONGEST}")));
+            return Err(damaged(format!(
+                "its header claims {length} bytes, of a file of {size} and at most {LONGEST}"
+            )));
         }
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(Error::stream)?;
         let metadata: Metadata =
-            serde_json::from_slice(&text).map_err(|e| damaged(format!("its head is wrong: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| damaged(format!("its header is wrong: {e}")))?;
         let start = LENGTH + length;
         let end = start.saturating_add(metadata.data_len() as u64);
         if end != size {
@@ -62,7 +76,7 @@ impl Header {
         Ok(Self { metadata, start })
     }
 
-    /// What was noted under this key.
+    /// The metadata under this key.
     pub(super) fn note(&self, key: &str) -> Option<&str> {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
@@ -86,7 +100,7 @@ impl Header {
     }
 }
 
-/// The head of a file with these tensors, one behind the other.
+/// The header of a file with these tensors, in this order.
 pub(super) fn encode(entries: &[Entry], (key, text): (&str, String)) -> Result<Vec<u8>> {
     let mut names = HashSet::new();
     let mut end = 0;
@@ -101,7 +115,7 @@ pub(super) fn encode(entries: &[Entry], (key, text): (&str, String)) -> Result<V
         let info = TensorInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (start, end) };
         tensors.push((entry.name.clone(), info));
     }
-    let failed = |e: &dyn std::fmt::Display| damaged(format!("its head cannot be written: {e}"));
+    let failed = |e: &dyn std::fmt::Display| damaged(format!("its header cannot be written: {e}"));
     let notes = Some([(key.to_owned(), text)].into_iter().collect());
     let metadata = Metadata::new(notes, tensors).map_err(|e| failed(&e))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;

@@ -1,5 +1,7 @@
-//! Saving and loading, as one safetensors file: `header.rs` is its head, `configuration.rs` what the head says beside the tensors,
-//! `torch.rs` the file that PyTorch exchanges.
+//! Saves and loads an optimizer as one safetensors file. `header.rs` reads and writes the file's header,
+//! `configuration.rs` the part of it that is not about tensors; `file.rs` replaces an old file. For PyTorch's
+//! optimizers, `torch.rs` loads a file, `matching.rs` finds its parameters and groups here, `numbers.rs` widens its
+//! numbers, and `export.rs` writes a file.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,28 +21,35 @@ use crate::gpu::transfer::PIECE;
 use crate::rule::{Real, Scope};
 
 mod configuration;
+mod export;
+#[cfg(not(target_family = "wasm"))]
+mod file;
 mod header;
+mod matching;
+mod numbers;
 mod torch;
 
-/// What [`Optimizer::save_with`] writes, and whom it tells.
+pub use torch::TorchOptions;
+
+/// Options of [`Optimizer::save_with`].
 pub struct SaveOptions<'a> {
-    /// The parameters' values as well (the default); those in the caller's slices never.
+    /// Whether to save the parameters' values, too (the default). Values in the caller's slices are never saved.
     pub parameters: bool,
-    /// Called with the bytes written so far, and those of the whole file.
+    /// Called with the bytes written so far and the bytes of the whole file.
     pub progress: Option<Progress<'a>>,
 }
 
-/// What [`Optimizer::load_with`] reads, and whom it tells.
+/// Options of [`Optimizer::load_with`].
 pub struct LoadOptions<'a> {
-    /// The parameters' values as well, where the file has them (the default).
+    /// Whether to load the parameters' values, too, if the file has them (the default).
     pub parameters: bool,
-    /// Whether file and optimizer must agree in everything (the default); else what fits is loaded.
+    /// Whether any mismatch is an error (the default). If not, what fits is loaded.
     pub strict: bool,
-    /// Called with the bytes read so far, and those of all tensors to read.
+    /// Called with the bytes read so far and the bytes of all tensors to read.
     pub progress: Option<Progress<'a>>,
 }
 
-/// Bytes done, and all bytes.
+/// Called with the bytes done and the bytes in total.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 impl Default for SaveOptions<'_> {
@@ -71,16 +80,16 @@ impl fmt::Debug for LoadOptions<'_> {
 /// Where a file and an optimizer differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
-    /// What the optimizer has and the file has not: tensors, parameters.
+    /// Parameters and tensors that only the optimizer has.
     pub missing: Vec<String>,
-    /// What the file has and the optimizer has not.
+    /// Parameters and tensors that only the file has.
     pub unexpected: Vec<String>,
-    /// What both have and what does not fit, with both sides.
+    /// What both have and what does not fit, with a description of both.
     pub different: Vec<String>,
 }
 
 impl Mismatch {
-    /// Whether they agree.
+    /// Whether file and optimizer agree.
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
     }
@@ -92,12 +101,13 @@ impl Mismatch {
         }
     }
 
-    /// Tensors of which one side has another length or type than the other.
-    fn compare(&mut self, entry: &Entry, tensor: &Tensor) -> bool {
+    /// Whether the file's tensor can be loaded: its length is the entry's, and the entry's type takes the file's. Notes
+    /// it if not.
+    fn compare(&mut self, entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool) -> bool {
         // A matrix of as many elements may be another's transpose; what the file has in one row is not told apart.
         let rows = |shape: &[usize]| (shape.len() > 1).then(|| shape[0]);
         let shaped = rows(&tensor.shape).zip(rows(&entry.shape)).is_none_or(|(file, here)| file == here);
-        let fits = (tensor.len, tensor.dtype) == (entry.len, entry.dtype) && shaped;
+        let fits = tensor.len == entry.len && takes(tensor.dtype, entry.dtype) && shaped;
         if !fits {
             let Entry { name, shape, dtype, .. } = entry;
             let Tensor { shape: found, dtype: of, .. } = tensor;
@@ -134,17 +144,19 @@ enum Place {
     Part(u64, Part),
     /// The number that a group's rule keeps.
     Group(usize),
-    /// Nowhere: what only the file has.
+    /// A number that only the file has.
     Number(f32),
 }
 
 impl Optimizer {
-    /// Saves the optimizer as one safetensors file: parameters, states and averages as tensors `name`, `name.exp_avg`, …; step counts,
-    /// rules, settings, options, schedules, averaging, clipping, loss scale and noise seeds in the header, as JSON. Gradients are not
-    /// saved. [`Optimizer::load`] goes on exactly where this stopped.
+    /// Saves the optimizer as one safetensors file, from which [`Optimizer::load`] goes on exactly.
     ///
-    /// The file is written beside the old one and takes its place once it is complete. The state is never on the host as a whole: 16 MiB
-    /// at a time.
+    /// Parameters, states and averages are tensors `name`, `name.exp_avg`, …. The header holds the rest as JSON: step
+    /// counts, rules, settings, options, schedules, averaging, clipping, loss scale and noise seeds. Gradients are not
+    /// saved.
+    ///
+    /// The new file replaces an old one once it is complete, with the old file's permissions. If the path is a symbolic
+    /// link, the file that it points to is replaced. At most 16 MiB of the state are on the host at a time.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -164,23 +176,23 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Unsupported`] while averages are swapped in, at a look-ahead point, or between micro-batches; those of
-    /// [`Optimizer::settle`] and [`Optimizer::read`]. The old file is then as it was.
+    /// [`Error::Io`]; [`Error::Unsupported`] while averages are swapped in, at a look-ahead point, and between
+    /// micro-batches; the errors of [`Optimizer::settle`] and [`Optimizer::read`]. An old file is then unchanged.
     #[cfg(not(target_family = "wasm"))]
     pub fn save(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.save_with(path, SaveOptions::default())
     }
 
-    /// [`Optimizer::save`] with a choice of what, and with its progress.
+    /// [`Optimizer::save`] with options.
     ///
     /// # Errors
     /// As [`Optimizer::save`].
     #[cfg(not(target_family = "wasm"))]
     pub fn save_with(&mut self, path: impl AsRef<std::path::Path>, options: SaveOptions<'_>) -> Result<()> {
-        replace(path.as_ref(), |out| pollster::block_on(self.save_to(out, options)))
+        file::replace(path.as_ref(), |out| pollster::block_on(self.save_to(out, options)))
     }
 
-    /// [`Optimizer::save`] to where the caller wants it: in a browser, to a `Vec<u8>`.
+    /// [`Optimizer::save`] into a writer: in a browser, into a `Vec<u8>`.
     ///
     /// # Errors
     /// As [`Optimizer::save`].
@@ -192,28 +204,37 @@ impl Optimizer {
         self.write_tensors(out, entries, ("wgpu-optim", configuration.to_json()?), options.progress).await
     }
 
-    /// Loads what [`Optimizer::save`] has written, on whatever device it was, into an optimizer with the same groups and parameters, and
-    /// with it all that the file says: rules' configurations, settings, schedules, clipping. What shall be different is set afterwards.
+    /// Loads a file of [`Optimizer::save`] into an optimizer with the same groups and parameters.
     ///
-    /// Parameters are found by name. Submit what you have recorded before.
+    /// The file may come from another device. It sets everything that it holds: rules' configurations, settings,
+    /// schedules and clipping, too. Change afterwards what you want to be different. Parameters are found by name.
+    /// Submit your recorded steps before you load.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Checkpoint`] for a file that is no checkpoint, or damaged; [`Error::Mismatch`] with all that is missing,
-    /// unexpected or different; [`Error::Hyperparameter`] for a value outside its range; [`Error::Unsupported`] while averages are swapped
-    /// in, or a parameter stands at its look-ahead point or has no place; [`Error::MissingUsage`] for a caller's buffer without
-    /// `COPY_DST`. Then nothing has changed. If the file cannot be read to its end, or the device is lost, a part of the tensors has
-    /// been loaded, and nothing else.
+    /// - [`Error::Io`]
+    /// - [`Error::Checkpoint`] for a file that is damaged or no checkpoint
+    /// - [`Error::Mismatch`] with a list of all that is missing, unexpected or different
+    /// - [`Error::Hyperparameter`] for a value outside its range
+    /// - [`Error::Unsupported`] while averages are swapped in, and if a parameter stands at its look-ahead point or has
+    ///   no place
+    /// - [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`
+    ///
+    /// Nothing has changed then, with one exception: if the end of the file cannot be read, or if the device is lost,
+    /// some tensors have been loaded.
     #[cfg(not(target_family = "wasm"))]
     pub fn load(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.load_with(path, LoadOptions::default()).map(drop)
     }
 
-    /// [`Optimizer::load`] with a choice of what, and with its progress. Where file and optimizer need not agree, what fits is loaded:
-    /// each group's configuration, each parameter's value, each parameter's states with its step count, together or not at all. Returns
-    /// what did not fit.
+    /// [`Optimizer::load`] with options. Returns what did not fit.
+    ///
+    /// If `strict` is off, these are loaded where they fit: each group's configuration, each parameter's value, and each
+    /// parameter's states together with its step count. If one state is missing or does not fit, none of that
+    /// parameter's are loaded. An average is an exception: one that the file lacks is listed, and begins anew with the
+    /// parameter's next step.
     ///
     /// # Errors
-    /// As [`Optimizer::load`].
+    /// As [`Optimizer::load`]; [`Error::Mismatch`] only if `strict` is on.
     #[cfg(not(target_family = "wasm"))]
     pub fn load_with(&mut self, path: impl AsRef<std::path::Path>, options: LoadOptions<'_>) -> Result<Mismatch> {
         let path = path.as_ref();
@@ -221,7 +242,7 @@ impl Optimizer {
         self.load_from(&mut file, options)
     }
 
-    /// [`Optimizer::load`] from where the caller has it: in a browser, a `Cursor` over bytes.
+    /// [`Optimizer::load_with`] from a reader: in a browser, a `Cursor` over bytes.
     ///
     /// # Errors
     /// As [`Optimizer::load`].
@@ -236,16 +257,22 @@ impl Optimizer {
             known.extend(configuration.parameters.keys().map(String::as_str));
         }
         mismatch.unexpected.extend(header.names().into_iter().filter(|name| !known.contains(name.as_str())));
-        let mut found = Vec::new();
+        let (mut found, mut averages) = (Vec::new(), Vec::new());
         for entry in &entries {
-            let tensor = header.tensor(&entry.name);
-            match tensor {
-                Some(tensor) if mismatch.compare(entry, &tensor) => found.push((entry.clone(), tensor)),
-                Some(_) => fitting.leave_out(entry.place),
-                None => {
-                    fitting.leave_out(entry.place);
-                    mismatch.missing.push(entry.name.clone());
+            match header.tensor(&entry.name) {
+                Some(tensor) if mismatch.compare(entry, &tensor, |file, here| file == here) => {
+                    found.push((entry.clone(), tensor));
+                    continue;
                 }
+                Some(_) => {}
+                None => mismatch.missing.push(entry.name.clone()),
+            }
+            match self.averaged(entry.place) {
+                Some(id) => {
+                    fitting.averages.insert(id);
+                    averages.push(entry.clone());
+                }
+                None => fitting.leave_out(entry.place),
             }
         }
         mismatch.sort();
@@ -253,11 +280,22 @@ impl Optimizer {
             return Err(Error::Mismatch(mismatch));
         }
         found.retain(|(entry, _)| fitting.takes(entry.place));
-        self.install(&configuration, &fitting, |optimizer| optimizer.read_tensors(file, found, options.progress))?;
+        averages.retain(|entry| fitting.takes(entry.place));
+        self.install(&configuration, &fitting, |optimizer| {
+            optimizer.read_tensors(file, found, options.progress)?;
+            averages.iter().try_for_each(|average| optimizer.begin(average))
+        })?;
         Ok(mismatch)
     }
 
-    /// Nothing that a file could not say.
+    /// The parameter whose average this is, if it is an average.
+    fn averaged(&self, place: Place) -> Option<u64> {
+        let Place::Part(id, Part::State(k)) = place else { return None };
+        let parameter = self.parameters.get(&id)?;
+        (self.groups[parameter.group].rule.slots().len() == k).then_some(id)
+    }
+
+    /// Refuses what a file cannot hold.
     fn check_saved(&self) -> Result<()> {
         for group in 0..self.groups.len() {
             self.check_swapped(group, "saving")?;
@@ -273,7 +311,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All that the optimizer keeps.
+    /// All tensors that the optimizer keeps.
     fn entries(&self, parameters: bool) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (&id, parameter) in &self.parameters {
@@ -303,7 +341,7 @@ impl Optimizer {
         entries
     }
 
-    /// A file of these tensors, with a note in its header.
+    /// Writes a file of these tensors, with a note in its header.
     async fn write_tensors(
         &self,
         out: &mut impl Write,
@@ -362,7 +400,7 @@ impl Optimizer {
         mut tensors: Vec<(Entry, Tensor)>,
         mut progress: Option<Progress<'_>>,
     ) -> Result<()> {
-        // Before anything is written: a caller's buffer that cannot be.
+        // Find a caller's buffer that cannot be written to before anything is written.
         for (entry, _) in &tensors {
             if let Place::Part(id, part) = entry.place {
                 let parameter = self.get(super::ParameterId(id))?;
@@ -372,16 +410,22 @@ impl Optimizer {
             }
         }
         tensors.sort_by_key(|(_, tensor)| tensor.start);
-        let all = tensors.iter().map(|(entry, _)| entry.size()).sum();
+        let all = tensors.iter().map(|(_, tensor)| tensor.size()).sum();
         let mut done = 0;
         let mut room = vec![0f64; PIECE.min(tensors.iter().map(|(entry, _)| entry.len).max().unwrap_or(0))];
         for (entry, tensor) in &tensors {
             file.seek(SeekFrom::Start(tensor.start)).map_err(Error::stream)?;
             for piece in pieces(entry.len) {
-                let size = piece.len() * entry.width();
+                let size = piece.len() * tensor.width();
                 let bytes = &mut bytemuck::cast_slice_mut::<f64, u8>(&mut room)[..size];
                 file.read_exact(bytes).map_err(Error::stream)?;
-                self.put(entry, piece, bytes)?;
+                match entry.dtype {
+                    same if same == tensor.dtype => self.put(entry, piece, bytes)?,
+                    Dtype::F64 => {
+                        self.put(entry, piece, bytemuck::cast_slice(&numbers::widen::<f64>(bytes, tensor.dtype)))?
+                    }
+                    _ => self.put(entry, piece, bytemuck::cast_slice(&numbers::widen::<f32>(bytes, tensor.dtype)))?,
+                }
                 done += size as u64;
                 progress.iter_mut().for_each(|progress| progress(done, all));
             }
@@ -389,7 +433,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Sets a piece of a tensor from bytes that start where an `f64` may.
+    /// Sets a piece of a tensor from bytes that are aligned for `f64`.
     fn put(&mut self, entry: &Entry, piece: Range<usize>, bytes: &[u8]) -> Result<()> {
         match entry.place {
             Place::Group(k) => {
@@ -423,7 +467,7 @@ impl Optimizer {
 }
 
 impl Entry {
-    /// Bytes an element.
+    /// Bytes of an element.
     fn width(&self) -> usize {
         if self.dtype == Dtype::F64 { 8 } else { 4 }
     }
@@ -451,26 +495,4 @@ impl BufferRange {
 
 fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(PIECE).map(move |start| start..len.min(start + PIECE))
-}
-
-/// Writes a file beside the old one, and puts it in its place once it is complete and on the disk.
-#[cfg(not(target_family = "wasm"))]
-fn replace(
-    path: &std::path::Path,
-    write: impl FnOnce(&mut std::io::BufWriter<&std::fs::File>) -> Result<()>,
-) -> Result<()> {
-    let io = |source| Error::io(path, source);
-    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // As any other new file; the process' mask takes from it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(beside).map_err(io)?;
-    let mut out = std::io::BufWriter::new(file.as_file());
-    write(&mut out)?;
-    out.flush().map_err(io)?;
-    drop(out);
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
 }

@@ -1,11 +1,12 @@
-//! Any bytes are loaded or refused: no panic, and a refused file changes nothing. The first byte picks how, the rest is the file; a file
-//! that starts with `{` gets the length before its header that it lacks, so that the fuzzer need not guess it.
+//! Any bytes are loaded or refused: no panic, and a refused file changes nothing. The first byte picks how, the rest is
+//! the file; a file that starts with `{` gets the length before its header that it lacks, so that the fuzzer need not
+//! guess it.
 #![no_main]
 
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use wgpu_optim::{Device, LoadOptions, LossScaler, Optimizer, SaveOptions, Schedule, rules::Adam};
+use wgpu_optim::{Device, LoadOptions, LossScaler, Optimizer, SaveOptions, Schedule, TorchOptions, rules::Adam};
 
 fn optimizer() -> Optimizer {
     let mut optimizer = Optimizer::new(&Device::Cpu, Adam::default(), 0.1).unwrap();
@@ -45,7 +46,10 @@ fuzz_target!(|data: &[u8]| {
     let strict = how & 1 == 0;
     let loaded = match how & 2 {
         0 => optimizer.load_from(&mut reader, LoadOptions { strict, ..LoadOptions::default() }).map(drop),
-        _ => optimizer.load_torch_from(&mut reader),
+        _ => {
+            let options = TorchOptions { strict, ..TorchOptions::default() };
+            optimizer.load_torch_from_with(&mut reader, options).map(drop)
+        }
     };
     match loaded {
         Ok(()) => _ = optimizer.step(),
