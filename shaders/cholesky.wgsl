@@ -1,8 +1,10 @@
-// (A + diag(added))·δ = −g by Cholesky's factor, in panels of 32 columns; tile.wgsl comes before this. src/solve/cholesky.rs.
+// (A + diag(added))·δ = −g by Cholesky's factor, in panels of 32 columns; tile.wgsl comes before this.
+// src/solve/cholesky.rs.
 //
 // −g is one more row below the matrix, row n: what makes L of the others makes L⁻¹·(−g) of it.
 
-struct Row { n: u32, panel: u32 }
+// `count`: the panels that a dispatch of `back` takes, from `panel` down.
+struct Row { n: u32, panel: u32, count: u32 }
 
 @group(0) @binding(0) var<uniform> row: Row;
 // Not 0: there is nothing to do. Then, whether there is no factor, or no finite solution.
@@ -82,8 +84,9 @@ fn keep(at: u32, c: u32, has: u32, in_block: bool, x: f32) {
     }
 }
 
-// A block on the diagonal (in each workgroup) and rows below it are eliminated together, a row a thread, column by column. Lines with C in
-// their names stand for 32 of them, c ahead of each: src/solve/cholesky.rs writes them out, so that rows stay in registers.
+// A block on the diagonal (in each workgroup) and rows below it are eliminated together, a row a thread, column by
+// column. Lines with C in their names stand for 32 of them, c ahead of each: src/solve/cholesky.rs writes them out, so
+// that rows stay in registers.
 @compute @workgroup_size(128)
 fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
@@ -163,17 +166,19 @@ fn term(i: u32, j: u32, start: u32) -> f32 {
     return factor[min(start + i, row.n - 1u) * row.n + j] * solved[i];
 }
 
-// Lᵀ·δ = row n, by one workgroup.
+// Lᵀ·δ = row n, by one workgroup; the panels in several dispatches, so that no thread's loops have too many turns.
 @compute @workgroup_size(256)
 fn back(@builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
         return;
     }
     let n = row.n;
-    for (var i = lane; i < n; i += 256u) {
-        delta[i] = factor[n * n + i];
+    if row.panel == (n + WIDTH - 1u) / WIDTH {
+        for (var i = lane; i < n; i += 256u) {
+            delta[i] = factor[n * n + i];
+        }
     }
-    for (var after = (n + WIDTH - 1u) / WIDTH; after > 0u; after--) {
+    for (var after = row.panel; after > row.panel - row.count; after--) {
         let start = (after - 1u) * WIDTH;
         let width = min(WIDTH, n - start);
         storageBarrier();
@@ -208,6 +213,9 @@ fn back(@builtin(local_invocation_index) lane: u32) {
         if lane < width {
             delta[start + lane] = solved[lane];
         }
+    }
+    if row.panel > row.count {
+        return;
     }
     storageBarrier();
     for (var i = lane; i < n; i += 256u) {

@@ -1,9 +1,33 @@
 // Thousands of small least-squares problems, each by Levenberg and Marquardt's method, wholly on the device.
 //
-// Before this come a model's text (shaders/decay.wgsl and its neighbours), loss.wgsl, and the constants N (unknowns), COLUMNS (numbers a
-// sample), LANES (threads a problem) and PROBLEMS (problems a workgroup), which src/solve/fit_device.rs writes. CPU twin: src/solve/fit.rs.
+// Before this come a model's text (shaders/decay.wgsl and its neighbours), loss.wgsl, and the constants N (unknowns),
+// COLUMNS (numbers a sample), LANES (threads a problem) and PROBLEMS (problems a workgroup), which
+// src/solve/fit_device.rs writes. CPU twin: src/solve/fit.rs.
+//
+// One dispatch does all where a thread's loops may have any number of turns. Mesa's llvmpipe leaves them after 65,535:
+// there a dispatch does some rounds (points at which residuals are computed), or a part of the rows of one, and
+// problems lie in `states` in between.
 
-struct Settings { problems: u32, rows: u32, max_iter: u32, kind: u32, lambda: f32, ftol: f32, xtol: f32, gtol: f32, c: f32, unit: u32, unknowns: u32 }
+struct Settings {
+    problems: u32,
+    rows: u32,
+    max_iter: u32,
+    kind: u32,
+    lambda: f32,
+    ftol: f32,
+    xtol: f32,
+    gtol: f32,
+    c: f32,
+    unit: u32,
+    unknowns: u32,
+    // The rows of this dispatch, and its rounds: one, unless these are all rows.
+    first_row: u32,
+    end_row: u32,
+    rounds: u32,
+    // It is the first one; it is the only one.
+    begin: u32,
+    only: u32,
+}
 // Status: 0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations.
 struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 
@@ -11,6 +35,8 @@ struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 @group(1) @binding(0) var<storage, read> samples: array<f32>;
 @group(1) @binding(1) var<storage, read_write> unknowns: array<f32>;
 @group(1) @binding(2) var<storage, read_write> outcomes: array<Outcome>;
+// Problems between dispatches.
+@group(1) @binding(3) var<storage, read_write> states: array<Problem>;
 
 // λ stays a number that can grow again.
 const LEAST = 1e-30;
@@ -33,6 +59,9 @@ struct Problem {
     status: u32,
     iterations: u32,
     running: u32,
+    // The start has been judged; there was a factor.
+    begun: u32,
+    sound: u32,
 }
 
 var<workgroup> problems: array<Problem, PROBLEMS>;
@@ -40,6 +69,7 @@ var<workgroup> problems: array<Problem, PROBLEMS>;
 var<workgroup> rows: array<array<f32, N + 1u>, PROBLEMS * LANES>;
 var<workgroup> running: atomic<u32>;
 var<workgroup> still: u32;
+var<workgroup> cut: atomic<u32>;
 
 // N: as a constant where loops are short enough to be unrolled.
 fn n() -> u32 {
@@ -55,24 +85,27 @@ fn together() {
     }
 }
 
-// The normal equations at `trial`, into `there`: each thread makes a row, then adds up its share of the sums over all rows.
+// The normal equations at `trial`, into `there`: each thread makes a row, then adds up its share of the sums over all
+// rows.
 fn linearize(problem: u32, lane: u32, first: u32) {
     let mine = problem * LANES + lane;
-    for (var e = lane; e < n() * (n() + 1u) / 2u; e += LANES) {
-        problems[problem].there.a[e] = 0.0;
-    }
-    for (var e = lane; e < n(); e += LANES) {
-        problems[problem].there.g[e] = 0.0;
-    }
-    if lane == 0u {
-        problems[problem].there.cost = 0.0;
+    if settings.first_row == 0u {
+        for (var e = lane; e < n() * (n() + 1u) / 2u; e += LANES) {
+            problems[problem].there.a[e] = 0.0;
+        }
+        for (var e = lane; e < n(); e += LANES) {
+            problems[problem].there.g[e] = 0.0;
+        }
+        if lane == 0u {
+            problems[problem].there.cost = 0.0;
+        }
     }
     var x = problems[problem].trial;
-    for (var chunk = 0u; chunk < settings.rows; chunk += LANES) {
+    for (var chunk = settings.first_row; chunk < settings.end_row; chunk += LANES) {
         let sample = chunk + lane;
         var row = array<f32, N + 1u>();
         var cost = 0.0;
-        if sample < settings.rows {
+        if sample < settings.end_row {
             var columns = array<f32, COLUMNS>();
             for (var c = 0u; c < COLUMNS; c++) {
                 columns[c] = samples[(first + sample) * COLUMNS + c];
@@ -257,6 +290,47 @@ fn decide(problem: u32) {
     reject(problem);
 }
 
+// Judges the start.
+fn start(problem: u32) {
+    problems[problem].begun = 1u;
+    let lost = astray(problem);
+    arrive(problem);
+    var most = 0.0;
+    for (var i = 0u; i < n(); i++) {
+        most = max(most, problems[problem].scale[i]);
+    }
+    problems[problem].lambda = max(LEAST, settings.lambda * select(1.0, most, settings.unit == 1u));
+    if lost {
+        stop(problem, 3u);
+    } else if problems[problem].gradient <= settings.gtol {
+        stop(problem, 1u);
+    }
+}
+
+// Goes on to the next trial.
+fn advance(problem: u32) {
+    if problems[problem].iterations == settings.max_iter {
+        stop(problem, 5u);
+        return;
+    }
+    problems[problem].iterations += 1u;
+    problems[problem].sound = 1u;
+    if !solve(problem) {
+        // More damping at the next try.
+        problems[problem].sound = 0u;
+        reject(problem);
+    }
+}
+
+// Whether a loop still has its second turn. The number of turns is not a constant, so that a compiler cannot unroll it.
+fn turns() -> bool {
+    var turns = 0u;
+    for (var k = 0u; k < min(settings.rounds, 1u) + 1u; k++) {
+        turns += 1u;
+    }
+    return turns == 2u;
+}
+
 @compute @workgroup_size(PROBLEMS * LANES)
 fn fit(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -267,42 +341,37 @@ fn fit(
     let lane = index % LANES;
     let number = (group.y * groups.x + group.x) * PROBLEMS + problem;
     let exists = number < settings.problems;
-    let first = min(number, settings.problems - 1u) * settings.rows;
+    let place = min(number, settings.problems - 1u);
+    let first = place * settings.rows;
     if lane == 0u {
-        for (var i = 0u; i < n(); i++) {
-            problems[problem].trial[i] = unknowns[min(number, settings.problems - 1u) * N + i];
-            problems[problem].scale[i] = 0.0;
+        if settings.begin == 0u {
+            problems[problem] = states[place];
+        } else {
+            for (var i = 0u; i < n(); i++) {
+                problems[problem].trial[i] = unknowns[place * N + i];
+                problems[problem].x[i] = problems[problem].trial[i];
+                problems[problem].scale[i] = 0.0;
+            }
+            problems[problem].status = 0u;
+            problems[problem].iterations = 0u;
+            problems[problem].nu = 2.0;
+            problems[problem].begun = 0u;
+            problems[problem].sound = 1u;
+            problems[problem].running = 1u;
         }
-        problems[problem].running = u32(exists);
-        problems[problem].status = 5u;
-        problems[problem].iterations = 0u;
-        problems[problem].nu = 2.0;
+        if !exists {
+            problems[problem].running = 0u;
+        }
+    }
+    if index == 0u {
+        atomicStore(&cut, 0u);
     }
     workgroupBarrier();
-    linearize(problem, lane, first);
-    if lane == 0u {
-        arrive(problem);
-        var most = 0.0;
-        for (var i = 0u; i < n(); i++) {
-            most = max(most, problems[problem].scale[i]);
-        }
-        problems[problem].lambda = max(LEAST, settings.lambda * select(1.0, most, settings.unit == 1u));
-        if astray(problem) {
-            stop(problem, 3u);
-        } else if problems[problem].gradient <= settings.gtol {
-            stop(problem, 1u);
-        }
-    }
-    for (var k = 0u; k < settings.max_iter; k++) {
+    for (var k = 0u; k < settings.rounds; k++) {
         atomicStore(&running, 0u);
         workgroupBarrier();
         if lane == 0u && problems[problem].running == 1u {
             atomicAdd(&running, 1u);
-            problems[problem].iterations += 1u;
-            // More damping until there is a factor.
-            while problems[problem].running == 1u && !solve(problem) {
-                reject(problem);
-            }
         }
         workgroupBarrier();
         if index == 0u {
@@ -313,15 +382,37 @@ fn fit(
         }
         linearize(problem, lane, first);
         together();
-        if lane == 0u && problems[problem].running == 1u {
-            decide(problem);
+        if lane == 0u && problems[problem].running == 1u && settings.end_row == settings.rows {
+            if problems[problem].begun == 0u {
+                start(problem);
+            } else if problems[problem].sound == 1u {
+                decide(problem);
+            }
+            if problems[problem].running == 1u {
+                advance(problem);
+            }
         }
     }
+    // Whatever a loop that was left early has computed is wrong.
+    if !turns() {
+        atomicStore(&cut, 1u);
+    }
+    workgroupBarrier();
     if lane == 0u && exists {
-        for (var i = 0u; i < n(); i++) {
-            unknowns[number * N + i] = problems[problem].x[i];
+        var lost = atomicLoad(&cut) == 1u;
+        if !lost {
+            for (var i = 0u; i < n(); i++) {
+                unknowns[number * N + i] = problems[problem].x[i];
+            }
+            lost = !turns();
+        }
+        if lost {
+            stop(problem, 0u);
         }
         let p = &problems[problem];
         outcomes[number] = Outcome((*p).here.cost, (*p).gradient, (*p).status, (*p).iterations);
+        if settings.only == 0u {
+            states[number] = problems[problem];
+        }
     }
 }

@@ -39,7 +39,8 @@ struct State {
 @group(1) @binding(0) var<storage, read_write> state: State;
 @group(1) @binding(1) var<storage, read> partials: array<f32>;
 @group(1) @binding(2) var<storage, read_write> x: array<f32>;
-// Five vectors: the last point that was accepted, bounds, the largest diagonal of JᵀJ so far, terms of the model's decrease.
+// Five vectors: the last point that was accepted, bounds, the largest diagonal of JᵀJ so far, terms of the model's
+// decrease.
 @group(1) @binding(3) var<storage, read_write> own: array<f32>;
 @group(1) @binding(4) var<storage, read> matrix: array<f32>;
 @group(1) @binding(5) var<storage, read> g: array<f32>;
@@ -154,7 +155,8 @@ fn judge(cost: f32, decrease: f32) -> u32 {
         return 1u;
     }
     state.astray = u32(!finite);
-    // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that was cut at a bound.)
+    // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that was cut
+    // at a bound.)
     if sound && (state.short != 0u || (finite && abs(decrease) < row.ftol * state.cost)) {
         state.status = select(3u, 2u, finite);
         return 2u;

@@ -1,4 +1,5 @@
-// The cost of least squares, JᵀJ and Jᵀr, as the loss weighs them; loss.wgsl and tile.wgsl come before this. src/solve/gpu_least_squares.rs.
+// The cost of least squares, JᵀJ and Jᵀr, as the loss weighs them; loss.wgsl and tile.wgsl come before this.
+// src/solve/gpu_least_squares.rs.
 
 // The m rows of J are dealt out in slices.
 struct Row { m: u32, n: u32, slices: u32, slice: u32, kind: u32, c: f32, lanes: u32 }

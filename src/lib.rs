@@ -135,7 +135,7 @@ struct Readme;
 
 pub use averaging::{Averaging, Warmup};
 pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
-pub use derivatives::{Difference, GradientReport, check_gradient, numerical_gradient};
+pub use derivatives::{Difference, GradientReport, check_gradient, check_gradient_with, numerical_gradient};
 pub use error::{Error, Result, require};
 pub use gpu::kernel::{
     Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,

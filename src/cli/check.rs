@@ -252,7 +252,8 @@ fn schedule(file: &Value) -> Result<Verdict, String> {
         "CosineAnnealingLR" => 10.0 * SCHEDULE,
         _ => SCHEDULE,
     };
-    // Relative to the rate, but no finer than one rounding of the highest: torch's OneCycleLR ends in a difference of large numbers.
+    // Relative to the rate, but no finer than one rounding of the highest: torch's OneCycleLR ends in a difference of
+    // large numbers.
     let floor = f64::EPSILON / SCHEDULE * expected.iter().copied().fold(0.0, f64::max);
     let mut worst = Worst { ratio: -1.0, error: 0.0, what: String::new() };
     for (k, (&x, &b)) in ours.iter().zip(&expected).enumerate() {
@@ -265,7 +266,8 @@ fn schedule(file: &Value) -> Result<Verdict, String> {
     Ok(Verdict::of(Some((worst, "the host, f64".into()))))
 }
 
-/// Compares a group's averages with a file's: an f64 file in f64, a float32 one (or an f64 one alone) in f32 on every device.
+/// Compares a group's averages with a file's: an f64 file in f64, a float32 one (or an f64 one alone) in f32 on every
+/// device.
 fn averages(golden: &Golden, name: &str, file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
     let is_f64 = file["dtype"] == "f64";
     let twin = if is_f64 { None } else { golden.of_kind("weight_averaging", &name.replace(".f32.", ".f64.")) };
@@ -432,8 +434,8 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
             worst = Worst { ratio, error, what: what() };
         }
     };
-    // Files of their own scale: what the recorded steps show. Where the tolerance is ours, f32 is measured against the largest
-    // magnitude of all steps, since a parameter that swings out between two recorded ones has rounded there.
+    // Files of their own scale: what the recorded steps show. Where the tolerance is ours, f32 is measured against the
+    // largest magnitude of all steps, since a parameter that swings out between two recorded ones has rounded there.
     let unscaled = !f64 && (f32_file || case.suggested_tol_f32.is_none());
     let mut scale: Tensors = case.params0.iter().map(|p| p.iter().map(|x| x.abs()).collect()).collect();
     if unscaled {

@@ -1,4 +1,5 @@
-//! Reads golden files: a directory in the format of its README (`.json`, or gzipped `.json.gz`), or the archive in this binary.
+//! Reads golden files: a directory in the format of its README (`.json`, or gzipped `.json.gz`), or the archive in this
+//! binary.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -8,6 +8,7 @@ use wgpu_optim::Gpu;
 mod averages;
 pub(crate) mod bench;
 mod cases;
+mod certified;
 pub(crate) mod check;
 mod clipping;
 mod golden;

@@ -1,222 +1,267 @@
-//! Models of NIST's [Statistical Reference Datasets](https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml), nonlinear regression.
+//! Models of NIST's [Statistical Reference Datasets](https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml),
+//! nonlinear regression.
+//!
+//! Each is written once, in the words that Rust and WGSL share: the host computes it in f64, the device in f32.
 
-use std::f64::consts::{PI, TAU};
+use std::f64::consts::PI;
 
-/// Value of a model at x with parameters b; writes its derivatives by b. NaN where their number is not the model's.
-pub(crate) type Model = fn(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64;
+use wgpu_optim::Real;
+use wgpu_optim::solve;
 
-/// By the set's name, such as `Misra1a`. Only Nelson, which has two predictors, is not here.
-pub(crate) fn model(name: &str) -> Option<Model> {
-    Some(match name {
-        "Misra1a" | "BoxBOD" => misra1a,
-        "Misra1b" => misra1b,
-        "Misra1c" => misra1c,
-        "Misra1d" => misra1d,
-        "Chwirut1" | "Chwirut2" => chwirut,
-        "Lanczos1" | "Lanczos2" | "Lanczos3" => lanczos,
-        "Gauss1" | "Gauss2" | "Gauss3" => gauss,
-        "DanWood" => danwood,
-        "Kirby2" => kirby2,
-        "Hahn1" | "Thurber" => cubic_by_cubic,
-        "MGH09" => mgh09,
-        "MGH10" => mgh10,
-        "MGH17" => mgh17,
-        "Rat42" => rat42,
-        "Rat43" => rat43,
-        "Eckerle4" => eckerle4,
-        "Bennett5" => bennett5,
-        "Roszman1" => roszman1,
-        "ENSO" => enso,
-        _ => return None,
-    })
+/// Something that is done with a model of any type.
+pub(crate) trait WithModel {
+    type Out;
+    fn with<M: solve::Model>(self) -> Self::Out;
 }
 
-/// b1 (1 − exp(−b2 x))
-fn misra1a(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2] = b else { return f64::NAN };
-    let rise = -(-b2 * x).exp_m1();
-    derivatives.copy_from_slice(&[rise, b1 * x * (-b2 * x).exp()]);
-    b1 * rise
+/// What the models are made of, by WGSL's names.
+mod words {
+    pub(super) fn exp(x: f64) -> f64 {
+        x.exp()
+    }
+    pub(super) fn expm1(x: f64) -> f64 {
+        x.exp_m1()
+    }
+    pub(super) fn log(x: f64) -> f64 {
+        x.ln()
+    }
+    pub(super) fn log1p(x: f64) -> f64 {
+        x.ln_1p()
+    }
+    pub(super) fn pow(x: f64, y: f64) -> f64 {
+        x.powf(y)
+    }
+    pub(super) fn sin(x: f64) -> f64 {
+        x.sin()
+    }
+    pub(super) fn cos(x: f64) -> f64 {
+        x.cos()
+    }
+    pub(super) fn atan(x: f64) -> f64 {
+        x.atan()
+    }
 }
 
-/// b1 (1 − (1 + b2 x / 2)⁻²)
-fn misra1b(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2] = b else { return f64::NAN };
-    let base = 1.0 + b2 * x / 2.0;
-    let rise = 1.0 - base.powi(-2);
-    derivatives.copy_from_slice(&[rise, b1 * x * base.powi(-3)]);
-    b1 * rise
+/// The models. `x` is the first predictor and `z` the last one, `b` are the parameters, `d` becomes the derivatives by
+/// them, and the value is behind `=>`.
+macro_rules! models {
+    ($($(#[$doc:meta])* $type:ident: $($set:literal)|+, $parameters:literal of $predictors:literal
+        |$x:ident, $z:ident, $b:ident, $d:ident| { $($let:tt)* } => $value:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug)]
+            struct $type;
+
+            impl solve::Model for $type {
+                const UNKNOWNS: usize = $parameters;
+                const COLUMNS: usize = $predictors + 1;
+                const SHADER: &'static str = concat!(
+                    "
+                    const PI = 3.14159265358979323846;
+                    fn expm1(x: f32) -> f32 { return exp(x) - 1.0; }
+                    fn log1p(x: f32) -> f32 { return log(1.0 + x); }
+                    fn residual(b_: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32 {
+                        let ", stringify!($b), " = b_;
+                        let ", stringify!($x), " = data[0];
+                        let ", stringify!($z), " = data[COLUMNS - 2u];
+                        var ", stringify!($d), " = array<f32, N>();
+                        ", stringify!($($let)*), "
+                        *jacobian = ", stringify!($d), ";
+                        return (", stringify!($value), ") - data[COLUMNS - 1u];
+                    }"
+                );
+
+                #[allow(unused_imports, unused_variables)]
+                fn residual<F: Real>(unknowns: &[F], data: &[F], jacobian: &mut [F]) -> F {
+                    use words::*;
+                    let wide = |x: &F| x.to_f64().unwrap_or(f64::NAN);
+                    let mut $b = [f64::NAN; $parameters];
+                    $b.iter_mut().zip(unknowns).for_each(|(b, x)| *b = wide(x));
+                    let ($x, $z) = (wide(&data[0]), wide(&data[$predictors - 1]));
+                    let mut $d = [0.0; $parameters];
+                    $($let)*
+                    jacobian.iter_mut().zip($d).for_each(|(j, d)| *j = F::of(d));
+                    F::of($value - wide(&data[$predictors]))
+                }
+            }
+        )*
+
+        /// Does it with the model of this set; `None` if there is none.
+        pub(crate) fn with_model<W: WithModel>(set: &str, what: W) -> Option<W::Out> {
+            match set {
+                $($($set)|+ => Some(what.with::<$type>()),)*
+                _ => None,
+            }
+        }
+    };
 }
 
-/// b1 (1 − (1 + 2 b2 x)^(−1/2))
-fn misra1c(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2] = b else { return f64::NAN };
-    let base = 1.0 + 2.0 * b2 * x;
-    let rise = 1.0 - base.powf(-0.5);
-    derivatives.copy_from_slice(&[rise, b1 * x * base.powf(-1.5)]);
-    b1 * rise
-}
+models! {
+    Misra1a: "Misra1a" | "BoxBOD", 2 of 1 |x, z, b, d| {
+        let fall = expm1(-b[1] * x);
+        d[0] = -fall;
+        d[1] = b[0] * x * exp(-b[1] * x);
+    } => -b[0] * fall;
 
-/// b1 b2 x / (1 + b2 x)
-fn misra1d(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2] = b else { return f64::NAN };
-    let base = 1.0 + b2 * x;
-    derivatives.copy_from_slice(&[b2 * x / base, b1 * x / (base * base)]);
-    b1 * b2 * x / base
-}
+    Misra1b: "Misra1b", 2 of 1 |x, z, b, d| {
+        let base = 1.0 + b[1] * x / 2.0;
+        d[0] = 1.0 - 1.0 / (base * base);
+        d[1] = b[0] * x / (base * base * base);
+    } => b[0] * d[0];
 
-/// exp(−b1 x) / (b2 + b3 x)
-fn chwirut(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3] = b else { return f64::NAN };
-    let below = b2 + b3 * x;
-    let y = (-b1 * x).exp() / below;
-    derivatives.copy_from_slice(&[-x * y, -y / below, -x * y / below]);
-    y
-}
+    Misra1c: "Misra1c", 2 of 1 |x, z, b, d| {
+        let base = 1.0 + 2.0 * b[1] * x;
+        d[0] = 1.0 - pow(base, -0.5);
+        d[1] = b[0] * x * pow(base, -1.5);
+    } => b[0] * d[0];
 
-/// b1 exp(−b2 x) + b3 exp(−b4 x) + b5 exp(−b6 x)
-fn lanczos(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5, b6] = b else { return f64::NAN };
-    let (e2, e4, e6) = ((-b2 * x).exp(), (-b4 * x).exp(), (-b6 * x).exp());
-    derivatives.copy_from_slice(&[e2, -x * b1 * e2, e4, -x * b3 * e4, e6, -x * b5 * e6]);
-    b1 * e2 + b3 * e4 + b5 * e6
-}
+    Misra1d: "Misra1d", 2 of 1 |x, z, b, d| {
+        let base = 1.0 + b[1] * x;
+        d[0] = b[1] * x / base;
+        d[1] = b[0] * x / (base * base);
+    } => b[0] * d[0];
 
-/// b1 exp(−b2 x) + b3 exp(−(x − b4)² / b5²) + b6 exp(−(x − b7)² / b8²)
-fn gauss(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5, b6, b7, b8] = b else { return f64::NAN };
-    let decay = (-b2 * x).exp();
-    let (u, v) = ((x - b4) / b5, (x - b7) / b8);
-    let (bell_u, bell_v) = ((-u * u).exp(), (-v * v).exp());
-    let (slope_u, slope_v) = (2.0 * b3 * bell_u * u / b5, 2.0 * b6 * bell_v * v / b8);
-    derivatives.copy_from_slice(&[decay, -x * b1 * decay, bell_u, slope_u, slope_u * u, bell_v, slope_v, slope_v * v]);
-    b1 * decay + b3 * bell_u + b6 * bell_v
-}
+    Chwirut: "Chwirut1" | "Chwirut2", 3 of 1 |x, z, b, d| {
+        let below = b[1] + b[2] * x;
+        let y = exp(-b[0] * x) / below;
+        d[0] = -x * y;
+        d[1] = -y / below;
+        d[2] = -x * y / below;
+    } => y;
 
-/// b1 x^b2
-fn danwood(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2] = b else { return f64::NAN };
-    let power = x.powf(b2);
-    derivatives.copy_from_slice(&[power, b1 * power * x.ln()]);
-    b1 * power
-}
+    Lanczos: "Lanczos1" | "Lanczos2" | "Lanczos3", 6 of 1 |x, z, b, d| {
+        d[0] = exp(-b[1] * x);
+        d[1] = -x * b[0] * d[0];
+        d[2] = exp(-b[3] * x);
+        d[3] = -x * b[2] * d[2];
+        d[4] = exp(-b[5] * x);
+        d[5] = -x * b[4] * d[4];
+    } => b[0] * d[0] + b[2] * d[2] + b[4] * d[4];
 
-/// (b1 + b2 x + b3 x²) / (1 + b4 x + b5 x²)
-fn kirby2(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5] = b else { return f64::NAN };
-    let below = 1.0 + x * (b4 + x * b5);
-    let y = (b1 + x * (b2 + x * b3)) / below;
-    let (above1, below1) = (x / below, -y * x / below);
-    derivatives.copy_from_slice(&[1.0 / below, above1, above1 * x, below1, below1 * x]);
-    y
-}
+    Gauss: "Gauss1" | "Gauss2" | "Gauss3", 8 of 1 |x, z, b, d| {
+        let u = (x - b[3]) / b[4];
+        let v = (x - b[6]) / b[7];
+        d[0] = exp(-b[1] * x);
+        d[1] = -x * b[0] * d[0];
+        d[2] = exp(-u * u);
+        d[3] = 2.0 * b[2] * d[2] * u / b[4];
+        d[4] = d[3] * u;
+        d[5] = exp(-v * v);
+        d[6] = 2.0 * b[5] * d[5] * v / b[7];
+        d[7] = d[6] * v;
+    } => b[0] * d[0] + b[2] * d[2] + b[5] * d[5];
 
-/// (b1 + b2 x + b3 x² + b4 x³) / (1 + b5 x + b6 x² + b7 x³)
-fn cubic_by_cubic(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5, b6, b7] = b else { return f64::NAN };
-    let below = 1.0 + x * (b5 + x * (b6 + x * b7));
-    let y = (b1 + x * (b2 + x * (b3 + x * b4))) / below;
-    let (above1, below1) = (x / below, -y * x / below);
-    derivatives.copy_from_slice(&[1.0 / below, above1, above1 * x, above1 * x * x, below1, below1 * x, below1 * x * x]);
-    y
-}
+    DanWood: "DanWood", 2 of 1 |x, z, b, d| {
+        d[0] = pow(x, b[1]);
+        d[1] = b[0] * d[0] * log(x);
+    } => b[0] * d[0];
 
-/// b1 (x² + b2 x) / (x² + b3 x + b4)
-fn mgh09(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4] = b else { return f64::NAN };
-    let below = x * (x + b3) + b4;
-    let ratio = x * (x + b2) / below;
-    let y = b1 * ratio;
-    derivatives.copy_from_slice(&[ratio, b1 * x / below, -y * x / below, -y / below]);
-    y
-}
+    Kirby2: "Kirby2", 5 of 1 |x, z, b, d| {
+        let below = 1.0 + x * (b[3] + x * b[4]);
+        let y = (b[0] + x * (b[1] + x * b[2])) / below;
+        d[0] = 1.0 / below;
+        d[1] = x / below;
+        d[2] = x * x / below;
+        d[3] = -y * x / below;
+        d[4] = d[3] * x;
+    } => y;
 
-/// b1 exp(b2 / (x + b3))
-fn mgh10(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3] = b else { return f64::NAN };
-    let shifted = x + b3;
-    let power = (b2 / shifted).exp();
-    let y = b1 * power;
-    derivatives.copy_from_slice(&[power, y / shifted, -y * b2 / (shifted * shifted)]);
-    y
-}
+    CubicByCubic: "Hahn1" | "Thurber", 7 of 1 |x, z, b, d| {
+        let below = 1.0 + x * (b[4] + x * (b[5] + x * b[6]));
+        let y = (b[0] + x * (b[1] + x * (b[2] + x * b[3]))) / below;
+        d[0] = 1.0 / below;
+        d[1] = x / below;
+        d[2] = d[1] * x;
+        d[3] = d[2] * x;
+        d[4] = -y * x / below;
+        d[5] = d[4] * x;
+        d[6] = d[5] * x;
+    } => y;
 
-/// b1 + b2 exp(−b4 x) + b3 exp(−b5 x)
-fn mgh17(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5] = b else { return f64::NAN };
-    let (e4, e5) = ((-b4 * x).exp(), (-b5 * x).exp());
-    derivatives.copy_from_slice(&[1.0, e4, e5, -x * b2 * e4, -x * b3 * e5]);
-    b1 + b2 * e4 + b3 * e5
-}
+    Mgh09: "MGH09", 4 of 1 |x, z, b, d| {
+        let below = x * (x + b[2]) + b[3];
+        d[0] = x * (x + b[1]) / below;
+        let y = b[0] * d[0];
+        d[1] = b[0] * x / below;
+        d[2] = -y * x / below;
+        d[3] = -y / below;
+    } => y;
 
-/// b1 / (1 + exp(b2 − b3 x))
-fn rat42(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3] = b else { return f64::NAN };
-    let power = (b2 - b3 * x).exp();
-    let part = 1.0 / (1.0 + power);
-    let y = b1 * part;
-    let slope = y * power * part;
-    derivatives.copy_from_slice(&[part, -slope, slope * x]);
-    y
-}
+    Mgh10: "MGH10", 3 of 1 |x, z, b, d| {
+        let shifted = x + b[2];
+        d[0] = exp(b[1] / shifted);
+        let y = b[0] * d[0];
+        d[1] = y / shifted;
+        d[2] = -y * b[1] / (shifted * shifted);
+    } => y;
 
-/// b1 / (1 + exp(b2 − b3 x))^(1/b4)
-fn rat43(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4] = b else { return f64::NAN };
-    let power = (b2 - b3 * x).exp();
-    let part = (1.0 + power).powf(-1.0 / b4);
-    let y = b1 * part;
-    let slope = y * power / ((1.0 + power) * b4);
-    derivatives.copy_from_slice(&[part, -slope, slope * x, y * power.ln_1p() / (b4 * b4)]);
-    y
-}
+    Mgh17: "MGH17", 5 of 1 |x, z, b, d| {
+        d[0] = 1.0;
+        d[1] = exp(-b[3] * x);
+        d[2] = exp(-b[4] * x);
+        d[3] = -x * b[1] * d[1];
+        d[4] = -x * b[2] * d[2];
+    } => b[0] + b[1] * d[1] + b[2] * d[2];
 
-/// (b1 / b2) exp(−((x − b3) / b2)² / 2)
-fn eckerle4(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3] = b else { return f64::NAN };
-    let u = (x - b3) / b2;
-    let bell = (-0.5 * u * u).exp() / b2;
-    let y = b1 * bell;
-    derivatives.copy_from_slice(&[bell, y * (u * u - 1.0) / b2, y * u / b2]);
-    y
-}
+    Rat42: "Rat42", 3 of 1 |x, z, b, d| {
+        let power = exp(b[1] - b[2] * x);
+        d[0] = 1.0 / (1.0 + power);
+        d[1] = -b[0] * d[0] * power * d[0];
+        d[2] = -d[1] * x;
+    } => b[0] * d[0];
 
-/// b1 (b2 + x)^(−1/b3)
-fn bennett5(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3] = b else { return f64::NAN };
-    let base = b2 + x;
-    let power = base.powf(-1.0 / b3);
-    let y = b1 * power;
-    derivatives.copy_from_slice(&[power, -y / (b3 * base), y * base.ln() / (b3 * b3)]);
-    y
-}
+    Rat43: "Rat43", 4 of 1 |x, z, b, d| {
+        let power = exp(b[1] - b[2] * x);
+        d[0] = pow(1.0 + power, -1.0 / b[3]);
+        let y = b[0] * d[0];
+        d[1] = -y * power / ((1.0 + power) * b[3]);
+        d[2] = -d[1] * x;
+        d[3] = y * log1p(power) / (b[3] * b[3]);
+    } => y;
 
-/// b1 − b2 x − arctan(b3 / (x − b4)) / π
-fn roszman1(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4] = b else { return f64::NAN };
-    let d = x - b4;
-    let square = PI * (d * d + b3 * b3);
-    derivatives.copy_from_slice(&[1.0, -x, -d / square, -b3 / square]);
-    b1 - b2 * x - (b3 / d).atan() / PI
-}
+    Eckerle4: "Eckerle4", 3 of 1 |x, z, b, d| {
+        let u = (x - b[2]) / b[1];
+        d[0] = exp(-0.5 * u * u) / b[1];
+        let y = b[0] * d[0];
+        d[1] = y * (u * u - 1.0) / b[1];
+        d[2] = y * u / b[1];
+    } => y;
 
-/// b1 + b2 cos(2πx/12) + b3 sin(2πx/12) + b5 cos(2πx/b4) + b6 sin(2πx/b4) + b8 cos(2πx/b7) + b9 sin(2πx/b7)
-fn enso(x: f64, b: &[f64], derivatives: &mut [f64]) -> f64 {
-    let &[b1, b2, b3, b4, b5, b6, b7, b8, b9] = b else { return f64::NAN };
-    let turn = TAU * x;
-    let (sin, cos) = (turn / 12.0).sin_cos();
-    let (sin4, cos4) = (turn / b4).sin_cos();
-    let (sin7, cos7) = (turn / b7).sin_cos();
-    derivatives.copy_from_slice(&[
-        1.0,
-        cos,
-        sin,
-        (b5 * sin4 - b6 * cos4) * turn / (b4 * b4),
-        cos4,
-        sin4,
-        (b8 * sin7 - b9 * cos7) * turn / (b7 * b7),
-        cos7,
-        sin7,
-    ]);
-    b1 + b2 * cos + b3 * sin + b5 * cos4 + b6 * sin4 + b8 * cos7 + b9 * sin7
+    Bennett5: "Bennett5", 3 of 1 |x, z, b, d| {
+        let base = b[1] + x;
+        d[0] = pow(base, -1.0 / b[2]);
+        let y = b[0] * d[0];
+        d[1] = -y / (b[2] * base);
+        d[2] = y * log(base) / (b[2] * b[2]);
+    } => y;
+
+    Roszman1: "Roszman1", 4 of 1 |x, z, b, d| {
+        let u = x - b[3];
+        let square = PI * (u * u + b[2] * b[2]);
+        d[0] = 1.0;
+        d[1] = -x;
+        d[2] = -u / square;
+        d[3] = -b[2] / square;
+    } => b[0] - b[1] * x - atan(b[2] / u) / PI;
+
+    Enso: "ENSO", 9 of 1 |x, z, b, d| {
+        let turn = 2.0 * PI * x;
+        d[0] = 1.0;
+        d[1] = cos(turn / 12.0);
+        d[2] = sin(turn / 12.0);
+        d[4] = cos(turn / b[3]);
+        d[5] = sin(turn / b[3]);
+        d[7] = cos(turn / b[6]);
+        d[8] = sin(turn / b[6]);
+        d[3] = (b[4] * d[5] - b[5] * d[4]) * turn / (b[3] * b[3]);
+        d[6] = (b[7] * d[8] - b[8] * d[7]) * turn / (b[6] * b[6]);
+    } => b[0] + b[1] * d[1] + b[2] * d[2] + b[4] * d[4] + b[5] * d[5] + b[7] * d[7] + b[8] * d[8];
+
+    /// Of the logarithm of the response, which the files have.
+    Nelson: "Nelson", 3 of 2 |x, z, b, d| {
+        let fall = exp(-b[2] * z);
+        d[0] = 1.0;
+        d[1] = -x * fall;
+        d[2] = b[1] * x * z * fall;
+    } => b[0] - b[1] * x * fall;
 }

@@ -1,4 +1,5 @@
-//! Test problems of [Moré, Garbow and Hillstrom, 1981](https://doi.org/10.1145/355934.355936): sums of squares, with their standard starts.
+//! Test problems of [Moré, Garbow and Hillstrom, 1981](https://doi.org/10.1145/355934.355936): sums of squares, with
+//! their standard starts.
 
 use std::f64::consts::TAU;
 

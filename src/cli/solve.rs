@@ -6,11 +6,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
 use wgpu_optim::solve::{self, Damping, Hessian, LeastSquares, Options, Status, Summary};
-use wgpu_optim::{AnyRule, Device, Error, Optimizer, Real, largest, philox};
+use wgpu_optim::{AnyRule, Device, Error, Optimizer, largest, philox};
 
-use super::golden::{Golden, numbers_of};
 use super::problems::{PROBLEMS, Problem};
-use super::{Outcome, nist, say, solvers};
+use super::{Adapters, Outcome, certified, devices, say};
 
 /// How far f may be from a known minimum, as a part of it: f there is published to six digits or more.
 const RELATIVE: f64 = 1e-6;
@@ -23,32 +22,38 @@ const TARGET: f64 = 1e-6;
 const STEPS: u64 = 100_000;
 /// Points that random search tries.
 const SAMPLES: u64 = 10_000;
-/// NIST certifies 11 digits.
-const CERTIFIED: f64 = 1e-11;
 
 /// Without a flag: all three.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How robust: 24 problems of Moré, Garbow and Hillstrom, from their standard starts, by seven methods
     ///
-    /// Curved valleys, unknowns of very different scale, Jacobians that are singular at the minimum; f = Σr². `ok 23`: the method ends
-    /// at the least known minimum, and was there at its 23rd evaluation. `local 23`: at another known one. `– (1.2e-3)`: elsewhere, with
-    /// this f. The exit status is a failure if Levenberg–Marquardt, which sees each residual, misses one.
+    /// Curved valleys, unknowns of very different scale, Jacobians that are singular at the minimum; f = Σr². `ok 23`:
+    /// the method ends at the least known minimum, and was there at its 23rd evaluation. `local 23`: at another known
+    /// one. `– (1.2e-3)`: elsewhere, with this f. The exit status is a failure if Levenberg–Marquardt, which sees each
+    /// residual, misses one.
     #[arg(long)]
     suite: bool,
-    /// How fast: a fit by everything from random search to Levenberg–Marquardt, and a regression by one step of Newton's method
+    /// How fast: a fit by everything from random search to Levenberg–Marquardt, and a regression by one step of
+    /// Newton's method
     ///
-    /// A sum of two exponentials is fitted to exact points, until ½Σr² is a millionth of what it was. The rate of gradient descent must
-    /// suit the largest curvature, and then it creeps where that is small. Momentum and Adam creep less; L-BFGS learns the curvature
-    /// from gradients, Levenberg–Marquardt has it from the Jacobian.
+    /// A sum of two exponentials is fitted to exact points, until ½Σr² is a millionth of what it was. The rate of
+    /// gradient descent must suit the largest curvature, and then it creeps where that is small. Momentum and Adam
+    /// creep less; L-BFGS learns the curvature from gradients, Levenberg–Marquardt has it from the Jacobian.
     #[arg(long)]
     convergence: bool,
-    /// How exact: digits of NIST's certified parameters, in f64 and in f32, from both of NIST's starts
+    /// How exact: digits of NIST's certified parameters, on the host in f64 and f32 and on each adapter, from both of
+    /// NIST's starts
     ///
-    /// Of the worst parameter; 11 are certified. The first start is the farther one. In f32 unknowns, residuals and Jacobian are
-    /// rounded, which costs more digits the less the data determine the parameters.
+    /// Of the worst parameter; 11 are certified. The first start is the farther one. In f32 unknowns, residuals and
+    /// Jacobian are rounded: that costs more digits the less the data determine the parameters. An adapter has two
+    /// columns: one problem by GpuLeastSquares, and one of many by GpuFits. The evaluations are those of the residuals,
+    /// as MINPACK counts them (nfev): the Jacobian is computed at accepted points and not counted. The exit status is a
+    /// failure if f64 misses six digits of a set.
     #[arg(long)]
     nist: bool,
+    #[command(flatten)]
+    adapters: Adapters,
     /// One JSON object a row instead of tables.
     #[arg(long)]
     json: bool,
@@ -60,14 +65,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if all || args.convergence {
         convergence(args.json)?;
     }
-    if all || args.nist {
-        certified(args.json)?;
+    let exact = if all || args.nist { certified::run(args.json, &devices(&args.adapters)?.said())? } else { true };
+    for (right, what) in [(sound, "a problem of the suite"), (exact, "six digits of a set of NIST's")] {
+        if !right {
+            eprintln!("error: Levenberg–Marquardt misses {what}");
+        }
     }
-    if !sound {
-        eprintln!("error: Levenberg–Marquardt misses a problem of the suite");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(if sound && exact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A table whose first `text` columns are text, the others numbers; or the rows' objects.
@@ -76,10 +80,7 @@ fn print(json: bool, heading: &str, header: &[&str], text: usize, rows: Vec<(Val
         rows.iter().for_each(|(object, _)| say(None, &object.to_string()));
         return;
     }
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(header);
-    table.add_rows(rows.into_iter().map(|(_, cells)| cells));
+    let mut table = table(header, rows.into_iter().map(|(_, cells)| cells));
     for column in text..header.len() {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -87,6 +88,15 @@ fn print(json: bool, heading: &str, header: &[&str], text: usize, rows: Vec<(Val
     }
     say(None, heading);
     say(None, &table.to_string());
+}
+
+/// A table in Markdown.
+pub(crate) fn table<H: ToString>(header: &[H], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().map(H::to_string));
+    table.add_rows(rows);
+    table
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -379,46 +389,4 @@ fn eliminate(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
         b[k] = (b[k] - rest) / a[k * n + k];
     }
     b
-}
-
-fn certified(json: bool) -> Result<(), Box<dyn std::error::Error>> {
-    let golden = Golden::embedded()?;
-    let mut rows = Vec::new();
-    for file in golden.names().into_iter().filter_map(|name| golden.of_kind("nist_strd", name)) {
-        let set = file["variant"].as_str().unwrap_or_default();
-        let model = nist::model(set).ok_or_else(|| format!("the model of {set:?} is not known"))?;
-        let (t, y, exact) = (numbers_of(&file["x"])?, numbers_of(&file["y"])?, numbers_of(&file["certified"])?);
-        for (k, start) in file["starts"].as_array().ok_or("no `starts`")?.iter().enumerate() {
-            let (start, n, k) = (numbers_of(start)?, exact.len(), k + 1);
-            let in_f64 = digits::<f64>(model, [&t, &y], &start, &exact)?;
-            let in_f32 = digits::<f32>(model, [&t, &y], &start, &exact)?;
-            let part = |(digits, summary): &(f64, Summary)| json!({ "digits": digits, "iterations": summary.iterations, "status": summary.status });
-            let object = json!({
-                "set": set, "unknowns": n, "start": k, "f64": part(&in_f64), "f32": part(&in_f32),
-            });
-            let mut cells = vec![set.to_owned(), n.to_string(), k.to_string()];
-            cells.extend([in_f64.0, in_f32.0].map(|digits| format!("{digits:.1}")));
-            cells.extend([in_f64.1, in_f32.1].map(|summary| summary.iterations.to_string()));
-            rows.push((object, cells));
-        }
-    }
-    let heading =
-        "NIST's certified parameters by Levenberg–Marquardt: digits of the worst one, of the 11 that are certified";
-    let header = ["set", "unknowns", "start", "f64 digits", "f32 digits", "f64 iterations", "f32 iterations"];
-    print(json, heading, &header, 1, rows);
-    Ok(())
-}
-
-/// Digits of the worst parameter; none where one is NaN.
-fn digits<F: Real>(
-    model: nist::Model,
-    [t, y]: [&[f64]; 2],
-    start: &[f64],
-    exact: &[f64],
-) -> Result<(f64, Summary), Error> {
-    let start: Vec<F> = start.iter().map(|&x| F::of(x)).collect();
-    let (x, summary) = solvers::fit(model, t, y, &start)?;
-    let error = |(x, exact): (&F, &f64)| (x.to_f64().unwrap_or(f64::NAN) / exact - 1.0).abs();
-    let worst = x.iter().zip(exact).map(error).fold(CERTIFIED, largest);
-    Ok(((-worst.log10()).max(0.0), summary))
 }

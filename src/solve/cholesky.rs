@@ -1,7 +1,7 @@
 //! Cholesky's factor on the device.
 
 use super::device::buffer;
-use super::program::Op;
+use super::program::{Op, TURNS};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -54,7 +54,7 @@ pub(super) struct Equations<'a> {
     pub(super) control: &'a BufferRange,
 }
 
-/// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them.
+/// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them, and a few more.
 pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
     let n = equations.g.len;
     let panels = n.div_ceil(WIDTH);
@@ -68,12 +68,13 @@ pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
     let group = gpu.scoped("a factor's bind group", || {
         load.bind(gpu, 1, &[control, &factor, &blocks, delta, matrix, g, added].map(BufferRange::binding))
     })?;
-    let op = |pass: &std::sync::Arc<_>, panel: usize, workgroups| Op {
+    let op_of = |pass: &std::sync::Arc<_>, panel: usize, count: usize, workgroups| Op {
         pass: std::sync::Arc::clone(pass),
         group: group.clone(),
-        row: vec![n as u32, panel as u32],
+        row: vec![n as u32, panel as u32, count as u32],
         workgroups,
     };
+    let op = |pass, panel, workgroups| op_of(pass, panel, 0, workgroups);
     let mut ops = vec![op(&load, 0, [n.div_ceil(64), n + 1, 1])];
     for k in 0..panels {
         let next = ((k + 1) * WIDTH).min(n);
@@ -82,6 +83,13 @@ pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
             ops.push(op(&trail, k, [(n - next).div_ceil(WIDTH), (n + 1 - next).div_ceil(WIDTH), 1]));
         }
     }
-    ops.push(op(&back, 0, [1, 1, 1]));
+    let mut panel = panels;
+    while panel > 0 {
+        // Turns of a thread's loops for a panel: 4 to copy its block, 33 for its columns, 5 for each 256 rows above it.
+        let turns = 40 + 5 * (panel * WIDTH).div_ceil(256);
+        let count = (TURNS / turns).clamp(1, panel);
+        ops.push(op_of(&back, panel, count, [1, 1, 1]));
+        panel -= count;
+    }
     Ok(ops)
 }

@@ -108,8 +108,8 @@ impl Memory {
         Ok(Ok(Some(-here.gg)))
     }
 
-    /// Conjugate gradients for ∇²f·d = −g, to ‖r‖ ≤ min(½, √‖g‖)·‖g‖ (Nocedal and Wright, algorithm 7.1), with a preconditioner; where
-    /// the curvature is not positive, as far as they have come.
+    /// Conjugate gradients for ∇²f·d = −g, to ‖r‖ ≤ min(½, √‖g‖)·‖g‖ (Nocedal and Wright, algorithm 7.1), with a
+    /// preconditioner; where the curvature is not positive, as far as they have come.
     async fn newton_cg<S: Space>(&mut self, space: &mut S, here: &Probe) -> Result<Directed, S::Error> {
         let [p, q] = space.products()?;
         let (r, z) = (self.scratch(space, 0)?, self.scratch(space, 1)?);
@@ -166,7 +166,8 @@ impl Memory {
     }
 }
 
-/// One call of PyTorch's `step`: up to `max_iter` iterations. Leaves X at the best point; with an error, at the last one that was accepted.
+/// One call of PyTorch's `step`: up to `max_iter` iterations. Leaves X at the best point; with an error, at the last
+/// one that was accepted.
 pub(crate) async fn step<S: Space>(space: &mut S, memory: &mut Memory, options: &Options) -> Result<Summary, S::Error> {
     let x0 = memory.scratch(space, 4)?;
     space.copy(x0, X);
@@ -290,8 +291,8 @@ impl Memory {
         (self.iterations, self.updates, self.t) = (0, 0, 0.0);
     }
 
-    /// PyTorch's for quasi-Newton methods. Without a model of the curvature, what promises the same decrease as the step before
-    /// (Nocedal and Wright, section 3.5).
+    /// PyTorch's for quasi-Newton methods. Without a model of the curvature, what promises the same decrease as the
+    /// step before (Nocedal and Wright, section 3.5).
     fn first_length(&self, options: &Options, here: &Probe, slope: Option<f64>) -> f64 {
         match (options.direction, options.line_search, slope) {
             (Direction::Newton | Direction::NewtonCg, ..) => options.lr,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::newton::Newton;
+use super::program::TURNS;
 use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
 use super::tape::{Tape, WORDS};
 use crate::error::{Error, Result};
@@ -91,6 +92,13 @@ pub(super) struct Memory {
     failed: Option<Error>,
 }
 
+/// Workgroups of a pass over so many elements.
+fn groups(len: usize) -> usize {
+    // With so many a thread has at most TURNS turns, ten for each of its elements (shaders/survey.wgsl).
+    let least = len.div_ceil(256 * TURNS / 10);
+    len.div_ceil(SHARE).clamp(1, GROUPS).max(least)
+}
+
 pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
     let limits = gpu.device().limits();
     let size = len.max(1).saturating_mul(4);
@@ -134,7 +142,7 @@ impl Memory {
             vectors: vec![x, g],
             value,
             slots: buffer(gpu, "wgpu-optim solver numbers", slots as u64)?,
-            partials: buffer(gpu, "wgpu-optim solver partials", (Probe::LEN * GROUPS) as u64)?,
+            partials: buffer(gpu, "wgpu-optim solver partials", (Probe::LEN * groups(len).max(GROUPS)) as u64)?,
             matrix: None,
             diagonal: None,
             products: None,
@@ -172,7 +180,7 @@ impl Memory {
     }
 
     fn groups(&self) -> u32 {
-        self.len().div_ceil(SHARE).clamp(1, GROUPS) as u32
+        groups(self.len()) as u32
     }
 
     fn range(&self, bound: Bound) -> Option<&BufferRange> {

@@ -1,4 +1,4 @@
-//! Thousands of small least-squares problems with one model: what one is, and the host's half.
+//! Thousands of small least-squares problems with one model: the trait of a model, and the fits on the host.
 
 use super::Status;
 use super::least_squares::{Damping, LeastSquares, Loss};
@@ -7,9 +7,9 @@ use crate::rule::Real;
 
 /// A model to fit: a residual and its derivatives, in Rust and in WGSL.
 ///
-/// The WGSL is `fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32`, with the
-/// constants N and COLUMNS that are [`UNKNOWNS`](Self::UNKNOWNS) and [`COLUMNS`](Self::COLUMNS); see `shaders/decay.wgsl`. (To index
-/// `x` by a variable, copy it to a `var` first.)
+/// The WGSL is `fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) ->
+/// f32`. The constants N and COLUMNS are [`UNKNOWNS`](Self::UNKNOWNS) and [`COLUMNS`](Self::COLUMNS). To index `x` by a
+/// variable, copy it to a `var` first. On Mesa's llvmpipe, keep loops short: see [`Status::NotDone`].
 ///
 /// ```
 /// use wgpu_optim::{Real, solve::Model};
@@ -33,11 +33,11 @@ use crate::rule::Real;
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
 pub trait Model {
-    /// How many, 1 to 16.
+    /// How many unknowns: 1 to 16.
     const UNKNOWNS: usize;
     /// Numbers of a sample.
     const COLUMNS: usize;
-    /// The same in WGSL.
+    /// The residual and its derivatives in WGSL.
     const SHADER: &'static str;
     /// The residual of a sample; writes its derivatives by the unknowns.
     fn residual<F: Real>(x: &[F], data: &[F], jacobian: &mut [F]) -> F;
@@ -96,22 +96,22 @@ impl<const N: usize> Model for Polynomial<N> {
     }
 }
 
-/// What comes of many fits, in their order.
+/// The results of many fits, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fits<F> {
     /// Unknowns, those of a problem one after the other.
     pub x: Vec<F>,
-    /// ½Σ r², or what the loss makes of it.
+    /// ½Σ r², or the sum of the losses.
     pub costs: Vec<F>,
     /// max|Jᵀr|.
     pub gradients: Vec<F>,
     /// Why each stopped.
     pub statuses: Vec<Status>,
-    /// Steps that each tried.
+    /// How many steps each tried.
     pub iterations: Vec<u32>,
 }
 
-/// What must hold on either device; how many problems there are.
+/// Checks the arguments, on the host and on a device alike. Returns the number of problems.
 pub(super) fn check<M: Model>(rows: usize, data: usize, start: usize, options: &LeastSquares) -> Result<usize> {
     options.check()?;
     if options.damping == Damping::None {
@@ -198,7 +198,7 @@ fn cholesky<F: Real>(normal: &Normal<F>, damping: impl Fn(usize) -> F) -> Option
     delta.iter().all(|d| d.is_finite()).then_some(delta)
 }
 
-/// What comes of one.
+/// The result of one fit.
 struct Fit<F> {
     cost: F,
     gradient: F,
@@ -206,7 +206,7 @@ struct Fit<F> {
     iterations: u32,
 }
 
-/// One problem, from x on. CPU twin of shaders/fit.wgsl.
+/// Fits one problem from x. CPU twin of shaders/fit.wgsl.
 fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fit<F> {
     let n = x.len();
     let [ftol, xtol, gtol, third] = [options.ftol, options.xtol, options.gtol, 1.0 / 3.0].map(F::of);
@@ -233,22 +233,20 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
     let mut nu = F::of(2.0);
     let most = u32::try_from(options.max_iter).unwrap_or(u32::MAX);
     for iteration in 1..=most {
-        let damping = |lambda: F, i: usize| match unit || scale[i] <= F::zero() {
+        let damping = |i: usize| match unit || scale[i] <= F::zero() {
             true => lambda,
             false => lambda * scale[i],
         };
-        let delta = loop {
+        let Some(delta) = cholesky(&here, damping) else {
+            (lambda, nu) = (lambda * nu, nu * F::of(2.0));
             if lambda > greatest {
                 return fit(&here, Status::NoDescent, iteration);
             }
-            match cholesky(&here, |i| damping(lambda, i)) {
-                Some(delta) => break delta,
-                None => (lambda, nu) = (lambda * nu, nu * F::of(2.0)),
-            }
+            continue;
         };
         let norm = |v: &[F]| v.iter().fold(F::zero(), |sum, &x| sum + x * x).sqrt();
         let decrease =
-            (0..n).fold(F::zero(), |sum, i| sum + F::of(0.5) * delta[i] * (damping(lambda, i) * delta[i] - here.g[i]));
+            (0..n).fold(F::zero(), |sum, i| sum + F::of(0.5) * delta[i] * (damping(i) * delta[i] - here.g[i]));
         let short = norm(&delta) < xtol * (xtol + norm(x));
         let trial: Vec<F> = x.iter().zip(&delta).map(|(&x, &d)| x + d).collect();
         let there = linearize::<F, M>(&trial, data, options.loss);
@@ -275,13 +273,18 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
             return fit(&here, status, iteration);
         }
         (lambda, nu) = (lambda * nu, nu * F::of(2.0));
+        if lambda > greatest {
+            return fit(&here, Status::NoDescent, iteration);
+        }
     }
     fit(&here, Status::MaxIterations, most)
 }
 
-/// Fits a model to many problems of `rows` samples each, on all cores, in f32 or f64: Levenberg–Marquardt with Nielsen's rule, by the
-/// normal equations. `data` has the samples of a problem one after the other, `start` its unknowns. The device's half is
-/// [`GpuFits`](super::GpuFits), to which this is the reference.
+/// Fits a model to many problems of `rows` samples each, on all cores, in f32 or f64: Levenberg–Marquardt by the normal
+/// equations, with λ by the gain ratio ([Nielsen,
+/// 1999](https://orbit.dtu.dk/en/publications/damping-parameter-in-marquardts-method)). `data` holds the samples
+/// problem by problem, `start` the unknowns. [`GpuFits`](super::GpuFits) does the same on a device, with this as its
+/// reference. For a single difficult problem use [`least_squares()`](super::least_squares()).
 ///
 /// ```
 /// use wgpu_optim::solve::{self, Decay};
@@ -293,8 +296,8 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
 /// ```
 ///
 /// # Errors
-/// [`Error::Hyperparameter`]; [`Error::Length`]; [`Error::Unsupported`] for [`Damping::None`], and for a model that has not 1 to 16
-/// unknowns.
+/// [`Error::Hyperparameter`]; [`Error::Length`]; [`Error::Unsupported`] for [`Damping::None`], and for a model without
+/// unknowns or with more than 16.
 pub fn fit<F: Real, M: Model>(rows: usize, data: &[F], start: &[F], options: LeastSquares) -> Result<Fits<F>> {
     let problems = check::<M>(rows, data.len(), start.len(), &options)?;
     let mut x = start.to_vec();

@@ -1,9 +1,10 @@
-//! Many fits at once on the device: one dispatch, nothing read back until all are done.
+//! Many fits at once on the device: nothing is read back until all are done.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::fit::{Fits, Model, check};
+use super::program::{STRIDE, TURNS};
 use super::{Damping, LeastSquares, Status};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -14,12 +15,58 @@ use crate::gpu::passes::Pass;
 const SHARED: usize = 16_384;
 /// Threads of a workgroup.
 const THREADS: usize = 64;
+/// The most dispatches of all fits together; fits that take more stay [`Status::NotDone`].
+const DISPATCHES: u64 = 1 << 16;
+/// Words of a problem: `Problem` in shaders/fit.wgsl.
+const fn words(unknowns: usize) -> usize {
+    let normal = unknowns * (unknowns + 1) / 2 + unknowns + 1;
+    2 * normal + 3 * unknowns + 10
+}
+
+/// What each dispatch does.
+#[derive(Debug, PartialEq)]
+struct Schedule {
+    /// Rows that a dispatch takes; all, or a part of them.
+    rows: usize,
+    /// Points at which a dispatch computes residuals; 1 where it takes a part of the rows.
+    rounds: u64,
+    /// How often the dispatches for all rows are repeated.
+    repeats: u64,
+}
+
+impl Schedule {
+    /// For so many unknowns, numbers a sample, samples and threads a problem.
+    fn new(unknowns: usize, columns: usize, rows: usize, lanes: usize, max_iter: u64, cuts_loops: bool) -> Self {
+        // One for the start, one for each step.
+        let points = max_iter.saturating_add(1);
+        if !cuts_loops {
+            return Self { rows, rounds: points, repeats: 1 };
+        }
+        let triangle = unknowns * (unknowns + 1) / 2;
+        // A sample in each thread: to read it, to compute it, and each sum over the threads' samples.
+        let sums = if lanes == 1 { triangle + unknowns } else { 2 * (triangle + unknowns) + 3 * lanes };
+        let each = columns + 3 * unknowns + sums + 4;
+        // Cholesky's factor, its solution, and the judgement of a point.
+        let point = unknowns * (unknowns + 1) * (unknowns + 2) / 6 + 3 * triangle + 10 * unknowns + 10;
+        let chunks = rows.div_ceil(lanes);
+        let all = point + chunks * each;
+        if all <= TURNS {
+            let rounds = (TURNS / all) as u64;
+            return Self { rows, rounds, repeats: points.div_ceil(rounds) };
+        }
+        let part = ((TURNS - point) / each).max(1) * lanes;
+        Self { rows: part, rounds: 1, repeats: points }
+    }
+
+    fn parts(&self, rows: usize) -> usize {
+        rows.div_ceil(self.rows)
+    }
+}
 
 /// The WGSL that fits a model by this many threads a problem; and how many problems a workgroup has.
 pub(crate) fn text<M: Model>(lanes: usize) -> (String, usize) {
     let n = M::UNKNOWNS;
-    let normal = n * (n + 1) / 2 + n + 1;
-    let problem = 4 * (2 * normal + 3 * n + 8 + lanes * (n + 1));
+    let problem = 4 * (words(n) + lanes * (n + 1));
     let problems = (SHARED / problem).clamp(1, THREADS / lanes);
     // Fewer than memory has room for, so that the workgroup is a power of two.
     let problems = 1 << problems.ilog2();
@@ -31,16 +78,18 @@ pub(crate) fn text<M: Model>(lanes: usize) -> (String, usize) {
     (format!("{constants}{loss}{}\n{fit}", M::SHADER), problems)
 }
 
-/// Fits a model to many problems of `rows` samples each, in f32: Levenberg–Marquardt with λ, acceptance and convergence decided on the
-/// device, problem by problem, in one dispatch. Nothing is read back until the end, or not at all: [`x`](Self::x) stays where the caller's kernels can
-/// use it. The host's half is [`fit`](super::fit()).
+/// Fits a model to many problems of `rows` samples each, in f32: Levenberg–Marquardt, with λ, acceptance and
+/// convergence decided on the device for each problem. It is one dispatch, and several on software adapters. Nothing is
+/// read back until the end, or not at all: your kernels can use [`x`](Self::x) where it is. On the host:
+/// [`fit`](super::fit()).
 ///
 /// ```no_run
 /// use wgpu_optim::{Gpu, solve::{Decay, GpuFits, LeastSquares}};
 /// let gpu = Gpu::new_blocking()?;
 /// let (problems, rows) = (100_000, 32);
 /// let fits = GpuFits::<Decay>::new(&gpu, problems, rows, LeastSquares::single())?;
-/// fits.write(&vec![0.0; problems * rows * 2], &[1.0, 1.0, 0.0].repeat(problems))?; // or your kernels, to fits.data() and fits.x()
+/// // Or let your kernels write fits.data() and fits.x().
+/// fits.write(&vec![0.0; problems * rows * 2], &[1.0, 1.0, 0.0].repeat(problems))?;
 /// let mut encoder = gpu.device().create_command_encoder(&Default::default());
 /// fits.encode(&mut encoder)?;
 /// gpu.queue().submit([encoder.finish()]);
@@ -57,14 +106,17 @@ pub struct GpuFits<M> {
     x: BufferRange,
     outcomes: BufferRange,
     workgroups: (u32, u32),
+    /// Of the dispatches that are repeated, one a part of the rows; before them come as many first ones.
+    parts: usize,
+    repeats: u64,
     model: PhantomData<M>,
 }
 
 impl<M: Model> GpuFits<M> {
-    /// Room for so many problems.
+    /// Makes room for so many problems.
     ///
     /// # Errors
-    /// As [`fit`](super::fit()); [`Error::OverLimit`]; [`Error::Shader`] for a model's text that does not compile.
+    /// Like [`fit`](super::fit()); [`Error::OverLimit`]; [`Error::Shader`] if the WGSL of the model does not compile.
     pub fn new(gpu: &Gpu, problems: usize, rows: usize, options: LeastSquares) -> Result<Self> {
         // As measured: benches/fits.rs on llvmpipe and on an H100.
         let software = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
@@ -72,11 +124,11 @@ impl<M: Model> GpuFits<M> {
         Self::with_lanes(gpu, problems, rows, options, if M::UNKNOWNS <= 6 { few } else { 16 })
     }
 
-    /// The same with so many threads a problem, a power of two up to 64: [`GpuFits::new`] takes 16 for more than 6 unknowns; for fewer, 8 on a
-    /// GPU and one on a software adapter.
+    /// [`GpuFits::new`] with a number of threads a problem, a power of two up to 64. The default is 16 for more than 6
+    /// unknowns; for fewer it is 8 on a GPU and 1 on a software adapter.
     ///
     /// # Errors
-    /// As [`GpuFits::new`]; [`Error::Hyperparameter`] for another number.
+    /// Like [`GpuFits::new`]; [`Error::Hyperparameter`] for another number of threads.
     pub fn with_lanes(gpu: &Gpu, problems: usize, rows: usize, options: LeastSquares, lanes: usize) -> Result<Self> {
         let power = lanes.is_power_of_two() && lanes <= THREADS;
         crate::error::require(power, "lanes", lanes as f64, "a power of two up to 64")?;
@@ -84,25 +136,41 @@ impl<M: Model> GpuFits<M> {
         let unknowns = problems.saturating_mul(M::UNKNOWNS);
         check::<M>(rows, data, unknowns, &options)?;
         let (text, each) = text::<M>(lanes);
-        let pass = gpu.pass_with("fit", text, "fit", &[&[], &[true, false, false]], false)?;
+        let pass = gpu.pass_with("fit", text, "fit", &[&[], &[true, false, false, false]], false)?;
         let own = |name, len: usize| super::device::buffer(gpu, name, len as u64);
         let data = own("the data of fits", data)?;
         let (x, outcomes) =
             (own("the unknowns of fits", unknowns)?, own("the outcomes of fits", problems.saturating_mul(4))?);
+        let cuts_loops = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+        let schedule = Schedule::new(M::UNKNOWNS, M::COLUMNS, rows, lanes, options.max_iter, cuts_loops);
+        let (parts, only) = (schedule.parts(rows), schedule.repeats == 1 && schedule.rows >= rows);
+        let states = if only { 1 } else { problems };
+        let states = own("the states of fits", states.saturating_mul(words(M::UNKNOWNS)))?;
         let (kind, c) = options.loss.kind();
         let unit = u32::from(options.damping == Damping::Identity);
-        let head = [problems as u32, rows as u32, options.max_iter.min(u32::MAX.into()) as u32, kind];
+        let most = |x: u64| u32::try_from(x).unwrap_or(u32::MAX);
+        let head = [problems as u32, rows as u32, most(options.max_iter), kind];
         let numbers = [options.lambda, options.ftol, options.xtol, options.gtol, c].map(|x| (x as f32).to_bits());
-        let words: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32, 0]).collect();
+        let same: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32]).collect();
+        let mut words = Vec::new();
+        for (begin, part) in [1, 0].into_iter().flat_map(|begin| (0..parts).map(move |part| (begin, part))) {
+            let (from, to) = (part * schedule.rows, ((part + 1) * schedule.rows).min(rows));
+            words.extend(&same);
+            // The parts behind the first one go on from what that has left.
+            let begin = u32::from(begin == 1 && part == 0);
+            words.extend([from as u32, to as u32, most(schedule.rounds), begin, u32::from(only)]);
+            words.resize(words.len().next_multiple_of(STRIDE / 4), 0);
+        }
         let groups = problems.div_ceil(each) as u32;
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let workgroups = (groups.min(most), groups.div_ceil(most.max(1)));
         let (settings, group) = gpu.scoped("the bind groups of fits", || {
-            let row = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
-            let resources = [data.binding(), x.binding(), outcomes.binding()];
-            (pass.bind(gpu, 0, &[row.as_entire_binding()]), pass.bind(gpu, 1, &resources))
+            let rows = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
+            let resources = [data.binding(), x.binding(), outcomes.binding(), states.binding()];
+            (super::program::row_group(gpu, &rows, same.len() + 5), pass.bind(gpu, 1, &resources))
         })?;
-        Ok(Self { gpu: gpu.clone(), pass, settings, group, data, x, outcomes, workgroups, model: PhantomData })
+        let (gpu, repeats) = (gpu.clone(), schedule.repeats);
+        Ok(Self { gpu, pass, settings, group, data, x, outcomes, workgroups, parts, repeats, model: PhantomData })
     }
 
     /// The samples, problem by problem.
@@ -110,13 +178,13 @@ impl<M: Model> GpuFits<M> {
         &self.data
     }
 
-    /// The unknowns: where each fit starts, and then where it ends.
+    /// The unknowns: the start of each fit, and afterwards its result.
     pub fn x(&self) -> &BufferRange {
         &self.x
     }
 
-    /// Of each problem: cost and max|Jᵀr| as f32, status (0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations) and
-    /// iterations as u32.
+    /// Four words a problem: cost and max|Jᵀr| as f32; status (0 not done, 1 gradient, 2 change, 3 not finite, 4 no
+    /// descent, 5 all iterations) and iterations as u32.
     pub fn outcomes(&self) -> &BufferRange {
         &self.outcomes
     }
@@ -135,7 +203,8 @@ impl<M: Model> GpuFits<M> {
         self.gpu.write(&self.x, start, "start")
     }
 
-    /// Records all fits: one dispatch, behind a clear of the outcomes.
+    /// Records all fits behind a clear of the outcomes: one dispatch; on a software adapter, which may leave long loops
+    /// early, as many as keep each of them short.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
@@ -147,13 +216,18 @@ impl<M: Model> GpuFits<M> {
         encoder.clear_buffer(&self.outcomes.buffer, 0, None);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&self.pass.pipeline);
-        pass.set_bind_group(0, &self.settings, &[0]);
         pass.set_bind_group(1, &self.group, &[]);
-        pass.dispatch_workgroups(self.workgroups.0, self.workgroups.1, 1);
+        let first = 0..self.parts;
+        let repeats = self.repeats.min(DISPATCHES.div_ceil(self.parts as u64));
+        let others = (1..repeats).flat_map(|_| self.parts..2 * self.parts);
+        for settings in first.chain(others) {
+            pass.set_bind_group(0, &self.settings, &[(settings * STRIDE) as u32]);
+            pass.dispatch_workgroups(self.workgroups.0, self.workgroups.1, 1);
+        }
         Ok(())
     }
 
-    /// Reads what all fits have come to.
+    /// Reads the results of all fits.
     ///
     /// # Errors
     /// [`Error::ReadBack`], [`Error::DeviceLost`].
@@ -181,7 +255,7 @@ impl<M: Model> GpuFits<M> {
     /// [`GpuFits::read`], waiting for it.
     ///
     /// # Errors
-    /// As [`GpuFits::read`].
+    /// Like [`GpuFits::read`].
     #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self) -> Result<Fits<f32>> {
         pollster::block_on(self.read())

@@ -1,4 +1,4 @@
-//! One least-squares problem on the device: JᵀJ, its factor, λ and the decision about a step stay there.
+//! One least-squares problem on the device.
 
 use super::cholesky::{self, Equations};
 use super::device::{buffer, check};
@@ -29,20 +29,23 @@ pub(super) fn text() -> String {
     concat!(include_str!("../../shaders/loss.wgsl"), include_str!("../../shaders/least_squares.wgsl")).into()
 }
 
-/// Gauss–Newton, Levenberg and Levenberg–Marquardt on the device, in f32, for one problem of up to a few thousand unknowns and any
-/// number of residuals that J has room for. JᵀJ and Jᵀr (weighted by the [`Loss`](super::Loss)) are one pass over J; Cholesky's factor,
-/// λ by the gain ratio (Nielsen's rule), acceptance, bounds and convergence are on the device, too. A step that is rejected leaves the
-/// point before to the bit.
+/// Gauss–Newton, Levenberg and Levenberg–Marquardt on the device, in f32, for one problem with up to a few thousand
+/// unknowns and as many residuals as J has room for. Everything stays on the device: JᵀJ and Jᵀr (weighted by the
+/// [`Loss`](super::Loss)), Cholesky's factor, λ, acceptance, bounds and convergence. A rejected step restores the point
+/// before to the bit.
 ///
-/// The caller's kernels read [`x`](Self::x), and write [`residuals`](Self::residuals) and [`jacobian`](Self::jacobian) (m × n, row by
-/// row) there. [`solve`](Self::solve) is one submission and one read-back of 13 numbers for each point; or the caller records points
-/// into an encoder of his own, and nothing is read back at all: [`begin`](Self::begin), then his kernels and
-/// [`iterate`](Self::iterate) for each point, then [`finish`](Self::finish). Points behind the last one that was needed change
-/// nothing.
+/// Your kernels read [`x`](Self::x), and write [`residuals`](Self::residuals) and [`jacobian`](Self::jacobian) (m × n,
+/// row by row). [`solve`](Self::solve) needs one submission and one read-back of 13 numbers a point. Or you record the
+/// points into your own encoder, and nothing is read back: [`begin`](Self::begin), then for each point your kernels and
+/// [`iterate`](Self::iterate), then [`finish`](Self::finish). Points after convergence change nothing.
 ///
-/// The host's half is [`least_squares`](super::least_squares()), which takes the QR factor of J in f64. Here JᵀJ is formed in f32, so
-/// that (columns and x within about 1e-15 to 1e15, for squares are f32, too) an undamped step has no digits where the condition of J (its columns scaled to one length) is above some 3,000; damped ones
-/// go on all the same, more slowly. As on the host, [`Damping::None`] stops as [`Status::Singular`] where there is no factor.
+/// λ follows the gain ratio by Nielsen's rule, which needs one factorization a step; the trust region of
+/// [`least_squares`](super::least_squares()) on the host needs several.
+///
+/// JᵀJ is formed in f32, where the host takes the QR factor of J in f64. Therefore columns and x must be within about
+/// 1e-15 to 1e15 (their squares are f32, too). If the condition of J is above 3,000 (with its columns scaled to one
+/// length), undamped steps have no digits; damped steps still converge, but more slowly. As on the host,
+/// [`Damping::None`] stops with [`Status::Singular`] if there is no factor.
 ///
 /// ```no_run
 /// # fn record(_: &mut wgpu::CommandEncoder) {}
@@ -71,11 +74,11 @@ pub struct GpuLeastSquares {
 }
 
 impl GpuLeastSquares {
-    /// With buffers of its own, for `residuals` functions of `unknowns` that are 0.
+    /// Makes buffers for so many residuals and unknowns. The unknowns are 0.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`], also for no residuals or unknowns; [`Error::OverLimit`] for buffers, or a device with fewer than 8
-    /// storage buffers a stage (which WebGPU guarantees).
+    /// [`Error::Hyperparameter`], also for no residuals or unknowns; [`Error::OverLimit`] for buffers, or a device with
+    /// fewer than 8 storage buffers a stage (which WebGPU guarantees).
     pub fn new(gpu: &Gpu, residuals: usize, unknowns: usize, options: LeastSquares) -> Result<Self> {
         let own = |label, len: usize| buffer(gpu, label, len as u64);
         let jacobian = own("wgpu-optim jacobian", residuals.saturating_mul(unknowns))?;
@@ -83,11 +86,12 @@ impl GpuLeastSquares {
         Self::with_ranges(gpu, x, own("wgpu-optim residuals", residuals)?, jacobian, options)
     }
 
-    /// With the caller's ranges, which start where the device binds.
+    /// Uses your ranges. Their offsets must be multiples of the device's `min_storage_buffer_offset_alignment`.
     ///
     /// # Errors
-    /// As [`GpuLeastSquares::new`]; [`Error::Length`] unless the Jacobian has as many numbers as residuals times unknowns;
-    /// [`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::MissingUsage`] (`STORAGE`), [`Error::Overlap`].
+    /// Like [`GpuLeastSquares::new`]; [`Error::Length`] unless the Jacobian has as many numbers as residuals times
+    /// unknowns; [`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::MissingUsage`] (`STORAGE`),
+    /// [`Error::Overlap`].
     pub fn with_ranges(
         gpu: &Gpu,
         x: BufferRange,
@@ -166,25 +170,26 @@ impl GpuLeastSquares {
         Ok(solver)
     }
 
-    /// The unknowns: where residuals are wanted, and in the end the last point that was accepted.
+    /// The unknowns: the point to compute residuals at, and in the end the last accepted point.
     pub fn x(&self) -> &BufferRange {
         &self.x
     }
 
-    /// What the caller's kernels write the residuals at x to.
+    /// Where your kernels write the residuals at x.
     pub fn residuals(&self) -> &BufferRange {
         &self.residuals
     }
 
-    /// What they write ∂rᵢ/∂xⱼ to, a residual's row after the other.
+    /// Where your kernels write ∂rᵢ/∂xⱼ, row by row: one row a residual.
     pub fn jacobian(&self) -> &BufferRange {
         &self.jacobian
     }
 
-    /// Bounds of the unknowns, of which infinite ones are none; as on the host, unknowns that a step would push beyond theirs are held.
+    /// Sets bounds of the unknowns; an infinite one is no bound. As on the host, a step that would leave them is cut.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Hyperparameter`] for NaN, or an upper bound below the lower one; [`Error::DeviceLost`].
+    /// [`Error::Length`]; [`Error::Hyperparameter`] for NaN, or an upper bound below the lower one;
+    /// [`Error::DeviceLost`].
     pub fn set_bounds(&mut self, lower: &[f32], upper: &[f32]) -> Result<()> {
         super::least_squares::check_bounds(self.x.len, lower, upper)?;
         let finite: Vec<_> = lower.iter().chain(upper).map(|x| x.clamp(f32::MIN, f32::MAX)).collect();
@@ -195,7 +200,7 @@ impl GpuLeastSquares {
     /// Writes the unknowns.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_DST`) of a caller's range.
+    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_DST`.
     pub fn write(&self, x: &[f32]) -> Result<()> {
         if x.len() != self.x.len {
             return Err(Error::Length { name: "x".into(), expected: self.x.len, found: x.len() });
@@ -206,7 +211,7 @@ impl GpuLeastSquares {
     /// Reads the unknowns.
     ///
     /// # Errors
-    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_SRC`) of a caller's range.
+    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_SRC`.
     pub async fn read(&self) -> Result<Vec<f32>> {
         self.tape.gpu.read(&self.x, "x").await
     }
@@ -214,29 +219,29 @@ impl GpuLeastSquares {
     /// [`GpuLeastSquares::read`], waiting for it.
     ///
     /// # Errors
-    /// As [`GpuLeastSquares::read`].
+    /// Like [`GpuLeastSquares::read`].
     #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self) -> Result<Vec<f32>> {
         pollster::block_on(self.read())
     }
 
-    /// Records a start from the unknowns as they are, within their bounds.
+    /// Records the start: the unknowns as they are, moved into their bounds.
     pub fn begin(&self, encoder: &mut wgpu::CommandEncoder) {
         self.begin.encode(encoder);
     }
 
-    /// Records the judgement of the point that the caller's kernels have just written residuals and Jacobian of, and the way to the next.
-    /// Does nothing once a solution is found.
+    /// Records the step after your kernels: it accepts or rejects the point, and moves x to the next one. Does nothing
+    /// once a solution is found.
     pub fn iterate(&self, encoder: &mut wgpu::CommandEncoder) {
         self.iterate.encode(encoder);
     }
 
-    /// Records that x is the last point that was accepted.
+    /// Records the end: x becomes the last accepted point.
     pub fn finish(&self, encoder: &mut wgpu::CommandEncoder) {
         self.finish.encode(encoder);
     }
 
-    /// What it came to: one read-back.
+    /// Reads the result so far: one read-back.
     ///
     /// # Errors
     /// [`Error::ReadBack`], [`Error::DeviceLost`].
@@ -244,11 +249,12 @@ impl GpuLeastSquares {
         Ok(self.state().await?.0)
     }
 
-    /// Solves from the unknowns on. `record` records the kernels that write residuals and Jacobian at x. However it ends, x is the last point
-    /// that was accepted; the summary's `value` is the cost ½Σr², or what the loss makes of it, its `gradient` max|Jᵀr|.
+    /// Solves from the unknowns as they are. `record` records the kernels that write residuals and Jacobian at x.
+    /// Afterwards x is the last accepted point, also if an error is returned. The summary's `value` is the cost ½Σr²,
+    /// or the sum of the losses; its `gradient` is max|Jᵀr|.
     ///
     /// # Errors
-    /// What `record` returns; [`Error::Rejected`] for what wgpu has against the commands; [`Error::DeviceLost`].
+    /// What `record` returns; [`Error::Rejected`] if wgpu rejects the commands; [`Error::DeviceLost`].
     pub async fn solve<E: From<Error>>(
         &mut self,
         mut record: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
@@ -287,7 +293,7 @@ impl GpuLeastSquares {
     /// [`GpuLeastSquares::solve`], waiting for it.
     ///
     /// # Errors
-    /// As [`GpuLeastSquares::solve`].
+    /// Like [`GpuLeastSquares::solve`].
     #[cfg(not(target_family = "wasm"))]
     pub fn solve_blocking<E: From<Error>>(
         &mut self,

@@ -7,12 +7,13 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 
-/// Minimizes on the device, in f32: unknowns, gradient and all that the method keeps stay there. An evaluation is one submission, and
-/// one read-back of ten numbers; a step ends with one more submission. [`Direction::Newton`] reads a few numbers back for each shift of the
-/// matrix that it tries, [`Direction::NewtonCg`] for each product and each of its steps. Nothing else is read back.
+/// Minimizes on the device, in f32. Unknowns, gradient and the method's vectors stay there. An evaluation is one
+/// submission and one read-back of ten numbers; a step ends with one more submission. [`Direction::Newton`] also reads
+/// a few numbers for each shift of the matrix that it tries, [`Direction::NewtonCg`] for each product and each of its
+/// steps.
 ///
-/// The caller's kernels are recorded into our encoder: they read [`x`](Self::x), and write [`gradient`](Self::gradient) and, one
-/// number, [`value`](Self::value).
+/// Your kernels are recorded into our encoder. They read [`x`](Self::x), and write [`gradient`](Self::gradient) and
+/// [`value`](Self::value), which is one number.
 ///
 /// ```no_run
 /// # fn record(_: &mut wgpu::CommandEncoder) {}
@@ -34,7 +35,7 @@ pub struct GpuMinimizer {
 }
 
 impl GpuMinimizer {
-    /// With buffers of its own, for `len` unknowns that are 0.
+    /// Makes buffers for `len` unknowns, which are 0.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; [`Error::OverLimit`].
@@ -44,11 +45,12 @@ impl GpuMinimizer {
         Self::with_ranges(gpu, x, g, own("wgpu-optim solver value", 1)?, options)
     }
 
-    /// With the caller's ranges for unknowns, gradient and value, which start where the device binds.
+    /// Uses your ranges for unknowns, gradient and value. Their offsets must be multiples of the device's
+    /// `min_storage_buffer_offset_alignment`.
     ///
     /// # Errors
-    /// As [`GpuMinimizer::new`]; [`Error::Length`], [`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::MissingUsage`] (`STORAGE`, and
-    /// `COPY_SRC` for the value), [`Error::Overlap`].
+    /// Like [`GpuMinimizer::new`]; [`Error::Length`], [`Error::Misaligned`], [`Error::OutOfBounds`],
+    /// [`Error::MissingUsage`] (`STORAGE`, and `COPY_SRC` for the value), [`Error::Overlap`].
     pub fn with_ranges(
         gpu: &Gpu,
         x: BufferRange,
@@ -71,35 +73,35 @@ impl GpuMinimizer {
         Ok(Self { options, memory, state: descent::Memory::default() })
     }
 
-    /// The unknowns: where the objective is evaluated, and after a step the last point that was accepted.
+    /// The unknowns: the point to evaluate the objective at, and after a step the last accepted point.
     pub fn x(&self) -> &BufferRange {
         &self.memory.vectors[X]
     }
 
-    /// What the caller's kernels write the gradient to.
+    /// Where your kernels write the gradient.
     pub fn gradient(&self) -> &BufferRange {
         &self.memory.vectors[G]
     }
 
-    /// What they write the value to.
+    /// Where your kernels write the value.
     pub fn value(&self) -> &BufferRange {
         &self.memory.value
     }
 
-    /// Of [`Direction::NewtonCg`]: the vector p that products ∇²f(x)·p are asked for, and where to write them.
+    /// For [`Direction::NewtonCg`]: the vector p, and where your kernels write the product ∇²f(x)·p.
     pub fn product(&self) -> Option<[&BufferRange; 2]> {
         self.memory.products.map(|products| products.map(|vector| &self.memory.vectors[vector]))
     }
 
-    /// Of [`Direction::Newton`]: where to write the symmetric n × n matrix ∇²f(x), all of it.
+    /// For [`Direction::Newton`]: where your kernels write the whole symmetric n × n matrix ∇²f(x).
     pub fn hessian(&self) -> Option<&BufferRange> {
         self.memory.matrix.as_ref().filter(|_| self.options.direction == Direction::Newton)
     }
 
-    /// Of [`Direction::NewtonCg`]: a diagonal like the Hessian's own to precondition with.
+    /// For [`Direction::NewtonCg`]: sets a preconditioner, a diagonal that approximates the Hessian's.
     ///
     /// # Errors
-    /// As for the ranges of [`GpuMinimizer::with_ranges`].
+    /// Like [`GpuMinimizer::with_ranges`] for its ranges.
     pub fn set_preconditioner(&mut self, diagonal: BufferRange) -> Result<()> {
         self.memory.set_diagonal(diagonal)
     }
@@ -107,7 +109,7 @@ impl GpuMinimizer {
     /// Writes the unknowns.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_DST`) of a caller's range.
+    /// [`Error::Length`]; [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_DST`.
     pub fn write(&self, x: &[f32]) -> Result<()> {
         if x.len() != self.memory.len() {
             return Err(Error::Length { name: "x".into(), expected: self.memory.len(), found: x.len() });
@@ -118,7 +120,7 @@ impl GpuMinimizer {
     /// Reads the unknowns.
     ///
     /// # Errors
-    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] (`COPY_SRC`) of a caller's range.
+    /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_SRC`.
     pub async fn read(&self) -> Result<Vec<f32>> {
         self.memory.tape.gpu.read(self.x(), "x").await
     }
@@ -126,18 +128,18 @@ impl GpuMinimizer {
     /// [`GpuMinimizer::read`], waiting for it.
     ///
     /// # Errors
-    /// As [`GpuMinimizer::read`].
+    /// Like [`GpuMinimizer::read`].
     #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self) -> Result<Vec<f32>> {
         pollster::block_on(self.read())
     }
 
-    /// Up to `max_iter` iterations from the unknowns on; what was learnt goes on from step to step. `objective` records the kernels
-    /// that compute value and gradient at x.
+    /// Does up to `max_iter` iterations from the unknowns. What the method has learnt (pairs, matrix) is kept for the
+    /// next call. `objective` records the kernels that compute value and gradient at x.
     ///
     /// # Errors
-    /// What `objective` returns; [`Error::Rejected`] for what wgpu has against the commands; [`Error::DeviceLost`];
-    /// [`Error::Unsupported`] for Newton's methods, which want second derivatives.
+    /// What `objective` returns; [`Error::Rejected`] if wgpu rejects the commands; [`Error::DeviceLost`];
+    /// [`Error::Unsupported`] for Newton's methods, which need second derivatives.
     pub async fn step<E: From<Error>>(
         &mut self,
         objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
@@ -146,11 +148,11 @@ impl GpuMinimizer {
         self.step_with(objective, |_| Ok(())).await
     }
 
-    /// The same with second derivatives, which `hessian` records: products ∇²f(x)·p of [`GpuMinimizer::product`], or the matrix in
-    /// [`GpuMinimizer::hessian`].
+    /// [`GpuMinimizer::step`] with second derivatives. `hessian` records the kernels that compute them: the product
+    /// ∇²f(x)·p of [`GpuMinimizer::product`], or the matrix in [`GpuMinimizer::hessian`].
     ///
     /// # Errors
-    /// As [`GpuMinimizer::step`], and what `hessian` returns.
+    /// Like [`GpuMinimizer::step`], and what `hessian` returns.
     pub async fn step_with<E: From<Error>>(
         &mut self,
         objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
@@ -163,7 +165,7 @@ impl GpuMinimizer {
     /// [`GpuMinimizer::step`], waiting for it.
     ///
     /// # Errors
-    /// As [`GpuMinimizer::step`].
+    /// Like [`GpuMinimizer::step`].
     #[cfg(not(target_family = "wasm"))]
     pub fn step_blocking<E: From<Error>>(
         &mut self,

@@ -1,9 +1,16 @@
-//! Full-batch and second-order methods: line search, conjugate gradients, BFGS, L-BFGS, Newton, Gauss-Newton, Levenberg, Levenberg–Marquardt.
+//! Full-batch and second-order methods: gradient descent with a line search, conjugate gradients, BFGS, L-BFGS, Newton,
+//! Gauss–Newton, Levenberg, Levenberg–Marquardt.
 //!
-//! All take a deterministic objective: the whole batch, or one fixed sample of it.
+//! The objective must be deterministic: compute it on the whole batch, or on one fixed sample.
 //!
-//! On the host: [`minimize`], [`minimize_with`], [`least_squares()`], [`fit()`]. On the device: [`GpuMinimizer`], one large least-squares
-//! problem in [`GpuLeastSquares`], thousands of small ones in [`GpuFits`].
+//! | problem | on the host, in f32 or f64 | on the device, in f32 |
+//! | --- | --- | --- |
+//! | minimize a function with its gradient | [`minimize`], [`Minimizer`] | [`GpuMinimizer`] |
+//! | with second derivatives | [`minimize_with`] | [`GpuMinimizer`] |
+//! | one least-squares problem | [`least_squares()`] | [`GpuLeastSquares`] |
+//! | thousands of small ones with one model | [`fit()`] | [`GpuFits`] |
+//!
+//! `wgpu-optim solve` compares the methods on problems with known answers, among them NIST's certified data sets.
 
 mod cholesky;
 mod dense;
@@ -19,6 +26,7 @@ mod program;
 mod search;
 mod space;
 mod tape;
+mod trust_region;
 mod wolfe;
 
 use std::fmt;
@@ -34,48 +42,52 @@ pub use search::random_search;
 pub use space::{Hessian, Matrix, Product};
 pub use wolfe::LineSearch;
 
-/// Where a step goes.
+/// The direction d of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Direction {
     /// d = −g.
     Steepest,
-    /// d = −g + β·d, β = max(0, g·(g − g₋) / g₋·g₋): [Polak and Ribière, 1969](http://www.numdam.org/item/M2AN_1969__3_1_35_0/).
+    /// d = −g + β·d, β = max(0, g·(g − g₋) / g₋·g₋): [Polak and Ribière,
+    /// 1969](http://www.numdam.org/item/M2AN_1969__3_1_35_0/).
     ConjugateGradient,
-    /// d = −H·g, with a dense n × n matrix for the inverse Hessian: [Nocedal and Wright 2006](https://doi.org/10.1007/978-0-387-40065-5),
-    /// (6.17), first scaled by y·s / y·y (6.20). For up to about 2,000 unknowns.
+    /// d = −H·g, with a dense n × n matrix for the inverse Hessian: [Nocedal and Wright
+    /// 2006](https://doi.org/10.1007/978-0-387-40065-5), (6.17), first scaled by y·s / y·y (6.20). For up to about
+    /// 2,000 unknowns.
     Bfgs,
-    /// The same from the last `history_size` pairs (s, y), by the two-loop recursion
-    /// ([Liu and Nocedal, 1989](https://doi.org/10.1007/BF01589116)): PyTorch's `LBFGS`, with its rule for pairs (y·s > 1e-10).
+    /// d = −H·g from the last `history_size` pairs (s, y), by the two-loop recursion: [Liu and Nocedal,
+    /// 1989](https://doi.org/10.1007/BF01589116). This is PyTorch's `LBFGS`; like it, it keeps pairs with y·s > 1e-10.
     Lbfgs {
         /// Pairs that are kept; PyTorch's default is 100.
         history_size: usize,
     },
-    /// d = −(∇²f + τ·1)⁻¹·g from the matrix, τ > 0 where it is not positive definite (algorithm 3.3): Newton's method. For up to about
-    /// 2,000 unknowns.
+    /// Newton's method: d = −(∇²f + τ·1)⁻¹·g from the matrix, with τ > 0 if the matrix is not positive definite
+    /// (algorithm 3.3). For up to about 2,000 unknowns.
     Newton,
-    /// The same approximately by conjugate gradients, from products ∇²f·p (algorithm 7.1).
+    /// Newton's method by conjugate gradients, from products ∇²f·p (algorithm 7.1).
     NewtonCg,
 }
 
-/// A method, and when it stops. The names and defaults are those of PyTorch's `LBFGS`.
+/// A method and its stopping rules. Names and defaults are those of PyTorch's `LBFGS`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Where a step goes.
+    /// The direction d of a step.
     pub direction: Direction,
-    /// How far.
+    /// The length of a step.
     pub line_search: LineSearch,
-    /// The length of a [`Fixed`](LineSearch::Fixed) step, or the first one that is tried. In the first iteration min(1, 1/Σ|g|) of it, but
-    /// for Newton's methods and fixed steps of descent and conjugate gradients; their searches begin where the last one has ended.
+    /// The length of a [`Fixed`](LineSearch::Fixed) step, or the first length that a line search tries. In the first
+    /// iteration it is multiplied by min(1, 1/Σ|g|), except for Newton's methods and for fixed steps of descent and
+    /// conjugate gradients. Searches of descent and conjugate gradients begin with a length that follows from the step
+    /// before.
     pub lr: f64,
-    /// Iterations of a step.
+    /// The most iterations of a call.
     pub max_iter: u64,
-    /// Evaluations of a step; `None` is 5/4 of `max_iter`, as PyTorch has it: give a number where `max_iter` is small. A
-    /// [`Sampled`](LineSearch::Sampled) search, once begun, takes all of its own.
+    /// The most evaluations of a call; `None` is PyTorch's 5/4 of `max_iter`. Give a number if `max_iter` is small. A
+    /// [`Sampled`](LineSearch::Sampled) search that has begun takes all of its evaluations.
     pub max_eval: Option<u64>,
-    /// Stop where max|g| is no larger.
+    /// Stop when max|g| is at most this.
     pub tolerance_grad: f64,
-    /// Stop where the value changes by less, or no unknown by more.
+    /// Stop when the value changes by less than this, or no unknown changes by more.
     pub tolerance_change: f64,
 }
 
@@ -90,7 +102,8 @@ impl Options {
         tolerance_change: 1e-9,
     };
 
-    /// PyTorch's `LBFGS` with `line_search_fn="strong_wolfe"`; without one, `line_search` is [`LineSearch::Fixed`].
+    /// PyTorch's `LBFGS` with `line_search_fn="strong_wolfe"`. For PyTorch's default set `line_search` to
+    /// [`LineSearch::Fixed`].
     pub const fn lbfgs() -> Self {
         Self::TORCH
     }
@@ -160,11 +173,12 @@ pub enum Status {
     MaxEvaluations,
     /// No lower value was found along the direction: the gradient is wrong, or as small as rounding lets it be.
     NoDescent,
-    /// The value or the gradient is NaN or ∞, at the start or wherever a step was tried.
+    /// The value or the gradient is NaN or ∞: at the start, or at every point that was tried.
     NonFinite,
     /// The equations for the step have no solution.
     Singular,
-    /// The device has not run this fit, or not to its end: Mesa's llvmpipe leaves a thread's loops after 65,535 turns.
+    /// The device has not run this fit to its end. Mesa's llvmpipe leaves the loops of a thread after 65,535 turns;
+    /// [`GpuFits`] notices that, and x keeps the last point before. It can happen if the model's own loops are long.
     NotDone,
 }
 
@@ -190,24 +204,24 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a solver leaves beside the unknowns.
+/// The result of a solver, beside the unknowns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// The objective's last value: of the unknowns as they are now, but behind a [`Fixed`](LineSearch::Fixed) step that was the last
-    /// one allowed, which is not evaluated.
+    /// The objective at the unknowns. After the last [`Fixed`](LineSearch::Fixed) step it is the value before that
+    /// step: PyTorch does not evaluate the last point.
     pub value: f64,
-    /// max|g| there.
+    /// max|g| at that point.
     pub gradient: f64,
-    /// Why it stopped.
+    /// Why the solver stopped.
     pub status: Status,
     /// Iterations of this call.
     pub iterations: u64,
-    /// Evaluations of this call; of least squares, points at which residuals were asked for (J is asked for at those that are accepted,
-    /// with the residuals once more).
+    /// Evaluations of this call. For least squares: points at which the residuals were computed, as MINPACK's `nfev`.
+    /// The Jacobian is computed at accepted points, with the residuals once more; that is not counted.
     pub evaluations: u64,
 }
 
-/// Minimizes on the host, in f32 or f64, and keeps what it has learnt from call to call.
+/// Minimizes on the host, in f32 or f64. It keeps what it has learnt (pairs, matrix) from call to call.
 #[derive(Debug)]
 pub struct Minimizer<F> {
     options: Options,
@@ -225,11 +239,12 @@ impl<F: Real> Minimizer<F> {
         Ok(Self { options, vectors: space::Vectors::new(len), memory: descent::Memory::default() })
     }
 
-    /// Up to `max_iter` iterations from x on, as PyTorch's `step(closure)`. The objective returns the value at a point and writes its
-    /// gradient. However it ends, x is the last point that was accepted.
+    /// Does up to `max_iter` iterations from x, like PyTorch's `step(closure)`. The objective returns the value at a
+    /// point and writes its gradient. Afterwards x is the last accepted point, also if an error is returned.
     ///
     /// # Errors
-    /// What the objective returns; [`Error::Length`]; [`Error::Unsupported`] for Newton's method, which wants a Hessian.
+    /// What the objective returns; [`Error::Length`]; [`Error::Unsupported`] for Newton's methods, which need second
+    /// derivatives.
     pub fn step<E: From<Error>>(
         &mut self,
         objective: impl FnMut(&[F], &mut [F]) -> Result<F, E>,
@@ -238,10 +253,10 @@ impl<F: Real> Minimizer<F> {
         self.run(objective, None, x)
     }
 
-    /// The same with second derivatives.
+    /// [`Minimizer::step`] with second derivatives.
     ///
     /// # Errors
-    /// As [`Minimizer::step`], and what the Hessian returns.
+    /// Like [`Minimizer::step`], and what the Hessian returns.
     pub fn step_with<E: From<Error>>(
         &mut self,
         objective: impl FnMut(&[F], &mut [F]) -> Result<F, E>,
@@ -279,8 +294,8 @@ impl<F: Real> Minimizer<F> {
 impl Direction {
     fn check<F, E>(self, hessian: Option<&Hessian<'_, F, E>>) -> Result<()> {
         let reason = match (self, hessian) {
-            (Self::Newton, None | Some(Hessian::Product(..))) => "it wants the matrix of second derivatives",
-            (Self::NewtonCg, None | Some(Hessian::Matrix(_))) => "it wants products with the Hessian",
+            (Self::Newton, None | Some(Hessian::Product(..))) => "it needs the matrix of second derivatives",
+            (Self::NewtonCg, None | Some(Hessian::Matrix(_))) => "it needs products with the Hessian",
             _ => return Ok(()),
         };
         Err(Error::Unsupported { operation: "Newton's method", name: "the objective".into(), reason })
@@ -305,7 +320,7 @@ pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     shaders
 }
 
-/// What a host's method computes is there when it is asked for.
+/// The result of a future that is ready at once, as the host's are.
 fn ready<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -316,7 +331,7 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Minimizes on the host, in f32 or f64, from x on; x is the last point that was accepted, however it ends.
+/// Minimizes on the host, in f32 or f64, from x. Afterwards x is the last accepted point, also if an error is returned.
 ///
 /// ```
 /// use wgpu_optim::{Error, solve};
@@ -343,7 +358,7 @@ pub fn minimize<F: Real, E: From<Error>>(
     Minimizer::new(x.len(), options)?.step(objective, x)
 }
 
-/// Minimizes with second derivatives, by [`Options::newton`] or [`Options::newton_cg`].
+/// Minimizes on the host with second derivatives, by [`Options::newton`] or [`Options::newton_cg`].
 ///
 /// ```
 /// use wgpu_optim::{Error, solve};
@@ -360,7 +375,7 @@ pub fn minimize<F: Real, E: From<Error>>(
 /// ```
 ///
 /// # Errors
-/// As [`minimize`]; [`Error::Unsupported`] where the method wants the other kind of [`Hessian`].
+/// Like [`minimize`]; [`Error::Unsupported`] if the method needs the other kind of [`Hessian`].
 pub fn minimize_with<F: Real, E: From<Error>>(
     objective: impl FnMut(&[F], &mut [F]) -> Result<F, E>,
     hessian: Hessian<'_, F, E>,

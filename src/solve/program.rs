@@ -8,6 +8,9 @@ use crate::gpu::passes::Pass;
 
 /// Bytes from row to row: the strictest alignment that a device may demand.
 pub(super) const STRIDE: usize = 256;
+/// Turns that all loops of a thread may have in a dispatch, a quarter of the 65,535 after which Mesa's llvmpipe leaves
+/// them (`LP_MAX_TGSI_LOOP_ITERATIONS`): nobody would see that the results are wrong.
+pub(super) const TURNS: usize = 16_384;
 /// The most words of a row.
 const WORDS: usize = 12;
 

@@ -1,12 +1,13 @@
-//! Where the lecture notes begin: look anywhere, and keep the best.
+//! Random search: try points anywhere, and keep the best.
 
 use super::{Status, Summary};
 use crate::error::{Error, Result, require};
 use crate::noise::philox;
 use crate::rule::Real;
 
-/// Samples the box uniformly, and leaves x at the best point, x itself included: the baseline of all that knows a gradient. The same seed
-/// gives the same points. `value` is the best, `evaluations` are `samples` + 1, and `gradient` is not known (NaN).
+/// Random search, the baseline for methods that use a gradient: samples the box uniformly, and leaves x at the best
+/// point, which may be x itself. A seed always gives the same points. In the summary, `value` is the best value,
+/// `evaluations` is `samples` + 1, and `gradient` is NaN, since it is not known.
 ///
 /// ```
 /// use wgpu_optim::{Error, solve};
@@ -18,7 +19,8 @@ use crate::rule::Real;
 /// ```
 ///
 /// # Errors
-/// What the objective returns; [`Error::Length`] and [`Error::Hyperparameter`] for a box of another length, or none.
+/// What the objective returns; [`Error::Length`] for a box of the wrong length; [`Error::Hyperparameter`] for one that
+/// is empty.
 pub fn random_search<F: Real, E: From<Error>>(
     mut objective: impl FnMut(&[F]) -> Result<F, E>,
     x: &mut [F],

@@ -1,4 +1,4 @@
-//! Vectors and a few numbers beside them, on the host or on a device: what the methods are written in, once for both.
+//! Vectors and a few numbers, on the host or on a device. The methods are written once, with these operations.
 
 use crate::error::Error;
 use crate::rule::Real;
@@ -150,9 +150,9 @@ pub type Product<'a, F, E> = &'a mut dyn FnMut(&[F], &[F], &mut [F]) -> Result<(
 
 /// Second derivatives of an objective.
 pub enum Hessian<'a, F, E> {
-    /// All of them.
+    /// The whole matrix.
     Matrix(Matrix<'a, F, E>),
-    /// Products; with a diagonal like the Hessian's own to precondition with, if there is one.
+    /// Products, and optionally a preconditioner: a diagonal that approximates the Hessian's.
     Product(Product<'a, F, E>, Option<&'a [F]>),
 }
 

@@ -2,36 +2,38 @@
 
 use super::space::{D, G, Probe, Space, Vector, X};
 
-/// How far to go along a direction d, from the first length that the method proposes. φ(t) = f(x + t·d).
+/// How the length t of a step along the direction d is found, from the first length that the method proposes. φ(t) =
+/// f(x + t·d).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LineSearch {
-    /// The proposed length, whatever comes of it: one evaluation.
+    /// The proposed length: one evaluation, and no test whether it descends.
     Fixed,
     /// Shorter by `shrink` until φ(t) ≤ φ(0) + c₁·t·φ′(0) ([Armijo, 1966](https://doi.org/10.2140/pjm.1966.16.1)).
     Backtracking {
-        /// Slope that is demanded, as a part of φ′(0): 1e-4.
+        /// The slope that φ must fall by at least, as a part of φ′(0): 1e-4.
         c1: f64,
-        /// Factor below 1: 0.5.
+        /// The factor of a shorter step: 0.5.
         shrink: f64,
     },
-    /// φ(t) ≤ φ(0) + c₁·t·φ′(0) and |φ′(t)| ≤ c₂·|φ′(0)|, by cubic interpolation within a bracket: PyTorch's `strong_wolfe`, with
-    /// c₁ = 1e-4 and c₂ = 0.9 ([Nocedal and Wright 2006](https://doi.org/10.1007/978-0-387-40065-5), algorithm 3.5; conjugate
-    /// gradients want 0.1). Where φ is not finite the step is halved.
+    /// φ(t) ≤ φ(0) + c₁·t·φ′(0) and |φ′(t)| ≤ c₂·|φ′(0)|, by cubic interpolation within a bracket: [Nocedal and Wright
+    /// 2006](https://doi.org/10.1007/978-0-387-40065-5), algorithm 3.5. This is PyTorch's `strong_wolfe`, with c₁ =
+    /// 1e-4 and c₂ = 0.9; conjugate gradients need c₂ = 0.1. A step to where φ is not finite is halved.
     StrongWolfe {
-        /// Slope that is demanded, as a part of φ′(0).
+        /// The slope that φ must fall by at least, as a part of φ′(0).
         c1: f64,
-        /// Slope that may remain, as a part of φ′(0).
+        /// The largest slope that may remain, as a part of φ′(0).
         c2: f64,
     },
-    /// The minimum of the parabola through φ′(0) and φ′(t): exact where f is a quadratic; two evaluations.
+    /// The minimum of the parabola with the slopes φ′(0) and φ′(t): exact if f is quadratic. Two evaluations.
     Exact,
-    /// The best of `count` lengths from `lo` to `hi`, evenly spaced in their logarithm: gradient descent with the optimal learning rate.
+    /// The best of `count` lengths from `lo` to `hi`, evenly spaced in their logarithm: gradient descent with the
+    /// optimal learning rate.
     Sampled {
-        /// The shortest.
+        /// The shortest length.
         lo: f64,
-        /// The longest.
+        /// The longest length.
         hi: f64,
-        /// How many.
+        /// How many lengths.
         count: u32,
     },
 }
@@ -43,7 +45,7 @@ impl LineSearch {
     pub const BACKTRACKING: Self = Self::Backtracking { c1: 1e-4, shrink: 0.5 };
 }
 
-/// A length, what is known there, and where its gradient is.
+/// A length t, what is known of the point, and the vector that holds its gradient.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Point {
     pub(crate) t: f64,
@@ -87,7 +89,7 @@ impl<S: Space> Search<'_, S> {
         Ok(Point { t, probe, g })
     }
 
-    /// The same, or half as far from where φ is finite, again and again while it is not.
+    /// [`Self::point`], halfway back to `from` as long as φ is not finite.
     async fn nearer(&mut self, t: f64, from: f64, others: &[Point]) -> Result<Point, S::Error> {
         let mut point = self.point(t, others).await?;
         while !point.probe.is_finite() && self.evaluations <= self.most {
@@ -147,7 +149,7 @@ impl<S: Space> Search<'_, S> {
         }
     }
 
-    /// As torch/optim/lbfgs.py has it, line for line, but for steps to where φ is not finite.
+    /// Follows torch/optim/lbfgs.py line for line, except for steps to where φ is not finite.
     async fn strong_wolfe(&mut self, t: f64, c1: f64, c2: f64) -> Result<Option<Point>, S::Error> {
         let (mut new, mut tries) = (self.nearer(t, 0.0, &[]).await?, 0);
         let slope = self.start.probe.slope;

@@ -1,7 +1,7 @@
 //! Finite differences against gradients by hand.
 
 use libtest_mimic::{Failed, Trial};
-use wgpu_optim::{Difference, Error, check_gradient, numerical_gradient};
+use wgpu_optim::{Difference, Error, check_gradient, check_gradient_with, numerical_gradient};
 
 use crate::compare::ensure;
 
@@ -26,6 +26,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("derivatives::digits", digits),
         Trial::test("derivatives::what_is_wrong_is_found", what_is_wrong_is_found),
+        Trial::test("derivatives::small_parameters_in_f32", small_parameters_in_f32),
+        Trial::test("derivatives::a_step_of_ones_own", a_step_of_ones_own),
         Trial::test("derivatives::nan_and_errors", nan_and_errors),
     ]
 }
@@ -63,6 +65,39 @@ fn what_is_wrong_is_found() -> Result<(), Failed> {
     // Where all is flat nothing is wrong.
     let flat = check_gradient(|_: &[f64]| Ok::<_, Error>(3.0), &X, &[0.0; 5], [4])?;
     ensure((flat.error, flat.checked, flat.element) == (0.0, 1, 4), format!("{flat:?}"))
+}
+
+/// Σ sin(wᵢ/s) in f32 with weights of about s: the answer is the same for each s, and a factor that is wrong by a tenth
+/// is found.
+fn small_parameters_in_f32() -> Result<(), Failed> {
+    for size in [1e-4f32, 1e-2, 1.0, 1e3] {
+        let w = [0.3, -1.1, 0.7, 0.0].map(|w| w * size);
+        let f = |w: &[f32]| Ok::<_, Error>(w.iter().map(|w| (w / size).sin()).sum::<f32>());
+        let mut g = w.map(|w| (w / size).cos() / size);
+        let right = check_gradient_with(f, &w, &g, 0..4, None)?;
+        ensure(right.error < 1e-3 && right.noise < 1e-4, format!("{size}: {right:?}"))?;
+        g[2] *= 1.1;
+        let wrong = check_gradient_with(f, &w, &g, 0..4, None)?;
+        ensure(wrong.element == 2 && wrong.error > 0.08, format!("{size}: {wrong:?}"))?;
+    }
+    // Of a large value f32 has no digits left for the difference: the report says so.
+    let g = [1.0f32];
+    let high = check_gradient_with(|w: &[f32]| Ok::<_, Error>(1e5 + w[0]), &[1.0], &g, [0], None)?;
+    ensure(high.noise > 0.1 && high.error < 4.0 * high.noise, format!("{high:?}"))
+}
+
+fn a_step_of_ones_own() -> Result<(), Failed> {
+    // A kink at 0, which a long step reaches over and a short one does not.
+    let relu = |x: &[f64]| Ok::<_, Error>(x[0].max(0.0));
+    for (h, numerical) in [(1e-6, 1.0), (1e-2, 0.55)] {
+        let found = check_gradient_with(relu, &[1e-3], &[1.0], [0], Some(h))?;
+        ensure((found.numerical - numerical).abs() < 1e-9, format!("{h}: {found:?}"))?;
+    }
+    for h in [0.0, -1e-3, f64::NAN, f64::INFINITY] {
+        let found = check_gradient_with(relu, &[1.0], &[1.0], [0], Some(h));
+        ensure(matches!(found, Err(Error::Hyperparameter { .. })), format!("{h}: {found:?}"))?;
+    }
+    Ok(())
 }
 
 fn nan_and_errors() -> Result<(), Failed> {

@@ -8,7 +8,16 @@ use wgpu_optim::{Error, Gpu, Real};
 use crate::compare::ensure;
 use crate::fixture::random;
 
-crate::tests!(device_fits_as_the_host, a_wild_problem_spoils_no_other, a_callers_model, no_fit_hangs_or_lies, bad_fits);
+crate::tests!(
+    device_fits_as_the_host,
+    long_problems,
+    a_models_own_loops,
+    what_stops_a_fit,
+    a_wild_problem_spoils_no_other,
+    a_callers_model,
+    no_fit_hangs_or_lies,
+    bad_fits,
+);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -43,7 +52,8 @@ fn on_device<M: Model>(
     options: LeastSquares,
     lanes: usize,
 ) -> Result<Fits<f32>, Error> {
-    let fits = GpuFits::<M>::with_lanes(gpu, start.len() / M::UNKNOWNS, ROWS, options, lanes)?;
+    let problems = start.len() / M::UNKNOWNS;
+    let fits = GpuFits::<M>::with_lanes(gpu, problems, data.len() / problems / M::COLUMNS, options, lanes)?;
     fits.write(data, start)?;
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     fits.encode(&mut encoder)?;
@@ -55,9 +65,10 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&x| x.into()).collect()
 }
 
-/// The cost that a fit ends with is within a part in 10⁴ of the least, by f64: unknowns that a cost hardly depends on may differ more.
+/// The cost that a fit ends with is within a part in 10⁴ of the least, by f64: unknowns that a cost hardly depends on
+/// may differ more.
 fn agree<M: Model>(gpu: &Gpu, truth: &[f64], options: LeastSquares, lanes: &[usize]) -> Result<(), Failed> {
-    let problems = 333;
+    let problems = 100;
     let (data, start) = noisy::<M>(problems, truth, 0.05, 7);
     let tight = LeastSquares { ftol: 1e-14, xtol: 1e-14, ..options };
     let exact = fit::<f64, M>(ROWS, &wide(&data), &wide(&start), tight)?;
@@ -92,6 +103,114 @@ fn device_fits_as_the_host(gpu: &Gpu) -> Result<(), Failed> {
     // Residuals that are small beside the loss' scale: the cost is that of squares.
     for loss in [Loss::SoftL1(300.0), Loss::Cauchy(300.0), Loss::Cauchy(0.2), Loss::SoftL1(0.05)] {
         agree::<Decay>(gpu, &[2.0, 1.5, 0.3], LeastSquares { loss, ..options }, &[1])?;
+    }
+    Ok(())
+}
+
+/// Mesa's llvmpipe leaves a thread's loops after 65,535 turns: problems that need more are cut into several dispatches,
+/// of points or (the longest) of a part of the rows.
+fn long_problems(gpu: &Gpu) -> Result<(), Failed> {
+    for (rows, lanes) in [(1_000, 1), (1_000, 8), (20_000, 1)] {
+        let (mut data, mut start) = (Vec::new(), Vec::new());
+        for p in 0..3u8 {
+            let x = [2.0 + f32::from(p), 0.5 + 0.3 * f32::from(p), 0.25];
+            for k in 0..rows {
+                let t = 6.0 * k as f32 / rows as f32;
+                let noise = (k * 7919 % 1000) as f32 / 1000.0 - 0.5;
+                data.extend([t, x[0] * (-x[1] * t).exp() + x[2] + 0.01 * noise]);
+            }
+            start.extend([0.5, 3.0, 0.0]);
+        }
+        let options = LeastSquares { max_iter: 25, ..LeastSquares::single() };
+        let host = fit::<f64, Decay>(rows, &wide(&data), &wide(&start), LeastSquares::default())?;
+        let device = on_device::<Decay>(gpu, &data, &start, options, lanes)?;
+        for k in 0..3 {
+            let (cost, least) = (f64::from(device.costs[k]), host.costs[k]);
+            let what = format!("{rows} rows, {lanes} lanes: {:?} {cost} {least}", device.statuses[k]);
+            // Sums of so many terms in f32.
+            ensure(device.statuses[k].converged() && (cost - least).abs() < 1e-3 * least, what)?;
+            let apart = device.x[3 * k..][..3].iter().zip(&host.x[3 * k..]).map(|(&x, b)| (f64::from(x) - b).abs());
+            ensure(apart.fold(0.0, f64::max) < 1e-2, format!("{:?} {:?}", device.x, host.x))?;
+        }
+    }
+    Ok(())
+}
+
+/// The turns of a model's own loops are unknown: where they are too many for the adapter, the fit is not done, and says
+/// so.
+fn a_models_own_loops(gpu: &Gpu) -> Result<(), Failed> {
+    #[derive(Debug)]
+    struct Slow;
+    impl Model for Slow {
+        const UNKNOWNS: usize = 1;
+        const COLUMNS: usize = 2;
+        const SHADER: &'static str = "
+            fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32 {
+                var turns = 0.0;
+                for (var k = 0u; k < u32(data[0]); k++) { turns += 1.0; }
+                (*jacobian)[0] = turns / data[0];
+                return x[0] * turns / data[0] - data[1];
+            }";
+        fn residual<F: Real>(x: &[F], data: &[F], jacobian: &mut [F]) -> F {
+            jacobian[0] = F::one();
+            x[0] - data[1]
+        }
+    }
+    for turns in [10.0, 5_000.0] {
+        let data: Vec<f32> = [turns, 2.0].repeat(ROWS);
+        let fits = on_device::<Slow>(gpu, &data, &[1.0], LeastSquares::single(), 1)?;
+        let right = fits.statuses[0].converged() && (fits.x[0] - 2.0).abs() < 1e-5;
+        let honest = fits.statuses[0] == Status::NotDone && fits.x[0] == 1.0 && turns > 10.0;
+        ensure(right || honest, format!("{turns} turns: {fits:?}"))?;
+    }
+    Ok(())
+}
+
+/// Each status; and how often λ is raised until it is beyond its limit: 10⁻³·2^(k(k + 1)/2) > 10³⁰ from k = 15 on.
+fn what_stops_a_fit(gpu: &Gpu) -> Result<(), Failed> {
+    #[derive(Debug)]
+    struct Backward;
+    impl Model for Backward {
+        const UNKNOWNS: usize = 1;
+        const COLUMNS: usize = 1;
+        const SHADER: &'static str = "
+            fn residual(x: array<f32, N>, data: array<f32, COLUMNS>, jacobian: ptr<function, array<f32, N>>) -> f32 {
+                (*jacobian)[0] = -1.0;
+                return x[0] + data[0];
+            }";
+        fn residual<F: Real>(x: &[F], data: &[F], jacobian: &mut [F]) -> F {
+            jacobian[0] = -F::one();
+            x[0] + data[0]
+        }
+    }
+    let never = LeastSquares { ftol: 0.0, xtol: 0.0, gtol: 0.0, ..LeastSquares::single() };
+    for damping in [Damping::Diagonal, Damping::Identity] {
+        let options = LeastSquares { damping, ..never };
+        let host = fit::<f32, Backward>(ROWS, &[1.0; ROWS], &[0.0], options)?;
+        // Of the identity, the first λ is 33 times as large.
+        let tries = if damping == Damping::Diagonal { 15 } else { 14 };
+        for fits in [host, on_device::<Backward>(gpu, &[1.0; ROWS], &[0.0], options, 1)?] {
+            let stopped = fits.statuses[0] == Status::NoDescent && fits.iterations[0] == tries && fits.x[0] == 0.0;
+            ensure(stopped, format!("{damping:?} {fits:?}"))?;
+        }
+    }
+    let (data, _) = noisy::<Decay>(1, &[2.0, 1.5, 0.3], 0.05, 9);
+    let far = [5.0, 0.1, 0.0];
+    let stops = [
+        (LeastSquares { gtol: 1e6, ..never }, Status::GradientTolerance, Some(0)),
+        (LeastSquares { gtol: 1e-2, ..never }, Status::GradientTolerance, None),
+        (LeastSquares { ftol: 1e-3, ..never }, Status::ChangeTolerance, None),
+        (LeastSquares { xtol: 1e-3, ..never }, Status::ChangeTolerance, None),
+        (LeastSquares { max_iter: 2, ..never }, Status::MaxIterations, Some(2)),
+        (LeastSquares { max_iter: 0, ..never }, Status::MaxIterations, Some(0)),
+    ];
+    for (options, status, iterations) in stops {
+        let host = fit::<f32, Decay>(ROWS, &data, &far, options)?;
+        for fits in [host, on_device::<Decay>(gpu, &data, &far, options, 4)?] {
+            ensure(fits.statuses[0] == status, format!("{options:?} {fits:?}"))?;
+            ensure(iterations.is_none_or(|n| fits.iterations[0] == n), format!("{options:?} {fits:?}"))?;
+            ensure(options.gtol == 0.0 || f64::from(fits.gradients[0]) <= options.gtol, format!("{fits:?}"))?;
+        }
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ crate::tests!(
     a_cut_step_is_no_solution,
     a_rejected_step_is_undone_to_the_bit,
     what_stops_it,
+    the_limits_of_lambda,
     nothing_is_read_back,
     nothing_is_made_after_the_first_points,
     errors_keep_the_last_point,
@@ -108,8 +109,8 @@ fn apart(x: &[f32], from: impl IntoIterator<Item = f64>) -> f64 {
     x.iter().zip(from).map(|(&x, b)| (f64::from(x) - b).abs()).fold(0.0, f64::max)
 }
 
-/// Panels that are full, not full and one column wide; one slice of J and many. What f32 loses: a few hundred ulps, for J's condition
-/// (below 10: twice as many rows as columns) and n terms a residual.
+/// Panels that are full, not full and one column wide; one slice of J and many. What f32 loses: a few hundred ulps, for
+/// J's condition (below 10: twice as many rows as columns) and n terms a residual.
 const WITHIN: f64 = 500.0 * f32::EPSILON as f64;
 
 fn sizes(gpu: &Gpu) -> Result<(), Failed> {
@@ -123,8 +124,8 @@ fn sizes(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// How far apart two points are whose costs differ by the tolerance, 1e-6, by the least eigenvalue of JᵀJ for random J of −1 to 1
-/// (Marchenko and Pastur's).
+/// How far apart two points are whose costs differ by the tolerance, 1e-6, by the least eigenvalue of JᵀJ for random J
+/// of −1 to 1 (Marchenko and Pastur's).
 fn reach(m: usize, n: usize, cost: f64) -> f64 {
     let curvature = m as f64 / 3.0 * (1.0 - (n as f64 / m as f64).sqrt()).powi(2);
     (2e-6 * cost / curvature).sqrt()
@@ -272,6 +273,26 @@ fn what_stops_it(gpu: &Gpu) -> Result<(), Failed> {
     }
     let (summary, x) = run(5, 2, LeastSquares { max_iter: 0, ..damped }, idle)?;
     ensure(summary.status == Status::MaxIterations && x == [1.0, 1.0], format!("{summary:?}"))
+}
+
+/// λ starts at 10⁻³ and is raised to 10⁻³·2^(k(k + 1)/2), which is beyond its limit of 10³⁷ from k = 16 on; a λ that
+/// f32 has as 0 becomes 10⁻³⁰, from which it can grow.
+fn the_limits_of_lambda(gpu: &Gpu) -> Result<(), Failed> {
+    let never = LeastSquares { ftol: 0.0, xtol: 0.0, ..LeastSquares::single() };
+    // A J that points away; its square is so large that from λ = 10⁸ on there is no factor.
+    let mut solver = GpuLeastSquares::new(gpu, 1, 1, never)?;
+    let backward = body(gpu, &solver, "r[i] = 1e18 + 1e15 * x[0]; jacobian[i * n] = -1e15;");
+    let summary = solver.solve_blocking(|encoder| backward.record(encoder))?;
+    let x = solver.read_blocking()?;
+    let stopped = summary.status == Status::NoDescent && summary.iterations == 16 && x == [0.0];
+    ensure(stopped, format!("{x:?} {summary:?}"))?;
+    // An unknown that nothing depends on: without λ there is no factor.
+    let tiny = LeastSquares { lambda: 1e-50, ..LeastSquares::single() };
+    let mut solver = GpuLeastSquares::new(gpu, 5, 2, tiny)?;
+    let idle = body(gpu, &solver, "r[i] = 3.0 * x[0] - 6.0; jacobian[i * n] = 3.0; jacobian[i * n + 1u] = 0.0;");
+    let summary = solver.solve_blocking(|encoder| idle.record(encoder))?;
+    let error = apart(&solver.read_blocking()?, [2.0, 0.0]);
+    ensure(summary.status.converged() && error < WITHIN, format!("{error:e} {summary:?}"))
 }
 
 /// In an encoder of the caller's, the same as by `solve`; what comes behind the solution changes nothing.

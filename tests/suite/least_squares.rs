@@ -9,6 +9,9 @@ use crate::compare::ensure;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("least_squares::each_damping", least_squares_by_each_damping),
+        Trial::test("least_squares::what_stops_it", what_stops_it),
+        Trial::test("least_squares::the_first_radius", the_first_radius),
+        Trial::test("least_squares::units_do_not_matter", units_do_not_matter),
         Trial::test("least_squares::bounds_hold", bounds_hold),
         Trial::test("least_squares::losses_resist_outliers", losses_resist_outliers),
         Trial::test("least_squares::bad_input", bad_least_squares),
@@ -61,6 +64,84 @@ fn least_squares_by_each_damping() -> Result<(), Failed> {
         ensure((summary.status == Status::Singular) == (damping == Damping::None), format!("{summary:?}"))?;
     }
     Ok(())
+}
+
+/// Each status, and each tolerance by itself.
+fn what_stops_it() -> Result<(), Failed> {
+    let never = LeastSquares { ftol: 0.0, xtol: 0.0, gtol: 0.0, ..LeastSquares::default() };
+    let run = |options: LeastSquares| {
+        let mut x = [1.0, 1.0, 0.0];
+        // With an outlier the cost of the minimum is not 0, so that the last steps are many.
+        solve::least_squares(decay(1), 40, &mut x, None, options)
+    };
+    for (loose, tight, status) in [
+        (LeastSquares { ftol: 1e-2, ..never }, LeastSquares { ftol: 1e-13, ..never }, Status::ChangeTolerance),
+        (LeastSquares { xtol: 1e-1, ..never }, LeastSquares { xtol: 1e-9, ..never }, Status::ChangeTolerance),
+        (LeastSquares { gtol: 1.0, ..never }, LeastSquares { gtol: 1e-6, ..never }, Status::GradientTolerance),
+    ] {
+        let (first, last) = (run(loose)?, run(tight)?);
+        ensure(first.status == status && last.status == status, format!("{first:?} {last:?}"))?;
+        ensure(first.iterations < last.iterations && first.gradient > last.gradient, format!("{first:?} {last:?}"))?;
+        ensure(tight.gtol == 0.0 || last.gradient <= tight.gtol, format!("{last:?}"))?;
+    }
+    let few = run(LeastSquares { max_iter: 2, ..never })?;
+    ensure(few.status == Status::MaxIterations && few.iterations == 2 && few.evaluations == 3, format!("{few:?}"))?;
+    // Without tolerances it ends where rounding does.
+    let all = run(never)?;
+    ensure(all.status == Status::ChangeTolerance && all.iterations < 60, format!("{all:?}"))?;
+    // A J that points away from the minimum.
+    let backward = |x: &[f64], r: &mut [f64], jacobian: Option<&mut [f64]>| {
+        r[0] = x[0];
+        jacobian.into_iter().for_each(|j| j[0] = -1.0);
+        Ok::<_, Error>(())
+    };
+    for (damping, status) in [(Damping::None, Status::NoDescent), (Damping::Diagonal, Status::ChangeTolerance)] {
+        let mut x = [1.0];
+        let summary = solve::least_squares(backward, 1, &mut x, None, LeastSquares { damping, ..never })?;
+        ensure(summary.status == status && x == [1.0], format!("{damping:?} {summary:?} {x:?}"))?;
+    }
+    Ok(())
+}
+
+/// ‖D·δ‖ of the first step is the radius, to a tenth of it.
+fn the_first_radius() -> Result<(), Failed> {
+    let start = [1.0, 1.0, 0.5];
+    let (mut r, mut jacobian) = (vec![0.0; 40], vec![0.0; 120]);
+    decay(0)(&start, &mut r, Some(&mut jacobian))?;
+    let d: Vec<f64> = (0..3).map(|k| jacobian.iter().skip(k).step_by(3).map(|j| j * j).sum::<f64>().sqrt()).collect();
+    let length = |x: &[f64]| x.iter().zip(&d).map(|(x, d)| (x * d).powi(2)).sum::<f64>().sqrt();
+    for factor in [1e-3, 1e-2, 0.1] {
+        let mut points = Vec::new();
+        let residuals = |x: &[f64], r: &mut [f64], j: Option<&mut [f64]>| {
+            points.push(x.to_vec());
+            decay(0)(x, r, j)
+        };
+        let options = LeastSquares { factor, max_iter: 1, ..LeastSquares::default() };
+        solve::least_squares(residuals, 40, &mut start.clone(), None, options)?;
+        let step: Vec<f64> = points[1].iter().zip(start).map(|(x, b)| x - b).collect();
+        let part = length(&step) / (factor * length(&start));
+        ensure((part - 1.0).abs() < 0.1 + 1e-9, format!("{factor}: {part}"))?;
+    }
+    Ok(())
+}
+
+/// In units that are powers of two apart, the same steps to the bit.
+fn units_do_not_matter() -> Result<(), Failed> {
+    let run = |units: [f64; 3]| {
+        let residuals = |x: &[f64], r: &mut [f64], mut jacobian: Option<&mut [f64]>| {
+            let plain: Vec<_> = x.iter().zip(units).map(|(x, unit)| x * unit).collect();
+            decay(1)(&plain, r, jacobian.as_deref_mut())?;
+            let rows = jacobian.into_iter().flat_map(|j| j.chunks_mut(3));
+            rows.for_each(|row| row.iter_mut().zip(units).for_each(|(j, unit)| *j *= unit));
+            Ok::<_, Error>(())
+        };
+        let mut x = [1.0 / units[0], 1.0 / units[1], 0.0];
+        let options = LeastSquares { gtol: 0.0, ..LeastSquares::default() };
+        let summary = solve::least_squares(residuals, 40, &mut x, None, options)?;
+        Ok::<_, Error>((summary.evaluations, summary.value, [0, 1, 2].map(|k| x[k] * units[k])))
+    };
+    let (plain, other) = (run([1.0; 3])?, run([1048576.0, 1.0 / 65536.0, 256.0])?);
+    ensure(plain == other, format!("{plain:?} {other:?}"))
 }
 
 fn bounds_hold() -> Result<(), Failed> {

@@ -40,8 +40,8 @@ mod skips;
 mod solve;
 mod step;
 mod torch;
-mod watch;
 mod torch_models;
+mod watch;
 mod windows;
 
 /// A test's name and body.

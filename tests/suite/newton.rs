@@ -105,8 +105,8 @@ fn error(a: &[f32], b: &[f64]) -> f64 {
     (apart / b.iter().map(|b| b * b).sum::<f64>()).sqrt()
 }
 
-/// The matrices' condition is below 10 (their eigenvalues are 3√n to 5√n and a little, Wigner's ±2√(n/3) around 4√n), and a factor loses
-/// some ulps a panel: Higham, Accuracy and Stability of Numerical Algorithms, theorem 10.4.
+/// The matrices' condition is below 10 (their eigenvalues are 3√n to 5√n and a little, Wigner's ±2√(n/3) around 4√n),
+/// and a factor loses some ulps a panel: Higham, Accuracy and Stability of Numerical Algorithms, theorem 10.4.
 const WITHIN: f64 = 300.0 * f32::EPSILON as f64;
 
 fn a_quadratic_takes_one_step(gpu: &Gpu) -> Result<(), Failed> {
@@ -133,7 +133,8 @@ fn indefinite_as_on_the_host(gpu: &Gpu) -> Result<(), Failed> {
         let summary = quadratic.step()?;
         let (host, expected) = quadratic.on_host(&a, options)?;
         let error = error(&quadratic.minimizer.read_blocking()?, &expected);
-        // Shifted by little more than it must be, A is as badly conditioned as it was before by chance: a thousandth of its norm.
+        // Shifted by little more than it must be, A is as badly conditioned as it was before by chance: a thousandth of
+        // its norm.
         ensure(error < 10.0 * WITHIN, format!("{n} {diagonal}: {error:e} {summary:?} {host:?}"))?;
         ensure(summary.value < 0.0, format!("{summary:?}"))?;
     }

@@ -14,6 +14,7 @@ crate::tests!(
     nothing_is_made_after_the_first_steps,
     x_is_where_the_value_is,
     bad_device_input,
+    a_nan_is_the_largest,
     nothing_is_lost_on_the_device,
 );
 
@@ -178,8 +179,8 @@ fn newton_by_products(gpu: &Gpu) -> Result<(), Failed> {
     ensure(matches!(odd, Err(Error::Length { .. })), format!("{odd:?}"))
 }
 
-/// What is read back is the point that was accepted, also where it is not the last one that was tried, or was not evaluated; and what is
-/// written in between is where the next step starts.
+/// What is read back is the point that was accepted, also where it is not the last one that was tried, or was not
+/// evaluated; and what is written in between is where the next step starts.
 fn x_is_where_the_value_is(gpu: &Gpu) -> Result<(), Failed> {
     let fixed = Options { line_search: LineSearch::Fixed, max_iter: 1, lr: 0.1, ..Options::lbfgs() };
     let sampled = LineSearch::Sampled { lo: 1e-4, hi: 1.0, count: 9 };
@@ -287,6 +288,26 @@ fn nothing_is_lost_on_the_device(gpu: &Gpu) -> Result<(), Failed> {
     let summary = minimizer.step_blocking(|encoder| nan.record(encoder))?;
     ensure(summary.status == Status::NonFinite, format!("{summary:?}"))?;
     ensure(minimizer.read_blocking()? == start, "x has moved")
+}
+
+/// Of one element that is NaN beside larger ones, wherever it is: max|g| is NaN, and nothing has converged.
+fn a_nan_is_the_largest(gpu: &Gpu) -> Result<(), Failed> {
+    for at in [0, 511, 999] {
+        let mut minimizer = GpuMinimizer::new(gpu, 1000, Options::lbfgs())?;
+        let text = format!("g[i] = select(f32(i), bitcast<f32>(0x7fc00000u + u32(x[i] == 77.0)), i == {at}u);");
+        let kernel = objective(gpu, &minimizer, &text);
+        let device = minimizer.step_blocking(|encoder| kernel.record(encoder))?;
+        let gradient = |_: &[f64], g: &mut [f64]| {
+            g.iter_mut().enumerate().for_each(|(i, g)| *g = if i == at { f64::NAN } else { i as f64 });
+            Ok::<_, Error>(0.0)
+        };
+        let host = solve::minimize(gradient, &mut [0.0; 1000], Options::lbfgs())?;
+        for summary in [host, device] {
+            let right = summary.gradient.is_nan() && summary.status == Status::NonFinite;
+            ensure(right, format!("{at}: {summary:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn newton_solves_regression_in_one_step() -> Result<(), Failed> {
