@@ -29,9 +29,12 @@ pub(super) struct Claims {
     read: Ranges,
 }
 
-/// Ranges by buffer and by the power of two at or below their length, in order: (offset, parameter, use) → end, in bytes.
+/// Ranges in order: (offset, parameter, use) → end, in bytes.
+type InOrder = BTreeMap<(u64, u64, Use), u64>;
+
+/// Ranges by buffer and by the power of two at or below their length.
 #[derive(Debug, Default)]
-struct Ranges(HashMap<wgpu::Buffer, BTreeMap<u32, BTreeMap<(u64, u64, Use), u64>>>);
+struct Ranges(HashMap<wgpu::Buffer, BTreeMap<u32, InOrder>>);
 
 impl Ranges {
     fn insert(&mut self, range: &BufferRange, id: u64, of: Use) {

@@ -50,10 +50,8 @@ impl Optimizer {
         let settings = settings.into();
         settings.check()?;
         self.check_clipping(self.guard.clip.as_ref(), group, Some(&settings))?;
-        if self.group(group)?.settings.writes_gradient() != settings.writes_gradient() {
-            if settings.writes_gradient() {
-                self.check_gradients(|parameter| parameter.group == group)?;
-            }
+        if settings.writes_gradient() && !self.group(group)?.settings.writes_gradient() {
+            self.check_gradients(|parameter| parameter.group == group)?;
         }
         let now = self.group(group)?;
         let kind = |settings: &Settings| {

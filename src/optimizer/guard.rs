@@ -331,7 +331,10 @@ mod tests {
     fn step_numbers_wrap() -> Result<()> {
         let gpu = match Gpu::new_blocking() {
             Err(e) if std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|v| v == "1") => return Err(e),
-            Err(e) => return Ok(eprintln!("not tested: {e}")),
+            Err(e) => {
+                eprintln!("not tested: {e}");
+                return Ok(());
+            }
             Ok(gpu) => gpu,
         };
         for last in [(1u64 << 31) - 5, (1 << 32) - 5] {

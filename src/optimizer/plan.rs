@@ -90,7 +90,7 @@ impl Optimizer {
                     .next()
                     .is_some_and(|&(member, row)| member == *id && cohorts[row] == cohort(*id, parameter, &self.groups))
             };
-            ours.map(known).all(|known| known) && members.next().is_none()
+            ours.into_iter().all(known) && members.next().is_none()
         };
         // Cohorts that have become equal are one again. Those of one parameter each never are.
         cohorts.retain(|(.., alone)| alone.is_none());

@@ -170,11 +170,11 @@ fn room_is_that_of_the_step_that_comes(gpu: &Gpu) -> Result<(), Failed> {
     ids.iter().try_for_each(|&id| optimizer.set_gradient(id, Gradient::Own))?;
     let pool = buffer(gpu, &[0.5; 64], FOREIGN);
     let mut changes = 0;
-    for k in 0..120 {
+    for (k, &id) in ids.iter().enumerate().take(120) {
         match k % 4 {
-            0 => optimizer.set_options(ids[k], Options { lr_scale: 0.5, ..Options::default() })?,
-            1 => optimizer.set_gradient(ids[k], Gradient::Buffer(BufferRange::new(&pool, 0, 3)))?,
-            2 => optimizer.set_gradient(ids[k], Gradient::Missing)?,
+            0 => optimizer.set_options(id, Options { lr_scale: 0.5, ..Options::default() })?,
+            1 => optimizer.set_gradient(id, Gradient::Buffer(BufferRange::new(&pool, 0, 3)))?,
+            2 => optimizer.set_gradient(id, Gradient::Missing)?,
             _ => {}
         }
         optimizer.wait_for_room()?;
