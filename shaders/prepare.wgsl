@@ -94,7 +94,8 @@ fn weight(row: u32) -> Wide {
     return times(wide(number(entry + WEIGHT)), wide(number(entry + WEIGHT_POWER)));
 }
 
-// Whether its own limit, or its group's, keeps a row's gradient finite. `ClipNorm::check` sees to it that any limit does.
+// Whether its own limit, or its group's, keeps a row's gradient finite. `ClipNorm::check` sees to it that any limit
+// does.
 fn limits_itself(row: u32) -> bool {
     let entry = HEAD + ENTRY * row;
     return slot[entry + ENTRY_CLIP + FORM] != NO_CLIP || slot[entry + GROUP_CLIP + FORM] != NO_CLIP;
