@@ -262,12 +262,18 @@ fn rows_main(
     }
     let clip = entry + ENTRY_CLIP;
     // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
-    let norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
+    var norm = Norm(wide(0.0), 0.0);
+    if slot[entry + COUNT] > 0u {
+        norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
+    }
     let bad = fault(atomicLoad(&worst));
     workgroupBarrier();
     // So has its group. What is bad in the row is bad in the group.
     let group_clip = entry + GROUP_CLIP;
-    let of_group = norm_of(slot[entry + GROUP_FIRST], slot[entry + GROUP_COUNT], slot[group_clip + KIND], lane);
+    var of_group = Norm(wide(0.0), 0.0);
+    if slot[entry + GROUP_COUNT] > 0u {
+        of_group = norm_of(slot[entry + GROUP_FIRST], slot[entry + GROUP_COUNT], slot[group_clip + KIND], lane);
+    }
     let width = slot[entry + WIDTH];
     let candidate = count(entry + TAKEN) * width + select(0u, count(entry + SCHEDULED), width > 1u);
     let words = slot[entry + WORDS];
