@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Lamb};
@@ -98,7 +98,7 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
     // Half a second at most: beyond two, a desktop takes its GPU back. A loop of Mesa's llvmpipe ends after 65,535 turns, without a word:
     // there, many short ones.
     let software = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
-    let (turns, workgroups) = if software { (1 << 15, 1 << 14) } else { (1 << 21, 1) };
+    let (turns, workgroups) = if software { (1 << 15, 1 << 12) } else { (1 << 21, 1) };
     let mut rounds = vec![f32::from_bits(turns)];
     rounds.resize(1 + workgroups, 0.0);
     let rounds = buffer(gpu, &rounds, FOREIGN);
@@ -123,17 +123,21 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
         gpu.queue().submit([commands]);
         let submission = start.elapsed();
         gpu.queue().submit([]);
-        // Mesa's llvmpipe executes within the submission, and tells of it a little later. There nobody can see whether the step waits.
+        // Mesa's llvmpipe executes within a submission, and may tell a little later. There nobody can see whether the step waits.
         // SwiftShader, in CI, executes beside it.
-        if done.load(Ordering::Relaxed) || submission > Duration::from_millis(50) {
-            println!("this adapter executes within the submission, in {submission:?}");
-            return Ok(());
+        let mut within = done.load(Ordering::Relaxed);
+        if !within {
+            optimizer.step()?;
+            let waited = done.load(Ordering::Relaxed);
+            optimizer.settle_blocking()?;
+            ensure(done.load(Ordering::Relaxed), "the dispatch never finished")?;
+            if !waited {
+                return Ok(());
+            }
+            within = 2 * submission > start.elapsed();
         }
-        optimizer.step()?;
-        let waited = done.load(Ordering::Relaxed);
-        optimizer.settle_blocking()?;
-        ensure(done.load(Ordering::Relaxed), "the dispatch never finished")?;
-        if !waited {
+        if within {
+            println!("this adapter executes within the submission, in {submission:?}");
             return Ok(());
         }
     }
