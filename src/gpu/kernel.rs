@@ -68,6 +68,8 @@ pub(crate) struct KernelKey {
     stage: Stage,
     /// Whether a norm-based rule keeps a number.
     scalar: bool,
+    /// Whether parameters decay before the rule sees them: in steps. Elsewhere `0 · ∞` would make an infinite one NaN.
+    decays: bool,
     lane: Lane,
     gradient: GradientAccess,
     extras: Extras,
@@ -116,6 +118,7 @@ impl KernelKey {
             hyper: rule.hyper_names().len(),
             stage: Stage::Update,
             scalar: rule.scalar().is_some(),
+            decays: true,
             lane,
             gradient,
             extras,
@@ -168,6 +171,7 @@ impl KernelKey {
             hyper: 1,
             stage: Stage::Update,
             scalar: false,
+            decays: false,
             lane,
             gradient: GradientAccess::None,
             extras: Extras::default(),
@@ -277,12 +281,13 @@ impl KernelKey {
         };
         store += &format!("        {zero}");
         let state = if self.declared.is_empty() { "" } else { "&s, " };
+        let w = if self.decays { "w - row.decay * w" } else { "w" };
         UPDATE
             .replace("//: bindings", bindings.trim())
             .replace("//: place", &place)
             .replace("//: skipped", &skipped)
             .replace("//: load", self.load(&names).trim())
-            .replace("/*: update */", &format!("update(w - row.decay * w, g, {state}row.hyper)"))
+            .replace("/*: update */", &format!("update({w}, g, {state}row.hyper)"))
             .replace("//: store", store.trim())
     }
 

@@ -22,6 +22,7 @@ mod gpu_least_squares;
 mod gradient;
 mod guard;
 mod held;
+mod infinite;
 mod least_squares;
 mod limits;
 mod look_ahead;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         held::TESTS,
         limits::TESTS,
+        infinite::TESTS,
         look_ahead::TESTS,
         lost::TESTS,
         memory::TESTS,
