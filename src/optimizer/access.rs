@@ -240,8 +240,8 @@ impl Optimizer {
                 Ok(())
             })?;
         }
+        self.end_window();
         for parameter in self.parameters.values_mut() {
-            parameter.end_window();
             match &mut parameter.memory {
                 Memory::F32(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
                 Memory::F64(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),

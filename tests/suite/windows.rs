@@ -20,6 +20,7 @@ crate::tests![
     what_nobody_writes_is_missing,
     a_step_without_any_gradient,
     parameters_get_other_names_and_groups,
+    zero_grad_begins_another_window,
 ];
 
 fn sgd(device: &Device, settings: impl Into<Settings>) -> Result<Optimizer, Failed> {
@@ -256,5 +257,18 @@ fn parameters_get_other_names_and_groups(gpu: &Gpu) -> Result<(), Failed> {
         optimizer.add(0, "d", &[2.0f32; 5])?;
         optimizer.write_gradient("a", &[0.0f32; 3])?;
         Ok(optimizer.step()?)
+    })
+}
+
+/// The mean is over the micro-batches since then.
+fn zero_grad_begins_another_window(gpu: &Gpu) -> Result<(), Failed> {
+    on_both(gpu, |device| {
+        let mut optimizer = sgd(device, 1.0)?;
+        batches(&mut optimizer, "a", 2)?;
+        optimizer.zero_grad()?;
+        batches(&mut optimizer, "b", 1)?;
+        optimizer.step()?;
+        is(&optimizer, "b", -1.0, "one of one")?;
+        is(&optimizer, "a", 0.0, "forgotten")
     })
 }
