@@ -88,8 +88,6 @@ impl Averaging {
     /// How far the average goes towards the parameter after its step t.
     pub(crate) fn rate(&self, t: u64, begun: u64) -> f64 {
         let first = self.first(begun);
-        // The step that it was to begin behind was skipped: it begins with this one.
-        let first = if t == begun && first == begun + 1 { t } else { first };
         let Some(since) = t.checked_sub(first) else { return 0.0 };
         match *self {
             Self::Ema(_) | Self::EmaFrom { .. } if since == 0 => 1.0,

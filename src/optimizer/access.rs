@@ -120,15 +120,20 @@ impl Optimizer {
     }
 
     /// Sets the number of steps taken, to go on where another run stopped; with [`Optimizer::write`] and
-    /// [`Optimizer::write_state`] the next step is then that run's next step.
+    /// [`Optimizer::write_state`] the next step is then that run's next step. Where the group keeps an average, this waits until it is
+    /// known which of the parameter's steps were skipped.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more.
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more, [`Error::Unsupported`] while averages are swapped in; with
+    /// an average those of [`Optimizer::settle`].
     pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
         self.check_swapped(self.get(id)?.group, "set_steps")?;
         let averaging = self.groups[self.get(id)?.group].averaging;
+        if averaging.is_some() && self.get(id)?.pending != 0 {
+            self.settle_here()?;
+        }
         let changes = |parameter: &&mut Parameter| parameter.steps != steps || parameter.pending != 0;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(changes) {
             // An average that there is has seen as many steps as before.

@@ -29,13 +29,18 @@ impl Optimizer {
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///
+    /// Waits until it is known which of the group's steps were skipped: an average that has not begun yet begins behind those taken.
+    ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::OverLimit`] if the device binds too few buffers for one more,
     /// [`Error::Rejected`] if the GPU has no memory left, [`Error::Unsupported`] while averages are swapped in, and for the first call if
-    /// a parameter was [moved](Optimizer::move_to_group) into the group.
+    /// a parameter was [moved](Optimizer::move_to_group) into the group; those of [`Optimizer::settle`].
     pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
         averaging.check()?;
         self.check_swapped(group, "set_averaging")?;
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.pending != 0) {
+            self.settle_here()?;
+        }
         let before = self.group(group)?.averaging;
         if let Device::Gpu(gpu) = self.device.clone() {
             let of = self.group(group)?;
@@ -151,7 +156,7 @@ impl Optimizer {
     }
 
     /// Who has an average depends on which steps were taken.
-    fn settle_here(&mut self) -> Result<()> {
+    pub(super) fn settle_here(&mut self) -> Result<()> {
         self.resolve();
         #[cfg(not(target_family = "wasm"))]
         return self.settle_blocking();

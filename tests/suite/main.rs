@@ -22,6 +22,7 @@ mod gpu_least_squares;
 mod gradient;
 mod guard;
 mod held;
+mod in_flight;
 mod infinite;
 mod least_squares;
 mod limits;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         held::TESTS,
         limits::TESTS,
+        in_flight::TESTS,
         infinite::TESTS,
         look_ahead::TESTS,
         lost::TESTS,
