@@ -30,6 +30,7 @@ mod look_ahead;
 mod lost;
 mod memory;
 mod mismatch;
+mod model;
 mod newton;
 mod numbers;
 mod options;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         look_ahead::TESTS,
         lost::TESTS,
         memory::TESTS,
+        model::TESTS,
         newton::TESTS,
         numbers::TESTS,
         options::TESTS,
