@@ -71,7 +71,7 @@ macro_rules! models {
                     }"
                 );
 
-                #[allow(unused_imports, unused_variables)]
+                #[allow(unused_imports, unused_variables, reason = "not every model uses z and all words")]
                 fn residual<F: Real>(unknowns: &[F], data: &[F], jacobian: &mut [F]) -> F {
                     use words::*;
                     let wide = |x: &F| x.to_f64().unwrap_or(f64::NAN);

@@ -79,7 +79,7 @@ fn what_goes_is_given_back(gpu: &Gpu) -> Result<(), Failed> {
         let mut lens = [0; 2];
         for round in 0..12 {
             let of = |k: usize| 20_000 + 1_500 * round + k;
-            for k in 0..2 {
+            for (k, len) in lens.iter_mut().enumerate() {
                 let (name, values) = (format!("{round}.{k}"), vec![0.5; of(k)]);
                 if foreign {
                     let [w, g] = [(); 2].map(|()| BufferRange::whole(&buffer(&gpu, &values, FOREIGN)));
@@ -89,7 +89,7 @@ fn what_goes_is_given_back(gpu: &Gpu) -> Result<(), Failed> {
                     optimizer.add(0, &name, &values)?;
                     optimizer.write_gradient(name.as_str(), &values)?;
                 }
-                lens[k] = of(k);
+                *len = of(k);
             }
             for k in (0..2).filter(|_| round > 0) {
                 optimizer.remove(format!("{}.{k}", round - 1).as_str())?;
