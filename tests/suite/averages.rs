@@ -21,6 +21,7 @@ tests!(
     averaging_refuses,
     an_average_never_starts_from_a_zero_that_nobody_meant,
     averages_begin_while_training,
+    the_first_average_is_swapped_in,
 );
 
 fn averaged(device: &Device, kind: Averaging, start: &[f32], g: &[f32], steps: usize) -> Result<Optimizer, Failed> {
@@ -312,6 +313,21 @@ fn averages_begin_while_training(gpu: &Gpu) -> Result<(), Failed> {
                 close(&what, &average, &vec![*seen; average.len()], &vec![1.0; average.len()], TOLERANCE)?;
             }
             same("new", &optimizer.read_blocking("new")?, &[1.0; 5])?;
+        }
+    }
+    Ok(())
+}
+
+/// The step at which an average begins is the first behind which a swap has one.
+fn the_first_average_is_swapped_in(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [gpu.into(), Device::Cpu] {
+        for kind in [Averaging::Swa { from: 3, every: 5 }, Averaging::EmaFrom { decay: 0.9, from: 3, warmup: None }] {
+            let mut optimizer = averaged(&device, kind, &[1.0; 5], &[1.0; 5], 3)?;
+            let w: Vec<f32> = optimizer.read_blocking("w")?;
+            // A step that the swap does not know of would be lost in it.
+            optimizer.write("w", &[9.0f32; 5])?;
+            optimizer.swap_averages(0)?;
+            same(&format!("{kind:?}"), &optimizer.read_blocking("w")?, &w)?;
         }
     }
     Ok(())
