@@ -1,5 +1,5 @@
-//! Our Adam beside Burn's (its options set to PyTorch's) on the same wgpu device: one step with all that Burn does around it, until the
-//! device is done; medians of interleaved rounds.
+//! Our Adam beside Burn's (its options set to PyTorch's) on the same wgpu device: one step with all that Burn does
+//! around it, until the device is done; medians of interleaved rounds.
 //!
 //! ```text
 //! cargo bench --features burn --bench burn                       # 2^24, 200x4096, resnet50
@@ -143,8 +143,8 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// MiB of wgpu's buffers after five steps of one side: module, gradients, optimizer, and what their pools have reserved. In a process of its
-/// own, where nothing was reserved before.
+/// MiB of wgpu's buffers after five steps of one side: module, gradients, optimizer, and what their pools have
+/// reserved. In a process of its own, where nothing was reserved before.
 fn reserved(of: &str, shape: &shapes::Shape) -> Outcome<usize> {
     let output = Command::new(std::env::current_exe()?).args([RESERVED, of, &shape.name]).output()?;
     let bytes: usize = String::from_utf8(output.stdout)?

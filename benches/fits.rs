@@ -1,6 +1,6 @@
-//! 100,000 exponential fits, y = a·exp(−b·t) + c at 32 noisy points each: on every adapter, on all cores, and one by one by the
-//! levenberg-marquardt crate. `cargo bench --bench fits [-- PROBLEMS]` prints problems a second, in turns, and how far the unknowns are
-//! from those of our fits in f64.
+//! 100,000 exponential fits, y = a·exp(−b·t) + c at 32 noisy points each: on every adapter, on all cores, and one by
+//! one by the levenberg-marquardt crate. `cargo bench --bench fits [-- PROBLEMS]` prints problems a second, in turns,
+//! and how far the unknowns are from those of our fits in f64.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! What the host does for a step, on the best adapter: recording 1, 200 and 2,000 tensors, compiling, the first step (which it submits).
-//! Only that is timed; waits are not. `cargo bench --bench host -- encode` picks.
+//! What the host does for a step, on the best adapter: recording 1, 200 and 2,000 tensors, compiling, the first step
+//! (which it submits). Only that is timed; waits are not. `cargo bench --bench host -- encode` picks.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! One large least-squares problem: an iteration of Levenberg–Marquardt (JᵀJ, Jᵀr, Cholesky's factor, the step) on every adapter and on the
-//! host. `cargo bench --bench least_squares [-- M,N …]` prints both, in turns; residuals and Jacobian are there already.
+//! One large least-squares problem: an iteration of Levenberg–Marquardt (JᵀJ, Jᵀr, Cholesky's factor, the step) on
+//! every adapter and on the host. `cargo bench --bench least_squares [-- M,N …]` prints both, in turns; residuals and
+//! Jacobian are there already.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! One step of 2²⁰ parameters for each rule, and of 200 × 4,096 with Adam, on the CPU and on the best adapter: for tracking
-//! regressions (`wgpu-optim bench` compares and tabulates). `cargo bench --bench step -- gpu/adam` picks.
+//! One step of 2²⁰ parameters for each rule, and of 200 × 4,096 with Adam, on the CPU and on the best adapter: for
+//! tracking regressions (`wgpu-optim bench` compares and tabulates). `cargo bench --bench step -- gpu/adam` picks.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use wgpu_optim::{AnyRule, Device, Error, Gpu, Optimizer, rules, rules::Adam};

@@ -1,5 +1,5 @@
-//! What the host does for many tensors, on the best adapter: microseconds a tensor for 100, 1,000 and 10,000 of 64 elements. A column
-//! that grows downwards is a cost that is not linear. `cargo bench --bench tensors`.
+//! What the host does for many tensors, on the best adapter: microseconds a tensor for 100, 1,000 and 10,000 of 64
+//! elements. A column that grows downwards is a cost that is not linear. `cargo bench --bench tensors`.
 
 use std::time::Instant;
 
@@ -40,8 +40,8 @@ fn steps(gpu: &Gpu, optimizer: &mut Optimizer, times: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// In the arena, added one by one: add, first step, warm step, outcomes of ten steps, an option of each, removal of half, the step behind
-/// that, save.
+/// In the arena, added one by one: add, first step, warm step, outcomes of ten steps, an option of each, removal of
+/// half, the step behind that, save.
 fn arena(gpu: &Gpu, count: usize) -> Outcome<Vec<(&'static str, f64)>> {
     let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 1e-3)?;
     optimizer.set_clip_norm(ClipNorm::torch(1.0))?;

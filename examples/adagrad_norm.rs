@@ -1,7 +1,8 @@
-//! Ward, Wu and Bottou's experiment (2019, arXiv:1806.01811, section 4): AdaGrad-Norm finds its rate wherever it starts, SGD does not.
+//! Ward, Wu and Bottou's experiment (2019, arXiv:1806.01811, section 4): AdaGrad-Norm finds its rate wherever it
+//! starts, SGD does not.
 //!
-//! Test accuracy on MNIST against b₀, from 1e-3 to 1e4, of AdaGrad-Norm (rate 1/b, b growing from b₀) and of SGD (rate 1/b₀ throughout):
-//! logistic regression and a network with a hidden layer, on the whole batch and on mini-batches.
+//! Test accuracy on MNIST against b₀, from 1e-3 to 1e4, of AdaGrad-Norm (rate 1/b, b growing from b₀) and of SGD (rate
+//! 1/b₀ throughout): logistic regression and a network with a hidden layer, on the whole batch and on mini-batches.
 //!
 //! ```text
 //! cargo run --release --example adagrad_norm                # target/adagrad_norm.svg

@@ -5,11 +5,12 @@
 //! cargo run --release --example convergence -- --device gpu --json
 //! ```
 //!
-//! 1. Quadratics ½·Σ λᵢxᵢ² with eigenvalues from 1 to κ. At its best rate gradient descent shrinks the error by (κ−1)/(κ+1) a step,
-//!    Polyak's heavy ball by (√κ−1)/(√κ+1), Nesterov's method (constant momentum for strongly convex functions) by √((√κ−1)/√κ) at
-//!    worst. The rate that is measured is the geometric mean over the last half of the steps.
-//! 2. [Reddi et al., 2018](https://arxiv.org/abs/1904.09237), section 5: f(x) = C·x each third step, −x else, on −1 ≤ x ≤ 1, with
-//!    C = 3 and β₂ = 1/(1 + C²). The sum of three steps falls towards x = −1; Adam goes to +1, AMSGrad to −1.
+//! 1. Quadratics ½·Σ λᵢxᵢ² with eigenvalues from 1 to κ. At its best rate gradient descent shrinks the error by
+//!    (κ−1)/(κ+1) a step, Polyak's heavy ball by (√κ−1)/(√κ+1), Nesterov's method (constant momentum for strongly
+//!    convex functions) by √((√κ−1)/√κ) at worst. The rate that is measured is the geometric mean over the last half of
+//!    the steps.
+//! 2. [Reddi et al., 2018](https://arxiv.org/abs/1904.09237), section 5: f(x) = C·x each third step, −x else, on −1 ≤ x
+//!    ≤ 1, with C = 3 and β₂ = 1/(1 + C²). The sum of three steps falls towards x = −1; Adam goes to +1, AMSGrad to −1.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,7 +54,8 @@ struct Rate {
     errors: Vec<f64>,
 }
 
-/// Each method at the rate and momentum that its theory gives for eigenvalues from 1 to κ: its name, rule, rate and factor a step.
+/// Each method at the rate and momentum that its theory gives for eigenvalues from 1 to κ: its name, rule, rate and
+/// factor a step.
 fn methods(kappa: f64) -> [(&'static str, AnyRule, f64, f64); 3] {
     let root = kappa.sqrt();
     let ball = ((root - 1.0) / (root + 1.0)).powi(2);

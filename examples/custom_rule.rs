@@ -50,7 +50,8 @@ impl Rule for Lion {
     }
 }
 
-/// Fifty steps with what every rule gets for nothing: clipping, loss scaling with its skips, a schedule, a checkpoint in the middle.
+/// Fifty steps with what every rule gets for nothing: clipping, loss scaling with its skips, a schedule, a checkpoint
+/// in the middle.
 fn run(device: &Device) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
     let make = || -> Result<Optimizer> {
         let mut lion = Optimizer::new(device, Lion { beta1: 0.9, beta2: 0.99 }, 0.01)?;
@@ -62,7 +63,7 @@ fn run(device: &Device) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
     };
     let train = |lion: &mut Optimizer, steps: std::ops::Range<usize>| -> Result<()> {
         for t in steps {
-            let scale = lion.scale() as f32;
+            let scale = lion.report().loss_scale as f32;
             let mut gradient: Vec<f32> = (0..5).map(|i| scale * (((i * 7 + t * 3) % 11) as f32 - 4.0)).collect();
             if t == 10 {
                 gradient[2] = f32::INFINITY; // an overflow: this step is skipped
@@ -83,7 +84,7 @@ fn run(device: &Device) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
         train(lion, 25..50)?;
     }
     let w = lion.read_blocking("w")?;
-    if resumed.read_blocking::<f32>("w")? != w || lion.skipped_steps() != 1 {
+    if resumed.read_blocking::<f32>("w")? != w || lion.report().skipped_steps != 1 {
         return Err("the checkpoint does not go on where it was saved".into());
     }
     Ok(w)

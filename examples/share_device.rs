@@ -1,6 +1,7 @@
 //! A program with a device, buffers and compute passes of its own that lets wgpu-optim step: the ten lines are marked.
 //!
-//! It fits a line to 4,096 points on the GPU: `cargo run --release --example share_device`. Needs an adapter; lavapipe is one.
+//! It fits a line to 4,096 points on the GPU: `cargo run --release --example share_device`. Needs an adapter; lavapipe
+//! is one.
 
 use wgpu::util::DeviceExt;
 use wgpu_optim::{BufferRange, ClipNorm, Gpu, Gradient, Optimizer, Schedule, Settings, rules::Adam}; // 1

@@ -1,4 +1,5 @@
-//! The paths that optimizers take down six landscapes: a ravine, Beale, Rosenbrock, a saddle, Himmelblau, a ravine with noise.
+//! The paths that optimizers take down six landscapes: a ravine, Beale, Rosenbrock, a saddle, Himmelblau, a ravine with
+//! noise.
 //!
 //! ```text
 //! cargo run --release --example trajectories                  # target/trajectories.svg, a few seconds
@@ -6,8 +7,8 @@
 //! cargo run --release --example trajectories -- --device gpu --rules sgd,adam --out ravine.png
 //! ```
 //!
-//! Each step is `Optimizer::step`, on the CPU or on the GPU. Look for: SGD's zig-zag across the ravine, momentum's overshoot, AdaGrad's
-//! steps that shrink, and who leaves the saddle.
+//! Each step is `Optimizer::step`, on the CPU or on the GPU. Look for: SGD's zig-zag across the ravine, momentum's
+//! overshoot, AdaGrad's steps that shrink, and who leaves the saddle.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -244,7 +245,8 @@ impl Picture for Sheet<'_> {
             for (rule, path) in self.rules.iter().zip(&self.paths[k]) {
                 let path = &path[..path.len().min(self.upto + 1)];
                 let colour = colour(rule);
-                // Step by step: plotters draws the tip of a sharp turn in one line far beyond it. What leaves the picture is left out.
+                // Step by step: plotters draws the tip of a sharp turn in one line far beyond it. What leaves the
+                // picture is left out.
                 let steps = path.windows(2).filter(|step| step.iter().all(inside));
                 let lines = steps.map(|step| step.iter().map(|p| (p[0], p[1])).collect::<Vec<_>>());
                 chart.draw_series(lines.map(|line| PathElement::new(line, colour.stroke_width(2))))?;

@@ -1,4 +1,5 @@
-// Gradient accumulation: the accumulator stands where a parameter does. The first gradient after a step takes its place.
+// Gradient accumulation: the accumulator stands where a parameter does. The first gradient after a step takes its
+// place.
 //
 // CPU twin: `Optimizer::accumulate`.
 

@@ -1,5 +1,6 @@
-// What a line search asks of a point, in one pass over gradient, gradient before, and direction; y = g − g₀. A partial result for each
-// column and workgroup; shaders/total.wgsl adds them up. The columns are those of `Probe` in src/solve/space.rs behind the value.
+// What a line search asks of a point, in one pass over gradient, gradient before, and direction; y = g − g₀. A partial
+// result for each column and workgroup; shaders/total.wgsl adds them up. The columns are those of `Probe` in
+// src/solve/space.rs behind the value.
 
 struct Row { len: u32, t: f32, pad0: u32, pad1: u32 }
 

@@ -1,5 +1,5 @@
-// The driver: behind a rule and lane.wgsl, it loads, calls `update` and stores. Everything that no rule owns happens here, once.
-// src/gpu/kernel.rs fills in the lines marked `//:`.
+// The driver: behind a rule and lane.wgsl, it loads, calls `update` and stores. Everything that no rule owns happens
+// here, once. src/gpu/kernel.rs fills in the lines marked `//:`.
 
 //: bindings
 

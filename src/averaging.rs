@@ -4,20 +4,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, require};
 
-/// How a group averages its parameters: one more state, `average`, updated in the same pass (8 bytes of traffic an element).
+/// How a group averages its parameters: one more state, `average`, updated in the same pass (8 bytes of traffic an
+/// element).
 ///
 /// ```text
-/// a ← a + rate(t, n)·(w − a)        after step t of the parameter, the n-th since its average began; w itself for rate 1
+/// a ← a + rate(t, n)·(w − a)        after step t of the parameter, the n-th since its average began
 /// ```
 /// An average begins with the parameter's first step that counts; until then a swap leaves the parameter out. If
-/// [`Optimizer::set_averaging`](crate::Optimizer::set_averaging) or [`Optimizer::set_steps`](crate::Optimizer::set_steps) is called
-/// before there is an average, n counts from there: an average never starts from a 0 that nobody meant.
+/// [`Optimizer::set_averaging`](crate::Optimizer::set_averaging) or
+/// [`Optimizer::set_steps`](crate::Optimizer::set_steps) is called before there is an average, n counts from there: an
+/// average never starts from a 0 that nobody meant.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Averaging {
     /// `a ← decay·a + (1 − decay)·w`, and a = w for n = 1: PyTorch's `get_ema_multi_avg_fn`.
     Ema(f64),
-    /// Bias-corrected EMA that starts from 0; the stored state is already divided by 1 − decayⁿ: optax' `ema(debias=True)`.
+    /// Bias-corrected EMA that starts from 0; the stored state is already divided by 1 − decayⁿ: optax'
+    /// `ema(debias=True)`.
     EmaDebiased(f64),
     /// EMA that starts from 0, without bias correction: optax' `ema(debias=False)`.
     EmaFromZero(f64),
@@ -40,10 +43,11 @@ pub enum Averaging {
     },
 }
 
-/// A decay that grows from 0: `min(decay, 1 − (1 + (n − 1)/inv_gamma)^−power)`, as diffusers' `EMAModel` and timm's `ModelEmaV3`.
+/// A decay that grows from 0: `min(decay, 1 − (1 + (n − 1)/inv_gamma)^−power)`, as diffusers' `EMAModel` and timm's
+/// `ModelEmaV3`.
 ///
-/// An average follows the first steps closely and forgets them. With `inv_gamma` 1, power ⅔ reaches 0.999 at n = 31,623, power ¾ at
-/// n = 10,000.
+/// An average follows the first steps closely and forgets them. With `inv_gamma` 1, power ⅔ reaches 0.999 at n =
+/// 31,623, power ¾ at n = 10,000.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
@@ -124,7 +128,8 @@ mod tests {
         }
     }
 
-    /// diffusers' `EMAModel(decay=0.999, use_ema_warmup=True, inv_gamma=1, power=2/3)`: `get_decay` of steps 0, 1, 2, 10, 10⁶.
+    /// diffusers' `EMAModel(decay=0.999, use_ema_warmup=True, inv_gamma=1, power=2/3)`: `get_decay` of steps 0, 1, 2,
+    /// 10, 10⁶.
     #[test]
     fn the_decay_warms_up() {
         let warmup = Some(Warmup { inv_gamma: 1.0, power: 2.0 / 3.0 });

@@ -2,8 +2,8 @@
 
 /// What can go wrong between a gradient and an updated parameter.
 ///
-/// Parameters, gradients, state and step counts are then as they were before the call. (A device that is lost, or runs out of memory
-/// in the middle of a large write, or a file whose end cannot be read, may have taken a part of it.)
+/// Parameters, gradients, state and step counts are then as they were before the call. (A device that is lost, or runs
+/// out of memory in the middle of a large write, or a file whose end cannot be read, may have taken a part of it.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -173,8 +173,9 @@ pub enum Error {
         /// The number of slots.
         limit: usize,
     },
-    /// The device was lost: a new device, a new optimizer and a checkpoint are needed. Every call that needs the device returns this; calls
-    /// that only concern the host, such as [`Optimizer::report`](crate::Optimizer::report), still answer.
+    /// The device was lost: a new device, a new optimizer and a checkpoint are needed. Every call that needs the device
+    /// returns this; calls that only concern the host, such as [`Optimizer::report`](crate::Optimizer::report), still
+    /// answer.
     #[error("the GPU device was lost")]
     DeviceLost,
     /// A file or a stream could not be read or written.

@@ -41,7 +41,8 @@ impl Real for f64 {
     }
 }
 
-/// A coefficient, rounded once; 0 where it would be subnormal. Devices may flush that to 0: so all of them get the same.
+/// A coefficient, rounded once; 0 where it would be subnormal. Devices may flush that to 0: so all of them get the
+/// same.
 pub(crate) fn coefficient<F: Real>(x: f64) -> F {
     let rounded = F::of(x);
     if rounded.classify() == FpCategory::Subnormal { F::zero() } else { rounded }
@@ -49,7 +50,8 @@ pub(crate) fn coefficient<F: Real>(x: f64) -> F {
 
 /// `a / b`, and 0 where `b` is 0: the twin of the shaders' `ratio`.
 ///
-/// With ε = 0 a denominator is 0 until a gradient's square is above 0; PyTorch makes a NaN or ∞ of it, optax makes it 0.
+/// With ε = 0 a denominator is 0 until a gradient's square is above 0; PyTorch makes a NaN or ∞ of it, optax makes it
+/// 0.
 #[inline]
 pub fn ratio<F: Real>(a: F, b: F) -> F {
     if b == F::zero() { F::zero() } else { a / b }
@@ -140,9 +142,11 @@ pub struct Step {
     pub lr: f64,
     /// What the schedule says that the momentum, or β₁, is now; `None` for the rule's own.
     pub momentum: Option<f64>,
-    /// λ of [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), for a rule that [decays](Rule::DECAYS) itself; 0 otherwise.
+    /// λ of [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), for a rule that [decays](Rule::DECAYS) itself; 0
+    /// otherwise.
     pub weight_decay: f64,
-    /// The parameters stand at `x + look_ahead · v` (see [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead)); 0 otherwise.
+    /// The parameters stand at `x + look_ahead · v` (see
+    /// [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead)); 0 otherwise.
     pub look_ahead: f64,
 }
 
@@ -151,8 +155,8 @@ pub struct Step {
 /// Weight decay, `maximize`, gradient scale and memory are not a rule's concern: they are written once, around it.
 /// A rule of your own is a `.wgsl` text and an `impl`; `examples/custom_rule.rs` shows both.
 ///
-/// The shader declares `struct Hyper` (`f32` fields named as [`Rule::Hyper`]), `struct State` (fields of type `Lane`, named as
-/// [`Rule::State`]; none for a rule without state), its `override`s, and
+/// The shader declares `struct Hyper` (`f32` fields named as [`Rule::Hyper`]), `struct State` (fields of type `Lane`,
+/// named as [`Rule::State`]; none for a rule without state), its `override`s, and
 ///
 /// ```text
 /// fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane
@@ -160,8 +164,9 @@ pub struct Step {
 ///
 /// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
 ///
-/// A norm-based rule, one with a [`Rule::scope`], has a coefficient `trust_ratio`, and two functions more. The norm of what `measure`
-/// returns and that of the parameter go to `trust`, which returns this step's `trust_ratio`; it may keep one number, `s`:
+/// A norm-based rule, one with a [`Rule::scope`], has a coefficient `trust_ratio`, and two functions more. The norm of
+/// what `measure` returns and that of the parameter go to `trust`, which returns this step's `trust_ratio`; it may keep
+/// one number, `s`:
 ///
 /// ```text
 /// fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane
@@ -178,7 +183,8 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     const SHADER: &'static str;
     /// PyTorch's default learning rate.
     const LR: f64;
-    /// Whether decoupled weight decay is a part of the formula: then [`Step::weight_decay`] has it, and nothing else is done about it.
+    /// Whether decoupled weight decay is a part of the formula: then [`Step::weight_decay`] has it, and nothing else is
+    /// done about it.
     const DECAYS: bool = false;
     /// The name of the one number that a norm-based rule keeps for each scope, if it does.
     const SCALAR: Option<&'static str> = None;
@@ -186,7 +192,8 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     const MEASURED: &'static [&'static str] = &[];
 
     /// # Errors
-    /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see [`require`](crate::require)).
+    /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see
+    /// [`require`](crate::require)).
     fn check(&self) -> Result<()>;
     /// Whether this configuration keeps the state of this name.
     fn uses(&self, _slot: &str) -> bool {
@@ -220,7 +227,8 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn save(&self) -> String {
         format!("{self:?}")
     }
-    /// The configuration that another run saved; `None` if this rule cannot take it. Unless a rule says how, it takes just its own.
+    /// The configuration that another run saved; `None` if this rule cannot take it. Unless a rule says how, it takes
+    /// just its own.
     fn restore(&self, saved: &str) -> Option<Self> {
         (saved == Rule::save(self)).then(|| self.clone())
     }
@@ -230,7 +238,8 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     }
 }
 
-/// Any [`Rule`], its type erased: what a parameter group holds, and what [`rules::by_name`](crate::rules::by_name) returns.
+/// Any [`Rule`], its type erased: what a parameter group holds, and what [`rules::by_name`](crate::rules::by_name)
+/// returns.
 #[derive(Clone, Debug)]
 pub struct AnyRule(pub(crate) Arc<dyn Erased>);
 
@@ -284,8 +293,8 @@ impl AnyRule {
             |rule: &Self| (rule.name(), rule.shader(), rule.scope(), rule.scalar(), rule.slots(), rule.overrides());
         of(self) == of(other)
     }
-    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read; for norms, those that
-    /// they need are read once more.
+    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read; for norms,
+    /// those that they need are read once more.
     pub fn bytes_per_parameter(&self) -> usize {
         let measured = if self.scope().is_some() { 2 + self.0.measured_slots().len() } else { 0 };
         4 * (3 + 2 * self.slots().len() + measured)

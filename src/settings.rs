@@ -31,8 +31,8 @@ pub enum WeightDecay {
 /// A step applies them in this order:
 ///
 /// Each number is 0 or a normal f32 (1.2e-38 to 3.4e38). A device may take a subnormal number for 0, so it is an
-/// [`Error::Hyperparameter`](crate::Error::Hyperparameter). A product with a schedule's factor may become smaller: it then
-/// counts as 0, on every device. The factors on a gradient never do.
+/// [`Error::Hyperparameter`](crate::Error::Hyperparameter). A product with a schedule's factor may become smaller: it
+/// then counts as 0, on every device. The factors on a gradient never do.
 ///
 /// ```text
 /// g ← g − mean(g)                      centralize, row by row

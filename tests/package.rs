@@ -24,12 +24,12 @@ const LICENCES: [&str; 13] = [
     "OFL-1.1",
     "Ubuntu-font-1.0",
 ];
-/// Licences that come with Burn: weak copyleft for their own files, data, and one more as permissive as MIT. And a crate that names its
-/// licence only in a file: Apache-2.0.
+/// Licences that come with Burn: weak copyleft for their own files, data, and one more as permissive as MIT. And a
+/// crate that names its licence only in a file: Apache-2.0.
 const BURNS: [&str; 3] = ["MPL-2.0", "CDLA-Permissive-2.0", "BSL-1.0"];
 const IN_A_FILE: &str = "cfg_block";
-/// Crates that others demand in more than one version, and in how many: those of bitflags and miniz_oxide come with the examples' PNG and
-/// GIF, those of equator and the oldest syn with faer.
+/// Crates that others demand in more than one version, and in how many: those of bitflags and miniz_oxide come with the
+/// examples' PNG and GIF, those of equator and the oldest syn with faer.
 const MORE: [(&str, usize); 6] =
     [("bitflags", 2), ("equator", 2), ("equator-macro", 2), ("hashbrown", 2), ("miniz_oxide", 2), ("syn", 3)];
 

@@ -1,4 +1,5 @@
-//! Every composed shader, without a GPU: it validates, agrees with its Rust half, and translates to what each backend runs.
+//! Every composed shader, without a GPU: it validates, agrees with its Rust half, and translates to what each backend
+//! runs.
 
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};

@@ -15,8 +15,8 @@ const FEW: usize = 16;
 const GRADIENTS: f64 = 1e-4;
 const STEPS: f64 = 1e-3;
 
-/// The network's gradients against central differences in f64; the GPU's gradients, first 100 steps of plain descent (Adam would amplify
-/// the rounding of gradients near 0) and test results against the CPU's.
+/// The network's gradients against central differences in f64; the GPU's gradients, first 100 steps of plain descent
+/// (Adam would amplify the rounding of gradients near 0) and test results against the CPU's.
 pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &Samples)) -> Outcome<()> {
     let shape = &subject.shape;
     let batch = usize::from(args.batch).min(train.len());

@@ -1,6 +1,6 @@
-// Dense layers with ReLU, then softmax with cross-entropy, or the multiclass SVM's loss. One entry point a pass, dispatched for each
-// layer; each binds what it uses. Matrices have a row a sample; weights are inputs × outputs. What the optimizer holds lies in one buffer,
-// some of which is written: all of it is bound to be.
+// Dense layers with ReLU, then softmax with cross-entropy, or the multiclass SVM's loss. One entry point a pass,
+// dispatched for each layer; each binds what it uses. Matrices have a row a sample; weights are inputs × outputs. What
+// the optimizer holds lies in one buffer, some of which is written: all of it is bound to be.
 
 const PIXELS = 784u;
 const CLASSES = 10u;

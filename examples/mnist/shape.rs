@@ -51,7 +51,8 @@ impl Shape {
         self.batch_norm && layer < self.hidden.len()
     }
 
-    /// Where a layer's tensors begin: weights (inputs × outputs), biases; of a normalized layer then scales, running means, running variances.
+    /// Where a layer's tensors begin: weights (inputs × outputs), biases; of a normalized layer then scales, running
+    /// means, running variances.
     pub(crate) fn first(&self, layer: usize) -> usize {
         layer * if self.batch_norm { 5 } else { 2 }
     }
@@ -82,7 +83,8 @@ impl Shape {
         self.tensors().iter().map(&mut values).collect()
     }
 
-    /// An optimizer for the tensors: statistics are in a group of their own, which does not move them, so that checkpoints have them.
+    /// An optimizer for the tensors: statistics are in a group of their own, which does not move them, so that
+    /// checkpoints have them.
     pub(crate) fn optimizer(
         &self,
         device: &Device,

@@ -233,7 +233,8 @@ pub(crate) fn train(args: &Args, subject: &Subject, device: &Device, data: &Data
     Ok(curve)
 }
 
-/// The order of an epoch's samples: of the first one, with `--curriculum`, from those near the mean of their class to those that are not.
+/// The order of an epoch's samples: of the first one, with `--curriculum`, from those near the mean of their class to
+/// those that are not.
 fn order(args: &Args, epoch: usize, samples: &Samples) -> Vec<u32> {
     if !args.curriculum || epoch > 0 {
         // A resumed run shuffles as the whole one would have.

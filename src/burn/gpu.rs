@@ -1,4 +1,5 @@
-//! On wgpu: claims, which run among Burn's own operations and find where each tensor lies; then our step, behind them on the same queue.
+//! On wgpu: claims, which run among Burn's own operations and find where each tensor lies; then our step, behind them
+//! on the same queue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,7 +92,8 @@ impl ModuleOptimizer {
             return Err(refused("an operation of Burn's before this step has failed"));
         }
         let Some(client) = claimed.first().map(|(_, claimed)| claimed.client.clone()) else { return Ok(()) };
-        // In one visit to Burn's thread: where all of it lies. With that its kernels are submitted, and nothing is moved while we hold it.
+        // In one visit to Burn's thread: where all of it lies. With that its kernels are submitted, and nothing is
+        // moved while we hold it.
         let resolver = client.clone();
         let resolve = move || {
             let at = |handle: Handle| resolver.get_resource::<Server>(handle);

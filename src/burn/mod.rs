@@ -1,4 +1,5 @@
-//! Our rules as an optimizer of [Burn](https://burn.dev) 0.22's modules, in place where Burn's optimizers stand (feature `burn`).
+//! Our rules as an optimizer of [Burn](https://burn.dev) 0.22's modules, in place where Burn's optimizers stand
+//! (feature `burn`).
 //!
 //! ```
 //! use burn::nn::{Linear, LinearConfig};
@@ -23,13 +24,14 @@
 //! # Ok::<(), wgpu_optim::Error>(())
 //! ```
 //!
-//! On a GPU a step is one submission on Burn's own queue: parameters are updated where they lie in Burn's memory, and nothing is read back.
-//! Burn puts parameters of new modules into a buffer each; those of up to 2¹⁸ elements are copied once, at their first step, into Burn's
-//! pools, so that they step together. A parameter that something else shares (a clone of the module, a view, a graph that still needs
-//! it) is copied first, as Burn's optimizers do.
+//! On a GPU a step is one submission on Burn's own queue: parameters are updated where they lie in Burn's memory, and
+//! nothing is read back. Burn puts parameters of new modules into a buffer each; those of up to 2¹⁸ elements are copied
+//! once, at their first step, into Burn's pools, so that they step together. A parameter that something else shares (a
+//! clone of the module, a view, a graph that still needs it) is copied first, as Burn's optimizers do.
 //!
-//! Values that Burn has promised and not read yet (`to_data()` whose bytes nobody has looked at) are read when they are looked at: do that
-//! before the step, or they are the new ones. `burn::train::Learner` takes none but Burn's own optimizers.
+//! Values that Burn has promised and not read yet (`to_data()` whose bytes nobody has looked at) are read when they are
+//! looked at: do that before the step, or they are the new ones. `burn::train::Learner` takes none but Burn's own
+//! optimizers.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -53,7 +55,8 @@ use crate::settings::{Options, Settings};
 mod cpu;
 mod gpu;
 
-/// Burn's device on a GPU, and the same for [`ModuleOptimizer::new`]: the best that Burn finds. Before the first tensor is made.
+/// Burn's device on a GPU, and the same for [`ModuleOptimizer::new`]: the best that Burn finds. Before the first tensor
+/// is made.
 ///
 /// With a device of your own, or with Burn's options, do what this does: `Device::wgpu_options()…init_with_setup()` and
 /// [`Gpu::from_wgpu`] of the setup's device and queue.
@@ -135,12 +138,13 @@ struct Found {
 }
 
 impl ModuleOptimizer {
-    /// An optimizer with one group: all parameters that no other group picks. `device` is the one that the module is on: a [`Gpu`] of its
-    /// wgpu device, or [`Device::Cpu`] for Burn's Flex (in place), and for any other back end (by way of a copy).
+    /// An optimizer with one group: all parameters that no other group picks. `device` is the one that the module is
+    /// on: a [`Gpu`] of its wgpu device, or [`Device::Cpu`] for Burn's Flex (in place), and for any other back end (by
+    /// way of a copy).
     ///
     /// # Errors
-    /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for [`Settings::centralize`] and
-    /// [`Settings::adaptive_clip`], which need to know rows from columns.
+    /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for
+    /// [`Settings::centralize`] and [`Settings::adaptive_clip`], which need to know rows from columns.
     pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
         let settings = settings.into();
         check_settings(&settings)?;
@@ -158,7 +162,8 @@ impl ModuleOptimizer {
         })
     }
 
-    /// Another group, of the parameters whose path the predicate picks; the last group that picks one has it. Before the first step.
+    /// Another group, of the parameters whose path the predicate picks; the last group that picks one has it. Before
+    /// the first step.
     ///
     /// ```
     /// use wgpu_optim::burn::ModuleOptimizer;
@@ -187,14 +192,16 @@ impl ModuleOptimizer {
         Ok(self)
     }
 
-    /// One step of every parameter that has a gradient, as `burn::optim::ModuleOptimizer::step`. `lr` is the base rate of all groups, which
-    /// [`Settings::lr_factor`] and a schedule multiply; a rate by parameter, of Burn's `ModuleLrScheduler`, is taken relative to it.
+    /// One step of every parameter that has a gradient, as `burn::optim::ModuleOptimizer::step`. `lr` is the base rate
+    /// of all groups, which [`Settings::lr_factor`] and a schedule multiply; a rate by parameter, of Burn's
+    /// `ModuleLrScheduler`, is taken relative to it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a parameter that is not where this optimizer's device is, or whose gradient is elsewhere,
-    /// [`Error::ElementType`] for another type than f32 (on the CPU: f64, if all have it), [`Error::Length`]; [`Error::DuplicateName`] for a
-    /// new parameter with the path of another one (of two modules, or of one whose record was loaded: [`ModuleOptimizer::register`] it);
-    /// [`Error::Hyperparameter`] for a rate; those of [`Optimizer::step`]. The module comes back with it, as it was.
+    /// [`Error::Unsupported`] for a parameter that is not where this optimizer's device is, or whose gradient is
+    /// elsewhere, [`Error::ElementType`] for another type than f32 (on the CPU: f64, if all have it),
+    /// [`Error::Length`]; [`Error::DuplicateName`] for a new parameter with the path of another one (of two modules, or
+    /// of one whose record was loaded: [`ModuleOptimizer::register`] it); [`Error::Hyperparameter`] for a rate; those
+    /// of [`Optimizer::step`]. The module comes back with it, as it was.
     pub fn step<M: Module>(
         &mut self,
         lr: impl Into<ModuleLearningRate>,
@@ -215,11 +222,13 @@ impl ModuleOptimizer {
         }
     }
 
-    /// Makes the module's parameters that require gradients known before the first step, so that [`ModuleOptimizer::load`] finds them. Those
-    /// that have the path of known ones stand for them from now on: a module whose record was loaded has other ids than before.
+    /// Makes the module's parameters that require gradients known before the first step, so that
+    /// [`ModuleOptimizer::load`] finds them. Those that have the path of known ones stand for them from now on: a
+    /// module whose record was loaded has other ids than before.
     ///
     /// # Errors
-    /// As [`ModuleOptimizer::step`]; [`Error::Length`] for a parameter of another length than the known one of its path.
+    /// As [`ModuleOptimizer::step`]; [`Error::Length`] for a parameter of another length than the known one of its
+    /// path.
     pub fn register<M: Module>(&mut self, module: &M) -> Result<()> {
         let found = self.visit(module, None, &ModuleLearningRate::from(0.0))?;
         self.add(&found, true)
@@ -233,8 +242,8 @@ impl ModuleOptimizer {
         self.optimizer.set_clip_norm(clip)
     }
 
-    /// Divides gradients by a scale that follows their overflows: see [`Optimizer::set_loss_scaler`]. Multiply each loss by
-    /// [`ModuleOptimizer::loss_scale`].
+    /// Divides gradients by a scale that follows their overflows: see [`Optimizer::set_loss_scaler`]. Multiply each
+    /// loss by [`ModuleOptimizer::loss_scale`].
     ///
     /// # Errors
     /// As there.
@@ -242,8 +251,8 @@ impl ModuleOptimizer {
         self.optimizer.set_loss_scaler(scaler)
     }
 
-    /// The scale of the next loss. On a GPU this waits for the step before, which decides about it; [`ModuleOptimizer::report`] does not
-    /// wait, and may be of an earlier step.
+    /// The scale of the next loss. On a GPU this waits for the step before, which decides about it;
+    /// [`ModuleOptimizer::report`] does not wait, and may be of an earlier step.
     ///
     /// # Errors
     /// As [`Optimizer::read_report`].
@@ -294,7 +303,8 @@ impl ModuleOptimizer {
         self.optimizer.save_with(path, SaveOptions { parameters: false, ..SaveOptions::default() })
     }
 
-    /// Loads what [`ModuleOptimizer::save`] has written, on whatever device it was; [`ModuleOptimizer::register`] the module before.
+    /// Loads what [`ModuleOptimizer::save`] has written, on whatever device it was; [`ModuleOptimizer::register`] the
+    /// module before.
     ///
     /// # Errors
     /// As [`Optimizer::load`].
@@ -425,8 +435,8 @@ impl ModuleVisitor for Finder<'_> {
             Some(gradients) => (gradients.get::<D>(param.id), true),
             None => (None, false),
         };
-        // Of tied weights the path that comes first has the gradient, and steps, as with Burn's optimizers. Without gradients to go by,
-        // those that require them: not running statistics, nor what is frozen.
+        // Of tied weights the path that comes first has the gradient, and steps, as with Burn's optimizers. Without
+        // gradients to go by, those that require them: not running statistics, nor what is frozen.
         let takes_part = if seen { gradient.is_some() } else { param.val().is_require_grad() };
         if self.error.is_some() || !takes_part || !self.seen.insert(param.id) {
             return;

@@ -417,10 +417,10 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
     };
     // A state's error is the sum of its steps' roundings, of at most four operations each.
     let state_tolerance = if f64 || f32_file { tolerance } else { F32_ALONE.max(4.0 * ROUNDING * steps) };
-    // With L2 decay exp_avg is a mean of h = g + λw: it takes over λ times the error of w. exp_avg_sq is a mean of h²: it
-    // takes over 2|h|λ times the error of w, at most h² + (λw)² times the relative one. Where g is 0, or nearly cancels
-    // λw, this exceeds what the state's own size allows. There Adam's steps, of lr whatever the size of h, also amplify
-    // each rounding of w.
+    // With L2 decay exp_avg is a mean of h = g + λw: it takes over λ times the error of w. exp_avg_sq is a mean of h²:
+    // it takes over 2|h|λ times the error of w, at most h² + (λw)² times the relative one. Where g is 0, or nearly
+    // cancels λw, this exceeds what the state's own size allows. There Adam's steps, of lr whatever the size of h, also
+    // amplify each rounding of w.
     let carried = |slot: &str, w: f64| match (setup.settings.weight_decay, slot) {
         (WeightDecay::L2(lambda), "exp_avg" | "momentum_buffer") if !f64 => lambda * w,
         (WeightDecay::L2(lambda), "exp_avg_sq") if !f64 => (lambda * w).powi(2),

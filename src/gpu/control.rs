@@ -1,8 +1,10 @@
-//! What the device decides by itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is the other half.
+//! What the device decides by itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is the other
+//! half.
 //!
-//! A step about which the device decides has its data in a slot of its own. Behind its passes it copies the head of the control buffer to
-//! the slot's staging buffer, which is mapped once the step has finished: so the host learns the outcome. Nothing waits for it. Until an
-//! outcome is known, the host uploads coefficients for each possible one, and the device picks.
+//! A step about which the device decides has its data in a slot of its own. Behind its passes it copies the head of the
+//! control buffer to the slot's staging buffer, which is mapped once the step has finished: so the host learns the
+//! outcome. Nothing waits for it. Until an outcome is known, the host uploads coefficients for each possible one, and
+//! the device picks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +43,8 @@ struct Shared {
     outcomes: Vec<(u64, Outcome)>,
     /// Number and report of the last step that has finished.
     latest: (u64, Report),
-    /// The last step that was recorded before somebody set the number of skipped steps. What older steps report about it is out of date.
+    /// The last step that was recorded before somebody set the number of skipped steps. What older steps report about
+    /// it is out of date.
     counted: u64,
 }
 
@@ -85,8 +88,8 @@ impl Drop for InFlight {
     }
 }
 
-/// What the device writes of this step if it takes it, and one more if it skips it. The device counts steps modulo 2³¹, of which at most
-/// 128 are in flight.
+/// What the device writes of this step if it takes it, and one more if it skips it. The device counts steps modulo 2³¹,
+/// of which at most 128 are in flight.
 fn taken(step: u64) -> u32 {
     (2 * step) as u32
 }
@@ -151,7 +154,8 @@ impl Control {
         1 << (step % MAX_IN_FLIGHT as u64)
     }
 
-    /// The steps that are resolved since the last call: (number, taken). A step is resolved once its outcome and all older ones are known.
+    /// The steps that are resolved since the last call: (number, taken). A step is resolved once its outcome and all
+    /// older ones are known.
     pub(crate) fn resolve(&mut self) -> Vec<(u64, bool)> {
         for (step, outcome) in std::mem::take(&mut lock(&self.shared).outcomes) {
             if let Some(pending) = self.pending.iter_mut().find(|(pending, _)| *pending == step) {
@@ -198,14 +202,16 @@ impl Control {
         encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, HEAD);
         let (mapped, device) = (staging.clone(), gpu.device().clone());
         encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., move |result| {
-            // This runs in whatever call polls, maybe the caller's. If the device was destroyed meanwhile, wgpu reports errors here.
+            // This runs in whatever call polls, maybe the caller's. If the device was destroyed meanwhile, wgpu reports
+            // errors here.
             let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
             let view = result.ok().and_then(|()| mapped.get_mapped_range(..).ok());
             match view {
                 Some(view) => {
                     let word = |k: usize| u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]));
                     let head: Head = std::array::from_fn(word);
-                    // The staging buffer of a refused submission is mapped, too. It holds the report of an earlier step.
+                    // The staging buffer of a refused submission is mapped, too. It holds the report of an earlier
+                    // step.
                     step.outcome = Some(head).filter(|head| head[7] & !1 == taken(step.step));
                     drop(view);
                     mapped.unmap();

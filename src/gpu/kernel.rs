@@ -48,7 +48,8 @@ pub enum GradientAccess {
     None,
     /// Read-only.
     Read,
-    /// Read-write, since another binding is the same buffer: one buffer bound both ways in a dispatch is an error in wgpu.
+    /// Read-write, since another binding is the same buffer: one buffer bound both ways in a dispatch is an error in
+    /// wgpu.
     Aliased,
     /// Read, then written with 0.
     Zero,
@@ -126,7 +127,8 @@ impl KernelKey {
         }
     }
 
-    /// The same of tensors anywhere in shared buffers: `bindings` says in which of them parameter, gradient and states lie.
+    /// The same of tensors anywhere in shared buffers: `bindings` says in which of them parameter, gradient and states
+    /// lie.
     pub(crate) fn pooled(self, bindings: Vec<usize>) -> Self {
         Self { extras: Extras { pooled: true, ..self.extras }, bindings, ..self }
     }
@@ -179,7 +181,8 @@ impl KernelKey {
         }
     }
 
-    /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, what all lanes need, driver.
+    /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, what all lanes need,
+    /// driver.
     fn compose(&self) -> String {
         let head = match self.lane {
             Lane::Four => {
@@ -203,7 +206,8 @@ impl KernelKey {
         format!("{head}{}\n{lane}\n{noise}\n{driver}", self.shader)
     }
 
-    /// What the kernel binds in group 1 and whether it only reads it; and as what parameter, gradient and states stand in the text.
+    /// What the kernel binds in group 1 and whether it only reads it; and as what parameter, gradient and states stand
+    /// in the text.
     fn ranges(&self) -> (Vec<(&'static str, bool)>, HashMap<&'static str, String>) {
         let gradient =
             (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
@@ -364,7 +368,8 @@ fn trust_driver(scalar: bool) -> String {
     TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store)
 }
 
-/// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's language.
+/// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's
+/// language.
 ///
 /// ```
 /// use wgpu_optim::{Extras, GradientAccess, Lane, rules::Adam, shader};

@@ -1,20 +1,23 @@
 //! What wgpu has against what it is asked to do, and whether the device is still there.
 //!
-//! wgpu tells its errors to scopes. It panics about an error that no scope catches, unless the owner of the device has set a handler, which
-//! is not ours to call either. So all work goes through [`Gpu::scoped`]. A lost device raises no errors at all: what is made on it is
-//! invalid, and what is submitted to it is dropped. So whoever must know asks [`Gpu::check_alive`].
+//! wgpu tells its errors to scopes. It panics about an error that no scope catches, unless the owner of the device has
+//! set a handler, which is not ours to call either. So all work goes through [`Gpu::scoped`]. A lost device raises no
+//! errors at all: what is made on it is invalid, and what is submitted to it is dropped. So whoever must know asks
+//! [`Gpu::check_alive`].
 
 use std::sync::atomic::Ordering;
 
 use super::Gpu;
 use crate::error::{Error, Result};
 
-/// How long one wait holds wgpu's locks. In OpenGL, another thread that needs the context for longer than a second panics.
+/// How long one wait holds wgpu's locks. In OpenGL, another thread that needs the context for longer than a second
+/// panics.
 #[cfg(not(target_family = "wasm"))]
 const SLICE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Gpu {
-    /// [`Error::DeviceLost`] if our own device's callback has been told. Costs nothing, and is late: the callback comes with a poll.
+    /// [`Error::DeviceLost`] if our own device's callback has been told. Costs nothing, and is late: the callback comes
+    /// with a poll.
     pub(crate) fn check_flag(&self) -> Result<()> {
         let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
         if lost { Err(Error::DeviceLost) } else { Ok(()) }
@@ -39,8 +42,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Runs `f` and returns what wgpu has against it, or [`Error::DeviceLost`]. In a browser, where the answer comes later, errors go to
-    /// the console.
+    /// Runs `f` and returns what wgpu has against it, or [`Error::DeviceLost`]. In a browser, where the answer comes
+    /// later, errors go to the console.
     pub(crate) fn scoped<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
         let result = self.caught(operation, f)?;
         self.check_alive()?;
@@ -91,7 +94,8 @@ impl Gpu {
         self.wait(&last)
     }
 
-    /// Polls once: whether all that was waited for has finished. wgpu panics where the driver loses the device meanwhile.
+    /// Polls once: whether all that was waited for has finished. wgpu panics where the driver loses the device
+    /// meanwhile.
     #[cfg(not(target_family = "wasm"))]
     fn poll_for(&self, poll: wgpu::PollType) -> Result<bool> {
         let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(poll)));
@@ -105,7 +109,8 @@ impl Gpu {
         }
     }
 
-    /// A new buffer with this content, for use within [`Gpu::scoped`]. (wgpu's `create_buffer_init` panics where there is no memory.)
+    /// A new buffer with this content, for use within [`Gpu::scoped`]. (wgpu's `create_buffer_init` panics where there
+    /// is no memory.)
     pub(crate) fn buffer_of(&self, label: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
         let (label, size) = (Some(label), contents.len().next_multiple_of(4) as u64);
         let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: true };

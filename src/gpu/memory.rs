@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Gpu;
 use crate::error::{Error, Result};
 
-/// Tensors of an arena start at multiples of this many elements. 256 bytes are the strictest alignment that a device may demand.
+/// Tensors of an arena start at multiples of this many elements. 256 bytes are the strictest alignment that a device
+/// may demand.
 pub(crate) const ALIGN: u64 = 64;
 /// Elements up to which an arena makes room for 16 times what it holds.
 const SMALL: u64 = 1 << 12;
@@ -22,7 +23,8 @@ pub struct BufferRange {
     pub len: usize,
 }
 
-/// Finds two uses of memory that overlap, at least one of which writes. Returns their indices. A use is a range, and whether it is written.
+/// Finds two uses of memory that overlap, at least one of which writes. Returns their indices. A use is a range, and
+/// whether it is written.
 pub(crate) fn conflict(uses: &[(&BufferRange, bool)]) -> Option<(usize, usize)> {
     let mut order: Vec<_> = (0..uses.len()).filter(|&k| uses[k].0.len > 0).collect();
     order.sort_by(|&a, &b| (&uses[a].0.buffer, uses[a].0.offset).cmp(&(&uses[b].0.buffer, uses[b].0.offset)));
@@ -70,7 +72,8 @@ impl BufferRange {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
-    /// The range extended to the left, so that every device can bind it, and the element at which the original range starts in it.
+    /// The range extended to the left, so that every device can bind it, and the element at which the original range
+    /// starts in it.
     pub(crate) fn aligned(&self) -> (Self, u32) {
         let before = self.offset % (4 * ALIGN) / 4;
         (Self::new(&self.buffer, self.offset - 4 * before, self.len + before as usize), before as u32)
@@ -152,9 +155,10 @@ pub(crate) struct Place {
 
 /// A few large buffers, cut into aligned places. What is in use never moves, so that ranges handed out stay valid.
 ///
-/// Tensors that come together get a chunk of just their size. Those that come one by one get chunks with room for more, so that chunks, and
-/// with them dispatches, stay few: while nothing is removed, no more is free than half of what is in use, or 16 KiB of a buffer ([`SMALL`])
-/// if that is more. A place that becomes free is used again. A chunk that becomes free goes at once; one stays while anything in it is in use.
+/// Tensors that come together get a chunk of just their size. Those that come one by one get chunks with room for more,
+/// so that chunks, and with them dispatches, stay few: while nothing is removed, no more is free than half of what is
+/// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. A place that becomes free is used again. A chunk that
+/// becomes free goes at once; one stays while anything in it is in use.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     labels: Vec<String>,
@@ -186,7 +190,8 @@ impl Arena {
         (len as u64).max(1).next_multiple_of(ALIGN)
     }
 
-    /// Makes a new chunk for `len` padded elements, unless a present one has such a place free. `exact` leaves no room for more.
+    /// Makes a new chunk for `len` padded elements, unless a present one has such a place free. `exact` leaves no room
+    /// for more.
     pub(crate) fn reserve(&mut self, gpu: &Gpu, name: &str, len: u64, exact: bool) -> Result<()> {
         if self.labels.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
             return Ok(());
@@ -252,7 +257,8 @@ impl Arena {
         Some(Place { chunk, start, len })
     }
 
-    /// Gives a place back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were its buffers.
+    /// Gives a place back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were its
+    /// buffers.
     pub(crate) fn release(&mut self, place: Place) -> Vec<wgpu::Buffer> {
         let Some(chunk) = self.chunks.get(place.chunk).filter(|_| place.len > 0) else {
             return Vec::new();
@@ -343,7 +349,8 @@ mod tests {
         assert_eq!(add(&mut arena, 1 << 21).chunk, 1);
     }
 
-    /// Of all sizes, one by one: no more is free than half of what is in use, or the smallest chunk; and chunks stay few.
+    /// Of all sizes, one by one: no more is free than half of what is in use, or the smallest chunk; and chunks stay
+    /// few.
     #[test]
     fn waste_is_bounded() {
         let mut random = 1u64;

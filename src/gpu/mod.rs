@@ -43,12 +43,14 @@ struct Inner {
 static ENUMERATION: Mutex<()> = Mutex::new(());
 
 impl Gpu {
-    /// What a device must have: no feature, and [`wgpu::Limits::downlevel_defaults`], whose four storage buffers a stage are enough for
-    /// rules with up to two states that no norm decides about; [`wgpu::Limits::default`] is enough for all.
+    /// What a device must have: no feature, and [`wgpu::Limits::downlevel_defaults`], whose four storage buffers a
+    /// stage are enough for rules with up to two states that no norm decides about; [`wgpu::Limits::default`] is enough
+    /// for all.
     pub const REQUIRED_FEATURES: wgpu::Features = wgpu::Features::empty();
     /// Limits below which nothing runs: see [`Gpu::REQUIRED_FEATURES`].
     pub const REQUIRED_LIMITS: wgpu::Limits = wgpu::Limits::downlevel_defaults();
-    /// What is used where a device has it: pipeline caches ([`Gpu::set_pipeline_cache`]); the benchmark uses timestamps.
+    /// What is used where a device has it: pipeline caches ([`Gpu::set_pipeline_cache`]); the benchmark uses
+    /// timestamps.
     pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::PIPELINE_CACHE
         .union(wgpu::Features::TIMESTAMP_QUERY)
         .union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
@@ -111,7 +113,8 @@ impl Gpu {
         Ok(adapters)
     }
 
-    /// A device on this adapter with all its limits, and with timestamps, f16, subgroups and pipeline caches where it has them.
+    /// A device on this adapter with all its limits, and with timestamps, f16, subgroups and pipeline caches where it
+    /// has them.
     ///
     /// # Errors
     /// [`Error::DeviceRefused`].

@@ -1,4 +1,5 @@
-//! What a controlled plan does before its updates: norms of gradients, the decision, rows, and the ratios of norm-based rules.
+//! What a controlled plan does before its updates: norms of gradients, the decision, rows, and the ratios of norm-based
+//! rules.
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ pub(crate) struct Measured {
     pub(crate) out: u32,
 }
 
-/// Tiles of gradients by what a dispatch binds, and each row's partial results (of a row with one gradient). No window cuts a tile: each
-/// starts where a tile does, or where the one before does.
+/// Tiles of gradients by what a dispatch binds, and each row's partial results (of a row with one gradient). No window
+/// cuts a tile: each starts where a tile does, or where the one before does.
 type Cut = (Vec<(BufferRange, Vec<Batch>)>, Vec<[u32; 2]>);
 
 fn cut(limits: &wgpu::Limits, measured: &[Measured], rows: usize, tiles: &mut Tiles) -> Cut {
@@ -93,7 +94,8 @@ pub(crate) struct Preparation {
 }
 
 impl Preparation {
-    /// `kind` is [`Norm::kind`](crate::Norm); with `zero`, non-finite elements count as 0. `results` counts partial results.
+    /// `kind` is [`Norm::kind`](crate::Norm); with `zero`, non-finite elements count as 0. `results` counts partial
+    /// results.
     #[allow(clippy::too_many_arguments, reason = "once called; each is a part of the plan")]
     pub(crate) fn new(
         gpu: &Gpu,

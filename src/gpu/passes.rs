@@ -69,7 +69,8 @@ fn prepare_text() -> String {
     format!("{REDUCE}{WIDE}{PREPARE}")
 }
 
-/// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that are written.
+/// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that
+/// are written.
 fn units_text(shared: bool) -> String {
     let mut text = format!("{REDUCE}{WIDE}{UNITS}");
     if shared {
@@ -87,8 +88,8 @@ impl Gpu {
         self.pass("norm", norm_text(kind, zero), "main", &[&[true, true, false]])
     }
 
-    /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only [`UNITS_ENTRIES`]' first
-    /// needs no room for parts.
+    /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only
+    /// [`UNITS_ENTRIES`]' first needs no room for parts.
     pub(crate) fn units_pass(&self, shared: bool, entry: &'static str) -> Result<Arc<Pass>> {
         let mut group = if shared { vec![true, false, true] } else { vec![true, false, false, true] };
         group.extend((entry != UNITS_ENTRIES[0]).then_some(false));
@@ -116,8 +117,8 @@ impl Gpu {
         self.pass_with(name, source, entry, groups, true)
     }
 
-    /// The same, where a shader writes what it reads of workgroup memory, without zeroing it first: in GLSL that is one constructor of all
-    /// of it, which for large structures takes a minute to compile.
+    /// The same, where a shader writes what it reads of workgroup memory, without zeroing it first: in GLSL that is one
+    /// constructor of all of it, which for large structures takes a minute to compile.
     pub(crate) fn pass_with(
         &self,
         name: &'static str,

@@ -111,8 +111,8 @@ impl Plan {
 
     /// Adds the dispatches that update one run.
     ///
-    /// The run is cut where a binding or a dispatch would exceed the device's limits. Elements behind the last whole four have a
-    /// dispatch of their own, so that nothing beside the ranges is touched.
+    /// The run is cut where a binding or a dispatch would exceed the device's limits. Elements behind the last whole
+    /// four have a dispatch of their own, so that nothing beside the ranges is touched.
     pub(crate) fn add_run(
         &mut self,
         gpu: &Gpu,
@@ -244,7 +244,8 @@ impl Plan {
         batches
     }
 
-    /// Adds the dispatches that measure one run for a norm-based rule: parameter, gradient, and the states that it measures.
+    /// Adds the dispatches that measure one run for a norm-based rule: parameter, gradient, and the states that it
+    /// measures.
     pub(crate) fn add_measure(
         &mut self,
         gpu: &Gpu,
@@ -324,8 +325,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Completes a plan of steps about which the device decides, with this many partial results. `norm` is the kind of norm, and whether
-    /// elements that are not finite count as 0.
+    /// Completes a plan of steps about which the device decides, with this many partial results. `norm` is the kind of
+    /// norm, and whether elements that are not finite count as 0.
     pub(crate) fn prepare(
         &mut self,
         gpu: &Gpu,

@@ -40,8 +40,9 @@ pub(crate) enum Padding {
     Without,
 }
 
-/// The pools of some runs; of those with one row, unless a tile says which. A run has a gradient or not. `width` 4 has elements four at
-/// a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of `tile` elements of their tensor.
+/// The pools of some runs; of those with one row, unless a tile says which. A run has a gradient or not. `width` 4 has
+/// elements four at a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of
+/// `tile` elements of their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,
     runs: impl IntoIterator<Item = &'a Run>,

@@ -1,7 +1,7 @@
 //! Slots for coefficients: each recorded step has a buffer of its own until the GPU has finished it.
 //!
-//! If all steps shared one buffer, all would read what was written last. A slot is made when a step finds none free, and stays while steps
-//! need it: a loop with few steps in flight has few slots.
+//! If all steps shared one buffer, all would read what was written last. A slot is made when a step finds none free,
+//! and stays while steps need it: a loop with few steps in flight has few slots.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,8 @@ pub(crate) struct Pool<S>(Arc<Mutex<Kept<S>>>);
 struct Kept<S> {
     free: Vec<S>,
     in_use: usize,
-    /// Since slots were dropped last: how many were taken, the most bytes that one was taken for, and the fewest that were left free.
+    /// Since slots were dropped last: how many were taken, the most bytes that one was taken for, and the fewest that
+    /// were left free.
     taken: usize,
     largest: u64,
     spare: usize,
@@ -85,7 +86,8 @@ impl<S: Slot> Pool<S> {
         if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { Ok(()) }
     }
 
-    /// The smallest free slot of at least `size` bytes. If there is none, `make` makes one, and one that is too small goes.
+    /// The smallest free slot of at least `size` bytes. If there is none, `make` makes one, and one that is too small
+    /// goes.
     pub(crate) fn take(&self, size: u64, make: impl FnOnce() -> Result<S>) -> Result<Taken<S>> {
         self.check_room()?;
         let free = {
@@ -109,7 +111,8 @@ impl<S: Slot> Pool<S> {
 }
 
 impl<S: Slot> Kept<S> {
-    /// Counts a step that wants `size` bytes. Now and then, drops the slots that no step has needed since the last time.
+    /// Counts a step that wants `size` bytes. Now and then, drops the slots that no step has needed since the last
+    /// time.
     fn let_go(&mut self, size: u64) {
         if self.taken == MAX_IN_FLIGHT {
             let most = self.largest.next_power_of_two();

@@ -1,4 +1,5 @@
-//! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results go.
+//! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results
+//! go.
 
 use super::kernel::WORKGROUP;
 use super::{Gpu, memory};
@@ -29,7 +30,8 @@ pub(crate) struct Tile {
     pub(crate) limit: u32,
 }
 
-/// `Unit` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for it.
+/// `Unit` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for
+/// it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Unit {
@@ -99,8 +101,9 @@ impl Tiles {
         len.div_ceil(self.size) as u32
     }
 
-    /// Cuts `part` (elements from the start of what is bound) into tiles of lanes of this width, and appends them to the batch
-    /// or, where it is full, to a new one. `fill` completes each tile, given its offset in the part in elements.
+    /// Cuts `part` (elements from the start of what is bound) into tiles of lanes of this width, and appends them to
+    /// the batch or, where it is full, to a new one. `fill` completes each tile, given its offset in the part in
+    /// elements.
     pub(crate) fn cut(
         &mut self,
         batches: &mut Vec<Batch>,

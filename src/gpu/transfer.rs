@@ -58,8 +58,8 @@ impl Gpu {
         mapped.await.map_err(dropped)?.map_err(|_| Error::DeviceLost)
     }
 
-    /// Writes the range, before all work that is submitted from now on. Submits whenever [`PIECE`] elements have been written, of one
-    /// tensor or of many, so that staging memory stays below twice that.
+    /// Writes the range, before all work that is submitted from now on. Submits whenever [`PIECE`] elements have been
+    /// written, of one tensor or of many, so that staging memory stays below twice that.
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
@@ -96,8 +96,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Writes a step's coefficients to the start of a buffer, before the next submission. A lost device shows here, at no further cost: it
-    /// has no staging memory.
+    /// Writes a step's coefficients to the start of a buffer, before the next submission. A lost device shows here, at
+    /// no further cost: it has no staging memory.
     pub(crate) fn write_words(&self, buffer: &wgpu::Buffer, words: &[u32]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
         let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return self.check_alive() };

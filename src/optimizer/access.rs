@@ -23,11 +23,13 @@ pub(super) enum Part {
 }
 
 impl Optimizer {
-    /// The parameter's values. On a GPU this waits for all work submitted so far: the future needs no polling of the device.
+    /// The parameter's values. On a GPU this waits for all work submitted so far: the future needs no polling of the
+    /// device.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the caller's slice,
-    /// [`Error::MissingUsage`] for a caller's buffer without `COPY_SRC`, [`Error::ReadBack`], [`Error::DeviceLost`].
+    /// [`Error::UnknownParameter`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the caller's
+    /// slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_SRC`, [`Error::ReadBack`],
+    /// [`Error::DeviceLost`].
     pub async fn read<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
         self.read_part(self.get(key)?, Part::Parameter).await
     }
@@ -79,14 +81,15 @@ impl Optimizer {
     /// Sets the parameter's values, before the work that is submitted next.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the
-    /// caller's slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`, [`Error::Rejected`], [`Error::DeviceLost`].
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter
+    /// in the caller's slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`, [`Error::Rejected`],
+    /// [`Error::DeviceLost`].
     pub fn write<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
         self.write_part(key.into(), |_, _| Ok(Part::Parameter), values)
     }
 
-    /// Sets the state of this name, before the work that is submitted next. An `average` that is written counts all of the parameter's
-    /// steps.
+    /// Sets the state of this name, before the work that is submitted next. An `average` that is written counts all of
+    /// the parameter's steps.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::UnknownState`].
@@ -102,7 +105,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Sets the gradient, before the work that is submitted next. It stays until it is written again; a missing one is there again.
+    /// Sets the gradient, before the work that is submitted next. It stays until it is written again; a missing one is
+    /// there again.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
@@ -110,8 +114,8 @@ impl Optimizer {
         self.write_part(key.into(), |_, _| Ok(Part::Gradient), values)
     }
 
-    /// Steps that this parameter has taken (on a GPU: that were recorded; those that the device is known to have skipped do not count,
-    /// see [`Optimizer::settle`]).
+    /// Steps that this parameter has taken (on a GPU: that were recorded; those that the device is known to have
+    /// skipped do not count, see [`Optimizer::settle`]).
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
@@ -120,12 +124,12 @@ impl Optimizer {
     }
 
     /// Sets the number of steps taken, to go on where another run stopped; with [`Optimizer::write`] and
-    /// [`Optimizer::write_state`] the next step is then that run's next step. Where the group keeps an average, this waits until it is
-    /// known which of the parameter's steps were skipped.
+    /// [`Optimizer::write_state`] the next step is then that run's next step. Where the group keeps an average, this
+    /// waits until it is known which of the parameter's steps were skipped.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more, [`Error::Unsupported`] while averages are swapped in; with
-    /// an average those of [`Optimizer::settle`].
+    /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more, [`Error::Unsupported`] while averages
+    /// are swapped in; with an average those of [`Optimizer::settle`].
     pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
@@ -150,8 +154,9 @@ impl Optimizer {
     /// Where the next steps find the parameter's gradient, until it is set again; what is there now counts as written.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::Unsupported`] for a kind of gradient that this parameter cannot
-    /// have; for a buffer those of [`Optimizer::add_buffer`], with [`Error::Overlap`] if a parameter is in it.
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::Unsupported`] for a kind of gradient that this
+    /// parameter cannot have; for a buffer those of [`Optimizer::add_buffer`], with [`Error::Overlap`] if a parameter
+    /// is in it.
     pub fn set_gradient<'k>(&mut self, key: impl Into<Key<'k>>, gradient: Gradient) -> Result<()> {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
@@ -204,7 +209,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The range of a parameter on the GPU, for your kernels to bind. It stays where it is until the parameter is removed.
+    /// The range of a parameter on the GPU, for your kernels to bind. It stays where it is until the parameter is
+    /// removed.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU.
@@ -212,7 +218,8 @@ impl Optimizer {
         self.range(self.get(key)?, Part::Parameter)
     }
 
-    /// The range of the gradient on the GPU, for your kernels to write. A gradient that nobody has written counts as written from now on.
+    /// The range of the gradient on the GPU, for your kernels to write. A gradient that nobody has written counts as
+    /// written from now on.
     ///
     /// # Errors
     /// As [`Optimizer::parameter`], also if the parameter has none.
@@ -232,10 +239,12 @@ impl Optimizer {
         self.range(parameter, self.state(parameter, slot)?)
     }
 
-    /// Sets all gradients to 0 and forgets micro-batches; missing gradients stay missing. See [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
+    /// Sets all gradients to 0 and forgets micro-batches; missing gradients stay missing. See
+    /// [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
     ///
     /// # Errors
-    /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`], [`Error::Rejected`].
+    /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`],
+    /// [`Error::Rejected`].
     pub fn zero_grad(&mut self) -> Result<()> {
         if let Device::Gpu(gpu) = self.device.clone() {
             return gpu.scoped("zero_grad", || {
@@ -259,7 +268,8 @@ impl Optimizer {
     /// Records [`Optimizer::zero_grad`] into the caller's encoder.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] as [`Optimizer::zero_grad`]; then nothing is recorded.
+    /// [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] as [`Optimizer::zero_grad`]; then nothing is
+    /// recorded.
     pub fn encode_zero_grad(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.gpu("encode_zero_grad")?.check_alive()?;
         let mut ranges = Vec::new();

@@ -69,20 +69,22 @@ pub(super) struct Addition {
 }
 
 impl Optimizer {
-    /// Records the addition of a micro-batch's gradients, in the caller's buffers, to the parameters' gradients, in one compute pass.
-    /// 12 bytes of traffic an element.
+    /// Records the addition of a micro-batch's gradients, in the caller's buffers, to the parameters' gradients, in one
+    /// compute pass. 12 bytes of traffic an element.
     ///
-    /// The micro-batches between two steps are a window. The first one of a window takes the place of what the gradient held: nothing is
-    /// to be zeroed. The step takes the mean over the window or the sum, as
+    /// The micro-batches between two steps are a window. The first one of a window takes the place of what the gradient
+    /// held: nothing is to be zeroed. The step takes the mean over the window or the sum, as
     /// [`Settings::accumulation`](crate::Settings::accumulation) says, and uses the gradient up. It is then
-    /// [missing](crate::Gradient::Missing) until it is written again, also of a frozen parameter, and also if the step is skipped.
+    /// [missing](crate::Gradient::Missing) until it is written again, also of a frozen parameter, and also if the step
+    /// is skipped.
     ///
-    /// Each call counts as a step for the 128 that may be recorded and not finished. An encoder that is dropped instead of submitted
-    /// leaves the count of micro-batches one ahead.
+    /// Each call counts as a step for the 128 that may be recorded and not finished. An encoder that is dropped instead
+    /// of submitted leaves the count of micro-batches one ahead.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without memory for a gradient; for the buffers
-    /// those of [`Optimizer::add_buffer`], with [`Error::Overlap`] for a gradient given twice; those of [`Optimizer::encode`].
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU, for a parameter without memory for a gradient;
+    /// for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] for a gradient given twice; those of
+    /// [`Optimizer::encode`].
     pub fn encode_accumulate(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -166,8 +168,8 @@ impl Optimizer {
         Ok(plan)
     }
 
-    /// Adds a micro-batch's gradient, on the host, to a parameter's: see [`Optimizer::encode_accumulate`], which on a GPU takes it from
-    /// a buffer.
+    /// Adds a micro-batch's gradient, on the host, to a parameter's: see [`Optimizer::encode_accumulate`], which on a
+    /// GPU takes it from a buffer.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Sgd};
@@ -182,8 +184,8 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter in the caller's
-    /// slice, or without memory for a gradient; on a GPU those of [`Optimizer::step`].
+    /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::ElementType`], [`Error::Unsupported`] for a parameter
+    /// in the caller's slice, or without memory for a gradient; on a GPU those of [`Optimizer::step`].
     pub fn accumulate<F: Real>(&mut self, id: ParameterId, gradient: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
         parameter.check_len(gradient.len())?;

@@ -23,19 +23,19 @@ impl Optimizer {
 
     /// Adds parameters in the optimizer's own memory: `f32` on a GPU, `f32` or `f64` on the CPU.
     ///
-    /// A gradient is missing until it is written: by [`Optimizer::write_gradient`] or [`Optimizer::accumulate`], or on a GPU by your
-    /// kernels, for which [`Optimizer::gradient`] counts. A parameter whose gradient is missing takes no part in a step, as in PyTorch:
-    /// AdamW does not decay what the loss does not reach. To step with a gradient of 0, [set](Optimizer::set_gradient) it to
-    /// [`Gradient::Own`](crate::Gradient::Own).
+    /// A gradient is missing until it is written: by [`Optimizer::write_gradient`] or [`Optimizer::accumulate`], or on
+    /// a GPU by your kernels, for which [`Optimizer::gradient`] counts. A parameter whose gradient is missing takes no
+    /// part in a step, as in PyTorch: AdamW does not decay what the loss does not reach. To step with a gradient of 0,
+    /// [set](Optimizer::set_gradient) it to [`Gradient::Own`](crate::Gradient::Own).
     ///
-    /// On a GPU they share buffers of just their size, and step in one dispatch. Parameters that [`Optimizer::add`] adds one by one lie in a
-    /// few buffers, each of which is a dispatch; at most a third of these buffers is free for more, or 16 KiB of each kind. Freed memory is
-    /// used again, and a buffer goes with the last parameter in it. [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for
-    /// your kernels to bind.
+    /// On a GPU they share buffers of just their size, and step in one dispatch. Parameters that [`Optimizer::add`]
+    /// adds one by one lie in a few buffers, each of which is a dispatch; at most a third of these buffers is free for
+    /// more, or 16 KiB of each kind. Freed memory is used again, and a buffer goes with the last parameter in it.
+    /// [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for your kernels to bind.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, [`Error::OverLimit`] for more
-    /// than `max_buffer_size` bytes, [`Error::Rejected`] if the GPU has no memory left.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU,
+    /// [`Error::OverLimit`] for more than `max_buffer_size` bytes, [`Error::Rejected`] if the GPU has no memory left.
     pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
         self.add_owned(group, tensors, true)
     }
@@ -123,15 +123,16 @@ impl Optimizer {
     /// Adds parameters that stay in the caller's buffers and are updated there. They have no gradients until
     /// [`Optimizer::set_gradient`] gives them some. Nothing beside the ranges is touched.
     ///
-    /// Their states share buffers of just their size. Those of up to 2¹⁸ elements that lie in the same buffers (a pool for parameters,
-    /// one for gradients, or one for both) and have taken the same steps are one dispatch, or two where some are not whole fours; if
-    /// the device binds one buffer more than they need, for the table. Offsets are any multiples of 4 bytes; those of 16 are faster.
+    /// Their states share buffers of just their size. Those of up to 2¹⁸ elements that lie in the same buffers (a pool
+    /// for parameters, one for gradients, or one for both) and have taken the same steps are one dispatch, or two where
+    /// some are not whole fours; if the device binds one buffer more than they need, for the table. Offsets are any
+    /// multiples of 4 bytes; those of 16 are faster.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`] without
-    /// `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of 4 bytes, [`Error::Overlap`] with
-    /// another parameter or its gradient, [`Error::OverLimit`] or [`Error::Rejected`] if there is no room for the state. Then none
-    /// is added.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`]
+    /// without `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of 4 bytes,
+    /// [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or [`Error::Rejected`] if there
+    /// is no room for the state. Then none is added.
     pub fn add_buffers(&mut self, group: usize, tensors: &[(&str, BufferRange)]) -> Result<Vec<ParameterId>> {
         self.add_foreign(group, tensors, true)
     }
@@ -224,8 +225,8 @@ impl Optimizer {
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU, [`Error::OverLimit`] for a length that no
-    /// slice has.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU, [`Error::OverLimit`] for a
+    /// length that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.check_swapped(group, "adding")?;
         self.check_new(name)?;

@@ -12,8 +12,9 @@ use crate::settings::ROW_HEAD;
 type Averages = Vec<(u64, BufferRange, Option<Place>)>;
 
 impl Optimizer {
-    /// Keeps an average of a group's parameters, as the state `average`, from the next recorded step on; or changes its kind. A parameter
-    /// that misses a step keeps its average. Where parameters have taken steps without one, theirs begins with the next.
+    /// Keeps an average of a group's parameters, as the state `average`, from the next recorded step on; or changes its
+    /// kind. A parameter that misses a step keeps its average. Where parameters have taken steps without one, theirs
+    /// begins with the next.
     ///
     /// ```
     /// use wgpu_optim::{Averaging, Device, Optimizer, rules::Sgd};
@@ -29,12 +30,14 @@ impl Optimizer {
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///
-    /// Waits until it is known which of the group's steps were skipped: an average that has not begun yet begins behind those taken.
+    /// Waits until it is known which of the group's steps were skipped: an average that has not begun yet begins behind
+    /// those taken.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::OverLimit`] if the device binds too few buffers for one more,
-    /// [`Error::Rejected`] if the GPU has no memory left, [`Error::Unsupported`] while averages are swapped in, and for the first call if
-    /// a parameter was [moved](Optimizer::move_to_group) into the group; those of [`Optimizer::settle`].
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::OverLimit`] if the device binds too few buffers for
+    /// one more, [`Error::Rejected`] if the GPU has no memory left, [`Error::Unsupported`] while averages are swapped
+    /// in, and for the first call if a parameter was [moved](Optimizer::move_to_group) into the group; those of
+    /// [`Optimizer::settle`].
     pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
         averaging.check()?;
         self.check_swapped(group, "set_averaging")?;
@@ -70,7 +73,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One buffer more for each chunk of the group's arenas, and with it a range for each of its parameters. wgpu fills new buffers with 0.
+    /// One buffer more for each chunk of the group's arenas, and with it a range for each of its parameters. wgpu fills
+    /// new buffers with 0.
     fn add_average_buffers(&mut self, gpu: &Gpu, k: usize) -> Result<()> {
         let mut lens = Vec::new();
         for (&id, parameter) in self.parameters.iter().filter(|(_, parameter)| parameter.group == k) {
@@ -114,12 +118,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without an average
-    /// yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's parameters and states.
+    /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without
+    /// an average yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's
+    /// parameters and states.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with parameters in the
-    /// caller's slices, at their look-ahead point, or without a place; on a GPU those of [`Optimizer::step`].
+    /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with
+    /// parameters in the caller's slices, at their look-ahead point, or without a place; on a GPU those of
+    /// [`Optimizer::step`].
     pub fn swap_averages(&mut self, group: usize) -> Result<()> {
         let refuse =
             |reason| Err(Error::Unsupported { operation: "swap_averages", name: format!("group {group}"), reason });

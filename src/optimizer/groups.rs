@@ -16,11 +16,12 @@ impl Optimizer {
         Ok(&self.group(group)?.rule)
     }
 
-    /// Another configuration of a group's rule: other β, ε, …, from the next recorded step on. What it compiles to and the states
-    /// that it keeps must stay the same.
+    /// Another configuration of a group's rule: other β, ε, …, from the next recorded step on. What it compiles to and
+    /// the states that it keeps must stay the same.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] if it is another rule or keeps other states.
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] if it is another rule or keeps other
+    /// states.
     pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
         let rule = rule.into();
         rule.0.check()?;
@@ -43,9 +44,9 @@ impl Optimizer {
     /// Other settings, from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if the gradient that would be written is another parameter's,
-    /// too, [`Error::OverLimit`] if the device binds too few buffers for it, [`Error::Unsupported`] for limits on norms that do not go
-    /// together.
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Overlap`] if the gradient that would be written is
+    /// another parameter's, too, [`Error::OverLimit`] if the device binds too few buffers for it,
+    /// [`Error::Unsupported`] for limits on norms that do not go together.
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
@@ -83,8 +84,9 @@ impl Optimizer {
         self.set_settings(group, settings)
     }
 
-    /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the next recorded
-    /// step on; `None` for none. It starts at step 0 now, and each step of the optimizer takes it one further.
+    /// Multiplies the group's learning rate by a schedule, and sets its momentum where the schedule cycles it, from the
+    /// next recorded step on; `None` for none. It starts at step 0 now, and each step of the optimizer takes it one
+    /// further.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Schedule, rules::Sgd};
@@ -106,7 +108,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Steps that a group's schedule has taken (on a GPU: that were recorded; those that the device is known to have skipped do not count).
+    /// Steps that a group's schedule has taken (on a GPU: that were recorded; those that the device is known to have
+    /// skipped do not count).
     ///
     /// # Errors
     /// [`Error::UnknownGroup`].

@@ -31,15 +31,16 @@ impl Optimizer {
         Ok(())
     }
 
-    /// What becomes of a step whose gradients hold NaN or ∞, from the next recorded step on. With clipping by norm or loss scaling the
-    /// step is skipped unless another policy is set; without them gradients are not looked at until a policy is set here.
+    /// What becomes of a step whose gradients hold NaN or ∞, from the next recorded step on. With clipping by norm or
+    /// loss scaling the step is skipped unless another policy is set; without them gradients are not looked at until a
+    /// policy is set here.
     pub fn set_non_finite(&mut self, policy: NonFinite) {
         self.guard.policy = Some(policy);
         self.plan = None;
     }
 
-    /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no scaling. The scale
-    /// starts anew; [`Optimizer::set_loss_scale`] after it takes it elsewhere.
+    /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no
+    /// scaling. The scale starts anew; [`Optimizer::set_loss_scale`] after it takes it elsewhere.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
@@ -56,25 +57,27 @@ impl Optimizer {
     /// Sets the scale and the counters, to go on where another run stopped.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a scale that is no normal f32 above 0; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
+    /// [`Error::Hyperparameter`] for a scale that is no normal f32 above 0; on a GPU [`Error::Rejected`],
+    /// [`Error::DeviceLost`].
     pub fn set_loss_scale(&mut self, scale: f64, growth_tracker: u32, skipped_steps: u64) -> Result<()> {
         LossScaler { init_scale: scale, ..LossScaler::default() }.check()?;
         self.set_report(Report { loss_scale: scale, growth_tracker, skipped_steps, ..self.report() }, true)
     }
 
-    /// Where the device keeps the scale of the next loss, one f32: for your kernels to bind as a storage or a uniform buffer, and to
-    /// multiply the loss or its gradient by. Always there; 1 without a scaler.
+    /// Where the device keeps the scale of the next loss, one f32: for your kernels to bind as a storage or a uniform
+    /// buffer, and to multiply the loss or its gradient by. Always there; 1 without a scaler.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on the CPU, where [`Optimizer::report`] has it; [`Error::Rejected`], [`Error::DeviceLost`].
+    /// [`Error::Unsupported`] on the CPU, where [`Optimizer::report`] has it; [`Error::Rejected`],
+    /// [`Error::DeviceLost`].
     pub fn loss_scale(&mut self) -> Result<BufferRange> {
         let gpu = self.gpu("loss_scale")?;
         gpu.check_alive()?;
         Ok(BufferRange::new(&self.control(&gpu)?.buffer, 0, 1))
     }
 
-    /// What the last step said that the host knows of: on the CPU the last one, on a GPU the last one that has finished. Waits for
-    /// nothing. Steps that measure no gradients say nothing.
+    /// What the last step said that the host knows of: on the CPU the last one, on a GPU the last one that has
+    /// finished. Waits for nothing. Steps that measure no gradients say nothing.
     pub fn report(&self) -> Report {
         match (&self.control, &self.device) {
             (Some(control), Device::Gpu(gpu)) => {
@@ -84,16 +87,6 @@ impl Optimizer {
             }
             _ => self.report,
         }
-    }
-
-    /// The scale for the next loss, as far as the host knows: [`Optimizer::report`].
-    pub fn scale(&self) -> f64 {
-        self.report().loss_scale
-    }
-
-    /// Steps skipped so far, as far as the host knows: [`Optimizer::report`].
-    pub fn skipped_steps(&self) -> u64 {
-        self.report().skipped_steps
     }
 
     /// What the last submitted step says, once it has finished: the norm of its gradients among it.
@@ -232,8 +225,8 @@ impl Optimizer {
         }
     }
 
-    /// While outcomes are outstanding, the rows for all that they may be are limited; many parameters with coefficients of their own
-    /// wait for them earlier than after 128 steps.
+    /// While outcomes are outstanding, the rows for all that they may be are limited; many parameters with coefficients
+    /// of their own wait for them earlier than after 128 steps.
     pub(super) fn check_candidates(&self, plan: &Plan) -> Result<()> {
         let of = |id: &u64| {
             let parameter = self.parameters.get(id)?;
@@ -249,7 +242,8 @@ impl Optimizer {
         }
     }
 
-    /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads it.
+    /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
+    /// it.
     pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
         self.check_candidates(plan)?;
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
@@ -351,7 +345,10 @@ mod tests {
                 }
             }
             optimizer.settle_blocking()?;
-            assert_eq!((optimizer.steps("w")?, optimizer.schedule_step(0)?, optimizer.skipped_steps()), (8, 8, 2));
+            assert_eq!(
+                (optimizer.steps("w")?, optimizer.schedule_step(0)?, optimizer.report().skipped_steps),
+                (8, 8, 2)
+            );
             let expected: f32 = (0..8).map(|k| 1.0 - k as f32 / 20.0).sum();
             let w: Vec<f32> = optimizer.read_blocking("w")?;
             assert!((w[0] + expected).abs() < 1e-5, "{w:?}, not {}", -expected);

@@ -75,7 +75,8 @@ pub enum Gradient {
     Own,
     /// In the caller's buffer.
     Buffer(BufferRange),
-    /// Nowhere until it is written again, as `grad = None` in PyTorch: steps leave the parameter out, and its values, states and step count stay.
+    /// Nowhere until it is written again, as `grad = None` in PyTorch: steps leave the parameter out, and its values,
+    /// states and step count stay.
     Missing,
 }
 
@@ -146,8 +147,8 @@ pub enum Gradient {
 /// - A limit on the norm of all gradients: [`set_clip_norm`](Self::set_clip_norm). What NaN and ∞ do:
 ///   [`set_non_finite`](Self::set_non_finite).
 /// - Loss scale: [`set_loss_scaler`](Self::set_loss_scaler), [`set_loss_scale`](Self::set_loss_scale);
-///   [`loss_scale`](Self::loss_scale) is its buffer on the GPU, [`scale`](Self::scale) its value.
-/// - What steps have said, without waiting: [`report`](Self::report), [`skipped_steps`](Self::skipped_steps).
+///   [`loss_scale`](Self::loss_scale) is its buffer on the GPU.
+/// - What steps have said, without waiting: norm, loss scale, skipped steps: [`report`](Self::report).
 /// - Waiting for it: [`read_report`](Self::read_report), [`read_report_blocking`](Self::read_report_blocking),
 ///   [`settle`](Self::settle), [`settle_blocking`](Self::settle_blocking).
 ///

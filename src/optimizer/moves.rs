@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::schedule::Schedule;
 
 impl Optimizer {
-    /// Gives a parameter another name; memory, state and step count stay. [Noise](crate::Noise) is drawn by name, so that it changes.
+    /// Gives a parameter another name; memory, state and step count stay. [Noise](crate::Noise) is drawn by name, so
+    /// that it changes.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -33,8 +34,9 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Moves a parameter to another group, with its state, average and step count: from the next recorded step on it has that group's
-    /// learning rate, settings and schedule. Its memory stays where it is, and so do the ranges that you have bound.
+    /// Moves a parameter to another group, with its state, average and step count: from the next recorded step on it
+    /// has that group's learning rate, settings and schedule. Its memory stays where it is, and so do the ranges that
+    /// you have bound.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -49,9 +51,10 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::UnknownGroup`]; [`Error::Unsupported`] if the group's rule keeps other states, if only one of
-    /// the groups keeps an average, while averages are swapped in, or at a look-ahead point; [`Error::Overlap`] if that group's steps
-    /// write gradients, and this one is used elsewhere. Then nothing has changed.
+    /// [`Error::UnknownParameter`], [`Error::UnknownGroup`]; [`Error::Unsupported`] if the group's rule keeps other
+    /// states, if only one of the groups keeps an average, while averages are swapped in, or at a look-ahead point;
+    /// [`Error::Overlap`] if that group's steps write gradients, and this one is used elsewhere. Then nothing has
+    /// changed.
     pub fn move_to_group<'k>(&mut self, key: impl Into<Key<'k>>, group: usize) -> Result<()> {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
@@ -95,7 +98,8 @@ impl Optimizer {
         Ok(self.get(key)?.group)
     }
 
-    /// Gives a group the schedule of another one, at the step where that one stands: for a group that is added while training.
+    /// Gives a group the schedule of another one, at the step where that one stands: for a group that is added while
+    /// training.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`].
@@ -109,7 +113,8 @@ impl Optimizer {
     }
 
     /// The parameters that the next step would leave out for want of a gradient: those whose gradient is
-    /// [missing](crate::Gradient::Missing), or was never written. A training loop that logs them once finds what it has forgotten.
+    /// [missing](crate::Gradient::Missing), or was never written. A training loop that logs them once finds what it has
+    /// forgotten.
     pub fn without_gradient(&self) -> impl Iterator<Item = &str> {
         let missing = |parameter: &&Parameter| !parameter.has_gradient() && !parameter.in_slice();
         self.parameters.values().filter(missing).map(|parameter| parameter.name.as_str())

@@ -30,15 +30,15 @@ impl Parameter {
 }
 
 impl Optimizer {
-    /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a framework's
-    /// allocator. All at once, since the new place of one may be the old place of another. Parameters of [`Optimizer::add_buffer`] that
-    /// are not named take no part in steps nor look-aheads, and are neither read nor written, until they are again; their states stay.
-    /// What has not moved costs nothing.
+    /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a
+    /// framework's allocator. All at once, since the new place of one may be the old place of another. Parameters of
+    /// [`Optimizer::add_buffer`] that are not named take no part in steps nor look-aheads, and are neither read nor
+    /// written, until they are again; their states stay. What has not moved costs nothing.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],
-    /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that take part. Then
-    /// nothing has changed.
+    /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that
+    /// take part. Then nothing has changed.
     pub fn place(&mut self, placed: &[Placed]) -> Result<()> {
         self.gpu("place")?;
         let mut places = HashMap::new();

@@ -15,11 +15,13 @@ use crate::gpu::units::{Shaped, Units};
 use crate::rule::Scope;
 use crate::settings::Settings;
 
-/// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs no table.
+/// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs
+/// no table.
 pub(crate) const POOLED: u64 = 1 << 18;
 
-/// What makes parameters step together: the group, the options, the step count and what is not known of it, the beginning of the
-/// average, the look-ahead, whether the gradient was accumulated; and who it is, where each has coefficients of its own.
+/// What makes parameters step together: the group, the options, the step count and what is not known of it, the
+/// beginning of the average, the look-ahead, whether the gradient was accumulated; and who it is, where each has
+/// coefficients of its own.
 pub(super) type Cohort = (usize, u64, bool, (u64, u128, u64), u64, bool, Option<u64>);
 
 fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
@@ -72,8 +74,8 @@ impl Run {
 }
 
 impl Optimizer {
-    /// Whether the plan is what [`Optimizer::make_plan`] would make: the same parameters in the same cohorts. What else a plan depends
-    /// on takes it away when it changes.
+    /// Whether the plan is what [`Optimizer::make_plan`] would make: the same parameters in the same cohorts. What else
+    /// a plan depends on takes it away when it changes.
     pub(super) fn holds(&mut self, plan: &Plan) -> bool {
         if plan.preparation.is_some() != (self.controlled() && (self.measures() || !plan.is_empty())) {
             return false;
@@ -169,8 +171,8 @@ impl Optimizer {
         Ok(plan)
     }
 
-    /// The first partial result of each parameter that steps, and how many there are in all. Their order is that of groups and names:
-    /// a norm's last bit depends neither on where parameters lie nor on what the host knows of them.
+    /// The first partial result of each parameter that steps, and how many there are in all. Their order is that of
+    /// groups and names: a norm's last bit depends neither on where parameters lie nor on what the host knows of them.
     fn results(&self, plan: &mut Plan) -> (HashMap<u64, u32>, u32) {
         let mut stepped: Vec<_> = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped()).collect();
         stepped.sort_unstable_by_key(|(_, parameter)| (parameter.group, parameter.name.as_str()));
@@ -306,7 +308,8 @@ impl Optimizer {
         tensors
     }
 
-    /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once they are many.
+    /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once
+    /// they are many.
     pub(super) fn keep_bind_groups(&mut self, runs: usize) {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
@@ -370,8 +373,8 @@ impl Plan {
 /// Runs that go through a table, by what they do with the gradient.
 type Pooled = Vec<(GradientAccess, Vec<Run>)>;
 
-/// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are, and small ones
-/// that lie in the same buffers, such as those that the arena's holes part.
+/// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are,
+/// and small ones that lie in the same buffers, such as those that the arena's holes part.
 fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let limits = gpu.device().limits();
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);

@@ -23,14 +23,15 @@ pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Ex
 }
 
 impl Optimizer {
-    /// One step of every parameter that has a gradient. On a GPU this is one submission, and it waits only if 128 steps have not
-    /// finished yet.
+    /// One step of every parameter that has a gradient. On a GPU this is one submission, and it waits only if 128 steps
+    /// have not finished yet.
     ///
     /// Parameters of [`Optimizer::add_slice`] have their gradients in [`Optimizer::step_slices`]; this leaves them out.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::Rejected`] if the GPU has no memory left or a caller's buffer was destroyed,
-    /// [`Error::Unsupported`] while averages are swapped in, [`Error::TooManyStepsInFlight`] if 128 steps are recorded in encoders that were not submitted.
+    /// [`Error::Unsupported`] while averages are swapped in, [`Error::TooManyStepsInFlight`] if 128 steps are recorded
+    /// in encoders that were not submitted.
     pub fn step(&mut self) -> Result<()> {
         match self.device.clone() {
             Device::Gpu(gpu) => self.submit(&gpu, Self::encode),
@@ -44,9 +45,9 @@ impl Optimizer {
 
     /// Records one step into the caller's encoder, in one compute pass. Submits nothing and waits for nothing.
     ///
-    /// The step counts from now on, with the settings that the groups have now; an encoder that is dropped instead of submitted
-    /// leaves the counts one ahead (unless the step may be skipped: then it was). Several steps may be recorded into one encoder, and
-    /// encoders are submitted in the order of their steps.
+    /// The step counts from now on, with the settings that the groups have now; an encoder that is dropped instead of
+    /// submitted leaves the counts one ahead (unless the step may be skipped: then it was). Several steps may be
+    /// recorded into one encoder, and encoders are submitted in the order of their steps.
     ///
     /// # Errors
     /// [`Error::Unsupported`] on the CPU, [`Error::TooManyStepsInFlight`] once 128 recorded steps have not finished,
@@ -106,9 +107,9 @@ impl Optimizer {
         self.groups.iter_mut().for_each(|group| f(&mut group.steps, &mut group.pending, bit));
     }
 
-    /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished (fewer, where steps may be
-    /// skipped and hundreds of parameters have coefficients of their own: 16,384 rows for all outcomes). For loops that
-    /// [`encode`](Optimizer::encode) and submit without ever polling the device.
+    /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished (fewer,
+    /// where steps may be skipped and hundreds of parameters have coefficients of their own: 16,384 rows for all
+    /// outcomes). For loops that [`encode`](Optimizer::encode) and submit without ever polling the device.
     ///
     /// # Errors
     /// [`Error::TooManyStepsInFlight`] if they are recorded in encoders that were not submitted, [`Error::DeviceLost`].
@@ -137,10 +138,12 @@ impl Optimizer {
         self.slots.as_ref().map_or(Ok(()), Slots::check_room)
     }
 
-    /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the next step takes
-    /// that back. Of groups with [`Momentum`](crate::rules::Momentum) without `nesterov`; others stay. A parameter that stands
-    /// there already stays too. Not where a step may be skipped, which could not take it back: see [`NonFinite`](crate::NonFinite). Between this and the step, reading a parameter gives the look-ahead point, and writing it takes it
-    /// from there. A look-ahead counts as a step for the 128 that may be recorded and not finished.
+    /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the
+    /// next step takes that back. Of groups with [`Momentum`](crate::rules::Momentum) without `nesterov`; others stay.
+    /// A parameter that stands there already stays too. Not where a step may be skipped, which could not take it back:
+    /// see [`NonFinite`](crate::NonFinite). Between this and the step, reading a parameter gives the look-ahead point,
+    /// and writing it takes it from there. A look-ahead counts as a step for the 128 that may be recorded and not
+    /// finished.
     ///
     /// # Errors
     /// As [`Optimizer::encode`].
@@ -226,7 +229,8 @@ impl Optimizer {
         }
     }
 
-    /// Encodes and submits, waiting for a slot if there is none free. If wgpu refuses the submission, the counts go back.
+    /// Encodes and submits, waiting for a slot if there is none free. If wgpu refuses the submission, the counts go
+    /// back.
     pub(super) fn submit(
         &mut self,
         gpu: &Gpu,

@@ -102,7 +102,8 @@ impl Whole {
         limits
     }
 
-    /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind it.
+    /// The step, unless it is skipped: who has taken it. The twin of shaders/prepare.wgsl and what is recorded behind
+    /// it.
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         // Sums go by groups and names: a norm's last bit does not depend on the order in which parameters were added.
         work.sort_unstable_by_key(|work| (work.group, work.name));
@@ -225,7 +226,8 @@ impl Optimizer {
         self.groups.iter_mut().enumerate().filter(|(k, _)| stepped(*k)).for_each(|(_, group)| group.steps += 1);
     }
 
-    /// One step of parameters in the caller's slices, on the CPU: all of a group in one call, which takes its schedule one further.
+    /// One step of parameters in the caller's slices, on the CPU: all of a group in one call, which takes its schedule
+    /// one further.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Slices, rules::Momentum};
@@ -238,8 +240,8 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or is given
-    /// twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_slice`] or
+    /// is given twice, [`Error::ElementType`], [`Error::Length`]; all checked before the first slice changes.
     pub fn step_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
         let group = |tensor: &Slices<'_, F>| Some(self.parameters.get(&tensor.id.0)?.group);
         let stepped: HashSet<_> = tensors.iter().filter_map(group).collect();

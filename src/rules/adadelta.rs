@@ -8,7 +8,8 @@ use super::prelude::*;
 /// u ← ρu + (1 − ρ)δ²
 /// w ← w − lr·δ
 /// ```
-/// States `square_avg` v, `acc_delta` u; 28 bytes of traffic an element. The paper has no learning rate: 1, PyTorch's default.
+/// States `square_avg` v, `acc_delta` u; 28 bytes of traffic an element. The paper has no learning rate: 1, PyTorch's
+/// default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaDelta {

@@ -6,8 +6,9 @@ use super::prelude::*;
 /// b² ← b² + ‖g‖²
 /// w ← w − lr·g / b
 /// ```
-/// b is one number: of the group, whose gradients then have one norm together, or of each tensor. It is kept as the root, which no
-/// finite gradient makes overflow. No other state; 20 bytes of traffic an element: the norm takes one more pass.
+/// b is one number: of the group, whose gradients then have one norm together, or of each tensor. It is kept as the
+/// root, which no finite gradient makes overflow. No other state; 20 bytes of traffic an element: the norm takes one
+/// more pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaGradNorm {

@@ -10,7 +10,8 @@ pub enum Amsgrad {
     Corrected,
 }
 
-/// Adam: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980); AMSGrad: [Reddi et al., 2018](https://arxiv.org/abs/1904.09237).
+/// Adam: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980); AMSGrad:
+/// [Reddi et al., 2018](https://arxiv.org/abs/1904.09237).
 ///
 /// ```text
 /// m ← β₁m + (1 − β₁)g
@@ -18,9 +19,9 @@ pub enum Amsgrad {
 /// w ← w − lr·m̂ / (√(v̂ + eps_root) + ε)    m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 /// ```
 /// States `exp_avg` m, `exp_avg_sq` v, `max_exp_avg_sq` v̄; 28 bytes of traffic an element, 36 with AMSGrad. With
-/// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled) this is `AdamW`. ε stands outside the root, as in the paper and PyTorch; see
-/// `eps_hat` and `eps_root` for the others. The corrections are computed in f64 on the host: optax and Keras compute them in f32, where
-/// 1 − 0.999ᵗ is 1e-5 off.
+/// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled) this is `AdamW`. ε stands outside the root, as in the
+/// paper and PyTorch; see `eps_hat` and `eps_root` for the others. The corrections are computed in f64 on the host:
+/// optax and Keras compute them in f32, where 1 − 0.999ᵗ is 1e-5 off.
 ///
 /// ```
 /// use wgpu_optim::{Device, Optimizer, Settings, WeightDecay, rules::Adam};

@@ -7,7 +7,8 @@ use super::prelude::*;
 /// u ← max(β₂u, |g| + ε)
 /// w ← w − lr / (1 − β₁ᵗ) · m / u
 /// ```
-/// States `exp_avg` m, `exp_inf` u; 28 bytes of traffic an element. The paper has no ε: with `eps: 0.0` and no gradient yet, w stays.
+/// States `exp_avg` m, `exp_inf` u; 28 bytes of traffic an element. The paper has no ε: with `eps: 0.0` and no gradient
+/// yet, w stays.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaMax {

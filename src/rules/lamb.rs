@@ -8,9 +8,9 @@ use super::prelude::*;
 /// r = m̂ / (√(v̂ + eps_root) + ε) + λw       m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 /// w ← w − lr·‖w‖/‖r‖·r                      the ratio is 1 where a norm is 0
 /// ```
-/// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio. States `exp_avg` m, `exp_avg_sq` v; 44 bytes of
-/// traffic an element: the norms take one more pass, which stores nothing. Of the paper's choices: φ is the identity, as in optax and
-/// Keras.
+/// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio. States `exp_avg` m, `exp_avg_sq`
+/// v; 44 bytes of traffic an element: the norms take one more pass, which stores nothing. Of the paper's choices: φ is
+/// the identity, as in optax and Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Lamb {

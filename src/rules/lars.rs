@@ -6,9 +6,9 @@ use super::prelude::*;
 /// v ← ρv − lr·η‖w‖/(‖g‖ + ε)·g              the ratio is 1 where a norm is 0
 /// w ← w + v                                 nesterov: w + ρv − lr·ratio·g
 /// ```
-/// g is the gradient with its [`WeightDecay::L2`](crate::WeightDecay::L2). State `momentum_buffer` v, with lr inside, as optax; 28 bytes
-/// of traffic an element: the norms take one more pass. Biases and norms, which the paper leaves to plain momentum, belong in a group
-/// of their own.
+/// g is the gradient with its [`WeightDecay::L2`](crate::WeightDecay::L2). State `momentum_buffer` v, with lr inside,
+/// as optax; 28 bytes of traffic an element: the norms take one more pass. Biases and norms, which the paper leaves to
+/// plain momentum, belong in a group of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Lars {

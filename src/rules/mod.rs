@@ -131,7 +131,8 @@ pub fn by_name(name: &str) -> Result<AnyRule> {
 ///
 /// # Errors
 /// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax and NAdam,
-/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not known.
+/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not
+/// known.
 pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
     let group = serde_json::from_str(group).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
     torch::read(class, &group)

@@ -20,18 +20,20 @@ pub enum MomentumForm {
 /// v ← ρv + g
 /// w ← w − lr·v              nesterov: w − lr·(g + ρv)
 /// ```
-/// For a constant `lr` the forms of [`MomentumForm`] take the same steps. State `momentum_buffer` is v; 20 bytes of traffic an
-/// element. As in PyTorch, `dampening` does not act on a parameter's first step.
+/// For a constant `lr` the forms of [`MomentumForm`] take the same steps. State `momentum_buffer` is v; 20 bytes of
+/// traffic an element. As in PyTorch, `dampening` does not act on a parameter's first step.
 ///
-/// With `nesterov` the parameters stand at the look-ahead point, which is what PyTorch, Keras and optax store: with lr inside the
-/// velocity it is the lecture notes' rearranged form `w ← w − ρ·v_old + (1 + ρ)·v`, since v = ρ·v_old − lr·g. For the two-point
-/// form leave `nesterov` off and call [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead) before each gradient.
+/// With `nesterov` the parameters stand at the look-ahead point, which is what PyTorch, Keras and optax store: with lr
+/// inside the velocity it is the lecture notes' rearranged form `w ← w − ρ·v_old + (1 + ρ)·v`, since v = ρ·v_old −
+/// lr·g. For the two-point form leave `nesterov` off and call
+/// [`Optimizer::encode_look_ahead`](crate::Optimizer::encode_look_ahead) before each gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Momentum {
     /// ρ, in 0 ≤ ρ < 1.
     pub momentum: f64,
-    /// Part of the gradient that the velocity leaves out, in 0 ≤ dampening ≤ 1. Not with `nesterov` or [`MomentumForm::Ema`].
+    /// Part of the gradient that the velocity leaves out, in 0 ≤ dampening ≤ 1. Not with `nesterov` or
+    /// [`MomentumForm::Ema`].
     pub dampening: f64,
     /// Step from the look-ahead point.
     pub nesterov: bool,
@@ -54,7 +56,8 @@ impl Momentum {
     pub fn keras(momentum: f64) -> Self {
         Self { momentum, form: MomentumForm::LrInside, ..Self::default() }
     }
-    /// Polyak's heavy ball: `w ← w − lr·g + ρ·(w − w_before)`. The last displacement is the velocity of [`Momentum::keras`].
+    /// Polyak's heavy ball: `w ← w − lr·g + ρ·(w − w_before)`. The last displacement is the velocity of
+    /// [`Momentum::keras`].
     pub fn heavy_ball(momentum: f64) -> Self {
         Self::keras(momentum)
     }

@@ -8,9 +8,9 @@ use super::prelude::*;
 /// μₜ = β₁·(1 − ½·0.96^(t·momentum_decay)),  Πₜ = μ₁·…·μₜ
 /// w ← w − lr·((1 − μₜ)/(1 − Πₜ)·g + μₜ₊₁/(1 − Πₜ₊₁)·m) / (√(v/(1 − β₂ᵗ)) + ε)
 /// ```
-/// States `exp_avg` m, `exp_avg_sq` v; 28 bytes of traffic an element. The products Πₜ (PyTorch's `mu_product`) are computed from t on
-/// the host. `momentum_decay` 0.004 is PyTorch's, 1 is Keras'; `None` keeps μ = β₁, which is Dozat's simple form and optax'
-/// `adam(nesterov=True)`.
+/// States `exp_avg` m, `exp_avg_sq` v; 28 bytes of traffic an element. The products Πₜ (PyTorch's `mu_product`) are
+/// computed from t on the host. `momentum_decay` 0.004 is PyTorch's, 1 is Keras'; `None` keeps μ = β₁, which is Dozat's
+/// simple form and optax' `adam(nesterov=True)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NAdam {

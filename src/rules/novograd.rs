@@ -1,15 +1,16 @@
 use super::prelude::*;
 
-/// NovoGrad, momentum of gradients that are normalised tensor by tensor: [Ginsburg et al., 2019](https://arxiv.org/abs/1905.11286).
+/// NovoGrad, momentum of gradients that are normalised tensor by tensor:
+/// [Ginsburg et al., 2019](https://arxiv.org/abs/1905.11286).
 ///
 /// ```text
 /// v ← β₂v + (1 − β₂)‖g‖²                    ‖g‖² at the first step
 /// m ← β₁m + g / (√(v + eps_root) + ε) + λw  grad_averaging: (1 − β₁) times what is added
 /// w ← w − lr·m
 /// ```
-/// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the momentum. State `exp_avg` m, and one number a tensor,
-/// `exp_avg_sq` v; 28 bytes of traffic an element: the norms take one more pass. A norm above 1.8e19, whose square overflows in f32,
-/// makes no step with any gradient from then on.
+/// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the momentum. State `exp_avg` m, and one
+/// number a tensor, `exp_avg_sq` v; 28 bytes of traffic an element: the norms take one more pass. A norm above 1.8e19,
+/// whose square overflows in f32, makes no step with any gradient from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NovoGrad {

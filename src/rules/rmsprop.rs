@@ -1,7 +1,7 @@
 use super::prelude::*;
 
-/// RMSProp: [Hinton, 2012](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf); centered and with momentum as
-/// [Graves, 2013](https://arxiv.org/abs/1308.0850).
+/// RMSProp: [Hinton, 2012](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf); centered and with
+/// momentum as [Graves, 2013](https://arxiv.org/abs/1308.0850).
 ///
 /// ```text
 /// v ← αv + (1 − α)g²
@@ -9,11 +9,11 @@ use super::prelude::*;
 /// d ← g / (√v + ε)
 /// w ← w − lr·d              momentum μ: b ← μb + d;  w ← w − lr·b
 /// ```
-/// States `square_avg` v, `momentum_buffer` b (with momentum), `grad_avg` ḡ (centered); 20 bytes of traffic an element, 8 more for
-/// each of the two options.
+/// States `square_avg` v, `momentum_buffer` b (with momentum), `grad_avg` ḡ (centered); 20 bytes of traffic an element,
+/// 8 more for each of the two options.
 ///
-/// Centered, `v − ḡ²` can round below 0, where PyTorch's root is NaN. Here it counts as 0, and where v has overflowed (|g| above
-/// 1e19) the step is 0: with ε of 1e-19 or more, no history of finite gradients gives a NaN.
+/// Centered, `v − ḡ²` can round below 0, where PyTorch's root is NaN. Here it counts as 0, and where v has overflowed
+/// (|g| above 1e19) the step is 0: with ε of 1e-19 or more, no history of finite gradients gives a NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct RmsProp {
@@ -60,7 +60,8 @@ impl RmsProp {
     pub fn optax() -> Self {
         Self { eps: 1e-8, ..Self::keras() }
     }
-    /// [Graves, 2013](https://arxiv.org/abs/1308.0850), eq. 38–41: α = 0.95, μ = 0.9, ε = 1e-4 inside the root, centered, lr inside.
+    /// [Graves, 2013](https://arxiv.org/abs/1308.0850), eq. 38–41: α = 0.95, μ = 0.9, ε = 1e-4 inside the root,
+    /// centered, lr inside.
     pub fn graves() -> Self {
         Self { alpha: 0.95, eps: 1e-4, centered: true, momentum: 0.9, ..Self::keras() }
     }

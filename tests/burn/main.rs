@@ -1,4 +1,5 @@
-//! `wgpu_optim::burn` on Burn's Flex and, where there is an adapter, on Burn's wgpu; without one those tests are ignored, with the reason.
+//! `wgpu_optim::burn` on Burn's Flex and, where there is an adapter, on Burn's wgpu; without one those tests are
+//! ignored, with the reason.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -68,7 +69,8 @@ fn ensure(holds: bool, what: impl Into<String>) -> Result<(), Failed> {
     if holds { Ok(()) } else { Err(what.into().into()) }
 }
 
-/// A convolution (its gradient is permuted), a list, an option that is there and one that is not, and a layer without a gradient.
+/// A convolution (its gradient is permuted), a list, an option that is there and one that is not, and a layer without a
+/// gradient.
 #[derive(Module, Debug)]
 struct Net {
     conv: Conv2d,

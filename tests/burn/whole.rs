@@ -153,7 +153,8 @@ fn bad_input_gives_the_module_back(on: &On) -> Result<(), Failed> {
     ensure(matches!(&refused.error, Error::Unsupported { .. }), format!("{refused:?}"))
 }
 
-/// All schedules go on with a step, those of groups without gradients, too: a checkpoint means the same on every device.
+/// All schedules go on with a step, those of groups without gradients, too: a checkpoint means the same on every
+/// device.
 fn schedules_go_on_together(on: &On) -> Result<(), Failed> {
     let mut net = Net::new(on);
     let mut optimizer =

@@ -2,13 +2,13 @@
 
 use libtest_mimic::{Failed, Trial};
 
-/// Between f32 on a GPU and the same text in f32 or f64 on the CPU, for up to 20 steps: what the golden README gives for rules with
-/// their bias corrections computed on the host. (Each step rounds about 10 times; 20 · 10 · 2⁻²⁴ is 1.2e-5 in the worst case, and a
-/// GPU's division and root are 2.5 ulp.)
+/// Between f32 on a GPU and the same text in f32 or f64 on the CPU, for up to 20 steps: what the golden README gives
+/// for rules with their bias corrections computed on the host. (Each step rounds about 10 times; 20 · 10 · 2⁻²⁴ is
+/// 1.2e-5 in the worst case, and a GPU's division and root are 2.5 ulp.)
 pub(crate) const TOLERANCE: f64 = 5e-6;
 
-/// `|x − b| ≤ tolerance · max(scale, |b|)` for every element. A parameter's scale is the largest magnitude that it has had.
-/// Infinities are equal to themselves alone.
+/// `|x − b| ≤ tolerance · max(scale, |b|)` for every element. A parameter's scale is the largest magnitude that it has
+/// had. Infinities are equal to themselves alone.
 pub(crate) fn close(what: &str, x: &[f32], b: &[f32], scale: &[f32], tolerance: f64) -> Result<(), Failed> {
     if x.len() != b.len() || b.len() != scale.len() {
         return Err(format!("{what}: {} elements against {}, scale {}", x.len(), b.len(), scale.len()).into());
@@ -33,8 +33,8 @@ pub(crate) fn close(what: &str, x: &[f32], b: &[f32], scale: &[f32], tolerance: 
     .into())
 }
 
-/// `‖x − b‖ / ‖b − start‖`: a wrong update of a large parameter shows here. Of elements that have always been below 1e6 (`scale` is the
-/// largest magnitude): others come back from there with what rounding has left of them.
+/// `‖x − b‖ / ‖b − start‖`: a wrong update of a large parameter shows here. Of elements that have always been below 1e6
+/// (`scale` is the largest magnitude): others come back from there with what rounding has left of them.
 pub(crate) fn displaced(
     what: &str,
     x: &[f32],

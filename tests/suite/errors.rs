@@ -1,5 +1,5 @@
-//! Bad input: the error that names it, and nothing changed. Every case goes through the public API, and every buffer is compared
-//! byte for byte before and after.
+//! Bad input: the error that names it, and nothing changed. Every case goes through the public API, and every buffer is
+//! compared byte for byte before and after.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Momentum, NAdam, RmsProp, Sgd};

@@ -39,7 +39,8 @@ pub(crate) fn gradients_for(rule: &AnyRule, len: usize, seed: u64) -> Vec<f32> {
     gradients(len, seed).iter().map(|g| g.clamp(-most, most)).collect()
 }
 
-/// What there is, looked for once: NVIDIA's driver hangs or crashes where many threads look, with EGL beside Vulkan (gfx-rs/wgpu#5930).
+/// What there is, looked for once: NVIDIA's driver hangs or crashes where many threads look, with EGL beside Vulkan
+/// (gfx-rs/wgpu#5930).
 pub(crate) static ADAPTERS: OnceLock<Vec<wgpu::Adapter>> = OnceLock::new();
 
 /// A device with these limits on the same adapter as `gpu`.

@@ -32,7 +32,8 @@ fn counting(gpu: &Gpu) -> Result<Option<Gpu>, Failed> {
     Ok(counts.then_some(gpu))
 }
 
-/// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of tensors.
+/// Parameters, gradients, states; less than 256 bytes a tensor and buffer; and a fixed overhead, whatever the number of
+/// tensors.
 fn memory_is_what_the_tensors_take(gpu: &Gpu) -> Result<(), Failed> {
     let Some(gpu) = counting(gpu)? else { return Ok(()) };
     let bytes = || bytes(&gpu);
@@ -68,8 +69,8 @@ fn memory_is_what_the_tensors_take(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Densification: each round adds parameters before it removes the last round's. In the arena, in the caller's buffers (states and scalars are
-/// the optimizer's then), with steps between or without.
+/// Densification: each round adds parameters before it removes the last round's. In the arena, in the caller's buffers
+/// (states and scalars are the optimizer's then), with steps between or without.
 fn what_goes_is_given_back(gpu: &Gpu) -> Result<(), Failed> {
     let Some(gpu) = counting(gpu)? else { return Ok(()) };
     let rule = |name| rules::by_name(name);

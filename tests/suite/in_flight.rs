@@ -123,7 +123,8 @@ fn set_in_flight(gpu: &Gpu, set: impl Fn(&mut Optimizer) -> Result<(), Error>, c
     close("w", &on_gpu.read_blocking("w")?, &cpu.read_blocking("w")?, &[3.0; LEN], TOLERANCE)
 }
 
-/// A step of an optimizer whose parameter `callers` has its gradient in a destroyed buffer, and the gradient taken from it again.
+/// A step of an optimizer whose parameter `callers` has its gradient in a destroyed buffer, and the gradient taken from
+/// it again.
 fn refused(gpu: &Gpu, optimizer: &mut Optimizer) -> Result<(), Failed> {
     let dead = buffer(gpu, &[1.0; 8], FOREIGN);
     optimizer.set_gradient("callers", Gradient::Buffer(BufferRange::whole(&dead)))?;
@@ -192,7 +193,8 @@ fn a_gradient_that_moves_leaves_its_micro_batches(gpu: &Gpu) -> Result<(), Faile
     same("and on", &optimizer.read_blocking(w)?, &[-3.0; LEN])
 }
 
-/// Two skips are in flight when an average is asked for, or the count is set: it begins with the first step that is taken.
+/// Two skips are in flight when an average is asked for, or the count is set: it begins with the first step that is
+/// taken.
 fn an_average_begins_behind_steps_that_were_taken(gpu: &Gpu) -> Result<(), Failed> {
     let set_averaging = |optimizer: &mut Optimizer| optimizer.set_averaging(0, Averaging::Ema(0.5));
     let set_steps = |optimizer: &mut Optimizer| optimizer.set_steps("w", 5);

@@ -167,7 +167,8 @@ fn without_adapter(name: &str, reason: String, required: bool) -> Trial {
     })
 }
 
-/// This suite again where no driver is: GPU tests are listed as ignored with the reason, or fail where a GPU is required.
+/// This suite again where no driver is: GPU tests are listed as ignored with the reason, or fail where a GPU is
+/// required.
 fn without_an_adapter() -> Result<(), Failed> {
     let run = |required: &str| {
         let mut again = std::process::Command::new(std::env::current_exe()?);

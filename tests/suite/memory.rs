@@ -314,7 +314,8 @@ fn pipelines_go_into_a_cache(gpu: &Gpu) -> Result<(), Failed> {
     ensure(refused.is_err(), "another device's cache was not looked at")
 }
 
-/// [`Gpu::REQUIRED_LIMITS`]: rules that bind four storage buffers run, the others are refused by name before anything else.
+/// [`Gpu::REQUIRED_LIMITS`]: rules that bind four storage buffers run, the others are refused by name before anything
+/// else.
 fn the_least_device_runs_what_fits(gpu: &Gpu) -> Result<(), Failed> {
     let low = device_like(gpu, |limits| {
         let resolution = limits.clone();

@@ -1,5 +1,5 @@
-//! Random programs of API calls, applied to an optimizer on the CPU and two on the GPU in step: they agree with each other and with the
-//! documentation. A program that fails shrinks to a short one, which is printed.
+//! Random programs of API calls, applied to an optimizer on the CPU and two on the GPU in step: they agree with each
+//! other and with the documentation. A program that fails shrinks to a short one, which is printed.
 //!
 //! `WGPU_OPTIM_MODEL_CASES` sets how many programs there are, `WGPU_OPTIM_MODEL_SEED` which.
 
@@ -216,7 +216,8 @@ impl Run {
         };
         ensure(of(&cpu) == of(&plain), format!("GPU {:?}, CPU {:?}", plain.report, cpu.report))?;
         if self.noisy {
-            // Where a gradient is 0 but for noise, which is as exact as a device's logarithm, rules divide it by itself.
+            // Where a gradient is 0 but for noise, which is as exact as a device's logarithm, rules divide it by
+            // itself.
             return Ok(());
         }
         let finite = |x: f32| if x.is_nan() { 0.0 } else { x };

@@ -1,4 +1,5 @@
-//! One adapter, one program, the same bits: whatever the host knew when it recorded, and in whatever order parameters were added.
+//! One adapter, one program, the same bits: whatever the host knew when it recorded, and in whatever order parameters
+//! were added.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb};
@@ -72,7 +73,8 @@ fn the_order_of_adding_does_not_change_a_bit(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Step counts that came apart for the host alone are one cohort again, and the arena's holes do not multiply dispatches.
+/// Step counts that came apart for the host alone are one cohort again, and the arena's holes do not multiply
+/// dispatches.
 fn a_split_plan_heals(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = Optimizer::new(&gpu.into(), Adam::default(), 0.01)?;
     optimizer.set_clip_norm(ClipNorm::torch(1.0))?;

@@ -27,8 +27,8 @@ fn settings(rule: &AnyRule) -> Settings {
 /// Vectors by name, the parameter first.
 type Vectors = Vec<(&'static str, Vec<f32>)>;
 
-/// Parameter and states after some steps with these gradients; on the CPU also the largest magnitude that each element of them has had,
-/// as vectors behind them.
+/// Parameter and states after some steps with these gradients; on the CPU also the largest magnitude that each element
+/// of them has had, as vectors behind them.
 fn run(
     device: &Device,
     rule: &AnyRule,
@@ -66,7 +66,8 @@ fn read(optimizer: &Optimizer, rule: &AnyRule) -> Result<Vectors, Failed> {
     Ok(all)
 }
 
-/// Parameters and states agree. A state's error is measured against the largest gradient (or its square) that went into it.
+/// Parameters and states agree. A state's error is measured against the largest gradient (or its square) that went into
+/// it.
 fn agree(
     what: &str,
     gpu: &[(&str, Vec<f32>)],

@@ -1,4 +1,5 @@
-//! Tensors anywhere in the caller's pools: the same numbers as in the arena, in one dispatch, and nothing beside them is touched.
+//! Tensors anywhere in the caller's pools: the same numbers as in the arena, in one dispatch, and nothing beside them
+//! is touched.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum};

@@ -95,8 +95,8 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
                     a[1 + id.x] = x;
                 }";
     let pipeline = pipeline(gpu, wgsl);
-    // Half a second at most: beyond two, a desktop takes its GPU back. A loop of Mesa's llvmpipe ends after 65,535 turns, without a word:
-    // there, many short ones.
+    // Half a second at most: beyond two, a desktop takes its GPU back. A loop of Mesa's llvmpipe ends after 65,535
+    // turns, without a word: there, many short ones.
     let software = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
     let (turns, workgroups) = if software { (1 << 15, 1 << 12) } else { (1 << 21, 1) };
     let mut rounds = vec![f32::from_bits(turns)];
@@ -107,7 +107,8 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
         layout: &pipeline.get_bind_group_layout(0),
         entries: &[wgpu::BindGroupEntry { binding: 0, resource: rounds.as_entire_binding() }],
     });
-    // A step that waits does so each time; one that does not may lose its core for as long as the dispatch takes, but not each time.
+    // A step that waits does so each time; one that does not may lose its core for as long as the dispatch takes, but
+    // not each time.
     for _ in 0..3 {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -123,8 +124,8 @@ fn a_step_returns_before_the_gpu_has_done_it(gpu: &Gpu) -> Result<(), Failed> {
         gpu.queue().submit([commands]);
         let submission = start.elapsed();
         gpu.queue().submit([]);
-        // Mesa's llvmpipe executes within a submission, and may tell a little later. There nobody can see whether the step waits.
-        // SwiftShader, in CI, executes beside it.
+        // Mesa's llvmpipe executes within a submission, and may tell a little later. There nobody can see whether the
+        // step waits. SwiftShader, in CI, executes beside it.
         let mut within = done.load(Ordering::Relaxed);
         if !within {
             optimizer.step()?;
@@ -174,8 +175,8 @@ fn a_step_makes_no_objects(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Beside a pass of the same shape by hand: as many dispatches, one write, one copy, one mapping, one submission, and error scopes
-/// around the write and around it all.
+/// Beside a pass of the same shape by hand: as many dispatches, one write, one copy, one mapping, one submission, and
+/// error scopes around the write and around it all.
 fn a_step_allocates_as_a_hand_recorded_one(gpu: &Gpu) -> Result<(), Failed> {
     let gpu = &device_like(gpu, |_| {})?;
     let mut optimizer = guarded(gpu, Adam::default(), 0.01.into())?;

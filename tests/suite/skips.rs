@@ -1,4 +1,5 @@
-//! Steps that the device skips, and the loss scale that follows: counts, rates and states are as if they had never been.
+//! Steps that the device skips, and the loss scale that follows: counts, rates and states are as if they had never
+//! been.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Lamb, Momentum, NAdam};
@@ -103,7 +104,7 @@ fn two_hundred_overflows_without_a_poll(gpu: &Gpu) -> Result<(), Failed> {
     };
     let (gpu, cpu) = (run(&gpu.into())?, run(&Device::Cpu)?);
     ensure(gpu.steps("p0")? == 6 && cpu.steps("p0")? == 6, format!("{} steps", gpu.steps("p0")?))?;
-    ensure(gpu.scale() == 4.0 && cpu.scale() == 4.0, "the scales differ")?;
+    ensure(gpu.report().loss_scale == 4.0 && cpu.report().loss_scale == 4.0, "the scales differ")?;
     for k in 0..LENGTHS.len() {
         let (x, b) =
             (gpu.read_blocking::<f32>(format!("p{k}").as_str())?, cpu.read_blocking::<f32>(format!("p{k}").as_str())?);
@@ -180,7 +181,8 @@ fn a_missing_gradient_and_an_overflow(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// With the rate changed at each, a parameter that misses some, and overflows among them: nothing is known before the submission.
+/// With the rate changed at each, a parameter that misses some, and overflows among them: nothing is known before the
+/// submission.
 fn a_hundred_controlled_steps_in_one_encoder(gpu: &Gpu) -> Result<(), Failed> {
     let (len, steps) = (301, 100);
     let gradient = |t: usize| {
@@ -235,7 +237,7 @@ fn a_hundred_controlled_steps_in_one_encoder(gpu: &Gpu) -> Result<(), Failed> {
                 Device::Cpu => close(name, &x, &b, &vec![2.0; len], 5.0 * TOLERANCE)?,
             }
         }
-        ensure(optimizer.skipped_steps() == other.skipped_steps(), "skipped")?;
+        ensure(optimizer.report().skipped_steps == other.report().skipped_steps, "skipped")?;
     }
     Ok(())
 }
@@ -521,7 +523,7 @@ fn skips_are_not_forgotten(gpu: &Gpu) -> Result<(), Failed> {
         }
         optimizer.set_loss_scaler(None)?;
         optimizer.settle_blocking()?;
-        ensure(optimizer.skipped_steps() == 3, format!("{:?} on {}", optimizer.report(), device.name()))?;
+        ensure(optimizer.report().skipped_steps == 3, format!("{:?} on {}", optimizer.report(), device.name()))?;
         optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
         optimizer.write_gradient("w", &[3.0, 0.0, 4.0, 0.0, 0.0f32])?;
         optimizer.step()?;
@@ -541,7 +543,7 @@ fn skips_are_not_forgotten(gpu: &Gpu) -> Result<(), Failed> {
         }
         large.set_loss_scale(2.0, 0, 1)?;
         large.settle_blocking()?;
-        ensure(large.skipped_steps() == 1, format!("{:?}, set to 1", large.report()))?;
+        ensure(large.report().skipped_steps == 1, format!("{:?}, set to 1", large.report()))?;
     }
     Ok(())
 }

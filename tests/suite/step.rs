@@ -240,7 +240,8 @@ fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
     close("encode", &run(&gpu.into(), true)?, &cpu, &vec![4.0; cpu.len()], 20.0 * TOLERANCE)
 }
 
-/// A second group needs larger slots while steps in the smaller ones are not submitted yet; two encoders wait at a time.
+/// A second group needs larger slots while steps in the smaller ones are not submitted yet; two encoders wait at a
+/// time.
 fn slots_grow_under_a_pending_encoder(gpu: &Gpu) -> Result<(), Failed> {
     let run = |together: bool| -> Result<Optimizer, Failed> {
         let mut optimizer = adam(gpu)?;
@@ -444,7 +445,8 @@ fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Five steps, everything read and written into a fresh optimizer (also on the other device), five more: as ten in one go.
+/// Five steps, everything read and written into a fresh optimizer (also on the other device), five more: as ten in one
+/// go.
 fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
     let devices = [gpu.into(), Device::Cpu];
     for (name, rule) in rules::all() {

@@ -1,4 +1,5 @@
-//! What a gradient is after a step: one that was written stays, micro-batches are used up, one that nobody has written is missing.
+//! What a gradient is after a step: one that was written stays, micro-batches are used up, one that nobody has written
+//! is missing.
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Sgd};

@@ -228,8 +228,8 @@ impl Optimizer {
 
     /// [`Optimizer::load`] with options. Returns what did not fit.
     ///
-    /// If `strict` is off, these are loaded where they fit: each group's configuration, each parameter's value, and each
-    /// parameter's states together with its step count. If one state is missing or does not fit, none of that
+    /// If `strict` is off, these are loaded where they fit: each group's configuration, each parameter's value, and
+    /// each parameter's states together with its step count. If one state is missing or does not fit, none of that
     /// parameter's are loaded. An average is an exception: one that the file lacks is listed, and begins anew with the
     /// parameter's next step.
     ///

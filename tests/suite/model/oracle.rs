@@ -1,5 +1,5 @@
-//! What calls do by the documentation, written without the library: who steps, counts, rates, the loss scale, who has an average; and the
-//! values of plain SGD.
+//! What calls do by the documentation, written without the library: who steps, counts, rates, the loss scale, who has
+//! an average; and the values of plain SGD.
 
 use std::collections::BTreeMap;
 

@@ -44,8 +44,8 @@ pub(super) struct State {
     pub(super) report: Report,
 }
 
-/// Gradients of 1/4 … 1 and either sign, so that none comes near 0. Of matrices in sixteenths: means of rows are exact, and no difference
-/// from them is near 0 either.
+/// Gradients of 1/4 … 1 and either sign, so that none comes near 0. Of matrices in sixteenths: means of rows are exact,
+/// and no difference from them is near 0 either.
 pub(super) fn gradient(len: usize, seed: u8) -> Vec<f32> {
     let matrix = len.is_multiple_of(64);
     let magnitude =
