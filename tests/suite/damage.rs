@@ -104,10 +104,10 @@ fn wrong_configurations_are_refused() -> Result<(), Failed> {
     let shape = with_configuration(&file, |note| note["parameters"]["a"]["options"]["shape"] = vec![3, 3].into())?;
     refused("shape", &shape, |e| matches!(e, Error::Length { .. }))?;
     // Each by itself is fine; together they are not.
-    let clip = serde_json::json!({ "max_norm": 1.0, "norm": "l2", "eps": 0.0, "only_down": true });
+    let clip = |norm: &str| serde_json::json!({ "max_norm": 1.0, "norm": norm, "eps": 0.0, "only_down": true });
     let both = with_configuration(&file, |note| {
-        note["groups"][0]["settings"]["clip_norm"] = clip.clone();
-        note["clip_norm"] = clip;
+        note["groups"][0]["settings"]["clip_norm"] = clip("l1");
+        note["clip_norm"] = clip("l2");
     })?;
     refused("two norms", &both, |e| matches!(e, Error::Unsupported { .. }))
 }
