@@ -67,7 +67,8 @@ impl slots::Slot for Slot {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) step: u64,
-    slot: Taken<Slot>,
+    slot: Taken,
+    objects: Slot,
     outcome: Outcome,
     shared: Arc<Mutex<Shared>>,
 }
@@ -184,11 +185,11 @@ impl Control {
     pub(crate) fn begin(&mut self, gpu: &Gpu, words: &[u32]) -> Result<InFlight> {
         self.check_room()?;
         let size = 4 * words.len() as u64;
-        let slot = self.slots.take(size, || Slot::new(gpu, size))?;
-        gpu.write_words(&slot.data, words)?;
+        let (slot, objects) = self.slots.take(size, || Slot::new(gpu, size))?;
+        gpu.write_words(&objects.data, words)?;
         self.last += 1;
         self.pending.push_back((self.last, None));
-        Ok(InFlight { step: self.last, slot, outcome: None, shared: self.shared.clone() })
+        Ok(InFlight { step: self.last, slot, objects, outcome: None, shared: self.shared.clone() })
     }
 
     /// Forgets this step, whose submission was refused.
@@ -198,7 +199,7 @@ impl Control {
 
     /// Records the report to the host, behind the step's passes.
     pub(crate) fn end(&self, gpu: &Gpu, mut step: InFlight, encoder: &mut wgpu::CommandEncoder) {
-        let staging = step.slot.staging.clone();
+        let staging = step.objects.staging.clone();
         encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, HEAD);
         let (mapped, device) = (staging.clone(), gpu.device().clone());
         encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., move |result| {
@@ -234,7 +235,7 @@ impl Control {
 impl InFlight {
     /// Group 0 of prepare.wgsl.
     pub(crate) fn group(&self) -> &wgpu::BindGroup {
-        &self.slot.group
+        &self.objects.group
     }
 }
 

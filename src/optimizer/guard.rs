@@ -81,8 +81,11 @@ impl Optimizer {
     pub fn report(&self) -> Report {
         match (&self.control, &self.device) {
             (Some(control), Device::Gpu(gpu)) => {
-                // A lost device answers nothing; then the last report stands.
-                _ = gpu.poll();
+                // A lost device answers nothing; then the last report stands. A browser polls by itself.
+                #[cfg(not(target_family = "wasm"))]
+                drop(gpu.poll());
+                #[cfg(target_family = "wasm")]
+                let _ = gpu;
                 control.latest()
             }
             _ => self.report,

@@ -288,7 +288,7 @@ impl Optimizer {
             return gpu.check_alive().map(|()| Recorded::Counted);
         }
         let slots = self.slots.get_or_insert_with(|| Slots::new(gpu));
-        let slot = slots.acquire(gpu, plan.rows.len())?;
+        let (slot, rows) = slots.acquire(gpu, plan.rows.len())?;
         self.rows.clear();
         for (row, &leader) in plan.rows.iter().enumerate() {
             self.rows.resize(row * slots.stride(), 0);
@@ -296,9 +296,9 @@ impl Optimizer {
                 fill(parameter, &self.groups[parameter.group], &mut self.rows);
             }
         }
-        slots.write(gpu, &slot, &self.rows)?;
+        slots.write(gpu, &rows, &self.rows)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
-        grouped(&mut pass, "update", |pass| plan.record(&slot.bind_group, |row| slots.offset(row), pass));
+        grouped(&mut pass, "update", |pass| plan.record(&rows.bind_group, |row| slots.offset(row), pass));
         drop(pass);
         encoder.on_submitted_work_done(move || drop(slot));
         Ok(Recorded::Counted)
