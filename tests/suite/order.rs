@@ -82,13 +82,18 @@ fn a_split_plan_heals(gpu: &Gpu) -> Result<(), Failed> {
         optimizer.add(0, name, &[1.0f32; 64])?;
         optimizer.write_gradient(name, &[1.0f32; 64])?;
     }
-    optimizer.step()?;
-    optimizer.settle_blocking()?;
+    // In one encoder, so that the host knows no outcome: a step of each alone, and one of both.
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
     for missing in ["a", "b"] {
         optimizer.set_gradient(missing, Gradient::Missing)?;
-        optimizer.step()?;
+        optimizer.encode(&mut encoder)?;
         optimizer.set_gradient(missing, Gradient::Own)?;
     }
+    optimizer.encode(&mut encoder)?;
+    if optimizer.dispatches() != 2 {
+        return Err(format!("{} dispatches of two cohorts", optimizer.dispatches()).into());
+    }
+    gpu.queue().submit([encoder.finish()]);
     optimizer.settle_blocking()?;
     optimizer.step()?;
     let healed = optimizer.dispatches();
