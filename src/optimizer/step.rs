@@ -209,7 +209,8 @@ impl Optimizer {
     /// No step starts from averages, or at a rate that is none in f32.
     pub(super) fn check_groups(&self) -> Result<()> {
         if self.can_skip() && self.parameters.values().any(|parameter| parameter.shift != 0.0) {
-            let reason = "a parameter stands at its look-ahead point, and the step may be skipped: write it, or set another NonFinite";
+            let reason = "a parameter stands at its look-ahead point, and the step may be skipped: write the parameter, \
+                          or set another NonFinite";
             return Err(Error::Unsupported { operation: "a step", name: "the optimizer".into(), reason });
         }
         for (k, group) in self.groups.iter().enumerate() {
