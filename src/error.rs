@@ -167,10 +167,10 @@ pub enum Error {
         /// Why it cannot be done.
         reason: &'static str,
     },
-    /// As many recorded steps as there are slots for coefficients wait for the GPU.
+    /// Too many recorded steps have not finished on the GPU, or their outcomes are needed and not known yet.
     #[error("{limit} recorded steps have not finished on the GPU: submit them and poll the device")]
     TooManyStepsInFlight {
-        /// The number of slots.
+        /// How many may be in flight, or how many are not known.
         limit: usize,
     },
     /// The device was lost: a new device, a new optimizer and a checkpoint are needed. Every call that needs the device

@@ -105,8 +105,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Sets the gradient, before the work that is submitted next. It stays until it is written again; a missing one is
-    /// there again.
+    /// Sets the gradient, before the work that is submitted next. It is then present, and stays until it is written
+    /// again.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
@@ -151,7 +151,9 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Where the next steps find the parameter's gradient, until it is set again; what is there now counts as written.
+    /// Sets where the next steps find the parameter's gradient. What is there counts as written and stays until it is
+    /// written again; micro-batches stay micro-batches if the place does not change. [`Gradient::Missing`] makes the
+    /// gradient missing.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Length`], [`Error::Unsupported`] for a kind of gradient that this
@@ -239,8 +241,8 @@ impl Optimizer {
         self.range(parameter, self.state(parameter, slot)?)
     }
 
-    /// Sets all gradients to 0 and forgets micro-batches; missing gradients stay missing. See
-    /// [`Settings::zero_grad`](crate::Settings::zero_grad) for doing it in the step.
+    /// Sets all gradients to 0. One that was written stays present, as 0; one that holds micro-batches becomes missing,
+    /// and a missing one stays missing. [`Settings::zero_grad`](crate::Settings::zero_grad) does it in the step.
     ///
     /// # Errors
     /// [`Error::MissingUsage`] for a gradient in a caller's buffer without `COPY_DST`, [`Error::DeviceLost`],

@@ -31,13 +31,13 @@ impl Optimizer {
     /// ```
     ///
     /// Waits until it is known which of the group's steps were skipped: an average that has not begun yet begins behind
-    /// those taken.
+    /// those taken. A browser cannot wait: call [`Optimizer::settle`] first.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::OverLimit`] if the device binds too few buffers for
     /// one more, [`Error::Rejected`] if the GPU has no memory left, [`Error::Unsupported`] while averages are swapped
-    /// in, and for the first call if a parameter was [moved](Optimizer::move_to_group) into the group; those of
-    /// [`Optimizer::settle`].
+    /// in, and on a GPU for a group's first average if a parameter was [moved](Optimizer::move_to_group) into the
+    /// group; those of [`Optimizer::settle`].
     pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
         averaging.check()?;
         self.check_swapped(group, "set_averaging")?;
@@ -80,7 +80,8 @@ impl Optimizer {
         for (&id, parameter) in self.parameters.iter().filter(|(_, parameter)| parameter.group == k) {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             if tensor.home != k {
-                let reason = "it was moved here from another group: set the averaging of a group before that";
+                let reason =
+                    "it was moved here from another group: set the group's averaging before moving parameters into it";
                 return Err(parameter.unsupported("set_averaging", reason));
             }
             lens.push((id, parameter.len, tensor.owned, tensor.place));

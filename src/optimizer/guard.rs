@@ -11,7 +11,7 @@ use crate::gpu::{Device, Gpu};
 use crate::scaling::{LossScaler, Report, factors};
 use crate::settings::{ROW_HEAD, Settings};
 
-/// The most rows that a step offers the device to choose from.
+/// The most sets of coefficients that a step offers the device to choose from.
 const MAX_CANDIDATES: usize = 1 << 14;
 
 impl Optimizer {
@@ -40,7 +40,7 @@ impl Optimizer {
     }
 
     /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no
-    /// scaling. The scale starts anew; [`Optimizer::set_loss_scale`] after it takes it elsewhere.
+    /// scaling. The scale restarts at `init_scale`; [`Optimizer::set_loss_scale`] sets another one.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; on a GPU [`Error::Rejected`], [`Error::DeviceLost`].
@@ -76,8 +76,8 @@ impl Optimizer {
         Ok(BufferRange::new(&self.control(&gpu)?.buffer, 0, 1))
     }
 
-    /// What the last step said that the host knows of: on the CPU the last one, on a GPU the last one that has
-    /// finished. Waits for nothing. Steps that measure no gradients say nothing.
+    /// The report of the last step whose result the host has: on the CPU the last step, on a GPU the last finished one.
+    /// Does not wait. Steps that measure no gradients have no report.
     pub fn report(&self) -> Report {
         match (&self.control, &self.device) {
             (Some(control), Device::Gpu(gpu)) => {
@@ -228,8 +228,8 @@ impl Optimizer {
         }
     }
 
-    /// While outcomes are outstanding, the rows for all that they may be are limited; many parameters with coefficients
-    /// of their own wait for them earlier than after 128 steps.
+    /// Until earlier steps resolve, a step uploads one set of coefficients per possible outcome, at most 16,384. With
+    /// many parameters that have coefficients of their own, that limit comes before 128 steps.
     pub(super) fn check_candidates(&self, plan: &Plan) -> Result<()> {
         let of = |id: &u64| {
             let parameter = self.parameters.get(id)?;

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::schedule::Schedule;
 
 impl Optimizer {
-    /// Gives a parameter another name; memory, state and step count stay. [Noise](crate::Noise) is drawn by name, so
-    /// that it changes.
+    /// Gives a parameter another name; memory, state and step count stay. Its [noise](crate::Noise) changes,
+    /// because noise is drawn by name.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};

@@ -108,7 +108,7 @@ impl Optimizer {
     }
 
     /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished (fewer,
-    /// where steps may be skipped and hundreds of parameters have coefficients of their own: 16,384 rows for all
+    /// where steps may be skipped and hundreds of parameters have coefficients of their own: 16,384 sets for all
     /// outcomes). For loops that [`encode`](Optimizer::encode) and submit without ever polling the device.
     ///
     /// # Errors
