@@ -241,7 +241,7 @@ impl InFlight {
 
 impl Slot {
     fn new(gpu: &Gpu, size: u64) -> Result<Self> {
-        let size = size.next_power_of_two().max(1024);
+        let size = size.next_power_of_two().max(slots::SMALLEST);
         let available = gpu.device().limits().max_storage_buffer_binding_size;
         if size > available {
             let (name, limit) = ("a step's coefficients".into(), "max_storage_buffer_binding_size");

@@ -12,6 +12,9 @@ use crate::settings::ROW_HEAD;
 /// Steps that may be recorded and not yet finished.
 pub(crate) const MAX_IN_FLIGHT: usize = 128;
 
+/// Bytes of the smallest slot of a step about which the device decides.
+pub(crate) const SMALLEST: u64 = 1024;
+
 /// The most coefficients that a rule may have.
 pub(crate) const MAX_HYPER: usize = 32;
 /// Bytes of the largest row of coefficients: the driver's numbers, and a rule's `Hyper`.
@@ -137,7 +140,7 @@ impl<S: Slot> Pool<S> {
     /// time.
     fn let_go(&mut self, size: u64) {
         if self.taken == MAX_IN_FLIGHT {
-            let most = self.largest.next_power_of_two();
+            let most = self.largest.next_power_of_two().max(SMALLEST);
             let needed = self.free.len().saturating_sub(self.spare);
             let (free, slots) = (std::mem::take(&mut self.free), &self.slots);
             let fits = |index: usize| slots[index].as_ref().is_some_and(|slot| slot.size() <= most);

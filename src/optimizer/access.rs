@@ -221,7 +221,8 @@ impl Optimizer {
     }
 
     /// The range of the gradient on the GPU, for your kernels to write. A gradient that nobody has written counts as
-    /// written from now on.
+    /// written from now on. One that a step has used up, or that was set to missing, stays missing: see
+    /// [`Gradient::Own`].
     ///
     /// # Errors
     /// As [`Optimizer::parameter`], also if the parameter has none.
@@ -249,12 +250,7 @@ impl Optimizer {
     /// [`Error::Rejected`].
     pub fn zero_grad(&mut self) -> Result<()> {
         if let Device::Gpu(gpu) = self.device.clone() {
-            return gpu.scoped("zero_grad", || {
-                let mut encoder = gpu.encoder();
-                self.encode_zero_grad(&mut encoder)?;
-                gpu.queue().submit([encoder.finish()]);
-                Ok(())
-            })?;
+            return self.submit(&gpu, Self::encode_zero_grad);
         }
         self.end_window();
         for parameter in self.parameters.values_mut() {

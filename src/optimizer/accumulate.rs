@@ -91,6 +91,17 @@ impl Optimizer {
         gradients: &[(ParameterId, BufferRange)],
     ) -> Result<()> {
         let gpu = self.gpu("encode_accumulate")?;
+        self.record_additions(&gpu, encoder, gradients, true)
+    }
+
+    /// Records the additions; `again` says that these buffers may come again.
+    fn record_additions(
+        &mut self,
+        gpu: &Gpu,
+        encoder: &mut wgpu::CommandEncoder,
+        gradients: &[(ParameterId, BufferRange)],
+        again: bool,
+    ) -> Result<()> {
         let mut additions = Vec::<Addition>::new();
         for (id, range) in gradients {
             let parameter = self.get(*id)?;
@@ -107,16 +118,18 @@ impl Optimizer {
             Some((_, plan)) => plan,
             None => {
                 self.check_additions(&additions)?;
-                self.make_accumulation(&gpu, &additions)?
+                self.make_accumulation(gpu, &additions)?
             }
         };
-        let recorded = self.record(&gpu, &plan, encoder, |parameter, _, row| {
+        let recorded = self.record(gpu, &plan, encoder, |parameter, _, row| {
             row.extend([1f32.to_bits()]);
             row.extend([0; ROW_HEAD - 1]);
             row.push(f32::from(u8::from(parameter.batches() == 0)).to_bits());
         });
-        self.accumulations.truncate(ACCUMULATIONS - 1);
-        self.accumulations.insert(0, (additions, plan));
+        if again {
+            self.accumulations.truncate(ACCUMULATIONS - 1);
+            self.accumulations.insert(0, (additions, plan));
+        }
         recorded?;
         gradients.iter().for_each(|(id, _)| self.count_batch(*id));
         Ok(())
@@ -170,6 +183,7 @@ impl Optimizer {
 
     /// Adds a micro-batch's gradient, on the host, to a parameter's: see [`Optimizer::encode_accumulate`], which on a
     /// GPU takes it from a buffer.
+    /// On a GPU submit the steps that you have recorded first: the first micro-batch of a window is written at once.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Sgd};
@@ -228,9 +242,29 @@ impl Optimizer {
             gpu.buffer_of("wgpu-optim micro-batch", bytemuck::cast_slice(gradient), wgpu::BufferUsages::STORAGE)
         })?;
         let range = BufferRange::new(&batch, 0, gradient.len());
-        let added = self.submit(gpu, |optimizer, encoder| optimizer.encode_accumulate(encoder, &[(id, range.clone())]));
-        // This buffer does not come again.
-        self.accumulations.retain(|(additions, _)| additions.iter().all(|addition| addition.range.buffer != batch));
+        let before = (self.get(id)?.gradient, self.window);
+        let add = |optimizer: &mut Self| {
+            gpu.scoped("a micro-batch", || {
+                let mut encoder = gpu.encoder();
+                optimizer.record_additions(gpu, &mut encoder, &[(id, range.clone())], false)?;
+                gpu.queue().submit([encoder.finish()]);
+                Ok(())
+            })?
+        };
+        let added = add(self);
+        #[cfg(not(target_family = "wasm"))]
+        let added = match added {
+            Err(Error::TooManyStepsInFlight { .. }) => {
+                gpu.wait_for_all()?;
+                self.linger(|optimizer| optimizer.slots.as_ref().is_none_or(|slots| slots.check_room().is_ok()));
+                add(self)
+            }
+            added => added,
+        };
+        if added.is_err() {
+            self.parameters.entry(id.0).and_modify(|parameter| parameter.gradient = before.0);
+            self.window = before.1;
+        }
         added
     }
 }

@@ -37,6 +37,7 @@ impl Optimizer {
     /// Moves a parameter to another group, with its state, average and step count: from the next recorded step on it
     /// has that group's learning rate, settings and schedule. Its memory stays where it is, and so do the ranges that
     /// you have bound.
+    /// An average that has not begun yet begins with its next step there.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -72,14 +73,21 @@ impl Optimizer {
         if let Some(reason) = reason {
             return Err(parameter.unsupported("move_to_group", reason));
         }
-        let before = parameter.group;
+        let (before, averaging) = (parameter.group, from.averaging);
+        if averaging.is_some() && parameter.pending != 0 {
+            self.settle_here()?;
+        }
         self.regroup(id.0, group);
         let written = self.groups[group].settings.writes_gradient();
         let checked = if written { self.check_gradients_of(&[id.0]) } else { Ok(()) };
         if checked.is_err() {
             self.regroup(id.0, before);
+            return checked;
         }
-        checked
+        if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| !parameter.has_average(averaging)) {
+            parameter.average_begun = parameter.average_begun.map(|_| parameter.recorded());
+        }
+        Ok(())
     }
 
     fn regroup(&mut self, id: u64, group: usize) {

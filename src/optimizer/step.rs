@@ -112,16 +112,19 @@ impl Optimizer {
     /// outcomes). For loops that [`encode`](Optimizer::encode) and submit without ever polling the device.
     ///
     /// # Errors
-    /// [`Error::TooManyStepsInFlight`] if they are recorded in encoders that were not submitted, [`Error::DeviceLost`].
+    /// [`Error::TooManyStepsInFlight`] if they are recorded in encoders that were not submitted, [`Error::DeviceLost`];
+    /// those of [`encode`](Optimizer::encode) for the step that comes.
     #[cfg(not(target_family = "wasm"))]
     pub fn wait_for_room(&mut self) -> Result<()> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
         gpu.poll()?;
-        if self.has_room().is_ok() {
-            return Ok(());
+        let full = |room: &Result<()>| matches!(room, Err(Error::TooManyStepsInFlight { .. }));
+        let room = self.has_room();
+        if !full(&room) {
+            return room;
         }
         gpu.wait_for_all()?;
-        self.linger(|optimizer| optimizer.has_room().is_ok());
+        self.linger(|optimizer| !full(&optimizer.has_room()));
         self.has_room()
     }
 

@@ -250,6 +250,18 @@ fn an_average_never_starts_from_a_zero_that_nobody_meant(gpu: &Gpu) -> Result<()
             go(&mut optimizer, second)?;
             check(&format!("{second:?} behind set_steps"), optimizer)?;
         }
+        // Moved before there is one.
+        let mut optimizer = start(late)?;
+        go(&mut optimizer, late)?;
+        let other = optimizer.add_group(Sgd, 0.1)?;
+        optimizer.set_averaging(other, ema)?;
+        optimizer.move_to_group("w", other)?;
+        optimizer.swap_averages(other)?;
+        close("moved", &optimizer.read_blocking("w")?, &[5.0; 3], &[5.0; 3], TOLERANCE)?;
+        optimizer.swap_averages(other)?;
+        (0..3).try_for_each(|_| optimizer.step())?;
+        optimizer.swap_averages(other)?;
+        close("moved, and stepped", &optimizer.read_blocking("w")?, &[5.0; 3], &[5.0; 3], TOLERANCE)?;
         // What is there goes on: another kind, another count.
         let mut optimizer = start(ema)?;
         go(&mut optimizer, ema)?;
