@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // turns.
     if taken {
         for (var k = unit.row + lane; k < unit.row + unit.rows; k += 256u) {
-            rows[k].row.hyper.trust_ratio = of_unit;
+            rows[k].row.hyper./*: into */ = of_unit;
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use crate::clipping::Unit;
+use crate::formats::Format;
 use crate::noise::Stream;
-use crate::rule::{Fields, Real, Rule, Step, coefficient};
+use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
 use crate::scaling::factors;
 use crate::settings::{Coefficients, Settings};
 
@@ -22,8 +23,6 @@ const TILE: usize = 32;
 const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
-/// The coefficient that a norm-based rule gets from its norms.
-pub(crate) const TRUST_RATIO: &str = "trust_ratio";
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_SLOTS: usize = 8;
 
@@ -100,6 +99,14 @@ impl AnyJob<'_> {
         }
     }
 
+    /// Of its elements.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::F32(_) => Format::F32,
+            Self::F64(_) => Format::F64,
+        }
+    }
+
     /// The gradient's norm.
     pub(crate) fn norm(&self, kind: u32, zero: bool) -> Measure {
         match self {
@@ -134,16 +141,9 @@ impl AnyJob<'_> {
     }
 }
 
-/// The number that a norm-based rule keeps, in one of the two precisions.
-#[derive(Debug)]
-pub(crate) enum Number<'a> {
-    F32(&'a mut f32),
-    F64(&'a mut f64),
-}
-
 /// What a norm-based rule makes of its norms.
-pub(crate) fn trust<R: Rule, F: Real>(rule: &R, [w, x]: [f64; 2], scalar: &mut F, step: &Step) -> f64 {
-    let ratio = rule.trust(F::of(w), F::of(x), scalar, &hyper::<R, F>(rule, step, 1.0));
+pub(crate) fn trust<R: Rule, F: Real>(rule: &R, [w, x]: [f64; 2], kept: &mut F, step: &Step) -> f64 {
+    let ratio = rule.trust(F::of(w), F::of(x), kept, &hyper::<R, F>(rule, step, 1.0));
     ratio.to_f64().unwrap_or(f64::NAN)
 }
 
@@ -186,8 +186,8 @@ impl<'a, F: Real> Job<'a, F> {
 }
 
 /// One step of one parameter, on all threads.
-pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, trust_ratio: f64) {
-    let hyper = hyper::<R, F>(rule, step, trust_ratio);
+pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, ratio: f64) {
+    let hyper = hyper::<R, F>(rule, step, ratio);
     // Compiled apart, so that who does not use them does not pay for them.
     match c.extras() {
         true => parallel::<R, F, true>(rule, job, c, &hyper, 0),
@@ -195,11 +195,11 @@ pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficien
     }
 }
 
-/// The step's coefficients, each rounded once.
-fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, trust_ratio: f64) -> R::Hyper<F> {
-    let names = <R::Hyper<F> as Fields<F>>::NAMES;
+/// The step's coefficients, each rounded once. `ratio` is that of the rule's reduction, if it has one.
+fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, ratio: f64) -> R::Hyper<F> {
+    let (names, into) = (<R::Hyper<F> as Fields<F>>::NAMES, rule.reduce().map(|reduce| reduce.into));
     let mut rounded = [F::zero(); 32];
-    rule.hyper(step).store(|k, x| rounded[k] = coefficient(if names[k] == TRUST_RATIO { trust_ratio } else { x }));
+    Rule::hyper(rule, step).store(|k, x| rounded[k] = coefficient(if Some(names[k]) == into { ratio } else { x }));
     R::Hyper::<F>::load(|k| rounded[k])
 }
 
@@ -242,7 +242,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     let mut slots = slots.into_iter();
     let mut kept: [Option<&mut [F]>; MAX_SLOTS] = Default::default();
     for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {
-        kept[k] = rule.uses(name).then(|| slots.next()).flatten();
+        kept[k] = Rule::uses(rule, name).then(|| slots.next()).flatten();
     }
     let (mut average, rate) = (slots.next(), c.average.unwrap_or(0.0));
     let whole = parameter.len() / TILE * TILE;
@@ -372,8 +372,9 @@ impl<F: Real> Driver<F> {
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
     let hyper = hyper::<R, F>(rule, step, 1.0);
     let names = <R::State<F> as Fields<F>>::NAMES;
-    let kept = (0..names.len()).filter(|&k| rule.uses(names[k])).zip(&job.slots);
-    let slots: Vec<_> = kept.filter(|(k, _)| R::MEASURED.contains(&names[*k])).map(|(k, slot)| (k, &**slot)).collect();
+    let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.slots);
+    let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
+    let slots: Vec<_> = kept.filter(|(k, _)| reads.contains(&names[*k])).map(|(k, slot)| (k, &**slot)).collect();
     let parts = (0..job.parameter.len()).step_by(CHUNK);
     let of_part = |start: usize| {
         let part = start..job.parameter.len().min(start + CHUNK);

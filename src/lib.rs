@@ -109,6 +109,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod any_rule;
 mod averaging;
 #[cfg(feature = "burn")]
 pub mod burn;
@@ -116,6 +117,7 @@ mod clipping;
 mod cpu;
 mod derivatives;
 mod error;
+mod formats;
 mod gpu;
 pub mod guide;
 mod noise;
@@ -133,12 +135,14 @@ mod torch;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub use any_rule::AnyRule;
 pub use averaging::{Averaging, Warmup};
 pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
 pub use derivatives::{Difference, GradientReport, check_gradient, check_gradient_with, numerical_gradient};
 pub use error::{Error, Result, require};
+pub use formats::{Extent, Format, Storage};
 pub use gpu::kernel::{
-    Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
+    Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
 };
 pub use gpu::memory::BufferRange;
 pub use gpu::passes::pass_shaders;
@@ -149,7 +153,7 @@ pub use optimizer::{
 };
 #[doc(hidden)]
 pub use rule::__next;
-pub use rule::{AnyRule, Fields, Real, Rule, Scope, Step, largest, ratio};
+pub use rule::{Fields, Real, Reduce, Rule, Stage, Step, largest, ratio};
 pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
 pub use settings::{Accumulation, Options, Settings, WeightDecay};

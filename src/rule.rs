@@ -2,13 +2,9 @@
 
 use std::fmt::Debug;
 use std::num::FpCategory;
-use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::cpu;
 use crate::error::Result;
-use crate::settings::Coefficients;
+use crate::formats::{Extent, Format, Storage};
 
 /// An element: `f32`, or `f64` on the CPU.
 pub trait Real:
@@ -123,14 +119,27 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
     now
 }
 
-/// Whose norm a norm-based rule takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Scope {
-    /// Of each parameter's tensor.
-    Tensor,
-    /// Of all tensors of the group that take part in the step.
-    Group,
+/// What a rule does in a step, in order. A closed list without expressions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// `update`, of each element.
+    Map,
+    /// Norms of the parameter and of what `measure` returns. `trust` makes a coefficient of them.
+    Reduce(Reduce),
+}
+
+/// A reduction of a norm-based rule: see [`Stage::Reduce`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reduce {
+    /// Whose norms: of each [`Extent::Tensor`], or of all tensors of the [`Extent::Group`] that take part in the step.
+    pub over: Extent,
+    /// The states that `measure` reads.
+    pub reads: &'static [&'static str],
+    /// The name of the number that `trust` keeps for each of them; `None` if it keeps none.
+    pub keeps: Option<&'static str>,
+    /// The coefficient that becomes what `trust` returns.
+    pub into: &'static str,
 }
 
 /// What the host knows when a step is recorded.
@@ -164,9 +173,9 @@ pub struct Step {
 ///
 /// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
 ///
-/// A norm-based rule, one with a [`Rule::scope`], has a coefficient `trust_ratio`, and two functions more. The norm of
-/// what `measure` returns and that of the parameter go to `trust`, which returns this step's `trust_ratio`; it may keep
-/// one number, `s`:
+/// A norm-based rule has a [`Stage::Reduce`] before its [`Stage::Map`], and two functions more. The norm of the
+/// parameter and that of what `measure` returns go to `trust`. What `trust` returns becomes this step's value of the
+/// coefficient [`Reduce::into`]. It may keep one number, `s`:
 ///
 /// ```text
 /// fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane
@@ -186,36 +195,32 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     /// Whether decoupled weight decay is a part of the formula: then [`Step::weight_decay`] has it, and nothing else is
     /// done about it.
     const DECAYS: bool = false;
-    /// The name of the one number that a norm-based rule keeps for each scope, if it does.
-    const SCALAR: Option<&'static str> = None;
-    /// The states that `measure` reads.
-    const MEASURED: &'static [&'static str] = &[];
 
     /// # Errors
     /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see
     /// [`require`](crate::require)).
     fn check(&self) -> Result<()>;
     /// Whether this configuration keeps the state of this name.
-    fn uses(&self, _slot: &str) -> bool {
+    fn uses(&self, _state: &str) -> bool {
         true
     }
     /// What the state of this name starts from.
-    fn initial(&self, _slot: &str) -> f64 {
+    fn initial(&self, _state: &str) -> f64 {
         0.0
     }
     /// Values of the shader's `override` constants.
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Vec::new()
     }
-    /// Whose norms it needs; `None` for a rule that is elementwise.
-    fn scope(&self) -> Option<Scope> {
-        None
+    /// What a step does, in order: [`Stage::Map`], with at most one [`Stage::Reduce`] before it.
+    fn stages(&self) -> &'static [Stage] {
+        &[Stage::Map]
     }
     /// The coefficients of a step, all derived ones computed here in f64.
     fn hyper(&self, step: &Step) -> Self::Hyper<f64>;
     /// The twin of the shader's `update`.
     fn update<F: Real>(&self, w: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
-    /// The twin of the shader's `measure`; states that are not in [`Rule::MEASURED`] are 0.
+    /// The twin of the shader's `measure`; states that are not in [`Reduce::reads`] are 0.
     fn measure<F: Real>(&self, _w: F, g: F, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
         g
     }
@@ -238,96 +243,40 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     }
 }
 
-/// Any [`Rule`], its type erased: what a parameter group holds, and what [`rules::by_name`](crate::rules::by_name)
-/// returns.
-#[derive(Clone, Debug)]
-pub struct AnyRule(pub(crate) Arc<dyn Erased>);
-
-impl<R: Rule> From<R> for AnyRule {
-    fn from(rule: R) -> Self {
-        Self(Arc::new(rule))
-    }
-}
-
-impl AnyRule {
-    /// The rule's name.
-    pub fn name(&self) -> &'static str {
-        self.0.name()
-    }
-    /// Its WGSL.
-    pub fn shader(&self) -> &'static str {
-        self.0.shader()
-    }
-    /// PyTorch's default learning rate.
-    pub fn default_lr(&self) -> f64 {
-        self.0.default_lr()
-    }
-    /// The names of the states that this configuration keeps.
-    pub fn slots(&self) -> Vec<&'static str> {
-        let rule = &self.0;
-        rule.slot_names().iter().copied().filter(|slot| rule.uses(slot)).collect()
-    }
-    /// All states that the shader declares, kept by this configuration or not.
-    pub fn declared_slots(&self) -> &'static [&'static str] {
-        self.0.slot_names()
-    }
-    /// Names of the coefficients, in order.
-    pub fn hyper_names(&self) -> &'static [&'static str] {
-        self.0.hyper_names()
-    }
-    /// Values of the shader's `override` constants.
-    pub fn overrides(&self) -> Vec<(&'static str, bool)> {
-        self.0.overrides()
-    }
-    /// The name of the one number that it keeps for each scope, if it does.
-    pub fn scalar(&self) -> Option<&'static str> {
-        self.0.scalar()
-    }
-    /// Whose norms it needs; `None` for a rule that is elementwise.
-    pub fn scope(&self) -> Option<Scope> {
-        self.0.scope()
-    }
-    /// Whether the other compiles to the same and keeps the same.
-    pub(crate) fn stands_for(&self, other: &Self) -> bool {
-        let of =
-            |rule: &Self| (rule.name(), rule.shader(), rule.scope(), rule.scalar(), rule.slots(), rule.overrides());
-        of(self) == of(other)
-    }
-    /// Bytes that a step moves for each f32 parameter: parameter and states read and written, gradient read; for norms,
-    /// those that they need are read once more.
-    pub fn bytes_per_parameter(&self) -> usize {
-        let measured = if self.scope().is_some() { 2 + self.0.measured_slots().len() } else { 0 };
-        4 * (3 + 2 * self.slots().len() + measured)
-    }
-}
-
-/// [`Rule`] without its associated types.
-pub(crate) trait Erased: Debug + Send + Sync {
+/// [`Rule`] without its associated types: what both executors ask.
+pub(crate) trait Description: Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn shader(&self) -> &'static str;
     fn default_lr(&self) -> f64;
-    fn slot_names(&self) -> &'static [&'static str];
+    fn state_names(&self) -> &'static [&'static str];
     fn hyper_names(&self) -> &'static [&'static str];
     fn check(&self) -> Result<()>;
-    fn uses(&self, slot: &str) -> bool;
-    fn initial(&self, slot: &str) -> f64;
+    fn uses(&self, state: &str) -> bool;
+    fn initial(&self, state: &str) -> f64;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
+    fn stages(&self) -> &'static [Stage];
     fn look_ahead(&self, step: &Step) -> Option<f64>;
     fn save(&self) -> String;
-    fn restore(&self, saved: &str) -> Option<AnyRule>;
     fn decays(&self) -> bool;
-    fn scalar(&self) -> Option<&'static str>;
-    fn measured_slots(&self) -> &'static [&'static str];
-    fn scope(&self) -> Option<Scope>;
-    /// The norms of the parameter and of what the rule measures.
-    fn measure(&self, job: &cpu::AnyJob<'_>, c: &Coefficients, step: &Step) -> [f64; 2];
-    fn trust(&self, norms: [f64; 2], scalar: cpu::Number<'_>, step: &Step) -> f64;
     /// Appends the step's coefficients, rounded.
-    fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>);
-    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step, trust_ratio: f64);
+    fn hyper_f32(&self, step: &Step, words: &mut Vec<u32>);
+
+    /// Its reduction, if it has one.
+    fn reduce(&self) -> Option<Reduce> {
+        self.stages().iter().find_map(|stage| if let Stage::Reduce(reduce) = stage { Some(*reduce) } else { None })
+    }
+
+    /// What this configuration keeps: the states of each element, then the number of its reduction.
+    fn storage(&self) -> Vec<Storage> {
+        let used = self.state_names().iter().copied().filter(|state| self.uses(state));
+        let of_elements = used.map(|name| (name, Extent::Element));
+        let kept = self.reduce().and_then(|Reduce { keeps, over, .. }| Some((keeps?, over)));
+        let storage = |(name, extent)| Storage { name, extent, format: Format::F32, initial: self.initial(name) };
+        of_elements.chain(kept).map(storage).collect()
+    }
 }
 
-impl<R: Rule> Erased for R {
+impl<R: Rule> Description for R {
     fn name(&self) -> &'static str {
         R::NAME
     }
@@ -337,7 +286,7 @@ impl<R: Rule> Erased for R {
     fn default_lr(&self) -> f64 {
         R::LR
     }
-    fn slot_names(&self) -> &'static [&'static str] {
+    fn state_names(&self) -> &'static [&'static str] {
         <R::State<f32> as Fields<f32>>::NAMES
     }
     fn hyper_names(&self) -> &'static [&'static str] {
@@ -346,55 +295,28 @@ impl<R: Rule> Erased for R {
     fn check(&self) -> Result<()> {
         Rule::check(self)
     }
-    fn uses(&self, slot: &str) -> bool {
-        Rule::uses(self, slot)
+    fn uses(&self, state: &str) -> bool {
+        Rule::uses(self, state)
     }
-    fn initial(&self, slot: &str) -> f64 {
-        Rule::initial(self, slot)
+    fn initial(&self, state: &str) -> f64 {
+        Rule::initial(self, state)
     }
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Rule::overrides(self)
     }
+    fn stages(&self) -> &'static [Stage] {
+        Rule::stages(self)
+    }
     fn look_ahead(&self, step: &Step) -> Option<f64> {
         Rule::look_ahead(self, step)
-    }
-    fn hyper_f32(&self, step: &Step, row: &mut Vec<u32>) {
-        self.hyper(step).store(|_, x| row.push(coefficient::<f32>(x).to_bits()));
     }
     fn save(&self) -> String {
         Rule::save(self)
     }
-    fn restore(&self, saved: &str) -> Option<AnyRule> {
-        Rule::restore(self, saved).map(AnyRule::from)
-    }
     fn decays(&self) -> bool {
         R::DECAYS
     }
-    fn scalar(&self) -> Option<&'static str> {
-        R::SCALAR
-    }
-    fn measured_slots(&self) -> &'static [&'static str] {
-        R::MEASURED
-    }
-    fn scope(&self) -> Option<Scope> {
-        Rule::scope(self)
-    }
-    fn measure(&self, job: &cpu::AnyJob<'_>, c: &Coefficients, step: &Step) -> [f64; 2] {
-        match job {
-            cpu::AnyJob::F32(job) => cpu::measure(self, job, c, step),
-            cpu::AnyJob::F64(job) => cpu::measure(self, job, c, step),
-        }
-    }
-    fn trust(&self, norms: [f64; 2], scalar: cpu::Number<'_>, step: &Step) -> f64 {
-        match scalar {
-            cpu::Number::F32(s) => cpu::trust(self, norms, s, step),
-            cpu::Number::F64(s) => cpu::trust(self, norms, s, step),
-        }
-    }
-    fn update(&self, job: cpu::AnyJob<'_>, c: &Coefficients, step: &Step, trust_ratio: f64) {
-        match job {
-            cpu::AnyJob::F32(job) => cpu::update(self, job, c, step, trust_ratio),
-            cpu::AnyJob::F64(job) => cpu::update(self, job, c, step, trust_ratio),
-        }
+    fn hyper_f32(&self, step: &Step, words: &mut Vec<u32>) {
+        self.hyper(step).store(|_, x| words.push(coefficient::<f32>(x).to_bits()));
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::rule::AnyRule;
 use crate::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
 use crate::settings::{Settings, WeightDecay};
 

@@ -5,7 +5,7 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::{
-    AnyRule, Extras, GradientAccess, Lane, Stage, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders,
+    AnyRule, Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders,
     rules, shader, swap_shader,
 };
 
@@ -89,7 +89,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
         for (name, rule) in rules::all() {
             let constants: PipelineConstants =
                 rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
-            for stage in [Stage::Measure, Stage::Trust].into_iter().filter(|_| rule.scope().is_some()) {
+            for stage in [Driver::Measure, Driver::Trust].into_iter().filter(|_| rule.reduce().is_some()) {
                 for noise in [false, true] {
                     let extras = Extras { noise, clip: noise, ..Extras::default() };
                     let label = format!("{name} {stage:?} {noise}");
@@ -148,7 +148,7 @@ fn both_halves_of_a_rule_agree() {
     for (name, rule) in rules::all() {
         let (module, _) = validate(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
         assert_eq!(fields(&module, "Hyper"), rule.hyper_names(), "{name}: Hyper");
-        assert_eq!(fields(&module, "State"), rule.declared_slots(), "{name}: State");
+        assert_eq!(fields(&module, "State"), rule.declared_states(), "{name}: State");
         let declared: Vec<_> = module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect();
         let given: Vec<_> = rule.overrides().into_iter().map(|(key, _)| key).collect();
         assert_eq!(declared, given, "{name}: overrides");
@@ -158,7 +158,7 @@ fn both_halves_of_a_rule_agree() {
             .filter(|(_, v)| v.binding.as_ref().is_some_and(|b| b.group == 1))
             .map(|(_, v)| v.name.clone().unwrap_or_default())
             .collect();
-        let expected: Vec<_> = ["param", "grad"].into_iter().chain(rule.slots()).collect();
+        let expected: Vec<_> = ["param", "grad"].into_iter().chain(rule.states()).collect();
         assert_eq!(globals, expected, "{name}: bindings");
     }
 }
@@ -178,8 +178,8 @@ fn traffic_is_what_the_shader_binds() {
     };
     for (name, rule) in rules::all() {
         let mut bytes = traffic(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
-        if rule.scope().is_some() {
-            bytes += traffic(name, &norm_shader(&rule, Stage::Measure, Extras::default()));
+        if rule.reduce().is_some() {
+            bytes += traffic(name, &norm_shader(&rule, Driver::Measure, Extras::default()));
         }
         assert_eq!(rule.bytes_per_parameter(), bytes, "{name}");
     }
@@ -257,8 +257,7 @@ fn the_readme_is_true() {
             .find(|line| line.starts_with(&format!("| `{config}`")) && line.contains("AMSGrad") == amsgrad);
         let row = row.unwrap_or_else(|| panic!("README has no row for {name} ({config})"));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let states: Vec<_> =
-            rule.slots().into_iter().chain(rule.scalar()).filter(|slot| !amsgrad || slot.starts_with("max")).collect();
+        let states: Vec<_> = rule.states().into_iter().filter(|slot| !amsgrad || slot.starts_with("max")).collect();
         assert!(states.iter().all(|state| cells[2].contains(&format!("`{state}`"))), "{name}: {}", cells[2]);
         let bytes = rule.bytes_per_parameter();
         let (low, high) = cells[3].split_once('–').unwrap_or((cells[3], cells[3]));

@@ -4,7 +4,7 @@ use serde_json::Value;
 use wgpu_optim::rules::{
     AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, NAdam, NovoGrad, RmsProp, Sgd,
 };
-use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Scope, Settings, WeightDecay, rules};
+use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Settings, WeightDecay, rules};
 
 use super::golden::Case;
 use super::hyper::{Hyper, Skip, equal};
@@ -135,7 +135,7 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => return unknown(h.case),
     };
     let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
-    if weight_decay != WeightDecay::None && rule.scope().is_some() {
+    if weight_decay != WeightDecay::None && rule.reduce().is_some() {
         return Err("`weight_decay` outside the trust ratio is not implemented".into());
     }
     // Keras divides the gradients by the factor on the loss.
@@ -298,12 +298,12 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             Lamb { beta1: h.number("b1")?, beta2: h.number("b2")?, eps: h.number("eps")?, ..Lamb::optax() }.into()
         }
         "AdaGradNorm" => {
-            let scope = match h.value("scope").and_then(Value::as_str) {
-                Some("global") => Scope::Group,
-                Some("tensor") => Scope::Tensor,
+            let over = match h.value("scope").and_then(Value::as_str) {
+                Some("global") => Extent::Group,
+                Some("tensor") => Extent::Tensor,
                 other => return Err(format!("`scope` = {other:?} is not implemented")),
             };
-            AdaGradNorm { b0: h.number("b0")?, scope }.into()
+            AdaGradNorm { b0: h.number("b0")?, over }.into()
         }
         _ => return unknown(h.case),
     };
@@ -383,8 +383,7 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
         }
         _ => (key, None),
     };
-    let mut slots = setup.rule.slots();
-    slots.extend(setup.rule.scalar());
+    let states = setup.rule.states();
     let rule = setup.rule.name();
     let ours = match (rule, name) {
         ("adam" | "nadam" | "adamax" | "lamb" | "novograd", "m" | "mu" | "momentum" | "moments" | "state1") => {
@@ -402,8 +401,8 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
         ("adagrad", "s" | "sum_of_squares" | "accumulator") => "sum",
         ("adadelta", "Eg2" | "e_g" | "accumulated_grad") => "square_avg",
         ("adadelta", "Ed2" | "e_x" | "accumulated_delta_var") => "acc_delta",
-        _ => slots.iter().copied().find(|slot| *slot == name)?,
+        _ => states.iter().copied().find(|slot| *slot == name)?,
     };
     let sign = if setup.flipped_momentum && ours == "momentum_buffer" { -1.0 } else { 1.0 };
-    slots.contains(&ours).then_some((ours, tensor, sign))
+    states.contains(&ours).then_some((ours, tensor, sign))
 }

@@ -326,8 +326,7 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
         state: BTreeMap::new(),
         state_scale: BTreeMap::new(),
     };
-    let mut slots = setup.rule.slots();
-    slots.extend(setup.rule.scalar());
+    let states = setup.rule.states();
     for t in 1..=case.steps {
         if setup.look_ahead {
             optimizer.look_ahead()?;
@@ -362,7 +361,7 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
             }
         }
         if oracle || t == case.steps {
-            for (&slot, (tensor, &id)) in slots.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
+            for (&slot, (tensor, &id)) in states.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
             {
                 let state = optimizer.read_state_blocking::<F>(id, slot)?;
                 let state: Vec<f64> = state.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();

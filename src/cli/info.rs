@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
-use wgpu_optim::{Extras, Gpu, GradientAccess, Lane, Stage, rules};
+use wgpu_optim::{Driver, Extras, Gpu, GradientAccess, Lane, rules};
 
 use super::{GET_ADAPTER, Outcome, same_device, say};
 
@@ -156,9 +156,9 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
     let extras =
         Extras { average: args.average, clip: args.clip, noise: args.noise, tiled: args.noise, ..Extras::default() };
     match args.norms {
-        true if rule.scope().is_none() => return Err(format!("`{}` needs no norms", args.rule).into()),
+        true if rule.reduce().is_none() => return Err(format!("`{}` needs no norms", args.rule).into()),
         true => {
-            for stage in [Stage::Measure, Stage::Trust] {
+            for stage in [Driver::Measure, Driver::Trust] {
                 say(None, &format!("// {stage:?}"));
                 say(None, wgpu_optim::norm_shader(&rule, stage, extras).trim_end());
             }

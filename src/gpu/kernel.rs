@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::Gpu;
 use super::norm::ROW_STRIDE;
 use super::passes::{Pass, REDUCE};
+use crate::any_rule::AnyRule;
 use crate::error::Result;
-use crate::rule::AnyRule;
+use crate::formats::Extent;
+use crate::rule::{Description, Reduce};
 use crate::settings::ROW_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
@@ -66,9 +68,9 @@ pub(crate) struct KernelKey {
     overrides: Vec<(&'static str, bool)>,
     /// Numbers in its `Hyper`.
     hyper: usize,
-    stage: Stage,
-    /// Whether a norm-based rule keeps a number.
-    scalar: bool,
+    stage: Driver,
+    /// Of a norm-based rule.
+    reduce: Option<Reduce>,
     /// Whether parameters decay before the rule sees them: in steps. Elsewhere `0 · ∞` would make an infinite one NaN.
     decays: bool,
     lane: Lane,
@@ -80,7 +82,7 @@ pub(crate) struct KernelKey {
 
 /// Which driver stands around the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub enum Driver {
     /// The step itself.
     Update,
     /// Of a norm-based rule: partial norms, a tile each.
@@ -109,16 +111,16 @@ pub struct Extras {
 }
 
 impl KernelKey {
-    pub(crate) fn update(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> Self {
+    pub(crate) fn update(rule: &dyn Description, lane: Lane, gradient: GradientAccess, extras: Extras) -> Self {
         Self {
             rule: rule.name(),
             shader: rule.shader(),
-            declared: rule.declared_slots(),
-            used: rule.slots(),
+            declared: rule.state_names(),
+            used: of_elements(rule),
             overrides: rule.overrides(),
             hyper: rule.hyper_names().len(),
-            stage: Stage::Update,
-            scalar: rule.scalar().is_some(),
+            stage: Driver::Update,
+            reduce: rule.reduce(),
             decays: true,
             lane,
             gradient,
@@ -134,15 +136,15 @@ impl KernelKey {
     }
 
     /// A norm-based rule's other passes.
-    pub(crate) fn of_norms(rule: &AnyRule, stage: Stage, extras: Extras) -> Self {
-        let used = rule.0.measured_slots().to_vec();
+    pub(crate) fn of_norms(rule: &dyn Description, stage: Driver, extras: Extras) -> Self {
+        let used = rule.reduce().map(|reduce| reduce.reads.to_vec()).unwrap_or_default();
         let extras = Extras { average: false, tiled: true, ..extras };
         Self { stage, used, ..Self::update(rule, Lane::Tail, GradientAccess::Read, extras) }
     }
 
     /// Whether it only reads.
     pub(crate) fn measures(&self) -> bool {
-        self.stage == Stage::Measure
+        self.stage == Driver::Measure
     }
 
     /// Whether each tile says which row it takes.
@@ -171,8 +173,8 @@ impl KernelKey {
             used: declared.to_vec(),
             overrides: Vec::new(),
             hyper: 1,
-            stage: Stage::Update,
-            scalar: false,
+            stage: Driver::Update,
+            reduce: None,
             decays: false,
             lane,
             gradient: GradientAccess::None,
@@ -196,9 +198,9 @@ impl KernelKey {
         };
         let noise = if self.extras.noise { NOISE } else { "" };
         let driver = match self.stage {
-            Stage::Update => self.update_driver(),
-            Stage::Measure => format!("{REDUCE}\n{}", self.measure_driver()),
-            Stage::Trust => format!("{REDUCE}\n{}", trust_driver(self.scalar)),
+            Driver::Update => self.update_driver(),
+            Driver::Measure => format!("{REDUCE}\n{}", self.measure_driver()),
+            Driver::Trust => format!("{REDUCE}\n{}", trust_driver(self.reduce)),
         };
         // Behind a row of whole 16 bytes, whole 16 bytes up to the next.
         let rest = (ROW_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
@@ -233,6 +235,11 @@ impl KernelKey {
             bound.iter_mut().for_each(|(_, reads)| *reads = true);
         }
         (bound, names)
+    }
+
+    /// Whether a norm-based rule keeps a number.
+    fn keeps(&self) -> bool {
+        self.reduce.is_some_and(|reduce| reduce.keeps.is_some())
     }
 
     /// Whether a table says what a workgroup does.
@@ -337,13 +344,18 @@ impl KernelKey {
     fn groups(&self) -> Vec<Vec<bool>> {
         let ranges = || self.ranges().0.into_iter().map(|(_, reads)| reads).collect();
         match (self.stage, self.extras) {
-            (Stage::Update, Extras { tiled: true, .. }) => vec![vec![true, true], ranges()],
-            (Stage::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],
-            (Stage::Update, _) => vec![Vec::new(), ranges()],
-            (Stage::Measure, _) => vec![vec![true, true, false], ranges()],
-            (Stage::Trust, _) => vec![[true, true, false].into_iter().chain(self.scalar.then_some(false)).collect()],
+            (Driver::Update, Extras { tiled: true, .. }) => vec![vec![true, true], ranges()],
+            (Driver::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],
+            (Driver::Update, _) => vec![Vec::new(), ranges()],
+            (Driver::Measure, _) => vec![vec![true, true, false], ranges()],
+            (Driver::Trust, _) => vec![[true, true, false].into_iter().chain(self.keeps().then_some(false)).collect()],
         }
     }
+}
+
+/// The names of a rule's states of each element.
+fn of_elements(rule: &dyn Description) -> Vec<&'static str> {
+    rule.storage().iter().filter(|state| state.extent == Extent::Element).map(|state| state.name).collect()
 }
 
 /// Group 1.
@@ -356,8 +368,8 @@ fn declare(bound: &[(&str, bool)], element: &str) -> String {
     text
 }
 
-fn trust_driver(scalar: bool) -> String {
-    let (binding, load, store) = match scalar {
+fn trust_driver(reduce: Option<Reduce>) -> String {
+    let (binding, load, store) = match reduce.is_some_and(|reduce| reduce.keeps.is_some()) {
         true => (
             "@group(0) @binding(3) var<storage, read_write> scalars: array<f32>;",
             "var s = scalars[unit.scalar];",
@@ -365,7 +377,8 @@ fn trust_driver(scalar: bool) -> String {
         ),
         false => ("", "var s = 0.0;", ""),
     };
-    TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store)
+    let text = TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store);
+    text.replace("/*: into */", reduce.map_or("", |reduce| reduce.into))
 }
 
 /// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's
@@ -377,12 +390,12 @@ fn trust_driver(scalar: bool) -> String {
 /// assert!(wgsl.contains("fn update(") && wgsl.contains("@compute"));
 /// ```
 pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> String {
-    KernelKey::update(rule, lane, gradient, extras).compose()
+    KernelKey::update(rule.description(), lane, gradient, extras).compose()
 }
 
 /// The WGSL of a norm-based rule's own passes.
-pub fn norm_shader(rule: &AnyRule, stage: Stage, extras: Extras) -> String {
-    KernelKey::of_norms(rule, stage, extras).compose()
+pub fn norm_shader(rule: &AnyRule, stage: Driver, extras: Extras) -> String {
+    KernelKey::of_norms(rule.description(), stage, extras).compose()
 }
 
 /// The WGSL that swaps parameters and averages.

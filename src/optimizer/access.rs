@@ -289,7 +289,7 @@ impl Optimizer {
 
     fn state(&self, parameter: &Parameter, slot: &str) -> Result<Part> {
         let mut known = self.groups[parameter.group].slots();
-        let scalar = self.groups[parameter.group].rule.scalar();
+        let scalar = self.groups[parameter.group].rule.reduce().and_then(|reduce| reduce.keeps);
         match known.iter().position(|name| *name == slot) {
             Some(k) => Ok(Part::State(k)),
             None if scalar == Some(slot) => Ok(Part::Scalar),

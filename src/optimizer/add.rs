@@ -7,9 +7,10 @@ use super::accumulate::Held;
 use super::claims::Role;
 use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result};
+use crate::formats::Extent;
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
-use crate::rule::{Real, Scope};
+use crate::rule::Real;
 use crate::settings::Options;
 
 impl Optimizer {
@@ -93,7 +94,7 @@ impl Optimizer {
     /// The number that a norm-based rule keeps for a tensor.
     fn give_scalar(&mut self, gpu: &Gpu, group: usize, name: &str, tensor: &mut Tensor) -> Result<()> {
         let group = &mut self.groups[group];
-        if group.rule.scope() == Some(Scope::Tensor) && group.rule.scalar().is_some() {
+        if group.kept(Extent::Tensor).is_some() {
             tensor.scalar = Some(group.take_scalar(gpu, name)?);
         }
         Ok(())
@@ -102,9 +103,8 @@ impl Optimizer {
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
         let slots = self.groups[group].initial().iter().map(|&x| vec![F::of(x); len]).collect();
         let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
-        let rule = &self.groups[group].rule;
-        let kept = rule.scalar().filter(|_| rule.scope() == Some(Scope::Tensor));
-        let scalar = kept.map(|name| F::of(rule.0.initial(name))).into_iter().collect();
+        let kept = self.groups[group].kept(Extent::Tensor);
+        let scalar = kept.map(|state| F::of(state.initial)).into_iter().collect();
         let vectors = Vectors { own, slots, scalar };
         match F::NAME == f64::NAME {
             true => Memory::F64(vectors.cast()),
@@ -332,7 +332,7 @@ impl Group {
     /// A place for the number that its rule keeps, at its first value.
     pub(super) fn take_scalar(&mut self, gpu: &Gpu, name: &str) -> Result<(Place, BufferRange)> {
         self.scalars.reserve(gpu, name, Arena::padded(1), false)?;
-        let first = self.rule.scalar().map_or(0.0, |scalar| self.rule.0.initial(scalar));
+        let first = self.kept(Extent::Tensor).or(self.kept(Extent::Group)).map_or(0.0, |state| state.initial);
         let (place, ranges) = place_states(gpu, &mut self.scalars, name, 1, &[first])?;
         let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
         Ok((place, ranges.into_iter().next().ok_or(full)?))

@@ -1,9 +1,9 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
 use super::{Key, Optimizer, ParameterId, step};
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
-use crate::rule::AnyRule;
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
 
@@ -25,8 +25,9 @@ impl Optimizer {
     pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
         let rule = rule.into();
         rule.0.check()?;
-        if !self.group(group)?.rule.stands_for(&rule) {
-            let reason = "another rule, or one that keeps other states or has another scope, needs a group of its own";
+        if !self.group(group)?.rule.compatible_with(&rule) {
+            let reason =
+                "another rule, or one that keeps other states or has another reduction, needs a group of its own";
             return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
         }
         self.groups[group].rule = rule;

@@ -183,7 +183,7 @@ impl Optimizer {
 
     /// Whether the device has to decide something about the next step.
     pub(super) fn controlled(&self) -> bool {
-        let apart = |group: &Group| group.alone() || group.rule.scope().is_some() || group.settings.reshapes();
+        let apart = |group: &Group| group.alone() || group.rule.reduce().is_some() || group.settings.reshapes();
         let pending = || self.parameters.values().any(|parameter| parameter.pending != 0);
         self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group)) || pending()
     }

@@ -6,15 +6,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 
+use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
+use crate::formats::{Extent, Storage};
 use crate::gpu::Device;
 use crate::gpu::control::Control;
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::plan::{BindGroups, Plan, Run};
 use crate::gpu::slots::{MAX_HYPER, Slots};
-use crate::rule::{AnyRule, Real, Scope, Step};
+use crate::rule::{Real, Stage, Step};
 use crate::scaling::{Guard, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Accumulation, Coefficients, Options, Settings};
@@ -243,7 +245,7 @@ struct Group {
     states: Arena,
     /// The numbers that a norm-based rule keeps on a GPU.
     scalars: Arena,
-    /// The group's own, of a rule with [`Scope::Group`].
+    /// The group's own, of a rule that reduces over [`Extent::Group`].
     scalar: Option<Scalar>,
 }
 
@@ -322,7 +324,7 @@ impl Group {
 
     fn alone_with(&self, settings: &Settings) -> bool {
         let Settings { clip_norm, noise, .. } = settings;
-        clip_norm.is_some() || noise.is_some() || self.rule.scope() == Some(Scope::Tensor)
+        clip_norm.is_some() || noise.is_some() || self.rule.reduces_over() == Some(Extent::Tensor)
     }
 
     /// Steps of its schedule so far, if none of those that are not known was skipped.
@@ -330,16 +332,26 @@ impl Group {
         self.steps + u64::from(self.pending.count_ones())
     }
 
-    /// The states that it keeps: its rule's, and the average.
+    /// What its rule keeps for each tensor, or for the group.
+    fn kept(&self, over: Extent) -> Option<Storage> {
+        self.rule.storage().into_iter().find(|state| state.extent == over)
+    }
+
+    /// What its rule keeps for each element.
+    fn of_elements(&self) -> impl Iterator<Item = Storage> {
+        self.rule.storage().into_iter().filter(|state| state.extent == Extent::Element)
+    }
+
+    /// The states of each element that it keeps: its rule's, and the average.
     fn slots(&self) -> Vec<&'static str> {
-        let mut slots = self.rule.slots();
+        let mut slots: Vec<_> = self.of_elements().map(|state| state.name).collect();
         slots.extend(self.averaging.map(|_| AVERAGE));
         slots
     }
 
     /// What each of them starts from.
     fn initial(&self) -> Vec<f64> {
-        let mut initial: Vec<_> = self.rule.slots().iter().map(|slot| self.rule.0.initial(slot)).collect();
+        let mut initial: Vec<_> = self.of_elements().map(|state| state.initial).collect();
         initial.extend(self.averaging.map(|_| 0.0));
         initial
     }
@@ -484,17 +496,20 @@ impl Optimizer {
         rule.0.check()?;
         settings.check()?;
         self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), Some(&settings))?;
-        let (hyper, states) = (rule.hyper_names().len(), rule.declared_slots().len());
-        let scope = rule.scope().is_some();
-        if scope != rule.hyper_names().contains(&crate::cpu::TRUST_RATIO) {
-            let reason = "a rule has a scope if it has a coefficient `trust_ratio`, and the other way round";
+        let (hyper, states) = (rule.hyper_names().len(), rule.declared_states().len());
+        if !matches!(rule.stages(), [Stage::Map] | [Stage::Reduce(_), Stage::Map]) {
+            let reason = "a rule's stages are Map, or Reduce and Map";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
-        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.declared_slots().contains(&AVERAGE) {
+        if rule.reduce().is_some_and(|reduce| !rule.hyper_names().contains(&reduce.into)) {
+            let reason = "its reduction sets a coefficient that it does not have";
+            return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
+        }
+        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.states().contains(&AVERAGE) {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
-        let rule_scalar = rule.scalar();
+        let kept = rule.reduce().and_then(|reduce| reduce.keeps);
         let mut group = Group {
             rule,
             settings,
@@ -505,7 +520,7 @@ impl Optimizer {
             pending: 0,
             owned: Arena::default(),
             states: Arena::default(),
-            scalars: Arena::new(rule_scalar.into_iter().map(String::from).collect()),
+            scalars: Arena::new(kept.into_iter().map(String::from).collect()),
             scalar: None,
         };
         group.make_arenas();
@@ -513,9 +528,9 @@ impl Optimizer {
             gpu.check_alive()?;
             step::compile(gpu, &group.rule, &group.settings, group.extras(false))?;
         }
-        if let (Some(name), Some(Scope::Group)) = (rule_scalar, group.rule.scope()) {
+        if let Some(Storage { initial, .. }) = group.kept(Extent::Group) {
             group.scalar = Some(match self.device.clone() {
-                Device::Cpu => Scalar::Cpu(group.rule.0.initial(name)),
+                Device::Cpu => Scalar::Cpu(initial),
                 Device::Gpu(gpu) => Scalar::Gpu(group.take_scalar(&gpu, "the group")?.1),
             });
         }

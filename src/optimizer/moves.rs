@@ -60,7 +60,7 @@ impl Optimizer {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
         let (from, to) = (self.group(parameter.group)?, self.group(group)?);
-        let kept = |group: &Group| (group.slots(), group.rule.scalar(), group.rule.scope());
+        let kept = |group: &Group| (group.slots(), group.rule.reduce().map(|reduce| (reduce.over, reduce.keeps)));
         let reason = if kept(from) != kept(to) {
             Some("the groups keep different states")
         } else if from.swapped || to.swapped {

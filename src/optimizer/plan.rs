@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use super::{Group, Memory, Optimizer, Parameter, Scalar};
 use crate::error::Result;
+use crate::formats::Extent;
 use crate::gpu::Gpu;
-use crate::gpu::kernel::{AVERAGE, Extras, GradientAccess, KernelKey, Lane, MOMENTUM, Stage};
+use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::norm::{Measured, Trust};
 use crate::gpu::plan::{BindGroups, Plan, Run, Span};
 use crate::gpu::tiles::{Part, Unit};
 use crate::gpu::units::{Shaped, Units};
-use crate::rule::Scope;
 use crate::settings::Settings;
 
 /// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs
@@ -142,19 +142,24 @@ impl Optimizer {
             let group = &self.groups[k];
             let extras = group.extras(zero);
             let extras = Extras { two_factors: extras.two_factors || measures, ..extras };
-            let measure = || KernelKey::of_norms(&group.rule, Stage::Measure, extras);
+            let measure = || KernelKey::of_norms(group.rule.description(), Driver::Measure, extras);
             let ours = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
             let (alone, pooled) = split(gpu, ours);
             for run in alone {
-                plan.add_run(gpu, bind_groups, |lane| KernelKey::update(&group.rule, lane, run.access, extras), &run)?;
-                if group.rule.scope().is_some() {
+                plan.add_run(
+                    gpu,
+                    bind_groups,
+                    |lane| KernelKey::update(group.rule.description(), lane, run.access, extras),
+                    &run,
+                )?;
+                if group.rule.reduce().is_some() {
                     plan.add_measure(gpu, bind_groups, measure, &to_measure(group, &run))?;
                 }
             }
             for (access, runs) in pooled {
-                let key = |lane| KernelKey::update(&group.rule, lane, access, extras);
+                let key = |lane| KernelKey::update(group.rule.description(), lane, access, extras);
                 plan.add_pools(gpu, bind_groups, key, access, &runs)?;
-                if group.rule.scope().is_some() {
+                if group.rule.reduce().is_some() {
                     let runs: Vec<_> = runs.iter().map(|run| to_measure(group, run)).collect();
                     plan.add_pooled_measures(gpu, bind_groups, measure, &runs)?;
                 }
@@ -206,7 +211,7 @@ impl Optimizer {
         let wgpu::Limits { max_compute_workgroups_per_dimension: most, .. } = gpu.device().limits();
         let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
         let mut push = |group: &Group, scalar: Option<&BufferRange>, unit: Unit| -> Result<()> {
-            let kernel = gpu.kernel(KernelKey::of_norms(&group.rule, Stage::Trust, Extras::default()))?;
+            let kernel = gpu.kernel(KernelKey::of_norms(group.rule.description(), Driver::Trust, Extras::default()))?;
             // What is bound of the buffer is cut to what the device binds.
             let bound = scalar.map(|range| {
                 let BufferRange { buffer, offset, .. } = range;
@@ -230,15 +235,15 @@ impl Optimizer {
         let members = plan.members.iter().filter_map(|(id, row)| Some((id, *row as u32, self.parameters.get(id)?)));
         for (id, row, parameter) in members {
             let group = &self.groups[parameter.group];
-            let Some(scope) = group.rule.scope() else { continue };
+            let Some(over) = group.rule.reduces_over() else { continue };
             let (first, count) = (outs.get(id).copied().unwrap_or_default(), plan.results(parameter.len));
-            match (scope, &parameter.memory) {
-                (Scope::Tensor, Memory::Gpu(tensor)) => {
+            match (over, &parameter.memory) {
+                (Extent::Tensor, Memory::Gpu(tensor)) => {
                     let unit = Unit { first, count, row, rows: 1, ..Unit::default() };
                     push(group, tensor.scalar.as_ref().map(|(_, range)| range), unit)?;
                 }
-                (Scope::Tensor, _) => {}
-                (Scope::Group, _) => {
+                (Extent::Tensor, _) => {}
+                (_, _) => {
                     let unit = whole.entry(parameter.group).or_insert(Unit { first, row, ..Unit::default() });
                     let last = row.max((unit.row + unit.rows).saturating_sub(1));
                     (unit.first, unit.row) = (unit.first.min(first), unit.row.min(row));
@@ -402,7 +407,8 @@ fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
 
 /// What a norm-based rule measures of a run.
 fn to_measure(group: &Group, run: &Run) -> Run {
-    let (slots, measured) = (group.rule.slots(), group.rule.0.measured_slots());
+    let slots = group.slots();
+    let measured = group.rule.reduce().map_or(&[][..], |reduce| reduce.reads);
     let at = |slot: &&str| slots.iter().position(|name| name == slot);
     let states = measured.iter().filter_map(at).map(|k| run.ranges[2 + k].clone());
     let ranges = run.ranges[..2].iter().cloned().chain(states).collect();

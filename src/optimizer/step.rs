@@ -1,23 +1,25 @@
 //! A step: on the GPU recorded from the plan, on the CPU computed.
 
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::gpu::control::Control;
-use crate::gpu::kernel::{Extras, GradientAccess, KernelKey, Lane, Stage};
+use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
 use crate::gpu::norm::ROW_STRIDE;
 use crate::gpu::plan::Plan;
 use crate::gpu::slots::Slots;
 use crate::gpu::{Device, Gpu};
-use crate::rule::{AnyRule, Real};
+use crate::rule::Real;
 use crate::settings::{ROW_HEAD, Settings};
 
 /// Compiles what a group's first step will need.
 pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
+    let description = rule.description();
     let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    gpu.kernel(KernelKey::update(rule, Lane::Four, access, extras))?;
-    if rule.scope().is_some() {
-        gpu.kernel(KernelKey::of_norms(rule, Stage::Measure, extras))?;
-        gpu.kernel(KernelKey::of_norms(rule, Stage::Trust, Extras::default()))?;
+    gpu.kernel(KernelKey::update(description, Lane::Four, access, extras))?;
+    if rule.reduce().is_some() {
+        gpu.kernel(KernelKey::of_norms(description, Driver::Measure, extras))?;
+        gpu.kernel(KernelKey::of_norms(description, Driver::Trust, Extras::default()))?;
     }
     Ok(())
 }

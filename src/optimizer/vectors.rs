@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Scalar, Vectors};
-use crate::cpu::{self, AnyJob, Job, Number};
+use crate::cpu::{self, AnyJob, Job};
 use crate::error::{Error, Result};
+use crate::formats::{Extent, Format};
 use crate::gpu::kernel::MOMENTUM;
-use crate::rule::{Real, Scope, Step};
+use crate::rule::{Real, Step};
 use crate::scaling::{Guard, Report};
 use crate::settings::Coefficients;
 
@@ -31,8 +32,31 @@ struct Work<'a> {
     coefficients: Coefficients,
     job: AnyJob<'a>,
     /// The number that a norm-based rule keeps for it.
-    scalar: Option<Number<'a>>,
-    trust_ratio: f64,
+    kept: Option<Kept<'a>>,
+    /// What its rule's reduction says.
+    ratio: f64,
+}
+
+/// A number that is kept, in one of the two precisions.
+enum Kept<'a> {
+    F32(&'a mut f32),
+    F64(&'a mut f64),
+}
+
+impl Kept<'_> {
+    fn get(&self) -> f64 {
+        match self {
+            Self::F32(x) => f64::from(**x),
+            Self::F64(x) => **x,
+        }
+    }
+
+    fn set(&mut self, value: f64) {
+        match self {
+            Self::F32(x) => **x = f32::of(value),
+            Self::F64(x) => **x = value,
+        }
+    }
 }
 
 impl<'a> Work<'a> {
@@ -40,31 +64,31 @@ impl<'a> Work<'a> {
         id: u64,
         parameter: &'a mut Parameter,
         (groups, window): (&[Group], u32),
-        job: impl FnOnce(&'a mut Memory) -> Option<(AnyJob<'a>, Option<Number<'a>>)>,
+        job: impl FnOnce(&'a mut Memory) -> Option<(AnyJob<'a>, Option<Kept<'a>>)>,
     ) -> Option<Self> {
         let group = &groups[parameter.group];
         let at = parameter.at(group, window);
         let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
         let (group, shape) = (parameter.group, parameter.options.shape);
         let Parameter { name, memory, .. } = parameter;
-        let (job, scalar) = job(memory)?;
-        Some(Self { id, name, group, shape, step, coefficients, job, scalar, trust_ratio: 1.0 })
+        let (job, kept) = job(memory)?;
+        Some(Self { id, name, group, shape, step, coefficients, job, kept, ratio: 1.0 })
     }
 }
 
 impl Work<'_> {
     fn update(self, groups: &[Group]) {
-        let Work { group, step, coefficients, job, trust_ratio, .. } = self;
-        groups[group].rule.0.update(job, &coefficients, &step, trust_ratio);
+        let Work { group, step, coefficients, job, ratio, .. } = self;
+        groups[group].rule.0.update(job, &coefficients, &step, ratio);
     }
 }
 
-fn narrow<'a>((job, scalar): (Job<'a, f32>, Option<&'a mut f32>)) -> (AnyJob<'a>, Option<Number<'a>>) {
-    (AnyJob::F32(job), scalar.map(Number::F32))
+fn narrow<'a>((job, scalar): (Job<'a, f32>, Option<&'a mut f32>)) -> (AnyJob<'a>, Option<Kept<'a>>) {
+    (AnyJob::F32(job), scalar.map(Kept::F32))
 }
 
-fn wide<'a>((job, scalar): (Job<'a, f64>, Option<&'a mut f64>)) -> (AnyJob<'a>, Option<Number<'a>>) {
-    (AnyJob::F64(job), scalar.map(Number::F64))
+fn wide<'a>((job, scalar): (Job<'a, f64>, Option<&'a mut f64>)) -> (AnyJob<'a>, Option<Kept<'a>>) {
+    (AnyJob::F64(job), scalar.map(Kept::F64))
 }
 
 /// What concerns all parameters of a step.
@@ -78,7 +102,7 @@ struct Whole {
 impl Whole {
     /// Whether a parameter's step depends on the others'.
     fn gathers(&self, groups: &[Group]) -> bool {
-        self.measures || groups.iter().any(|group| group.settings.reshapes() || group.rule.scope().is_some())
+        self.measures || groups.iter().any(|group| group.settings.reshapes() || group.rule.reduce().is_some())
     }
 
     /// What the limit on each group's norm multiplies its gradients by, behind this coefficient.
@@ -151,21 +175,18 @@ impl Whole {
 fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
     for ours in work.chunk_by_mut(|a, b| a.group == b.group) {
         let Some(group) = ours.first().map(|first| &mut groups[first.group]) else { continue };
-        let (Some(scope), rule) = (group.rule.scope(), &group.rule.0) else { continue };
+        let (Some(over), rule) = (group.rule.reduces_over(), &group.rule.0) else { continue };
         let measure = |work: &Work<'_>| rule.measure(&work.job, &work.coefficients, &work.step);
         let norms = cpu::map(ours.iter().collect(), measure);
-        match scope {
-            Scope::Tensor => {
+        match over {
+            Extent::Tensor => {
                 for (work, norms) in ours.iter_mut().zip(norms) {
-                    let (mut narrow, mut wide) = (0.0, 0.0);
-                    let none = match &work.job {
-                        AnyJob::F32(_) => Number::F32(&mut narrow),
-                        AnyJob::F64(_) => Number::F64(&mut wide),
-                    };
-                    work.trust_ratio = rule.trust(norms, work.scalar.take().unwrap_or(none), &work.step);
+                    let mut kept = work.kept.as_ref().map_or(0.0, Kept::get);
+                    work.ratio = rule.trust(norms, &mut kept, work.job.format(), &work.step);
+                    work.kept.iter_mut().for_each(|number| number.set(kept));
                 }
             }
-            Scope::Group => {
+            _ => {
                 let join = |a: [f64; 2], b: [f64; 2]| [cpu::hypot(a[0], b[0]), cpu::hypot(a[1], b[1])];
                 let whole = norms.into_iter().fold([0.0; 2], join);
                 let mut none = 0.0;
@@ -173,8 +194,8 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
                     Some(Scalar::Cpu(scalar)) => scalar,
                     _ => &mut none,
                 };
-                let ratio = rule.trust(whole, Number::F64(scalar), &ours[0].step);
-                ours.iter_mut().for_each(|work| work.trust_ratio = ratio);
+                let ratio = rule.trust(whole, scalar, Format::F64, &ours[0].step);
+                ours.iter_mut().for_each(|work| work.ratio = ratio);
             }
         }
     }
@@ -348,7 +369,7 @@ impl Parameter {
 
     /// Which of its states is the velocity; a rule with a look-ahead has one.
     pub(super) fn momentum_slot(&self, groups: &[Group]) -> usize {
-        groups[self.group].rule.slots().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
+        groups[self.group].rule.states().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
     }
 }
 

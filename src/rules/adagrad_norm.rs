@@ -14,14 +14,15 @@ use super::prelude::*;
 pub struct AdaGradNorm {
     /// The first b, 0 or more.
     pub b0: f64,
-    /// Whose norm it is.
-    pub scope: Scope,
+    /// Whose norm it is: [`Extent::Tensor`] or [`Extent::Group`].
+    #[serde(alias = "scope")]
+    pub over: Extent,
 }
 
 impl Default for AdaGradNorm {
     /// b₀ = 0.1, one b for the group.
     fn default() -> Self {
-        Self { b0: 0.1, scope: Scope::Group }
+        Self { b0: 0.1, over: Extent::Group }
     }
 }
 
@@ -36,19 +37,34 @@ impl Rule for AdaGradNorm {
     const NAME: &'static str = "adagrad_norm";
     const SHADER: &'static str = include_str!("../../shaders/adagrad_norm.wgsl");
     const LR: f64 = 1.0;
-    const SCALAR: Option<&'static str> = Some("b");
     stored!();
 
     fn check(&self) -> Result<()> {
-        at_least_zero("b0", self.b0)
+        at_least_zero("b0", self.b0)?;
+        let known = matches!(self.over, Extent::Tensor | Extent::Group);
+        if known {
+            Ok(())
+        } else {
+            Err(Error::Unsupported {
+                operation: "a rule",
+                name: Self::NAME.into(),
+                reason: "its norm is over Tensor or Group",
+            })
+        }
     }
 
-    fn initial(&self, _slot: &str) -> f64 {
+    fn initial(&self, _state: &str) -> f64 {
         self.b0
     }
 
-    fn scope(&self) -> Option<Scope> {
-        Some(self.scope)
+    fn stages(&self) -> &'static [Stage] {
+        const fn over(over: Extent) -> Stage {
+            Stage::Reduce(Reduce { over, reads: &[], keeps: Some("b"), into: "trust_ratio" })
+        }
+        match self.over {
+            Extent::Tensor => const { &[over(Extent::Tensor), Stage::Map] },
+            _ => const { &[over(Extent::Group), Stage::Map] },
+        }
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {

@@ -64,15 +64,16 @@ impl Rule for Lamb {
     const SHADER: &'static str = include_str!("../../shaders/lamb.wgsl");
     const LR: f64 = 1e-3;
     const DECAYS: bool = true;
-    const MEASURED: &'static [&'static str] = &["exp_avg", "exp_avg_sq"];
     stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)
     }
 
-    fn scope(&self) -> Option<Scope> {
-        Some(Scope::Tensor)
+    fn stages(&self) -> &'static [Stage] {
+        const REDUCE: Reduce =
+            Reduce { over: Extent::Tensor, reads: &["exp_avg", "exp_avg_sq"], keeps: None, into: "trust_ratio" };
+        &[Stage::Reduce(REDUCE), Stage::Map]
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {

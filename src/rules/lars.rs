@@ -56,8 +56,9 @@ impl Rule for Lars {
         vec![("NESTEROV", self.nesterov)]
     }
 
-    fn scope(&self) -> Option<Scope> {
-        Some(Scope::Tensor)
+    fn stages(&self) -> &'static [Stage] {
+        const REDUCE: Reduce = Reduce { over: Extent::Tensor, reads: &[], keeps: None, into: "trust_ratio" };
+        &[Stage::Reduce(REDUCE), Stage::Map]
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {

@@ -38,8 +38,9 @@ pub use novograd::NovoGrad;
 pub use rmsprop::RmsProp;
 pub use sgd::Sgd;
 
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::rule::{AnyRule, Scope};
+use crate::formats::Extent;
 use crate::settings::Settings;
 use crate::torch;
 
@@ -86,7 +87,7 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("nadam-optax", NAdam::optax().into()),
         ("nadam-eps-root", NAdam { eps_root: 1e-6, ..NAdam::optax() }.into()),
         ("adagrad-norm", AdaGradNorm::default().into()),
-        ("adagrad-norm-tensor", AdaGradNorm { scope: Scope::Tensor, ..AdaGradNorm::default() }.into()),
+        ("adagrad-norm-tensor", AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() }.into()),
         ("lamb", Lamb::optax().into()),
         ("lamb-keras", Lamb::keras().into()),
         ("lars", Lars::default().into()),
@@ -104,7 +105,7 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
 /// # Examples
 /// ```
 /// let adam = wgpu_optim::rules::by_name("adam")?;
-/// assert_eq!(adam.slots(), ["exp_avg", "exp_avg_sq"]);
+/// assert_eq!(adam.states(), ["exp_avg", "exp_avg_sq"]);
 /// assert_eq!(adam.bytes_per_parameter(), 28);
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
@@ -142,9 +143,10 @@ pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
 mod prelude {
     pub(super) use serde::{Deserialize, Serialize};
 
-    pub(super) use crate::error::{Result, at_least_0 as at_least_zero, in_f32, require};
+    pub(super) use crate::error::{Error, Result, at_least_0 as at_least_zero, in_f32, require};
     pub(super) use crate::fields;
-    pub(super) use crate::rule::{Real, Rule, Scope, Step, largest, ratio};
+    pub(super) use crate::formats::Extent;
+    pub(super) use crate::rule::{Real, Reduce, Rule, Stage, Step, largest, ratio};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")

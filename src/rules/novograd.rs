@@ -59,15 +59,16 @@ impl Rule for NovoGrad {
     const SHADER: &'static str = include_str!("../../shaders/novograd.wgsl");
     const LR: f64 = 1e-3;
     const DECAYS: bool = true;
-    const SCALAR: Option<&'static str> = Some("exp_avg_sq");
     stored!();
 
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)
     }
 
-    fn scope(&self) -> Option<Scope> {
-        Some(Scope::Tensor)
+    fn stages(&self) -> &'static [Stage] {
+        const REDUCE: Reduce =
+            Reduce { over: Extent::Tensor, reads: &[], keeps: Some("exp_avg_sq"), into: "trust_ratio" };
+        &[Stage::Reduce(REDUCE), Stage::Map]
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {

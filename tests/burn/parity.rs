@@ -6,7 +6,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, AdamWConfig, SgdConfig, momentum::MomentumConfig};
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{self, Adam, Momentum};
-use wgpu_optim::{ClipNorm, Device, Optimizer, Options, Scope, Settings, WeightDecay};
+use wgpu_optim::{ClipNorm, Device, Extent, Optimizer, Options, Settings, WeightDecay};
 
 use crate::{Named, Net, On, close, ensure, read, values};
 
@@ -102,7 +102,7 @@ fn every_rule_is_a_drop_in(on: &On) -> Result<(), Failed> {
             oracle.step(&named)?;
         }
         // A norm of the whole group is summed in another order.
-        let tolerance = if rule.scope() == Some(Scope::Group) { 1e-4 } else { TOLERANCE };
+        let tolerance = if rule.reduce().map(|reduce| reduce.over) == Some(Extent::Group) { 1e-4 } else { TOLERANCE };
         close(name, &values(&net), &oracle.values()?, tolerance)?;
         ensure(optimizer.optimizer().steps("conv.weight")? == 3, "steps, by path")?;
     }

@@ -35,7 +35,7 @@ pub(crate) fn gradients(len: usize, seed: u64) -> Vec<f32> {
 
 /// Gradients for this rule: a norm would be nothing but its extremes.
 pub(crate) fn gradients_for(rule: &AnyRule, len: usize, seed: u64) -> Vec<f32> {
-    let most = if rule.scope().is_some() { 1e3 } else { f32::MAX };
+    let most = if rule.reduce().is_some() { 1e3 } else { f32::MAX };
     gradients(len, seed).iter().map(|g| g.clamp(-most, most)).collect()
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn content(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<f32>, Fail
 /// Everything that the optimizer keeps for its parameters: values, states and step counts.
 pub(crate) fn everything<F: Real>(optimizer: &Optimizer) -> Result<Vec<(String, Vec<F>)>, Failed> {
     let rule = optimizer.rule(0)?;
-    let slots: Vec<_> = rule.slots().into_iter().chain(rule.scalar()).collect();
+    let slots: Vec<_> = rule.states().into_iter().collect();
     let mut all = Vec::new();
     for (id, name) in optimizer.parameters() {
         all.push((name.to_owned(), optimizer.read_blocking(id)?));

@@ -4,8 +4,8 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb, Momentum, Sgd};
 use wgpu_optim::{
-    AnyRule, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite, Norm, Optimizer, Options, Report,
-    Scope, Settings, rules,
+    AnyRule, ClipNorm, Device, Error, Extent, Gpu, Gradient, LossScaler, Noise, NonFinite, Norm, Optimizer, Options,
+    Report, Settings, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -352,7 +352,7 @@ fn a_group_has_one_norm_whatever_its_cohorts(gpu: &Gpu) -> Result<(), Failed> {
         for name in names {
             all.extend(optimizer.read_blocking::<f32>(name)?);
         }
-        let mut rule = optimizer.set_rule(0, AdaGradNorm { scope: Scope::Tensor, ..AdaGradNorm::default() });
+        let mut rule = optimizer.set_rule(0, AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() });
         ensure(matches!(rule, Err(Error::Unsupported { .. })), format!("another scope: {rule:?}"))?;
         rule = optimizer.set_rule(0, AdaGradNorm { b0: 0.2, ..AdaGradNorm::default() });
         ensure(rule.is_ok(), format!("{rule:?}"))?;

@@ -98,7 +98,7 @@ fn what_goes_is_given_back(gpu: &Gpu) -> Result<(), Failed> {
             if step {
                 optimizer.step()?;
             }
-            let vectors = 2 + optimizer.rule(0)?.slots().len() as isize;
+            let vectors = 2 + optimizer.rule(0)?.states().len() as isize;
             let live = vectors * 4 * lens.iter().sum::<usize>() as isize;
             let held = bytes(&gpu)? - empty;
             let most = live * 3 / 2 + (128 << 10);

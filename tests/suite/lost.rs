@@ -104,7 +104,7 @@ impl Scene {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let name = |what: &str| format!("{what}{round}");
         let own = o.id("own")?;
-        let slot = o.rule(0)?.slots().first().copied();
+        let slot = o.rule(0)?.states().first().copied();
         let mut said = vec![
             ("step", o.step()),
             ("encode", o.encode(&mut encoder)),

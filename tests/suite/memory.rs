@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
-use wgpu_optim::{BufferRange, Device, Error, Gpu, Gradient, Optimizer, Scope, Settings, rules};
+use wgpu_optim::{BufferRange, Device, Error, Extent, Gpu, Gradient, Optimizer, Settings, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
 use crate::fixture::{
@@ -104,14 +104,14 @@ fn padding_of_nan_stays_out_of_it(gpu: &Gpu) -> Result<(), Failed> {
         let mut optimizer = Optimizer::new(&gpu.into(), rule.clone(), 0.01)?;
         optimizer.add_all(0, &[("a", a.as_slice()), ("b", &b)])?;
         let mut ranges = vec![optimizer.parameter("a")?.clone(), optimizer.gradient("a")?.clone()];
-        for slot in rule.slots() {
+        for slot in rule.states() {
             ranges.push(optimizer.state_range("a", slot)?.clone());
         }
         for range in ranges {
             let nan = [f32::NAN; 128 - 67];
             gpu.queue().write_buffer(&range.buffer, range.end(), bytemuck::cast_slice(&nan));
         }
-        if rule.scope() == Some(Scope::Group) {
+        if rule.reduce().map(|reduce| reduce.over) == Some(Extent::Group) {
             optimizer.set_gradient("b", Gradient::Missing)?;
         }
         let (ga, gb) = (gradients_for(&rule, 67, 3), gradients_for(&rule, 3, 4));
@@ -121,7 +121,7 @@ fn padding_of_nan_stays_out_of_it(gpu: &Gpu) -> Result<(), Failed> {
             optimizer.step()?;
         }
         close(name, &optimizer.read_blocking("a")?, &on_cpu(&rule, &a, &ga)?, &a, TOLERANCE)?;
-        if rule.scope() != Some(Scope::Group) {
+        if rule.reduce().map(|reduce| reduce.over) != Some(Extent::Group) {
             close(name, &optimizer.read_blocking("b")?, &on_cpu(&rule, &b, &gb)?, &b, TOLERANCE)?;
         }
     }
@@ -328,14 +328,14 @@ fn the_least_device_runs_what_fits(gpu: &Gpu) -> Result<(), Failed> {
             Ok((x, _)) => {
                 close(name, &x, &on_cpu(&rule, &start, &g)?, &start, TOLERANCE)?;
                 fitting += 1;
-                ensure(rule.slots().len() <= 2 && rule.scope().is_none(), name)?;
+                ensure(rule.states().len() <= 2 && rule.reduce().is_none(), name)?;
             }
             Err(_) => {
                 let Err(e) = Optimizer::new(&(&low).into(), rule.clone(), 0.01) else { return Err(name.into()) };
                 let limit = "max_storage_buffers_per_shader_stage";
                 let said =
                     matches!(&e, Error::OverLimit { name, limit: of, .. } if name == rule.name() && *of == limit);
-                ensure(said && (rule.slots().len() > 2 || rule.scope().is_some()), format!("{name}: {e}"))?;
+                ensure(said && (rule.states().len() > 2 || rule.reduce().is_some()), format!("{name}: {e}"))?;
             }
         }
     }

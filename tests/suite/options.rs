@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
-use wgpu_optim::{AnyRule, Device, Error, Gpu, Gradient, Optimizer, Options, Scope, Settings, WeightDecay, rules};
+use wgpu_optim::{AnyRule, Device, Error, Extent, Gpu, Gradient, Optimizer, Options, Settings, WeightDecay, rules};
 
 use crate::compare::{TOLERANCE, close, ensure, same};
 use crate::fixture::{everything, gradients, gradients_for, parameters};
@@ -29,7 +29,7 @@ fn options_equal_groups_of_their_own(gpu: &Gpu) -> Result<(), Failed> {
     ];
     for device in [gpu.into(), Device::Cpu] {
         // A group's own norm is not that of four groups.
-        let elementwise = |rule: &AnyRule| rule.scope() != Some(Scope::Group);
+        let elementwise = |rule: &AnyRule| rule.reduce().map(|reduce| reduce.over) != Some(Extent::Group);
         for (rule_name, rule) in rules::all().into_iter().filter(|(_, rule)| elementwise(rule)) {
             let mut one = Optimizer::new(&device, rule.clone(), DECAYED)?;
             let mut four = Optimizer::new(&device, rule.clone(), DECAYED)?;

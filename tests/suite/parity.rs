@@ -60,7 +60,7 @@ fn run(
 
 fn read(optimizer: &Optimizer, rule: &AnyRule) -> Result<Vectors, Failed> {
     let mut all = vec![("parameter", optimizer.read_blocking("w")?)];
-    for slot in rule.slots() {
+    for slot in rule.states() {
         all.push((slot, optimizer.read_state_blocking("w", slot)?));
     }
     Ok(all)
@@ -216,7 +216,7 @@ fn nan_and_infinite_gradients_give_the_same_kind(gpu: &Gpu) -> Result<(), Failed
     let bad = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0, f32::NAN];
     let (start, good) = (vec![1.0; 5], vec![1.0; 5]);
     for (name, rule) in rules::all() {
-        if rule.scope().is_some() {
+        if rule.reduce().is_some() {
             continue; // Its norm is of all elements: the next test.
         }
         // As the README says: linear rules go to ∓∞ and from there to NaN, all others to NaN at once.
@@ -235,7 +235,7 @@ fn nan_and_infinite_gradients_give_the_same_kind(gpu: &Gpu) -> Result<(), Failed
 }
 
 fn a_norm_of_nan_makes_all_of_it_nan(gpu: &Gpu) -> Result<(), Failed> {
-    for (name, rule) in rules::all().into_iter().filter(|(_, rule)| rule.scope().is_some()) {
+    for (name, rule) in rules::all().into_iter().filter(|(_, rule)| rule.reduce().is_some()) {
         for device in [gpu.into(), Device::Cpu] {
             let all = run(&device, &rule, settings(&rule), &[1.0; 5], &[vec![1.0, f32::NAN, 2.0, 3.0, 0.5]])?;
             let nan = all[0].1.iter().all(|x| x.is_nan());

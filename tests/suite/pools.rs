@@ -236,7 +236,7 @@ fn windows_of_a_pool_larger_than_a_binding(gpu: &Gpu) -> Result<(), Failed> {
             pools.step()?;
             pools.step()?;
             // A norm's partial sums are cut where the windows are.
-            let exact = rule.scope().is_none();
+            let exact = rule.reduce().is_none();
             pools.compare(name, |what, x, b| {
                 if exact { same(what, x, b) } else { close(what, x, b, &vec![2.0; b.len()], TOLERANCE) }
             })?;

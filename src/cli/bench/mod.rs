@@ -229,7 +229,7 @@ fn measure(
     bar: Option<&ProgressBar>,
     rows: &mut Vec<Row>,
 ) -> Result<(), Error> {
-    let (len, slots) = (shape.elements(), rule.slots().len());
+    let (len, slots) = (shape.elements(), rule.states().len());
     let show = |device: &str| bar.iter().for_each(|bar| bar.set_message(format!("{name} {} on {device}", shape.name)));
     let row = |adapter, clock, pair, on_gpu, of_one| Row {
         rule: rule.name(),

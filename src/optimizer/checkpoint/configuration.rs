@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Mismatch, Place};
+use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
 use crate::optimizer::{Optimizer, Parameter, ParameterId, step};
-use crate::rule::AnyRule;
 use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
@@ -184,7 +184,7 @@ impl Optimizer {
             };
             let same_name = record.rule == group.rule.name();
             let restored = same_name.then(|| group.rule.0.restore(&saved)).flatten();
-            rules[k] = restored.filter(|rule| group.rule.stands_for(rule));
+            rules[k] = restored.filter(|rule| group.rule.compatible_with(rule));
             if rules[k].is_none() {
                 let here = (group.rule.name(), group.rule.0.save());
                 let GroupRecord { rule, .. } = record;

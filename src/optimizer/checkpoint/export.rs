@@ -6,10 +6,10 @@ use safetensors::Dtype;
 
 use super::torch::Note;
 use super::{Entry, Place};
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::optimizer::access::Part;
 use crate::optimizer::{Optimizer, Parameter, ParameterId};
-use crate::rule::AnyRule;
 use crate::rules::NAdam;
 use crate::torch;
 

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::Mismatch;
 use super::torch::{COUNTS, Note, Rename};
+use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::optimizer::{Optimizer, ParameterId};
-use crate::rule::AnyRule;
 use crate::settings::Settings;
 use crate::torch;
 
@@ -149,7 +149,7 @@ impl Optimizer {
         let mut configurations = Vec::new();
         for (k, group) in self.groups.iter().enumerate() {
             let configuration = first[k].and_then(|theirs| read.get(&(theirs, group.schedule.is_some())));
-            let fits = configuration.filter(|(rule, _)| group.rule.stands_for(rule));
+            let fits = configuration.filter(|(rule, _)| group.rule.compatible_with(rule));
             if let (Some((rule, _)), None) = (configuration, fits) {
                 let (class, saved) = (&note.optimizer, rule.0.save());
                 let (name, here) = (group.rule.name(), group.rule.0.save());

@@ -15,10 +15,11 @@ use self::header::{Header, Tensor};
 use super::access::Part;
 use super::{Memory, Optimizer, Scalar, Vectors};
 use crate::error::{Error, Result};
+use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::memory::BufferRange;
 use crate::gpu::transfer::PIECE;
-use crate::rule::{Real, Scope};
+use crate::rule::Real;
 
 mod configuration;
 mod export;
@@ -292,7 +293,7 @@ impl Optimizer {
     fn averaged(&self, place: Place) -> Option<u64> {
         let Place::Part(id, Part::State(k)) = place else { return None };
         let parameter = self.parameters.get(&id)?;
-        (self.groups[parameter.group].rule.slots().len() == k).then_some(id)
+        (self.groups[parameter.group].of_elements().count() == k).then_some(id)
     }
 
     /// Refuses what a file cannot hold.
@@ -328,13 +329,13 @@ impl Optimizer {
             for (k, slot) in group.slots().into_iter().enumerate() {
                 push(format!("{name}.{slot}"), Part::State(k), len, shape.clone());
             }
-            if let (Some(scalar), Some(Scope::Tensor)) = (group.rule.scalar(), group.rule.scope()) {
-                push(format!("{name}.{scalar}"), Part::Scalar, 1, Vec::new());
+            if let Some(state) = group.kept(Extent::Tensor) {
+                push(format!("{name}.{}", state.name), Part::Scalar, 1, Vec::new());
             }
         }
         for (k, group) in self.groups.iter().enumerate() {
-            if let (Some(_), Some(scalar)) = (&group.scalar, group.rule.scalar()) {
-                let name = format!("group.{k}.{scalar}");
+            if let Some(state) = group.kept(Extent::Group) {
+                let name = format!("group.{k}.{}", state.name);
                 entries.push(Entry { name, place: Place::Group(k), len: 1, dtype: Dtype::F64, shape: Vec::new() });
             }
         }

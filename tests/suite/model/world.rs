@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, NAdam};
 use wgpu_optim::{
-    AnyRule, Averaging, BufferRange, Device, Error, Gpu, Gradient, Optimizer, Report, Scope, Settings, rules,
+    AnyRule, Averaging, BufferRange, Device, Error, Extent, Gpu, Gradient, Optimizer, Report, Settings, rules,
 };
 
 use super::program::{Call, GroupSetup, Memory, Mode, NAMES, Pause, Program, Record, Tensor};
@@ -363,7 +363,7 @@ impl World {
         let len = self.len(to)?;
         let group = self.tensors.get(&to).map_or(0, |tensor| tensor.group);
         let rule = self.setup[group].rule;
-        match self.optimizer.rule(group)?.slots().first() {
+        match self.optimizer.rule(group)?.states().first() {
             Some(state) if !rule.contains("centered") && !rule.contains("graves") => {
                 self.optimizer.write_state(NAMES[to], state, &positive(len, seed))
             }
@@ -470,9 +470,12 @@ impl World {
             numbers.push((format!("steps({name:?})"), self.optimizer.steps(name)?));
             vectors.insert((*to, "parameter".into()), self.optimizer.read_blocking(name)?);
             let rule = self.optimizer.rule(tensor.group)?;
-            for state in rule.slots().into_iter().chain(rule.scalar()).chain(["average"]) {
+            for state in rule.states().into_iter().chain(["average"]) {
                 match self.optimizer.read_state_blocking(name, state) {
-                    Ok(values) if rule.scope() == Some(Scope::Group) && rule.scalar() == Some(state) => {
+                    Ok(values)
+                        if rule.reduce().map(|reduce| reduce.over) == Some(Extent::Group)
+                            && rule.reduce().and_then(|reduce| reduce.keeps) == Some(state) =>
+                    {
                         vectors.insert((*to, OF_GROUP.into()), values);
                     }
                     Ok(values) => _ = vectors.insert((*to, state.into()), values),
@@ -490,7 +493,7 @@ impl World {
     /// A parameter and its states, without waiting for any outcome.
     pub(super) fn untouched(&self, to: usize) -> Result<Vec<Vec<f32>>, Error> {
         let mut all = vec![self.optimizer.read_blocking(NAMES[to])?];
-        for state in self.optimizer.rule(self.tensors.get(&to).map_or(0, |tensor| tensor.group))?.slots() {
+        for state in self.optimizer.rule(self.tensors.get(&to).map_or(0, |tensor| tensor.group))?.states() {
             all.push(self.optimizer.read_state_blocking(NAMES[to], state)?);
         }
         Ok(all)
