@@ -361,7 +361,8 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
             }
         }
         if oracle || t == case.steps {
-            for (&slot, (tensor, &id)) in states.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
+            for (&slot, (tensor, &id)) in
+                states.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
             {
                 let state = optimizer.read_state_blocking::<F>(id, slot)?;
                 let state: Vec<f64> = state.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();

@@ -16,6 +16,7 @@ pub(crate) mod norm;
 pub(crate) mod passes;
 pub(crate) mod plan;
 pub(crate) mod pool;
+pub(crate) mod recording;
 pub(crate) mod slots;
 pub(crate) mod tiles;
 pub(crate) mod transfer;

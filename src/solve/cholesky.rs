@@ -1,7 +1,7 @@
 //! Cholesky's factor on the device.
 
 use super::device::buffer;
-use super::program::{Op, TURNS};
+use super::replay::{Call, TURNS};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -55,7 +55,7 @@ pub(super) struct Equations<'a> {
 }
 
 /// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them, and a few more.
-pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
+pub(super) fn calls(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Call>> {
     let n = equations.g.len;
     let panels = n.div_ceil(WIDTH);
     let factor = buffer(gpu, "a matrix' factor", (n as u64 + 1).saturating_mul(n as u64))?;
@@ -68,19 +68,19 @@ pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
     let group = gpu.scoped("a factor's bind group", || {
         load.bind(gpu, 1, &[control, &factor, &blocks, delta, matrix, g, added].map(BufferRange::binding))
     })?;
-    let op_of = |pass: &std::sync::Arc<_>, panel: usize, count: usize, workgroups| Op {
-        pass: std::sync::Arc::clone(pass),
+    let call_of = |kernel: &std::sync::Arc<_>, panel: usize, count: usize, workgroups| Call {
+        kernel: std::sync::Arc::clone(kernel),
         group: group.clone(),
-        row: vec![n as u32, panel as u32, count as u32],
+        arguments: vec![n as u32, panel as u32, count as u32],
         workgroups,
     };
-    let op = |pass, panel, workgroups| op_of(pass, panel, 0, workgroups);
-    let mut ops = vec![op(&load, 0, [n.div_ceil(64), n + 1, 1])];
+    let call = |kernel, panel, workgroups| call_of(kernel, panel, 0, workgroups);
+    let mut calls = vec![call(&load, 0, [n.div_ceil(64), n + 1, 1])];
     for k in 0..panels {
         let next = ((k + 1) * WIDTH).min(n);
-        ops.push(op(&panel, k, [(n + 1 - next).div_ceil(ROWS), 1, 1]));
+        calls.push(call(&panel, k, [(n + 1 - next).div_ceil(ROWS), 1, 1]));
         if next < n {
-            ops.push(op(&trail, k, [(n - next).div_ceil(WIDTH), (n + 1 - next).div_ceil(WIDTH), 1]));
+            calls.push(call(&trail, k, [(n - next).div_ceil(WIDTH), (n + 1 - next).div_ceil(WIDTH), 1]));
         }
     }
     let mut panel = panels;
@@ -88,8 +88,8 @@ pub(super) fn ops(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Op>> {
         // Turns of a thread's loops for a panel: 4 to copy its block, 33 for its columns, 5 for each 256 rows above it.
         let turns = 40 + 5 * (panel * WIDTH).div_ceil(256);
         let count = (TURNS / turns).clamp(1, panel);
-        ops.push(op_of(&back, panel, count, [1, 1, 1]));
+        calls.push(call_of(&back, panel, count, [1, 1, 1]));
         panel -= count;
     }
-    Ok(ops)
+    Ok(calls)
 }

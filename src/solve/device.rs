@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::dispatcher::{Dispatcher, WORDS};
 use super::newton::Newton;
-use super::program::TURNS;
+use super::replay::TURNS;
 use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
-use super::tape::{Tape, WORDS};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -77,7 +77,7 @@ enum Bound {
 /// Vectors, numbers and matrix on the device.
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) tape: Tape,
+    pub(super) dispatcher: Dispatcher,
     pub(super) vectors: Vec<BufferRange>,
     pub(super) value: BufferRange,
     slots: BufferRange,
@@ -138,7 +138,7 @@ impl Memory {
             return Err(Error::Overlap { a: name(a), b: name(b) });
         }
         let mut memory = Self {
-            tape: Tape::new(gpu, slots + 1)?,
+            dispatcher: Dispatcher::new(gpu, slots + 1)?,
             vectors: vec![x, g],
             value,
             slots: buffer(gpu, "wgpu-optim solver numbers", slots as u64)?,
@@ -166,14 +166,14 @@ impl Memory {
     }
 
     pub(super) fn vector(&mut self) -> Result<Vector> {
-        let range = buffer(&self.tape.gpu, "wgpu-optim solver vector", self.len() as u64)?;
+        let range = buffer(&self.dispatcher.gpu, "wgpu-optim solver vector", self.len() as u64)?;
         self.vectors.push(range);
         Ok(self.vectors.len() - 1)
     }
 
     /// A diagonal to precondition with.
     pub(super) fn set_diagonal(&mut self, diagonal: BufferRange) -> Result<()> {
-        check(&self.tape.gpu, "preconditioner", &diagonal, self.len())?;
+        check(&self.dispatcher.gpu, "preconditioner", &diagonal, self.len())?;
         self.diagonal = Some(diagonal);
         self.groups.retain(|(kernel, _), _| *kernel != Kernel::Divide);
         Ok(())
@@ -195,9 +195,9 @@ impl Memory {
 
     /// Makes Newton's matrix.
     pub(super) fn prepare_newton(&mut self) -> Result<()> {
-        let matrix = buffer(&self.tape.gpu, "Newton's matrix", (self.len() as u64).saturating_pow(2))?;
+        let matrix = buffer(&self.dispatcher.gpu, "Newton's matrix", (self.len() as u64).saturating_pow(2))?;
         let [g, delta] = [G, D].map(|vector| &self.vectors[vector]);
-        self.newton = Some(Newton::new(&self.tape.gpu, &matrix, g, delta, &self.slots)?);
+        self.newton = Some(Newton::new(&self.dispatcher.gpu, &matrix, g, delta, &self.slots)?);
         self.matrix = Some(matrix);
         Ok(())
     }
@@ -205,29 +205,29 @@ impl Memory {
     /// D ← −(A + τ·1)⁻¹·G; one read-back for each τ.
     async fn newton(&mut self) -> Result<bool> {
         let n = self.len() as u32;
-        self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], (GROUPS as u32, 1));
+        self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], [GROUPS as u32, 1]);
         let row = [GROUPS as u32, FREE as u32, 1, 0, 1f32.to_bits()];
-        self.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (1, 1));
+        self.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [1, 1]);
         match (&self.newton, self.failed.take()) {
             (_, Some(e)) => Err(e),
-            (Some(newton), None) => newton.solve(&mut self.tape).await,
+            (Some(newton), None) => newton.solve(&mut self.dispatcher).await,
             (None, None) => Ok(false),
         }
     }
 
     /// Records a pass; what keeps it from running is reported at the next fetch.
-    fn run(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: (u32, u32)) {
+    fn run(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: [u32; 2]) {
         let recorded = self.record(kernel, bound, row, workgroups);
         if let Err(e) = recorded {
             self.failed.get_or_insert(e);
         }
     }
 
-    fn record(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: (u32, u32)) -> Result<()> {
+    fn record(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: [u32; 2]) -> Result<()> {
         let pass = match self.passes.get(&kernel) {
             Some(pass) => pass.clone(),
             None => {
-                let pass = kernel.pass(&self.tape.gpu)?;
+                let pass = kernel.pass(&self.dispatcher.gpu)?;
                 self.passes.insert(kernel, pass.clone());
                 pass
             }
@@ -239,7 +239,7 @@ impl Memory {
             None => {
                 let resources: Vec<_> =
                     bound.iter().filter_map(|&bound| self.range(bound)).map(BufferRange::binding).collect();
-                let gpu = &self.tape.gpu;
+                let gpu = &self.dispatcher.gpu;
                 let group = gpu.scoped("a solver's bind group", || pass.bind(gpu, 1, &resources))?;
                 self.groups.insert((kernel, key), group.clone());
                 group
@@ -247,7 +247,7 @@ impl Memory {
         };
         let mut words = [0; WORDS];
         words[..row.len()].copy_from_slice(row);
-        self.tape.push(&pass, &group, words, workgroups);
+        self.dispatcher.push(&pass, &group, words, workgroups);
         Ok(())
     }
 }
@@ -295,58 +295,58 @@ where
         let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Vector(y)];
         let row = [len, a, a_slot, b, b_slot];
         match out == y {
-            true => self.memory.run(Kernel::Add, &bound[..3], &row, (groups, 1)),
-            false => self.memory.run(Kernel::Combine, &bound, &row, (groups, 1)),
+            true => self.memory.run(Kernel::Add, &bound[..3], &row, [groups, 1]),
+            false => self.memory.run(Kernel::Combine, &bound, &row, [groups, 1]),
         }
     }
 
     fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(a), Bound::Vector(b), Bound::Partials];
-        self.memory.run(Kernel::Dot, &bound, &[len], (groups, 1));
+        self.memory.run(Kernel::Dot, &bound, &[len], [groups, 1]);
         let row = [groups, slot as u32, 1, u32::from(add), (scale as f32).to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (1, 1));
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [1, 1]);
     }
 
     fn identity(&mut self, c: f64) -> Result<(), E> {
         let n = self.memory.len();
         if self.memory.matrix.is_none() {
-            self.memory.matrix = Some(buffer(&self.memory.tape.gpu, "the matrix of BFGS", (n as u64).pow(2))?);
+            self.memory.matrix = Some(buffer(&self.memory.dispatcher.gpu, "the matrix of BFGS", (n as u64).pow(2))?);
         }
         let bound = [Bound::Matrix, Bound::Vector(G), Bound::Vector(D)];
         let row = [n as u32, (c as f32).to_bits()];
-        self.memory.run(Kernel::Identity, &bound, &row, (n.div_ceil(64) as u32, n as u32));
+        self.memory.run(Kernel::Identity, &bound, &row, [n.div_ceil(64) as u32, n as u32]);
         Ok(())
     }
 
     fn multiply(&mut self, out: Vector, scale: f64, x: Vector) {
         let n = self.memory.len() as u32;
         let bound = [Bound::Matrix, Bound::Vector(x), Bound::Vector(out)];
-        self.memory.run(Kernel::Multiply, &bound, &[n, (scale as f32).to_bits()], (n, 1));
+        self.memory.run(Kernel::Multiply, &bound, &[n, (scale as f32).to_bits()], [n, 1]);
     }
 
     fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector) {
         let n = self.memory.len() as u32;
         let bound = [Bound::Matrix, Bound::Vector(s), Bound::Vector(h), Bound::Slots];
         let row = [n, (rho as f32).to_bits(), slot as u32];
-        self.memory.run(Kernel::RankTwo, &bound, &row, (n.div_ceil(64), n));
+        self.memory.run(Kernel::RankTwo, &bound, &row, [n.div_ceil(64), n]);
     }
 
     fn evaluate(&mut self, t: f64) {
-        if let Err(e) = (self.objective)(self.memory.tape.encoder()) {
+        if let Err(e) = (self.objective)(self.memory.dispatcher.encoder()) {
             self.failed = self.failed.take().or(Some(e));
         }
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(G), Bound::Vector(G0), Bound::Vector(D), Bound::Partials];
-        self.memory.run(Kernel::Survey, &bound, &[len, (t as f32).to_bits()], (groups, 1));
+        self.memory.run(Kernel::Survey, &bound, &[len, (t as f32).to_bits()], [groups, 1]);
         // The value itself, slot 0, is the caller's.
         let (columns, sums) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
         let row = [groups, 1, sums, 0, 1f32.to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, (columns, 1));
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [columns, 1]);
     }
 
     fn hessian(&mut self, _: Vector, _: Vector) {
-        if let Err(e) = (self.hessian)(self.memory.tape.encoder()) {
+        if let Err(e) = (self.hessian)(self.memory.dispatcher.encoder()) {
             self.failed = self.failed.take().or(Some(e));
         }
     }
@@ -357,11 +357,11 @@ where
         }
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Diagonal];
-        self.memory.run(Kernel::Divide, &bound, &[len], (groups, 1));
+        self.memory.run(Kernel::Divide, &bound, &[len], [groups, 1]);
     }
 
     async fn newton(&mut self) -> Result<bool, E> {
-        (self.hessian)(self.memory.tape.encoder())?;
+        (self.hessian)(self.memory.dispatcher.encoder())?;
         Ok(self.memory.newton().await?)
     }
 
@@ -369,7 +369,7 @@ where
         let memory = &mut *self.memory;
         let slots = BufferRange::new(&memory.slots.buffer, 4, len.saturating_sub(1));
         let ranges = [memory.value.clone(), slots];
-        let found = memory.tape.fetch(if len == 0 { &[] } else { &ranges }).await;
+        let found = memory.dispatcher.fetch(if len == 0 { &[] } else { &ranges }).await;
         if let Some(e) = self.failed.take() {
             return Err(e);
         }

@@ -1,15 +1,14 @@
 //! Many fits at once on the device: nothing is read back until all are done.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use super::fit::{Fits, Model, check};
-use super::program::{STRIDE, TURNS};
+use super::replay::{STRIDE, TURNS};
 use super::{Damping, LeastSquares, Status};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
-use crate::gpu::passes::Pass;
+use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
 /// Bytes of workgroup memory that any device has.
 const SHARED: usize = 16_384;
@@ -99,15 +98,12 @@ pub(crate) fn text<M: Model>(lanes: usize) -> (String, usize) {
 #[derive(Debug)]
 pub struct GpuFits<M> {
     gpu: Gpu,
-    pass: Arc<Pass>,
-    settings: wgpu::BindGroup,
-    group: wgpu::BindGroup,
+    arguments: wgpu::BindGroup,
+    /// One a part of the rows: those that begin, and behind them as many that are repeated.
+    dispatches: Vec<Dispatch>,
     data: BufferRange,
     x: BufferRange,
     outcomes: BufferRange,
-    workgroups: (u32, u32),
-    /// Of the dispatches that are repeated, one a part of the rows; before them come as many first ones.
-    parts: usize,
     repeats: u64,
     model: PhantomData<M>,
 }
@@ -163,14 +159,19 @@ impl<M: Model> GpuFits<M> {
         }
         let groups = problems.div_ceil(each) as u32;
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
-        let workgroups = (groups.min(most), groups.div_ceil(most.max(1)));
-        let (settings, group) = gpu.scoped("the bind groups of fits", || {
+        let workgroups = [groups.min(most), groups.div_ceil(most.max(1)), 1];
+        let (arguments, group) = gpu.scoped("the bind groups of fits", || {
             let rows = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
             let resources = [data.binding(), x.binding(), outcomes.binding(), states.binding()];
-            (super::program::row_group(gpu, &rows, same.len() + 5), pass.bind(gpu, 1, &resources))
+            (super::replay::argument_group(gpu, &rows, same.len() + 5), pass.bind(gpu, 1, &resources))
         })?;
         let (gpu, repeats) = (gpu.clone(), schedule.repeats);
-        Ok(Self { gpu, pass, settings, group, data, x, outcomes, workgroups, parts, repeats, model: PhantomData })
+        let dispatch = |k| {
+            let groups = vec![Group::Coefficients(k), Group::Bound(group.clone())];
+            Dispatch { kernel: pass.clone(), groups, workgroups }
+        };
+        let dispatches = (0..2 * parts).map(dispatch).collect();
+        Ok(Self { gpu, arguments, dispatches, data, x, outcomes, repeats, model: PhantomData })
     }
 
     /// The samples, problem by problem.
@@ -215,15 +216,11 @@ impl<M: Model> GpuFits<M> {
         }
         encoder.clear_buffer(&self.outcomes.buffer, 0, None);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&self.pass.pipeline);
-        pass.set_bind_group(1, &self.group, &[]);
-        let first = 0..self.parts;
-        let repeats = self.repeats.min(DISPATCHES.div_ceil(self.parts as u64));
-        let others = (1..repeats).flat_map(|_| self.parts..2 * self.parts);
-        for settings in first.chain(others) {
-            pass.set_bind_group(0, &self.settings, &[(settings * STRIDE) as u32]);
-            pass.dispatch_workgroups(self.workgroups.0, self.workgroups.1, 1);
-        }
+        let (first, others) = self.dispatches.split_at(self.dispatches.len() / 2);
+        let inputs = Inputs { step: None, coefficients: (&self.arguments, STRIDE as u32) };
+        record(first, inputs, &mut pass);
+        let repeats = self.repeats.min(DISPATCHES.div_ceil(first.len().max(1) as u64));
+        (1..repeats).for_each(|_| record(others, inputs, &mut pass));
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use super::cholesky::{self, Equations};
 use super::device::{buffer, check};
-use super::program::{Op, Program};
-use super::tape::Tape;
+use super::dispatcher::Dispatcher;
+use super::replay::{Call, Replay};
 use super::{Damping, LeastSquares, Status, Summary};
 use crate::error::{Error, Result, require};
 use crate::gpu::Gpu;
@@ -62,15 +62,15 @@ pub(super) fn text() -> String {
 /// ```
 #[derive(Debug)]
 pub struct GpuLeastSquares {
-    tape: Tape,
+    dispatcher: Dispatcher,
     x: BufferRange,
     residuals: BufferRange,
     jacobian: BufferRange,
     state: BufferRange,
     own: BufferRange,
-    begin: Program,
-    iterate: Program,
-    finish: Program,
+    begin: Replay,
+    iterate: Replay,
+    finish: Replay,
 }
 
 impl GpuLeastSquares {
@@ -136,35 +136,35 @@ impl GpuLeastSquares {
         let groups = m.div_ceil(256).min(GROUPS);
         let damping = [Damping::None, Damping::Identity, Damping::Diagonal].iter().position(|&d| d == options.damping);
         let max_iter = u32::try_from(options.max_iter).unwrap_or(u32::MAX);
-        let mut row = vec![n as u32, groups as u32, max_iter, damping.unwrap_or_default() as u32];
-        row.extend([options.lambda, options.ftol, options.xtol, options.gtol].map(|x| (x as f32).to_bits()));
-        let op = |pass: &std::sync::Arc<_>, workgroups: usize| {
-            let (pass, group) = (std::sync::Arc::clone(pass), method.clone());
-            Op { pass, group, row: row.clone(), workgroups: [workgroups, 1, 1] }
+        let mut arguments = vec![n as u32, groups as u32, max_iter, damping.unwrap_or_default() as u32];
+        arguments.extend([options.lambda, options.ftol, options.xtol, options.gtol].map(|x| (x as f32).to_bits()));
+        let call = |pass: &std::sync::Arc<_>, workgroups: usize| {
+            let (kernel, group) = (std::sync::Arc::clone(pass), method.clone());
+            Call { kernel, group, arguments: arguments.clone(), workgroups: [workgroups, 1, 1] }
         };
         let (kind, c) = options.loss.kind();
         // Threads an element where there are many slices of few elements.
         let lanes = 1 << slices.count.min(64).min((1 << 18) / (n * (n + 1)).min(1 << 18)).ilog2();
         let of_j = |pass: &std::sync::Arc<_>, workgroups| {
-            let (pass, group) = (std::sync::Arc::clone(pass), linear.clone());
-            let mut row = [m, n, slices.count, slices.rows].map(|x| x as u32).to_vec();
-            row.extend([kind, (c as f32).to_bits(), lanes]);
-            Op { pass, group, row, workgroups }
+            let (kernel, group) = (std::sync::Arc::clone(pass), linear.clone());
+            let mut arguments = [m, n, slices.count, slices.rows].map(|x| x as u32).to_vec();
+            arguments.extend([kind, (c as f32).to_bits(), lanes]);
+            Call { kernel, group, arguments, workgroups }
         };
 
         let tiles = (n + 1).div_ceil(32);
-        let mut ops = vec![of_j(&cost, [groups, 1, 1]), op(&decide, 1)];
-        ops.push(of_j(&normal, [n.div_ceil(32), tiles, slices.count]));
+        let mut calls = vec![of_j(&cost, [groups, 1, 1]), call(&decide, 1)];
+        calls.push(of_j(&normal, [n.div_ceil(32), tiles, slices.count]));
         let gathers = ((n + 1) * n).div_ceil(256 / lanes as usize);
         let across = gathers.min(gpu.device().limits().max_compute_workgroups_per_dimension as usize);
-        ops.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), op(&assess, 1)]);
+        calls.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), call(&assess, 1)]);
         let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, control: &state };
-        ops.extend(cholesky::ops(gpu, &equations)?);
-        ops.extend([op(&advance, 1), op(&promise, n)]);
-        let (begin, iterate) = (Program::new(gpu, vec![op(&begin, 1)])?, Program::new(gpu, ops)?);
-        let finish = Program::new(gpu, vec![op(&finish, 1)])?;
-        let tape = Tape::new(gpu, STATE as usize)?;
-        let mut solver = Self { tape, x, residuals, jacobian, state, own: vectors, begin, iterate, finish };
+        calls.extend(cholesky::calls(gpu, &equations)?);
+        calls.extend([call(&advance, 1), call(&promise, n)]);
+        let (begin, iterate) = (Replay::new(gpu, vec![call(&begin, 1)])?, Replay::new(gpu, calls)?);
+        let finish = Replay::new(gpu, vec![call(&finish, 1)])?;
+        let dispatcher = Dispatcher::new(gpu, STATE as usize)?;
+        let mut solver = Self { dispatcher, x, residuals, jacobian, state, own: vectors, begin, iterate, finish };
         let free = vec![f32::INFINITY; n];
         solver.set_bounds(&free.iter().map(|x| -x).collect::<Vec<_>>(), &free)?;
         Ok(solver)
@@ -194,7 +194,7 @@ impl GpuLeastSquares {
         super::least_squares::check_bounds(self.x.len, lower, upper)?;
         let finite: Vec<_> = lower.iter().chain(upper).map(|x| x.clamp(f32::MIN, f32::MAX)).collect();
         let range = BufferRange::new(&self.own.buffer, 4 * self.x.len as u64, finite.len());
-        self.tape.gpu.write(&range, &finite, "bounds")
+        self.dispatcher.gpu.write(&range, &finite, "bounds")
     }
 
     /// Writes the unknowns.
@@ -205,7 +205,7 @@ impl GpuLeastSquares {
         if x.len() != self.x.len {
             return Err(Error::Length { name: "x".into(), expected: self.x.len, found: x.len() });
         }
-        self.tape.gpu.write(&self.x, x, "x")
+        self.dispatcher.gpu.write(&self.x, x, "x")
     }
 
     /// Reads the unknowns.
@@ -213,7 +213,7 @@ impl GpuLeastSquares {
     /// # Errors
     /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_SRC`.
     pub async fn read(&self) -> Result<Vec<f32>> {
-        self.tape.gpu.read(&self.x, "x").await
+        self.dispatcher.gpu.read(&self.x, "x").await
     }
 
     /// [`GpuLeastSquares::read`], waiting for it.
@@ -259,19 +259,19 @@ impl GpuLeastSquares {
         &mut self,
         mut record: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
     ) -> Result<Summary, E> {
-        self.begin.encode(self.tape.encoder());
+        self.begin.encode(self.dispatcher.encoder());
         let mut begun = false;
         loop {
-            let done = match record(self.tape.encoder()) {
+            let done = match record(self.dispatcher.encoder()) {
                 Ok(()) => {
-                    self.iterate.encode(self.tape.encoder());
+                    self.iterate.encode(self.dispatcher.encoder());
                     let state = self.state().await;
                     // What was rejected has not run.
                     begun |= !matches!(state, Err(Error::Rejected { .. }));
                     state.map_err(E::from)
                 }
                 Err(e) => {
-                    self.tape.discard();
+                    self.dispatcher.discard();
                     Err(e)
                 }
             };
@@ -281,9 +281,9 @@ impl GpuLeastSquares {
                 // Not even the start has run: x is as it was.
                 Err(e) if !begun => return Err(e),
                 Err(e) => {
-                    self.finish.encode(self.tape.encoder());
+                    self.finish.encode(self.dispatcher.encoder());
                     // The first error is the one to report.
-                    _ = self.tape.fetch(&[]).await;
+                    _ = self.dispatcher.fetch(&[]).await;
                     return Err(e);
                 }
             }
@@ -304,7 +304,7 @@ impl GpuLeastSquares {
 
     /// The summary, and whether it is the last.
     async fn state(&mut self) -> Result<(Summary, bool)> {
-        let state = self.tape.fetch(std::slice::from_ref(&self.state)).await?;
+        let state = self.dispatcher.fetch(std::slice::from_ref(&self.state)).await?;
         let word = |k: usize| state[k].to_bits();
         let status = match word(0) {
             0 => Status::NotDone,

@@ -114,7 +114,7 @@ impl GpuMinimizer {
         if x.len() != self.memory.len() {
             return Err(Error::Length { name: "x".into(), expected: self.memory.len(), found: x.len() });
         }
-        self.memory.tape.gpu.write(self.x(), x, "x")
+        self.memory.dispatcher.gpu.write(self.x(), x, "x")
     }
 
     /// Reads the unknowns.
@@ -122,7 +122,7 @@ impl GpuMinimizer {
     /// # Errors
     /// [`Error::ReadBack`], [`Error::DeviceLost`]; [`Error::MissingUsage`] if your range lacks `COPY_SRC`.
     pub async fn read(&self) -> Result<Vec<f32>> {
-        self.memory.tape.gpu.read(self.x(), "x").await
+        self.memory.dispatcher.gpu.read(self.x(), "x").await
     }
 
     /// [`GpuMinimizer::read`], waiting for it.

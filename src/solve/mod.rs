@@ -16,16 +16,16 @@ mod cholesky;
 mod dense;
 mod descent;
 pub(crate) mod device;
+mod dispatcher;
 mod fit;
 mod fit_device;
 mod gpu_least_squares;
 mod gpu_minimizer;
 mod least_squares;
 mod newton;
-mod program;
+mod replay;
 mod search;
 mod space;
-mod tape;
 mod trust_region;
 mod wolfe;
 

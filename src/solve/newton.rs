@@ -2,9 +2,9 @@
 
 use super::cholesky::{self, Equations};
 use super::device::buffer;
-use super::program::{Op, Program};
+use super::dispatcher::Dispatcher;
+use super::replay::{Call, Replay};
 use super::space::FREE;
-use super::tape::Tape;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -17,7 +17,7 @@ const SHIFTS: usize = 200;
 #[derive(Debug)]
 pub(super) struct Newton {
     /// With τ as it is at first, and with the next one.
-    programs: [Program; 2],
+    attempts: [Replay; 2],
     /// The two words of the factor, and τ; then ‖A‖².
     control: BufferRange,
     square: BufferRange,
@@ -34,27 +34,28 @@ impl Newton {
         let n = g.len;
         let (added, control) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's control", 3)?);
         let equations = Equations { matrix, g, added: &added, delta, control: &control };
-        let factor = cholesky::ops(gpu, &equations)?;
+        let factor = cholesky::calls(gpu, &equations)?;
         let pass = gpu.pass("shift", SHADER.into(), "shift", &[&[], &[true, true, false, false]])?;
         let group = gpu.scoped("a shift's bind group", || {
             pass.bind(gpu, 1, &[slots, matrix, &added, &control].map(BufferRange::binding))
         })?;
-        let program = |attempt| {
-            let row = vec![n as u32, attempt, FREE as u32];
-            let mut ops = vec![Op { pass: pass.clone(), group: group.clone(), row, workgroups: [1, 1, 1] }];
-            ops.extend(factor.iter().cloned());
-            Program::new(gpu, ops)
+        let attempt = |attempt| {
+            let arguments = vec![n as u32, attempt, FREE as u32];
+            let (kernel, group) = (pass.clone(), group.clone());
+            let mut calls = vec![Call { kernel, group, arguments, workgroups: [1, 1, 1] }];
+            calls.extend(factor.iter().cloned());
+            Replay::new(gpu, calls)
         };
         let square = BufferRange::new(&slots.buffer, slots.offset + 4 * FREE as u64, 1);
-        Ok(Self { programs: [program(0)?, program(1)?], control, square })
+        Ok(Self { attempts: [attempt(0)?, attempt(1)?], control, square })
     }
 
     /// With ‖A‖² in its slot. `false` where that is not finite: as elements beyond 1e19 make it.
-    pub(super) async fn solve(&self, tape: &mut Tape) -> Result<bool> {
+    pub(super) async fn solve(&self, dispatcher: &mut Dispatcher) -> Result<bool> {
         let ranges = [self.control.clone(), self.square.clone()];
         for attempt in 0..SHIFTS {
-            self.programs[attempt.min(1)].encode(tape.encoder());
-            let found = tape.fetch(&ranges).await?;
+            self.attempts[attempt.min(1)].encode(dispatcher.encoder());
+            let found = dispatcher.fetch(&ranges).await?;
             if !found[3].is_finite() {
                 return Ok(false);
             }

@@ -2,43 +2,36 @@
 
 use std::sync::Arc;
 
-use super::program::{STRIDE, row_group};
+use super::replay::{STRIDE, argument_group};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 use crate::gpu::passes::Pass;
+use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
-/// Rows of a submission.
-const ROWS: usize = 1024;
-/// The words of a row.
+/// Dispatches of a submission.
+const MOST: usize = 1024;
+/// Words that a dispatch has for arguments.
 pub(super) const WORDS: usize = 8;
 
-/// A dispatch that waits for its pass.
 #[derive(Debug)]
-struct Op {
-    pass: Arc<Pass>,
-    group: wgpu::BindGroup,
-    row: u32,
-    workgroups: (u32, u32),
-}
-
-#[derive(Debug)]
-pub(super) struct Tape {
+pub(super) struct Dispatcher {
     pub(super) gpu: Gpu,
-    rows: wgpu::Buffer,
-    row_group: wgpu::BindGroup,
+    buffer: wgpu::Buffer,
+    arguments: wgpu::BindGroup,
     words: Vec<u8>,
-    ops: Vec<Op>,
+    /// What waits for its pass.
+    dispatches: Vec<Dispatch>,
     encoder: Option<wgpu::CommandEncoder>,
     staging: wgpu::Buffer,
     /// What is wrong with what is submitted already, for the next read-back to report.
     failed: Option<Error>,
 }
 
-impl Tape {
+impl Dispatcher {
     /// With room to read this many numbers back.
     pub(super) fn new(gpu: &Gpu, most: usize) -> Result<Self> {
-        let (rows, staging, row_group) = gpu.scoped("a solver's buffers", || {
+        let (buffer, staging, arguments) = gpu.scoped("a solver's buffers", || {
             let buffer = |label, size: usize, usage| {
                 let size = size as u64;
                 gpu.device().create_buffer(&wgpu::BufferDescriptor {
@@ -48,31 +41,32 @@ impl Tape {
                     mapped_at_creation: false,
                 })
             };
-            let rows = buffer("wgpu-optim solver rows", ROWS * STRIDE, wgpu::BufferUsages::UNIFORM);
+            let words = buffer("wgpu-optim solver arguments", MOST * STRIDE, wgpu::BufferUsages::UNIFORM);
             let staging = buffer("wgpu-optim solver read-back", 4 * most.max(1), wgpu::BufferUsages::MAP_READ);
-            let group = row_group(gpu, &rows, WORDS);
-            (rows, staging, group)
+            let group = argument_group(gpu, &words, WORDS);
+            (words, staging, group)
         })?;
-        let (words, ops) = (Vec::new(), Vec::new());
-        Ok(Self { gpu: gpu.clone(), rows, row_group, words, ops, encoder: None, staging, failed: None })
+        let (words, dispatches) = (Vec::new(), Vec::new());
+        Ok(Self { gpu: gpu.clone(), buffer, arguments, words, dispatches, encoder: None, staging, failed: None })
     }
 
-    /// Records a dispatch; its row is group 0.
+    /// Records a dispatch; its arguments are group 0.
     pub(super) fn push(
         &mut self,
-        pass: &Arc<Pass>,
+        kernel: &Arc<Pass>,
         group: &wgpu::BindGroup,
-        row: [u32; WORDS],
-        workgroups: (u32, u32),
+        arguments: [u32; WORDS],
+        [x, y]: [u32; 2],
     ) {
-        if self.words.len() == ROWS * STRIDE {
+        if self.words.len() == MOST * STRIDE {
             let submitted = self.submit();
             self.failed = self.failed.take().or(submitted.err());
         }
-        let row_at = self.words.len() as u32;
-        self.words.extend_from_slice(bytemuck::cast_slice(&row));
-        self.words.resize(row_at as usize + STRIDE, 0);
-        self.ops.push(Op { pass: pass.clone(), group: group.clone(), row: row_at, workgroups });
+        let at = self.words.len();
+        self.words.extend_from_slice(bytemuck::cast_slice(&arguments));
+        self.words.resize(at + STRIDE, 0);
+        let groups = vec![Group::Coefficients(at / STRIDE), Group::Bound(group.clone())];
+        self.dispatches.push(Dispatch { kernel: kernel.clone(), groups, workgroups: [x, y, 1] });
     }
 
     /// The encoder, with all that is recorded so far in it.
@@ -82,14 +76,11 @@ impl Tape {
             let _no_panic = self.gpu.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
             self.gpu.encoder()
         });
-        if !self.ops.is_empty() {
+        if !self.dispatches.is_empty() {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for op in self.ops.drain(..) {
-                pass.set_pipeline(&op.pass.pipeline);
-                pass.set_bind_group(0, &self.row_group, &[op.row]);
-                pass.set_bind_group(1, &op.group, &[]);
-                pass.dispatch_workgroups(op.workgroups.0, op.workgroups.1, 1);
-            }
+            record(&self.dispatches, Inputs { step: None, coefficients: (&self.arguments, STRIDE as u32) }, &mut pass);
+            drop(pass);
+            self.dispatches.clear();
         }
         encoder
     }
@@ -97,7 +88,7 @@ impl Tape {
     /// Forgets what is recorded and not submitted.
     pub(super) fn discard(&mut self) {
         self.encoder = None;
-        self.ops.clear();
+        self.dispatches.clear();
         self.words.clear();
     }
 
@@ -107,7 +98,7 @@ impl Tape {
         let words = std::mem::take(&mut self.words);
         self.gpu.scoped("a solver's step", || {
             if !words.is_empty() {
-                self.gpu.queue().write_buffer(&self.rows, 0, &words);
+                self.gpu.queue().write_buffer(&self.buffer, 0, &words);
             }
             Some(self.gpu.queue().submit([encoder.finish()]))
         })
