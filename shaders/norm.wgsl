@@ -6,8 +6,8 @@
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
-@group(0) @binding(1) var<storage, read> grad: array<f32>;
-@group(0) @binding(2) var<storage, read_write> partials: array<Partial>;
+@group(0) @binding(1) var<storage, read_write> partials: array<Partial>;
+@group(1) @binding(0) var<storage, read> grad: array<f32>;
 
 var<workgroup> largest: atomic<u32>;
 

@@ -16,6 +16,20 @@ struct Control {
     outcomes: array<u32, 128>, // of step n at n mod 128: 2n, 2n + 1 if it was skipped
     coefficient: f32,      // of the last step: clipping, and 1 / scale: a `Wide`
     coefficient_exponent: i32,
+    unused: array<u32, 54>,
+    measured: Measured,    // of all gradients, where the step is recorded in two halves
+}
+
+// What `Optimizer::encode_measure` leaves: the norm is scale · 2^exponent · sum.
+struct Measured {
+    scale: f32,
+    exponent: i32,
+    sum: f32,
+    fault: u32,
+    reach: i32,
+    unused0: u32,
+    unused1: u32,
+    unused2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> slot: array<u32>;
@@ -36,6 +50,7 @@ const MIN_SCALE = 14u;
 const MEASURES = 15u;
 const NAN = 16u;
 const ROWS = 17u;
+const MEASURED = 18u;   // 1 if the norm is in `control` already
 const HEAD = 20u;
 
 // Behind it an entry for each row.
@@ -174,9 +189,25 @@ fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
 }
 
 @compute @workgroup_size(256)
+fn total(@builtin(local_invocation_index) lane: u32) {
+    let norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
+    if lane == 0u {
+        let bad = fault(atomicLoad(&worst));
+        control.measured = Measured(norm.scale.m, norm.scale.e, norm.sum, bad, atomicLoad(&reach), 0u, 0u, 0u);
+    }
+}
+
+@compute @workgroup_size(256)
 fn prepare(@builtin(local_invocation_index) lane: u32) {
-    var norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
-    let bad = fault(atomicLoad(&worst));
+    let measured = control.measured;
+    var norm = Norm(normal(measured.scale, measured.exponent), measured.sum);
+    var bad = measured.fault;
+    var reached = measured.reach;
+    if slot[MEASURED] == 0u {
+        norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
+        bad = fault(atomicLoad(&worst));
+        reached = atomicLoad(&reach);
+    }
     if lane == 0u {
         var inverse_scale = wide(1.0);
         if slot[SCALING] == 1u {
@@ -187,7 +218,7 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
     }
     workgroupBarrier();
     // What the rule gets, if it comes near the largest f32: with the rule's own roundings.
-    if atomicLoad(&reach) + chosen.e >= 126 {
+    if reached + chosen.e >= 126 {
         for (var i = lane; i < slot[PARTIALS]; i += 256u) {
             let part = partials[i];
             let largest = wide(bitcast<f32>(part.largest & 0x7fffffffu));

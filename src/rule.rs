@@ -119,7 +119,8 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
     now
 }
 
-/// What a rule does in a step, in order. A closed list without expressions.
+/// What a step does, in order. A closed list without expressions. A rule's stages are [`Stage::Map`], with at most one
+/// [`Stage::Reduce`] before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -127,6 +128,8 @@ pub enum Stage {
     Map,
     /// Norms of the parameter and of what `measure` returns. `trust` makes a coefficient of them.
     Reduce(Reduce),
+    /// The device decides about the step: whether it is taken, the loss scale, each cohort's coefficients.
+    Decide,
 }
 
 /// A reduction of a norm-based rule: see [`Stage::Reduce`].

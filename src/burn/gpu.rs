@@ -20,7 +20,8 @@ use ::burn::tensor::Tensor;
 use super::{Context, Found, ModuleOptimizer, StepError};
 use crate::error::{Error, Result};
 use crate::gpu::memory::BufferRange;
-use crate::optimizer::{POOLED, Placed};
+use crate::gpu::runs::POOLED;
+use crate::optimizer::Placed;
 
 type Fused = <CubeBackend as FusionBackend>::FusionRuntime;
 type Server = WgpuServer<AutoCompiler>;

@@ -16,7 +16,9 @@ use crate::scaling::Report;
 
 /// Bytes of the control buffer's head, which a step copies to the host, and of the whole buffer.
 const HEAD: u64 = 32;
-const SIZE: u64 = HEAD + 4 * MAX_IN_FLIGHT as u64 + 8;
+const SIZE: u64 = MEASURED + 32;
+/// Where the buffer has the norm that `Optimizer::encode_measure` leaves.
+pub(crate) const MEASURED: u64 = 768;
 /// Words of a slot's head, and of an entry behind it. prepare.wgsl has the same layout.
 pub(crate) const SLOT_HEAD: usize = 20;
 pub(crate) const ENTRY: usize = 28;
@@ -247,7 +249,7 @@ impl Slot {
             let (name, limit) = ("a step's coefficients".into(), "max_storage_buffer_binding_size");
             return Err(Error::OverLimit { name, limit, needed: size, available });
         }
-        let prepare = gpu.prepare_pass()?;
+        let prepare = gpu.prepare_pass("prepare")?;
         gpu.scoped("a step's slot", || {
             let buffer = |label, size, usage| {
                 gpu.device().create_buffer(&wgpu::BufferDescriptor {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Gpu;
-use super::norm::ROW_STRIDE;
+use super::decision::ROW_STRIDE;
 use super::passes::{Pass, REDUCE};
 use crate::any_rule::AnyRule;
 use crate::error::Result;

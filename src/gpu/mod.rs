@@ -9,18 +9,19 @@ use kernel::KernelKey;
 use passes::Pass;
 
 pub(crate) mod control;
+pub(crate) mod decision;
 pub(crate) mod kernel;
+pub(crate) mod lines;
 mod lost;
 pub(crate) mod memory;
-pub(crate) mod norm;
 pub(crate) mod passes;
-pub(crate) mod plan;
 pub(crate) mod pool;
+pub(crate) mod program;
 pub(crate) mod recording;
+pub(crate) mod runs;
 pub(crate) mod slots;
 pub(crate) mod tiles;
 pub(crate) mod transfer;
-pub(crate) mod units;
 
 /// A wgpu device and queue with what is compiled on them. Clones share everything.
 #[derive(Clone, Debug)]

@@ -49,8 +49,10 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 /// The WGSL of the passes before the update, and of the solvers': name, entry point, text.
 pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
     let (norm, prepare) = (norm_text(1, true), prepare_text());
-    let mut shaders =
-        vec![("norm", "main", norm), ("prepare", "prepare", prepare.clone()), ("rows", "rows_main", prepare)];
+    let mut shaders = vec![("norm", "main", norm)];
+    for entry in ["total", "prepare", "rows_main"] {
+        shaders.push(("prepare", entry, prepare.clone()));
+    }
     for entry in UNITS_ENTRIES {
         shaders.push(("units", entry, units_text(false)));
         shaders.push(("units in one window", entry, units_text(true)));
@@ -85,7 +87,7 @@ fn units_text(shared: bool) -> String {
 impl Gpu {
     /// Partial norms.
     pub(crate) fn norm_pass(&self, kind: u32, zero: bool) -> Result<Arc<Pass>> {
-        self.pass("norm", norm_text(kind, zero), "main", &[&[true, true, false]])
+        self.pass("norm", norm_text(kind, zero), "main", &[&[true, false], &[true]])
     }
 
     /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only
@@ -96,14 +98,10 @@ impl Gpu {
         self.pass("units", units_text(shared), entry, &[&[true], &group])
     }
 
-    /// The decision about a step.
-    pub(crate) fn prepare_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("prepare", prepare_text(), "prepare", &[&[true], &[true, false, false]])
-    }
-
-    /// The coefficients of each row.
-    pub(crate) fn rows_pass(&self) -> Result<Arc<Pass>> {
-        self.pass("rows", prepare_text(), "rows_main", &[&[true], &[true, false, false]])
+    /// An entry of prepare.wgsl: the sum of all partial norms, the decision about a step, or the coefficients of each
+    /// cohort.
+    pub(crate) fn prepare_pass(&self, entry: &'static str) -> Result<Arc<Pass>> {
+        self.pass(entry, prepare_text(), entry, &[&[true], &[true, false, false]])
     }
 
     /// The pass, compiled at its first use. Each group is a list of storage buffers: whether they are read-only.

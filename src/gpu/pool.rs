@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Gpu;
 use super::memory::{ALIGN, BufferRange};
-use super::plan::Run;
+use super::runs::Run;
 
 /// A part of a tensor all of which one dispatch can reach.
 #[derive(Clone, Copy, Debug)]

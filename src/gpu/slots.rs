@@ -202,11 +202,6 @@ impl Slots {
     pub(crate) fn write(&self, gpu: &Gpu, slot: &Rows, rows: &[u32]) -> Result<()> {
         gpu.write_words(&slot.buffer, rows)
     }
-
-    /// The dynamic offset of a row.
-    pub(crate) fn offset(&self, row: usize) -> u32 {
-        (row as u64 * self.stride) as u32
-    }
 }
 
 impl Rows {

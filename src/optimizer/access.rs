@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::accumulate::Held;
 use super::claims::Role;
 use super::place::NOWHERE;
-use super::{Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Scalar, Vectors};
+use super::{Change, Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Scalar, Vectors};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
@@ -205,7 +205,7 @@ impl Optimizer {
             _ => Held::Values,
         };
         if moved {
-            self.plan = None;
+            self.invalidate(Change::Step);
         }
         self.claim(id);
         Ok(())
@@ -373,7 +373,7 @@ impl Optimizer {
             self.write_values(id, part, values)?;
             if let Some(parameter) = self.parameters.get_mut(&id.0) {
                 parameter.shift = 0.0;
-                self.plan = None;
+                self.invalidate(Change::Step);
             }
             return Ok(());
         }

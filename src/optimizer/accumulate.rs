@@ -1,18 +1,20 @@
 //! What a parameter's gradient holds, and gradient accumulation over micro-batches, in the gradient itself.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::access::Part;
-use super::{Memory, Optimizer, Parameter, ParameterId, Run};
+use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::{BufferRange, conflict};
-use crate::gpu::plan::{BindGroups, Plan};
+use crate::gpu::program::{BindGroups, Builder, Program};
+use crate::gpu::runs::Run;
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 use crate::settings::ROW_HEAD;
 
-/// Plans that are kept: of the first micro-batch and the others, in two buffers each.
+/// Programs that are kept: of the first micro-batch and the others, in two buffers each.
 const ACCUMULATIONS: usize = 4;
 
 /// What a parameter's gradient holds. A step leaves out a parameter whose gradient holds nothing.
@@ -114,21 +116,21 @@ impl Optimizer {
             additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches() == 0 });
         }
         let known = self.accumulations.iter().position(|(of, _)| *of == additions);
-        let plan = match known.map(|at| self.accumulations.remove(at)) {
-            Some((_, plan)) => plan,
+        let program = match known.map(|at| self.accumulations.remove(at)) {
+            Some((_, program)) => program,
             None => {
                 self.check_additions(&additions)?;
                 self.make_accumulation(gpu, &additions)?
             }
         };
-        let recorded = self.record(gpu, &plan, encoder, |parameter, _, row| {
+        let recorded = self.record(gpu, &program, encoder, |parameter, _, row| {
             row.extend([1f32.to_bits()]);
             row.extend([0; ROW_HEAD - 1]);
             row.push(f32::from(u8::from(parameter.batches() == 0)).to_bits());
         });
         if again {
             self.accumulations.truncate(ACCUMULATIONS - 1);
-            self.accumulations.insert(0, (additions, plan));
+            self.accumulations.insert(0, (additions, program));
         }
         recorded?;
         gradients.iter().for_each(|(id, _)| self.count_batch(*id));
@@ -162,23 +164,18 @@ impl Optimizer {
         Err(Error::Overlap { a: name(a)?, b: name(b)? })
     }
 
-    fn make_accumulation(&self, gpu: &Gpu, additions: &[Addition]) -> Result<Plan> {
-        let (mut plan, mut runs, mut leaders) = (Plan::new(gpu), Vec::new(), [None; 2]);
-        // Of its own: with the plan go the buffers of micro-batches that will not come again.
+    fn make_accumulation(&self, gpu: &Gpu, additions: &[Addition]) -> Result<Program> {
+        // Bind groups of its own: with the program go the buffers of micro-batches that will not come again.
         let mut bind_groups = BindGroups::new();
+        let (mut builder, mut runs, mut cohorts) = (Builder::new(gpu, &mut bind_groups), Vec::new(), HashMap::new());
         for Addition { id, gradient, range, first } in additions {
-            let row = *leaders[usize::from(*first)].get_or_insert_with(|| {
-                plan.rows.push(*id);
-                plan.rows.len() - 1
-            });
-            plan.members.push((*id, row));
+            let row = builder.join(*id, *first, &mut cohorts);
             let shared = gradient.buffer == range.buffer;
             let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
             runs.push(Run::of(vec![gradient.clone(), range.clone()], access, row, range.len, false));
         }
-        plan.add_runs(gpu, &mut bind_groups, runs, KernelKey::accumulate)?;
-        plan.finish(gpu)?;
-        Ok(plan)
+        builder.add_updates(runs, KernelKey::accumulate)?;
+        builder.finish()
     }
 
     /// Adds a micro-batch's gradient, on the host, to a parameter's: see [`Optimizer::encode_accumulate`], which on a

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::accumulate::Held;
 use super::claims::Role;
-use super::{Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use super::{Change, Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result};
 use crate::formats::Extent;
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
@@ -265,9 +265,7 @@ impl Optimizer {
                 }
             }
         }
-        self.plan = None;
-        self.look_ahead_plan = None;
-        self.accumulations.clear();
+        self.invalidate(Change::Removed);
         Ok(())
     }
 
@@ -290,8 +288,7 @@ impl Optimizer {
         self.parameters.insert(id.0, parameter);
         self.names.insert(name.into(), id);
         self.claim(id);
-        self.plan = None;
-        self.look_ahead_plan = None;
+        self.invalidate(Change::Parameters);
         id
     }
 

@@ -1,6 +1,6 @@
 //! Averages of a group's parameters: their memory, their beginning, and the exchange with the parameters.
 
-use super::{Memory, Optimizer};
+use super::{Change, Memory, Optimizer};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{AVERAGE, Extras};
@@ -67,8 +67,7 @@ impl Optimizer {
         self.groups[group].averaging = Some(averaging);
         if before.is_none() {
             self.claims = None;
-            self.plan = None;
-            self.look_ahead_plan = None;
+            self.invalidate(Change::Parameters);
         }
         Ok(())
     }
@@ -145,8 +144,8 @@ impl Optimizer {
         if let Device::Gpu(gpu) = self.device.clone() {
             self.settle_here()?;
             self.submit(&gpu, |optimizer, encoder| {
-                let plan = optimizer.make_swap_plan(&gpu, group)?;
-                optimizer.record(&gpu, &plan, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
+                let program = optimizer.make_swap_program(&gpu, group)?;
+                optimizer.record(&gpu, &program, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
             })?;
         }
         let averaging = self.groups[group].averaging;

@@ -1,6 +1,6 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
-use super::{Key, Optimizer, ParameterId, step};
+use super::{Change, Key, Optimizer, ParameterId, step};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
@@ -67,7 +67,7 @@ impl Optimizer {
             if let Device::Gpu(gpu) = &self.device {
                 step::compile(gpu, &now.rule, &settings, now.extras_with(&settings, self.zeroes()))?;
             }
-            self.plan = None;
+            self.invalidate(Change::Step);
         }
         if self.groups[group].settings.writes_gradient() != settings.writes_gradient() {
             self.claims = None;
@@ -147,8 +147,7 @@ impl Optimizer {
         self.check_shape(id, options)?;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(|parameter| parameter.options != options) {
             parameter.options = options;
-            self.plan = None;
-            self.look_ahead_plan = None;
+            self.invalidate(Change::Parameters);
         }
         Ok(())
     }

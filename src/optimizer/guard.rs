@@ -1,12 +1,11 @@
 //! What the optimizer does about a step as a whole: clipping by the norm of all gradients, overflow, loss scaling.
 
-use super::{At, Group, Optimizer};
+use super::{At, Change, Group, Optimizer};
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result};
 use crate::gpu::control::{Control, ENTRY, SLOT_HEAD};
 use crate::gpu::memory::BufferRange;
-use crate::gpu::norm::Preparation;
-use crate::gpu::plan::Plan;
+use crate::gpu::program::Program;
 use crate::gpu::{Device, Gpu};
 use crate::scaling::{LossScaler, Report, factors};
 use crate::settings::{ROW_HEAD, Settings};
@@ -25,7 +24,7 @@ impl Optimizer {
         self.check_clipping(clip.as_ref(), usize::MAX, None)?;
         let kind = |clip: Option<ClipNorm>| clip.map(|clip| clip.norm.kind());
         if kind(self.guard.clip) != kind(clip) {
-            self.plan = None;
+            self.invalidate(Change::Step);
         }
         self.guard.clip = clip;
         Ok(())
@@ -36,7 +35,7 @@ impl Optimizer {
     /// policy is set here.
     pub fn set_non_finite(&mut self, policy: NonFinite) {
         self.guard.policy = Some(policy);
-        self.plan = None;
+        self.invalidate(Change::Step);
     }
 
     /// Divides the gradients by a scale that follows their overflows, from the next recorded step on; `None` for no
@@ -50,7 +49,7 @@ impl Optimizer {
         let loss_scale = scaler.map_or(1.0, |scaler| scaler.init_scale);
         self.set_report(Report { loss_scale, growth_tracker: 0, ..self.report() }, false)?;
         self.guard.scaler = scaler;
-        self.plan = None;
+        self.invalidate(Change::Step);
         Ok(())
     }
 
@@ -230,40 +229,46 @@ impl Optimizer {
 
     /// Until earlier steps resolve, a step uploads one set of coefficients per possible outcome, at most 16,384. With
     /// many parameters that have coefficients of their own, that limit comes before 128 steps.
-    pub(super) fn check_candidates(&self, plan: &Plan) -> Result<()> {
+    pub(super) fn check_candidates(&self, program: &Program) -> Result<()> {
         let of = |id: &u64| {
             let parameter = self.parameters.get(id)?;
             let width = parameter.width(&self.groups[parameter.group]);
             Some((parameter.pending.count_ones() as usize + 1) * width as usize)
         };
-        let candidates: usize = plan.rows.iter().filter_map(of).sum();
+        let candidates: usize = program.cohorts.iter().filter_map(of).sum();
         match self.unresolved() {
-            limit if limit > 0 && candidates > MAX_CANDIDATES.max(plan.rows.len()) => {
+            limit if limit > 0 && candidates > MAX_CANDIDATES.max(program.cohorts.len()) => {
                 Err(Error::TooManyStepsInFlight { limit })
             }
             _ => Ok(()),
         }
     }
 
-    /// The slot of the next step: head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
+    /// The slot of the next step (`measured`: behind [`Optimizer::encode_measure`]): head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
     /// it.
-    pub(super) fn slot_words(&mut self, plan: &Plan, preparation: &Preparation) -> Result<Vec<u32>> {
-        self.check_candidates(plan)?;
+    pub(super) fn slot_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
+        self.check_candidates(program)?;
+        let Some(decision) = &program.decision else { return Ok(Vec::new()) };
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
         let mut words = std::mem::take(&mut self.rows);
         words.clear();
-        words.extend([step as u32, self.guard.policy() as u32, preparation.partials]);
+        words.extend([step as u32, self.guard.policy() as u32, decision.partials]);
         let len =
-            plan.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
+            program.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
         let mut whole = ClipNorm::words(self.guard.clip.as_ref(), len);
         whole[0] = self.norm_kind();
         words.extend(whole);
         let scaler = self.guard.scaler.unwrap_or_default();
         words.push(u32::from(self.guard.scaler.is_some()));
         words.extend(scaler.words());
-        words.extend([u32::from(self.measures()), f32::NAN.to_bits(), plan.rows.len() as u32]);
-        words.resize(SLOT_HEAD + ENTRY * plan.rows.len(), 0);
-        for (row, leader) in plan.rows.iter().enumerate() {
+        words.extend([
+            u32::from(self.measures()),
+            f32::NAN.to_bits(),
+            program.cohorts.len() as u32,
+            u32::from(measured),
+        ]);
+        words.resize(SLOT_HEAD + ENTRY * program.cohorts.len(), 0);
+        for (row, leader) in program.cohorts.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
             let group = &self.groups[parameter.group];
             let (taken, seen) = (parameter.pending, group.pending);
@@ -281,7 +286,7 @@ impl Optimizer {
                 }
             }
             let clip = group.settings.clip_norm;
-            let [start, count] = if clip.is_some() { preparation.ranges[row] } else { [0, 0] };
+            let [start, count] = if clip.is_some() { decision.ranges[row] } else { [0, 0] };
             let entry = &mut words[SLOT_HEAD + ENTRY * row..][..ENTRY];
             let size = ROW_HEAD + group.rule.hyper_names().len();
             let [weight, power] = factors::<f32>(parameter.share(group, window) * group.settings.grad_scale.abs());
@@ -296,7 +301,7 @@ impl Optimizer {
             entry[12..14].copy_from_slice(&[start, count]);
             entry[15..20].copy_from_slice(&ClipNorm::words(clip.as_ref(), parameter.len));
             let clip = group.settings.group_clip_norm;
-            let span = plan.spans.get(&parameter.group).filter(|_| clip.is_some()).copied().unwrap_or_default();
+            let span = program.spans.get(&parameter.group).filter(|_| clip.is_some()).copied().unwrap_or_default();
             entry[20..22].copy_from_slice(&[span.first, span.count]);
             entry[22..27].copy_from_slice(&ClipNorm::words(clip.as_ref(), span.len));
         }

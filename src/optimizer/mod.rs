@@ -11,10 +11,10 @@ use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Storage};
 use crate::gpu::Device;
-use crate::gpu::control::Control;
+use crate::gpu::control::{Control, InFlight};
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
-use crate::gpu::plan::{BindGroups, Plan, Run};
+use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::slots::{MAX_HYPER, Slots};
 use crate::rule::{Real, Stage, Step};
 use crate::scaling::{Guard, Report};
@@ -31,14 +31,12 @@ mod groups;
 mod guard;
 mod moves;
 mod place;
-mod plan;
+mod program;
 mod step;
 mod vectors;
 
 pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions, TorchOptions};
 pub use place::Placed;
-#[cfg(feature = "burn")]
-pub(crate) use plan::POOLED;
 pub use vectors::Slices;
 
 use accumulate::Held;
@@ -130,6 +128,8 @@ pub enum Gradient {
 ///
 /// - On either device, by itself: [`step`](Self::step).
 /// - In your encoder: [`encode`](Self::encode), after [`wait_for_room`](Self::wait_for_room).
+/// - In two halves, around a norm that is not this optimizer's alone: [`encode_measure`](Self::encode_measure),
+///   [`measured`](Self::measured), [`encode_apply`](Self::encode_apply).
 /// - Your slices, on the CPU: [`step_slices`](Self::step_slices).
 /// - Nesterov's look-ahead, before the gradient: [`look_ahead`](Self::look_ahead),
 ///   [`encode_look_ahead`](Self::encode_look_ahead), [`look_ahead_slices`](Self::look_ahead_slices).
@@ -186,10 +186,10 @@ pub struct Optimizer {
     names: HashMap<String, ParameterId>,
     next: u64,
     slots: Option<Slots>,
-    plan: Option<Plan>,
-    look_ahead_plan: Option<Plan>,
+    program: Option<Program>,
+    look_ahead_program: Option<Program>,
     /// Of the last accumulations, the latest first.
-    accumulations: Vec<(Vec<accumulate::Addition>, Plan)>,
+    accumulations: Vec<(Vec<accumulate::Addition>, Program)>,
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
     rows: Vec<u32>,
@@ -203,10 +203,23 @@ pub struct Optimizer {
     /// Shifts, gradients and the window before a submission that may be refused; the vector is kept for its allocation.
     before: (Vec<(f64, Held)>, u32),
     recorded: Option<Recorded>,
+    /// The step that [`Optimizer::encode_measure`] has begun.
+    measured: Option<InFlight>,
     /// Who uses which memory; `None` until it is asked for.
     claims: Option<Claims>,
-    /// Cohorts of a plan's rows, kept for their allocation.
-    cohorts: Vec<plan::Cohort>,
+    /// Cohorts of a program, kept for their allocation.
+    cohorts: Vec<program::Cohort>,
+}
+
+/// What has changed, and which programs do not hold any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    /// What a step does, or where it finds a gradient.
+    Step,
+    /// Which parameters there are, their options, or where they lie.
+    Parameters,
+    /// A parameter went, with its memory.
+    Removed,
 }
 
 /// How the step that was recorded last is counted.
@@ -469,8 +482,8 @@ impl Optimizer {
             names: HashMap::new(),
             next: 0,
             slots: None,
-            plan: None,
-            look_ahead_plan: None,
+            program: None,
+            look_ahead_program: None,
             accumulations: Vec::new(),
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
@@ -480,6 +493,7 @@ impl Optimizer {
             window: 0,
             before: Default::default(),
             recorded: None,
+            measured: None,
             claims: None,
             cohorts: Vec::new(),
         };
@@ -535,8 +549,19 @@ impl Optimizer {
             });
         }
         self.groups.push(group);
-        self.plan = None;
+        self.invalidate(Change::Step);
         Ok(self.groups.len() - 1)
+    }
+
+    /// Drops what was made before this change and does not hold any more.
+    fn invalidate(&mut self, change: Change) {
+        self.program = None;
+        if change >= Change::Parameters {
+            self.look_ahead_program = None;
+        }
+        if change == Change::Removed {
+            self.accumulations.clear();
+        }
     }
 
     /// The device that it steps on.

@@ -1,6 +1,6 @@
 //! Parameters that get another name or another group, with all that the optimizer keeps for them.
 
-use super::{Group, Key, Optimizer, Parameter, ParameterId};
+use super::{Change, Group, Key, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::schedule::Schedule;
 
@@ -29,7 +29,7 @@ impl Optimizer {
             self.names.remove(&old);
             self.names.insert(name.into(), id);
             // Norms are summed in the order of names.
-            self.plan = None;
+            self.invalidate(Change::Step);
         }
         Ok(())
     }
@@ -94,8 +94,7 @@ impl Optimizer {
         self.unclaim(ParameterId(id));
         self.parameters.entry(id).and_modify(|parameter| parameter.group = group);
         self.claim(ParameterId(id));
-        self.plan = None;
-        self.look_ahead_plan = None;
+        self.invalidate(Change::Parameters);
     }
 
     /// The group that a parameter is in.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::accumulate::Held;
-use super::{Memory, Optimizer, Parameter, ParameterId};
+use super::{Change, Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 #[cfg(feature = "burn")]
 use crate::gpu::Device;
@@ -86,8 +86,7 @@ impl Optimizer {
             }
         }
         self.claims = None;
-        self.plan = None;
-        self.look_ahead_plan = None;
+        self.invalidate(Change::Parameters);
         Ok(())
     }
 

@@ -1,12 +1,14 @@
-//! A step: on the GPU recorded from the plan, on the CPU computed.
+//! A step: on the GPU recorded from the program, on the CPU computed.
 
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::gpu::control::Control;
+use crate::gpu::control::{Control, InFlight, MEASURED};
+use crate::gpu::decision::ROW_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
-use crate::gpu::norm::ROW_STRIDE;
-use crate::gpu::plan::Plan;
+use crate::gpu::memory::BufferRange;
+use crate::gpu::program::Program;
+use crate::gpu::recording::Inputs;
 use crate::gpu::slots::Slots;
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
@@ -58,52 +60,146 @@ impl Optimizer {
         let gpu = self.gpu("encode")?;
         self.check_groups()?;
         self.resolve();
-        let plan = self.current_plan(&gpu)?;
+        self.measured = None;
+        let program = self.current_program(&gpu)?;
         let window = self.window;
-        let recorded = match plan.preparation {
-            Some(_) => self.record_controlled(&gpu, &plan, encoder),
-            None => self.record(&gpu, &plan, encoder, |parameter, group, row| {
+        let recorded = match program.decision {
+            Some(_) => self.record_controlled(&gpu, &program, encoder),
+            None => self.record(&gpu, &program, encoder, |parameter, group, words| {
                 let at = parameter.at(group, window);
-                row.extend(parameter.coefficients(group, at).row());
-                group.rule.0.hyper_f32(&parameter.next_step(group, at), row);
+                words.extend(parameter.coefficients(group, at).row());
+                group.rule.0.hyper_f32(&parameter.next_step(group, at), words);
             }),
         };
-        match recorded {
-            Ok(recorded) => {
-                self.count(&plan, recorded, |steps, pending, bit| match bit {
-                    None => *steps += 1,
-                    Some(bit) => *pending |= bit,
-                });
-                for (id, _) in &plan.members {
-                    self.parameters.entry(*id).and_modify(|parameter| parameter.shift = 0.0);
-                }
-                self.end_window();
-                self.recorded = Some(recorded);
-                self.plan = Some(plan);
-                Ok(())
+        self.count_recorded(program, recorded)
+    }
+
+    /// Counts a step that was recorded with this program, and keeps the program.
+    fn count_recorded(&mut self, program: Program, recorded: Result<Recorded>) -> Result<()> {
+        if let Ok(recorded) = recorded {
+            self.count(&program, recorded, |steps, pending, bit| match bit {
+                None => *steps += 1,
+                Some(bit) => *pending |= bit,
+            });
+            for (id, _) in &program.members {
+                self.parameters.entry(*id).and_modify(|parameter| parameter.shift = 0.0);
             }
-            Err(e) => {
-                self.plan = Some(plan);
-                Err(e)
-            }
+            self.end_window();
+            self.recorded = Some(recorded);
+        }
+        self.program = Some(program);
+        recorded.map(drop)
+    }
+
+    /// Records the first half of a step: gradients are centralized and clipped row by row, and their norms are taken.
+    /// [`Optimizer::measured`] then holds the norm of all gradients, for your kernels to read and change;
+    /// [`Optimizer::encode_apply`] records the other half. `encode` is both, without the 32 bytes between them.
+    ///
+    /// This is for a norm that is not one optimizer's alone: of two optimizers, or of gradients on other devices.
+    ///
+    /// ```no_run
+    /// # fn f(mut a: wgpu_optim::Optimizer, mut b: wgpu_optim::Optimizer, encoder: &mut wgpu::CommandEncoder)
+    /// # -> wgpu_optim::Result<()> {
+    /// a.encode_measure(encoder)?;
+    /// b.encode_measure(encoder)?;
+    /// let ranges = [a.measured()?, b.measured()?];
+    /// // … record a kernel that joins the two norms and writes the result to both …
+    /// a.encode_apply(encoder)?;
+    /// b.encode_apply(encoder)?;
+    /// # let _ = ranges; Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The step has the settings that the groups have now. Between the two halves, no parameter and no gradient may come,
+    /// go or move. A first half without a second changes gradients only where
+    /// [`Settings::centralize`](crate::Settings::centralize) or
+    /// [`Settings::adaptive_clip`](crate::Settings::adaptive_clip) do.
+    ///
+    /// # Errors
+    /// As [`Optimizer::encode`], and [`Error::Unsupported`] if nothing is measured: without
+    /// [`Optimizer::set_clip_norm`], a loss scaler or [`Optimizer::set_non_finite`].
+    pub fn encode_measure(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let gpu = self.gpu("encode_measure")?;
+        self.check_groups()?;
+        self.resolve();
+        self.measured = None;
+        let name = || "the optimizer".to_owned();
+        if !self.measures() {
+            let reason = "no gradient is measured: see set_clip_norm, whose max_norm may be infinite";
+            return Err(Error::Unsupported { operation: "encode_measure", name: name(), reason });
+        }
+        let program = self.current_program(&gpu)?;
+        let begun = self.begin_step(&gpu, &program, true);
+        if let (Ok(in_flight), Some(decision)) = (&begun, &program.decision) {
+            let inputs = Inputs { step: Some(in_flight.group()), coefficients: (&decision.coefficients, ROW_STRIDE) };
+            let mut pass = encoder.begin_compute_pass(&compute_pass());
+            program.record(0..program.before_decision(), inputs, &mut pass);
+            program.record_total(inputs, &mut pass);
+        }
+        self.program = Some(program);
+        self.measured = Some(begun?);
+        Ok(())
+    }
+
+    /// Records the other half of a step behind [`Optimizer::encode_measure`]: the decision about the step, with the norm
+    /// and the fault that [`Optimizer::measured`] has by then, and the update.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without the first half, or if parameters or gradients have changed since: then record
+    /// [`Optimizer::encode_measure`] again.
+    pub fn encode_apply(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let gpu = self.gpu("encode_apply")?;
+        let refuse = |reason| Error::Unsupported { operation: "encode_apply", name: "the optimizer".into(), reason };
+        let in_flight = self.measured.take().ok_or(refuse("encode_measure comes before it"))?;
+        let changed = || refuse("parameters or gradients have changed since encode_measure");
+        let program = self.program.take().ok_or_else(changed)?;
+        if !self.holds(&program) {
+            return Err(changed());
+        }
+        let recorded = self.finish_recording(&gpu, &program, in_flight, encoder, program.before_decision());
+        self.count_recorded(program, recorded)
+    }
+
+    /// What [`Optimizer::encode_measure`] leaves, 32 bytes in a buffer that your kernels may bind as storage, with
+    /// `COPY_SRC` and `COPY_DST`:
+    ///
+    /// ```text
+    /// struct Measured {
+    ///     scale: f32,     // the norm of all gradients is scale · 2^exponent · sum:
+    ///     exponent: i32,  // with factors of settings and micro-batches, before 1/scale of a loss scaler
+    ///     sum: f32,
+    ///     fault: u32,     // 0, or 1 if an element of a gradient is infinite, 2 if one is NaN
+    ///     reach: i32,     // at least the exponent of the largest element
+    ///     unused: array<u32, 3>,
+    /// }
+    /// ```
+    ///
+    /// [`ClipNorm`](crate::ClipNorm) says which norm it is. To write another norm n, write `(n, 0, 1)`. Who joins
+    /// several optimizers takes the largest `fault` and the largest `reach`, so that all of them skip the same steps.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on the CPU; [`Error::Rejected`], [`Error::DeviceLost`].
+    pub fn measured(&mut self) -> Result<BufferRange> {
+        let gpu = self.gpu("measured")?;
+        gpu.check_alive()?;
+        Ok(BufferRange::new(&self.control(&gpu)?.buffer, MEASURED, 8))
+    }
+
+    /// The program of the next step: the last one, if it still holds.
+    fn current_program(&mut self, gpu: &Gpu) -> Result<Program> {
+        match self.program.take() {
+            Some(program) if self.holds(&program) => Ok(program),
+            _ => self.make_program(gpu),
         }
     }
 
-    /// The plan of the next step: the last one, if it still holds.
-    fn current_plan(&mut self, gpu: &Gpu) -> Result<Plan> {
-        match self.plan.take() {
-            Some(plan) if self.holds(&plan) => Ok(plan),
-            _ => self.make_plan(gpu),
-        }
-    }
-
-    /// Counts a recorded step, or takes it back: of the plan's members, and of all schedules.
-    fn count(&mut self, plan: &Plan, recorded: Recorded, f: impl Fn(&mut u64, &mut u128, Option<u128>)) {
+    /// Counts a recorded step, or takes it back: of the program's members, and of all schedules.
+    fn count(&mut self, program: &Program, recorded: Recorded, f: impl Fn(&mut u64, &mut u128, Option<u128>)) {
         let bit = match recorded {
             Recorded::Counted => None,
             Recorded::Pending(step) => Some(Control::bit(step)),
         };
-        for (id, _) in &plan.members {
+        for (id, _) in &program.members {
             self.parameters.entry(*id).and_modify(|p| f(&mut p.steps, &mut p.pending, bit));
         }
         self.groups.iter_mut().for_each(|group| f(&mut group.steps, &mut group.pending, bit));
@@ -135,10 +231,10 @@ impl Optimizer {
         self.resolve();
         self.control.as_ref().map_or(Ok(()), Control::check_room)?;
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
-        // Of the step that comes, whose plan may be another one than the last.
-        let plan = self.current_plan(&gpu)?;
-        let candidates = self.check_candidates(&plan);
-        self.plan = Some(plan);
+        // Of the step that comes, whose program may be another one than the last.
+        let program = self.current_program(&gpu)?;
+        let candidates = self.check_candidates(&program);
+        self.program = Some(program);
         candidates?;
         self.slots.as_ref().map_or(Ok(()), Slots::check_room)
     }
@@ -158,16 +254,16 @@ impl Optimizer {
         self.resolve();
         self.check_look_ahead()?;
         let members = self.look_ahead_members();
-        let plan = match self.look_ahead_plan.take() {
-            Some(plan) if plan.members.iter().map(|(id, _)| id).eq(members.iter().map(|(id, _)| id)) => plan,
-            _ => self.make_look_ahead_plan(&gpu, &members)?,
+        let program = match self.look_ahead_program.take() {
+            Some(program) if program.members.iter().map(|(id, _)| id).eq(members.iter().map(|(id, _)| id)) => program,
+            _ => self.make_look_ahead_program(&gpu, &members)?,
         };
-        let recorded = self.record(&gpu, &plan, encoder, |parameter, group, row| {
+        let recorded = self.record(&gpu, &program, encoder, |parameter, group, row| {
             row.extend([0; ROW_HEAD]);
             let shift = group.rule.0.look_ahead(&parameter.next_step(group, parameter.at(group, 0)));
             row.push(f32::of(shift.unwrap_or(0.0)).to_bits());
         });
-        self.look_ahead_plan = Some(plan);
+        self.look_ahead_program = Some(program);
         if recorded.is_ok() {
             self.shift(&members);
         }
@@ -264,15 +360,15 @@ impl Optimizer {
         });
         let submitted = submitted.and_then(|encoded| gpu.check_flag().map(|()| encoded));
         if submitted.is_err() {
-            if let (Some(recorded), Some(plan)) = (self.recorded.take(), self.plan.take()) {
-                self.count(&plan, recorded, |steps, pending, bit| match bit {
+            if let (Some(recorded), Some(program)) = (self.recorded.take(), self.program.take()) {
+                self.count(&program, recorded, |steps, pending, bit| match bit {
                     None => *steps -= 1,
                     Some(bit) => *pending &= !bit,
                 });
                 if let (Recorded::Pending(step), Some(control)) = (recorded, &mut self.control) {
                     control.take_back(step);
                 }
-                self.plan = Some(plan);
+                self.program = Some(program);
             }
             for (parameter, before) in self.parameters.values_mut().zip(&self.before.0) {
                 (parameter.shift, parameter.gradient) = *before;
@@ -282,21 +378,21 @@ impl Optimizer {
         submitted?
     }
 
-    /// Fills a slot with a row a cohort and records the plan.
+    /// Fills a slot with a row a cohort and records the program.
     pub(super) fn record(
         &mut self,
         gpu: &Gpu,
-        plan: &Plan,
+        program: &Program,
         encoder: &mut wgpu::CommandEncoder,
         fill: impl Fn(&Parameter, &Group, &mut Vec<u32>),
     ) -> Result<Recorded> {
-        if plan.is_empty() {
+        if program.is_empty() {
             return gpu.check_alive().map(|()| Recorded::Counted);
         }
         let slots = self.slots.get_or_insert_with(|| Slots::new(gpu));
-        let (slot, rows) = slots.acquire(gpu, plan.rows.len())?;
+        let (slot, rows) = slots.acquire(gpu, program.cohorts.len())?;
         self.rows.clear();
-        for (row, &leader) in plan.rows.iter().enumerate() {
+        for (row, &leader) in program.cohorts.iter().enumerate() {
             self.rows.resize(row * slots.stride(), 0);
             if let Some(parameter) = self.parameters.get(&leader) {
                 fill(parameter, &self.groups[parameter.group], &mut self.rows);
@@ -304,29 +400,50 @@ impl Optimizer {
         }
         slots.write(gpu, &rows, &self.rows)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
-        grouped(&mut pass, "update", |pass| plan.record(&rows.bind_group, |row| slots.offset(row), pass));
+        let inputs = Inputs { step: None, coefficients: (&rows.bind_group, 4 * slots.stride() as u32) };
+        program.record(program.all(), inputs, &mut pass);
         drop(pass);
         encoder.on_submitted_work_done(move || drop(slot));
         Ok(Recorded::Counted)
     }
 
-    /// Fills a slot with all that the device may need to decide about the step, and records the plan.
-    fn record_controlled(&mut self, gpu: &Gpu, plan: &Plan, encoder: &mut wgpu::CommandEncoder) -> Result<Recorded> {
-        let Some(preparation) = &plan.preparation else { return Ok(Recorded::Counted) };
+    /// Records a step about which the device decides.
+    fn record_controlled(
+        &mut self,
+        gpu: &Gpu,
+        program: &Program,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<Recorded> {
+        let in_flight = self.begin_step(gpu, program, false)?;
+        self.finish_recording(gpu, program, in_flight, encoder, 0)
+    }
+
+    /// Takes a slot with all that the device may need to decide about the step. `measured` says that the norm is what
+    /// [`Optimizer::measured`] has.
+    fn begin_step(&mut self, gpu: &Gpu, program: &Program, measured: bool) -> Result<InFlight> {
         self.control(gpu)?;
-        let words = self.slot_words(plan, preparation)?;
-        let control = self.control(gpu)?;
-        let in_flight = control.begin(gpu, &words)?;
-        let (step, slot) = (in_flight.step, in_flight.group());
-        let mut pass = encoder.begin_compute_pass(&compute_pass());
-        if let Some(units) = &plan.units {
-            grouped(&mut pass, "rows and columns", |pass| units.record(slot, pass));
-        }
-        grouped(&mut pass, "norms and coefficients", |pass| preparation.record(slot, pass));
-        grouped(&mut pass, "update", |pass| plan.record(&preparation.row, |row| ROW_STRIDE * row as u32, pass));
-        drop(pass);
-        control.end(gpu, in_flight, encoder);
+        let words = self.slot_words(program, measured)?;
+        let begun = self.control(gpu)?.begin(gpu, &words);
         self.rows = words;
+        begun
+    }
+
+    /// Records the program from this stage on, and how the host learns what became of it.
+    fn finish_recording(
+        &mut self,
+        gpu: &Gpu,
+        program: &Program,
+        in_flight: InFlight,
+        encoder: &mut wgpu::CommandEncoder,
+        stage: usize,
+    ) -> Result<Recorded> {
+        let Some(decision) = &program.decision else { return Ok(Recorded::Counted) };
+        let (step, group) = (in_flight.step, in_flight.group());
+        let inputs = Inputs { step: Some(group), coefficients: (&decision.coefficients, ROW_STRIDE) };
+        let mut pass = encoder.begin_compute_pass(&compute_pass());
+        program.record(stage..program.all().end, inputs, &mut pass);
+        drop(pass);
+        self.control(gpu)?.end(gpu, in_flight, encoder);
         Ok(if self.can_skip() { Recorded::Pending(step) } else { Recorded::Counted })
     }
 
@@ -343,13 +460,6 @@ impl Optimizer {
             }
         }
     }
-}
-
-/// A part of the pass that a capture shows by its name.
-fn grouped(pass: &mut wgpu::ComputePass<'_>, name: &str, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
-    pass.push_debug_group(name);
-    record(pass);
-    pass.pop_debug_group();
 }
 
 fn compute_pass() -> wgpu::ComputePassDescriptor<'static> {

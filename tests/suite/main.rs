@@ -21,6 +21,7 @@ mod formulas;
 mod gpu_least_squares;
 mod gradient;
 mod guard;
+mod halves;
 mod held;
 mod in_flight;
 mod infinite;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         gradient::TESTS,
         gpu_least_squares::TESTS,
         guard::TESTS,
+        halves::TESTS,
         held::TESTS,
         limits::TESTS,
         in_flight::TESTS,

@@ -450,7 +450,7 @@ fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
 fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
     let devices = [gpu.into(), Device::Cpu];
     for (name, rule) in rules::all() {
-        let (start, mut slots) = (parameters(LEN, 1), rule.states());
+        let (start, slots) = (parameters(LEN, 1), rule.states());
         let make = |device: &Device, start: &[f32]| -> Result<Optimizer, Failed> {
             let mut optimizer = Optimizer::new(device, rule.clone(), 0.01)?;
             optimizer.add(0, "w", start)?;

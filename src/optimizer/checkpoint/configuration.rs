@@ -12,7 +12,7 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result, require};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
-use crate::optimizer::{Optimizer, Parameter, ParameterId, step};
+use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};
 use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
@@ -306,8 +306,7 @@ impl Optimizer {
             self.parameters.entry(id).and_modify(|parameter| parameter.options = options);
         }
         self.claims = None;
-        self.plan = None;
-        self.look_ahead_plan = None;
+        self.invalidate(Change::Parameters);
     }
 
     /// Checks settings that must fit each other, as their setters do.

@@ -1,0 +1,453 @@
+//! What a step dispatches: stages in order, made once and recorded until a parameter, a gradient or a group changes.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Gpu;
+use super::decision::{Decision, Ratio};
+use super::kernel::{GradientAccess, KernelKey, Lane, WORKGROUP};
+use super::memory::{ALIGN, BufferRange};
+use super::passes::Pass;
+use super::pool::{Padding, Pool, pools};
+use super::recording::{Dispatch, Group, Inputs, record};
+use super::runs::{Run, split};
+use super::tiles::{Batch, Tiles};
+use crate::error::Result;
+use crate::rule::{Reduce, Stage};
+
+/// Bind groups by what they bind; the flags are a gradient bound read-only, and all of it.
+pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, [bool; 2]), wgpu::BindGroup>;
+
+/// The dispatches of a step.
+#[derive(Debug)]
+pub(crate) struct Program {
+    stages: Vec<(Stage, Vec<Dispatch>)>,
+    /// Who takes part, in order, and in which cohort.
+    pub(crate) members: Vec<(u64, usize)>,
+    /// A member of each cohort.
+    pub(crate) cohorts: Vec<u64>,
+    /// The partial results of each group's gradients.
+    pub(crate) spans: HashMap<usize, Span>,
+    /// Where the device decides about the step.
+    pub(crate) decision: Option<Decision>,
+}
+
+/// Partial results that lie behind each other, and the elements that they measure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) len: usize,
+}
+
+impl Program {
+    /// Records these stages.
+    pub(crate) fn record(&self, stages: Range<usize>, inputs: Inputs<'_>, pass: &mut wgpu::ComputePass<'_>) {
+        for (stage, dispatches) in &self.stages[stages] {
+            // A capture shows each stage by its name.
+            pass.push_debug_group(match stage {
+                Stage::Map => "update",
+                Stage::Decide => "decision and coefficients",
+                Stage::Reduce(reduce) => reduce.into,
+            });
+            record(dispatches, inputs, pass);
+            pass.pop_debug_group();
+        }
+    }
+
+    /// Records the sum of all partial norms, for [`Optimizer::encode_measure`](crate::Optimizer::encode_measure).
+    pub(crate) fn record_total(&self, inputs: Inputs<'_>, pass: &mut wgpu::ComputePass<'_>) {
+        if let Some(decision) = &self.decision {
+            record(std::slice::from_ref(&decision.total), inputs, pass);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.stages.len()
+    }
+
+    /// Stages before the device decides about the step.
+    pub(crate) fn before_decision(&self) -> usize {
+        self.stages.iter().position(|(stage, _)| *stage == Stage::Decide).unwrap_or(0)
+    }
+
+    /// Whether it updates nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count(true) == 0
+    }
+
+    /// Dispatches that update parameters, or those before them.
+    pub(crate) fn count(&self, updates: bool) -> usize {
+        let ours = self.stages.iter().filter(|(stage, _)| (*stage == Stage::Map) == updates);
+        ours.map(|(_, dispatches)| dispatches.len()).sum()
+    }
+}
+
+/// A program in the making.
+#[derive(Debug)]
+pub(crate) struct Builder<'a> {
+    gpu: &'a Gpu,
+    bind_groups: &'a mut BindGroups,
+    pub(crate) members: Vec<(u64, usize)>,
+    pub(crate) cohorts: Vec<u64>,
+    pub(crate) spans: HashMap<usize, Span>,
+    tiles: Tiles,
+    updates: Vec<Pending>,
+    norms: Vec<Pending>,
+    reductions: Vec<(Reduce, Vec<Pending>, Vec<Ratio>)>,
+    /// Of each cohort with one gradient that is measured: its first partial result, and how many.
+    ranges: HashMap<usize, [u32; 2]>,
+}
+
+/// A dispatch whose tables do not exist yet.
+#[derive(Debug)]
+struct Pending {
+    kernel: Arc<Pass>,
+    ranges: wgpu::BindGroup,
+    coefficients: Source,
+    workgroups: [u32; 2],
+}
+
+/// Where a dispatch finds its coefficients, and the blocks that it works on.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// These, for all that is bound.
+    One(usize),
+    /// These, for all blocks.
+    Pool(usize, Batch),
+    /// Those that each block names.
+    Blocks(Batch),
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(gpu: &'a Gpu, bind_groups: &'a mut BindGroups) -> Self {
+        Self {
+            gpu,
+            bind_groups,
+            members: Vec::new(),
+            cohorts: Vec::new(),
+            spans: HashMap::new(),
+            tiles: Tiles::new(gpu),
+            updates: Vec::new(),
+            norms: Vec::new(),
+            reductions: Vec::new(),
+            ranges: HashMap::new(),
+        }
+    }
+
+    /// Whether it updates nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.updates.is_empty()
+    }
+
+    /// Takes a parameter into its cohort, and returns the cohort's index.
+    pub(crate) fn join<C: Hash + Eq>(&mut self, id: u64, cohort: C, known: &mut HashMap<C, usize>) -> usize {
+        let row = *known.entry(cohort).or_insert_with(|| {
+            self.cohorts.push(id);
+            self.cohorts.len() - 1
+        });
+        self.members.push((id, row));
+        row
+    }
+
+    /// Partial results of a tensor of this many elements.
+    pub(crate) fn results(&self, len: usize) -> u32 {
+        self.tiles.results(len as u64)
+    }
+
+    /// Adds the dispatches that update these runs.
+    pub(crate) fn add_updates(
+        &mut self,
+        runs: Vec<Run>,
+        key: impl Fn(Lane, GradientAccess) -> KernelKey,
+    ) -> Result<()> {
+        let (alone, pooled) = split(self.gpu, runs);
+        for run in &alone {
+            self.add_run(|lane| key(lane, run.access), run)?;
+        }
+        for (access, runs) in &pooled {
+            self.add_pools(|lane| key(lane, *access), *access, runs)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the dispatches that update one run.
+    ///
+    /// The run is cut where a binding or a dispatch would exceed the device's limits. Elements behind the last whole
+    /// four have a dispatch of their own, so that nothing beside the ranges is touched.
+    fn add_run(&mut self, key: impl Fn(Lane) -> KernelKey, run: &Run) -> Result<()> {
+        let (Some(len), Some(first)) = (run.ranges.first().map(|range| range.len as u64), run.parts.first()) else {
+            return Ok(());
+        };
+        let limits = self.gpu.device().limits();
+        let most = limits.max_compute_workgroups_per_dimension;
+        let bound = limits.max_storage_buffer_binding_size / 4;
+        let dispatched = if run.tiled { u64::MAX } else { u64::from(most) * WORKGROUP * 4 };
+        let window = (bound.min(dispatched) / ALIGN * ALIGN).max(ALIGN);
+        let whole = len / 4 * 4;
+        for start in (0..whole).step_by(window as usize) {
+            let elements = start..whole.min(start + window);
+            let (kernel, ranges) = self.bind(key(Lane::Four), run, elements.clone())?;
+            if run.tiled {
+                let batches = self.cut_run(run, elements, most);
+                self.push_batches(&kernel, &ranges, batches);
+            } else {
+                let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
+                let (coefficients, workgroups) = (Source::One(first.row), [workgroups, 1]);
+                self.updates.push(Pending { kernel, ranges, coefficients, workgroups });
+            }
+        }
+        if whole < len {
+            let start = whole / ALIGN * ALIGN;
+            let (kernel, ranges) = self.bind(key(Lane::Tail), run, start..len)?;
+            if run.tiled {
+                let batches = self.cut_tail(run, start, whole..len);
+                self.push_batches(&kernel, &ranges, batches);
+            } else {
+                let coefficients = Source::One(first.row);
+                self.updates.push(Pending { kernel, ranges, coefficients, workgroups: [1, 1] });
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_run(&mut self, run: &Run, window: Range<u64>, most: u32) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        for part in &run.parts {
+            let piece = part.start.max(window.start)..(part.start + part.padded).min(window.end);
+            if piece.is_empty() {
+                continue;
+            }
+            let before = piece.start - part.start;
+            let end = piece.start + (piece.end - piece.start) / 4 * 4;
+            self.tiles.cut(&mut batches, most, piece.start - window.start..end - window.start, 4, |tile, offset| {
+                tile.row = part.row as u32;
+                (tile.first, tile.limit) = (((before + offset) / 4) as u32, part.len as u32);
+            });
+        }
+        batches
+    }
+
+    /// The elements behind the last whole four of a run of one tensor.
+    fn cut_tail(&mut self, run: &Run, bound: u64, elements: Range<u64>) -> Vec<Batch> {
+        let (mut batches, part) = (Vec::new(), run.parts[0]);
+        self.tiles.cut(&mut batches, 1, elements.start - bound..elements.end - bound, 1, |tile, _| {
+            tile.row = part.row as u32;
+            (tile.first, tile.limit) = (elements.start as u32, part.len as u32);
+        });
+        batches
+    }
+
+    fn push_batches(&mut self, kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batches: Vec<Batch>) {
+        self.updates.extend(batches.into_iter().map(|batch| Pending::of_blocks(kernel, ranges, batch)));
+    }
+
+    /// Adds the dispatches that update runs anywhere in the same or in different buffers.
+    fn add_pools(&mut self, key: impl Fn(Lane) -> KernelKey, access: GradientAccess, runs: &[Run]) -> Result<()> {
+        let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
+        let tile = self.tiles.size;
+        for pool in pools(self.gpu, runs, access != GradientAccess::None, 4, tile, Padding::With) {
+            let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
+            let key = key(lane).pooled(pool.bindings.clone());
+            let tiled = key.tiled();
+            let (kernel, ranges) = self.bind_windows(key, access, &pool.windows)?;
+            for batch in self.cut_pool(&pool, most) {
+                let pending = Pending::of_blocks(&kernel, &ranges, batch);
+                let one = Source::Pool(pool.pieces[0].row, batch);
+                self.updates.push(if tiled { pending } else { Pending { coefficients: one, ..pending } });
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Batch> {
+        let (mut batches, width, size) = (Vec::new(), pool.width, self.tiles.size);
+        for piece in &pool.pieces {
+            let start = piece.starts[0];
+            self.tiles.cut(&mut batches, most, start..start + piece.len / width * width, width, |tile, offset| {
+                [tile.start, tile.grad, tile.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
+                (tile.row, tile.out) = (piece.row as u32, piece.out + (offset / size) as u32);
+                (tile.first, tile.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
+            });
+        }
+        batches
+    }
+
+    /// Adds the norms of gradients: runs of one tensor and one range each.
+    pub(crate) fn add_norms(&mut self, kernel: &Arc<Pass>, gradients: &[Run]) -> Result<()> {
+        for part in gradients.iter().flat_map(|run| &run.parts) {
+            self.ranges.insert(part.row, [part.out, self.tiles.results(part.len)]);
+        }
+        let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
+        for pool in pools(self.gpu, gradients, false, 1, self.tiles.size, Padding::Without) {
+            let ranges = self.bind_group(kernel, &pool.windows, [true, true])?;
+            for batch in self.cut_pool(&pool, most) {
+                let workgroups = [batch.count, 1];
+                self.norms.push(Pending { workgroups, ..Pending::of_blocks(kernel, &ranges, batch) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what a norm-based rule measures of these runs (see [`Run::measured`]), and what it makes of it.
+    pub(crate) fn add_reduction(
+        &mut self,
+        reduce: Reduce,
+        key: impl Fn() -> KernelKey,
+        runs: &[Run],
+        ratios: Vec<Ratio>,
+    ) -> Result<()> {
+        let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
+        let mut measures = Vec::new();
+        for pool in pools(self.gpu, runs, true, 1, self.tiles.size, Padding::Without) {
+            let key = key().pooled(pool.bindings.clone());
+            let (kernel, ranges) = self.bind_windows(key, GradientAccess::Read, &pool.windows)?;
+            for batch in self.cut_pool(&pool, most) {
+                let workgroups = [batch.count, 1];
+                measures.push(Pending { workgroups, ..Pending::of_blocks(&kernel, &ranges, batch) });
+            }
+        }
+        self.reductions.push((reduce, measures, ratios));
+        Ok(())
+    }
+
+    /// The program of a step about which the device decides nothing.
+    pub(crate) fn finish(self) -> Result<Program> {
+        let gpu = self.gpu;
+        let table = match self.tiles.tiles.is_empty() {
+            true => None,
+            false => Some(gpu.scoped("a program's table", || self.tiles.buffer(gpu))?),
+        };
+        let updates = bind_updates(gpu, self.updates, table.as_ref(), None)?;
+        let (members, cohorts, spans) = sorted(self.members, self.cohorts, self.spans);
+        Ok(Program { stages: vec![(Stage::Map, updates)], members, cohorts, spans, decision: None })
+    }
+
+    /// The program of a step about which the device decides, with this many partial results. `lines` comes before all
+    /// else.
+    pub(crate) fn finish_controlled(
+        self,
+        control: &wgpu::Buffer,
+        lines: Vec<(Stage, Vec<Dispatch>)>,
+        results: u32,
+    ) -> Result<Program> {
+        let gpu = self.gpu;
+        let table = gpu.scoped("a program's table", || self.tiles.buffer(gpu))?;
+        let ranges = (0..self.cohorts.len()).map(|k| self.ranges.get(&k).copied().unwrap_or_default()).collect();
+        let partials = if self.norms.is_empty() { 0 } else { results };
+        let decision = Decision::new(gpu, control, ranges, partials, results)?;
+        let mut stages = lines;
+        let norms = |pending: Pending| {
+            let bind = |batch: Batch| pending.kernel.bind(gpu, 0, &[batch.binding(&table), decision.partials()]);
+            pending.bound(gpu, bind)
+        };
+        stages.push((Stage::Reduce(NORMS), self.norms.into_iter().map(norms).collect::<Result<_>>()?));
+        stages.push((Stage::Decide, decision.dispatches(gpu, control)?));
+        for (reduce, measures, ratios) in self.reductions {
+            let measure = |pending: Pending| {
+                let bind = |batch: Batch| {
+                    let [coefficients, norms] = decision.of_rules();
+                    pending.kernel.bind(gpu, 0, &[coefficients, batch.binding(&table), norms])
+                };
+                pending.bound(gpu, bind)
+            };
+            let mut dispatches = measures.into_iter().map(measure).collect::<Result<Vec<_>>>()?;
+            for ratio in &ratios {
+                dispatches.push(decision.ratio(gpu, ratio)?);
+            }
+            stages.push((Stage::Reduce(reduce), dispatches));
+        }
+        stages.push((Stage::Map, bind_updates(gpu, self.updates, Some(&table), Some(&decision))?));
+        let (members, cohorts, spans) = sorted(self.members, self.cohorts, self.spans);
+        Ok(Program { stages, members, cohorts, spans, decision: Some(decision) })
+    }
+
+    /// The kernel, and these elements of each range bound for it.
+    fn bind(&mut self, key: KernelKey, run: &Run, elements: Range<u64>) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
+        let len = (elements.end - elements.start) as usize;
+        let cut = |range: &BufferRange| BufferRange::new(&range.buffer, range.offset + 4 * elements.start, len);
+        let ranges: Vec<_> = run.ranges.iter().map(cut).collect();
+        self.bind_windows(key, run.access, &ranges)
+    }
+
+    /// The kernel, and what it binds in group 1.
+    fn bind_windows(
+        &mut self,
+        key: KernelKey,
+        access: GradientAccess,
+        ranges: &[BufferRange],
+    ) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
+        let flags = [access == GradientAccess::Read, key.measures()];
+        let kernel = self.gpu.kernel(key)?;
+        let group = self.bind_group(&kernel, ranges, flags)?;
+        Ok((kernel, group))
+    }
+
+    fn bind_group(&mut self, kernel: &Pass, ranges: &[BufferRange], flags: [bool; 2]) -> Result<wgpu::BindGroup> {
+        let key = (ranges.to_vec(), flags);
+        if let Some(group) = self.bind_groups.get(&key) {
+            return Ok(group.clone());
+        }
+        let resources: Vec<_> = ranges.iter().map(BufferRange::binding).collect();
+        let group = self.gpu.scoped("a bind group", || kernel.bind(self.gpu, 1, &resources))?;
+        self.bind_groups.insert(key, group.clone());
+        Ok(group)
+    }
+}
+
+/// Norms of gradients, tensor by tensor, of which the decision makes a part of each gradient's scale.
+const NORMS: Reduce =
+    Reduce { over: crate::formats::Extent::Tensor, reads: &["grad"], keeps: None, into: "norms of gradients" };
+
+impl Pending {
+    fn of_blocks(kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batch: Batch) -> Self {
+        let (kernel, ranges, workgroups) = (kernel.clone(), ranges.clone(), batch.workgroups());
+        Self { kernel, ranges, coefficients: Source::Blocks(batch), workgroups }
+    }
+
+    /// With this group 0 of its blocks.
+    fn bound(&self, gpu: &Gpu, tables: impl FnOnce(Batch) -> wgpu::BindGroup) -> Result<Dispatch> {
+        let mut groups = Vec::new();
+        if let Source::Blocks(batch) = self.coefficients {
+            groups.push(Group::Bound(gpu.scoped("a bind group", || tables(batch))?));
+        }
+        groups.push(Group::Bound(self.ranges.clone()));
+        let [x, y] = self.workgroups;
+        Ok(Dispatch { kernel: self.kernel.clone(), groups, workgroups: [x, y, 1] })
+    }
+}
+
+/// Binds coefficients and tables of updates.
+fn bind_updates(
+    gpu: &Gpu,
+    updates: Vec<Pending>,
+    table: Option<&wgpu::Buffer>,
+    decision: Option<&Decision>,
+) -> Result<Vec<Dispatch>> {
+    let mut dispatches = Vec::new();
+    for Pending { kernel, ranges, coefficients, workgroups: [x, y] } in updates {
+        let mut groups = match (coefficients, decision) {
+            (Source::One(row) | Source::Pool(row, _), _) => vec![Group::Coefficients(row)],
+            (Source::Blocks(batch), Some(decision)) => {
+                let [all, _] = decision.of_rules();
+                let resources: Vec<_> = [all].into_iter().chain(table.map(|table| batch.binding(table))).collect();
+                vec![Group::Bound(gpu.scoped("a bind group", || kernel.bind(gpu, 0, &resources))?)]
+            }
+            // Coefficients of each tensor are in a step about which the device decides.
+            (Source::Blocks(_), None) => continue,
+        };
+        groups.push(Group::Bound(ranges));
+        if let (Source::Pool(_, batch), Some(table)) = (coefficients, table) {
+            groups.push(Group::Bound(gpu.scoped("a bind group", || kernel.bind(gpu, 2, &[batch.binding(table)]))?));
+        }
+        dispatches.push(Dispatch { kernel, groups, workgroups: [x, y, 1] });
+    }
+    Ok(dispatches)
+}
+
+fn sorted<A: Ord, B, C>(mut members: Vec<A>, cohorts: B, spans: C) -> (Vec<A>, B, C) {
+    members.sort_unstable();
+    (members, cohorts, spans)
+}

@@ -1,0 +1,110 @@
+//! Runs: tensors that lie behind each other in each of some buffers, and which of them share a dispatch.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Gpu;
+use super::kernel::GradientAccess;
+use super::memory::BufferRange;
+use super::pool::Padding;
+use super::tiles::Part;
+
+/// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs
+/// no table.
+pub(crate) const POOLED: u64 = 1 << 18;
+
+/// Tensors that lie behind each other in each of some buffers.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Parameter, gradient, states.
+    pub(crate) ranges: Vec<BufferRange>,
+    pub(crate) access: GradientAccess,
+    pub(crate) parts: Vec<Part>,
+    /// Each part has coefficients of its own; otherwise all have the first one's.
+    pub(crate) tiled: bool,
+    /// In the arena, where padding belongs to a tensor.
+    pub(crate) owned: bool,
+}
+
+impl Run {
+    /// A run of one tensor.
+    pub(crate) fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
+        let padded = ranges.first().map_or(0, |range| range.len as u64);
+        let parts = vec![Part { start: 0, padded, len: len as u64, row, out: 0 }];
+        Self { ranges, access, parts, tiled, owned: false }
+    }
+
+    /// Its first partial result is this one.
+    pub(crate) fn with_results(mut self, out: u32) -> Self {
+        self.parts.iter_mut().for_each(|part| part.out = out);
+        self
+    }
+
+    /// Its tensors. Where padding counts and all have the same coefficients, they are one.
+    pub(crate) fn tensors(&self, padding: Padding) -> impl Iterator<Item = Part> + '_ {
+        let all = self.parts.first().filter(|_| padding == Padding::With && !self.tiled);
+        let len = self.ranges.first().map_or(0, |range| range.len as u64);
+        let joined = all.map(|first| Part { padded: len, len, ..*first });
+        let apart = if joined.is_some() { &[][..] } else { &self.parts };
+        joined.into_iter().chain(apart.iter().copied())
+    }
+
+    /// The buffers that it lies in, how, and the coefficients of all of it, if they are the same.
+    fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Option<usize>) {
+        let buffers = self.ranges.iter().map(|range| range.buffer.clone()).collect();
+        (buffers, self.access, (!self.tiled).then_some(self.parts[0].row))
+    }
+
+    /// Joins a tensor that lies just behind, padding included.
+    pub(crate) fn extend(&mut self, next: &Self) -> bool {
+        let pairs = || self.ranges.iter().zip(&next.ranges);
+        let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
+        let same = (self.access, self.tiled) == (next.access, next.tiled) && self.ranges.len() == next.ranges.len();
+        let one_row = self.parts[0].row == next.parts[0].row;
+        if !self.owned || !next.owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
+            return false;
+        }
+        let start = self.ranges[0].len as u64;
+        for (a, b) in self.ranges.iter_mut().zip(&next.ranges) {
+            a.len += b.len;
+        }
+        self.parts.extend(next.parts.iter().map(|part| Part { start: start + part.start, ..*part }));
+        true
+    }
+
+    /// What a norm-based rule measures: parameter, gradient, and these of its states.
+    pub(crate) fn measured(&self, states: impl Iterator<Item = usize>) -> Self {
+        let states = states.map(|k| self.ranges[2 + k].clone());
+        let ranges = self.ranges[..2].iter().cloned().chain(states).collect();
+        Self { ranges, access: GradientAccess::Read, parts: self.parts.clone(), tiled: true, owned: self.owned }
+    }
+}
+
+/// Runs that go through a table, by what they do with the gradient.
+pub(super) type Pooled = Vec<(GradientAccess, Vec<Run>)>;
+
+/// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are,
+/// and small ones that lie in the same buffers, such as those that the arena's holes part.
+pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
+    let limits = gpu.device().limits();
+    let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+    // The table is one more, where coefficients for each tensor do not need it anyway.
+    let buffers = |run: &Run| run.key().0.into_iter().collect::<HashSet<_>>().len();
+    let room = |run: &Run| run.tiled || buffers(run) < limits.max_storage_buffers_per_shader_stage as usize;
+    let small = |run: &Run| run.ranges[0].len as u64 <= POOLED;
+    let mut beside = HashMap::new();
+    for run in runs.iter().filter(|run| small(run)) {
+        *beside.entry(run.key()).or_insert(0) += 1;
+    }
+    let (mut alone, mut pooled) = (Vec::new(), Pooled::new());
+    for run in runs {
+        let bindable = run.ranges.iter().all(|range| range.offset.is_multiple_of(alignment));
+        if bindable && !(small(&run) && beside[&run.key()] > 1 && room(&run)) {
+            alone.push(run);
+        } else if let Some((_, runs)) = pooled.iter_mut().find(|(access, _)| *access == run.access) {
+            runs.push(run);
+        } else {
+            pooled.push((run.access, vec![run]));
+        }
+    }
+    (alone, pooled)
+}

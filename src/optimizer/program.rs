@@ -1,0 +1,312 @@
+//! Which tensors step together, and in which runs: the program that `step.rs` records.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use super::{Group, Memory, Optimizer, Parameter, Scalar};
+use crate::error::Result;
+use crate::formats::Extent;
+use crate::gpu::Gpu;
+use crate::gpu::decision::Ratio;
+use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::lines::{self, Shaped};
+use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::program::{BindGroups, Builder, Program, Span};
+use crate::gpu::runs::Run;
+use crate::gpu::tiles::Unit;
+use crate::settings::Settings;
+
+/// What makes parameters step together: the group, the options, the step count and what is not known of it, the
+/// beginning of the average, the look-ahead, whether the gradient was accumulated; and who it is, where each has
+/// coefficients of its own.
+pub(super) type Cohort = (usize, u64, bool, (u64, u128, u64), u64, bool, Option<u64>);
+
+fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
+    let Parameter { group, options, steps, pending, shift, .. } = parameter;
+    let begun = if groups[*group].averaging.is_some() { parameter.begun() } else { 0 };
+    let counts = (*steps, *pending, begun);
+    let (alone, accumulated) = (groups[*group].alone().then_some(id), parameter.is_accumulated());
+    (*group, options.lr_scale.to_bits(), options.weight_decay, counts, shift.to_bits(), accumulated, alone)
+}
+
+impl Parameter {
+    /// Whether a step on a GPU moves it.
+    fn is_stepped(&self) -> bool {
+        let bound =
+            matches!(&self.memory, Memory::Gpu(tensor) if tensor.gradient.is_some() && tensor.parameter.is_some());
+        bound && !self.stays()
+    }
+}
+
+impl Optimizer {
+    /// Whether the program is what [`Optimizer::make_program`] would make: the same parameters in the same cohorts. What
+    /// else it depends on calls [`Optimizer::invalidate`] when it changes.
+    pub(super) fn holds(&mut self, program: &Program) -> bool {
+        if program.decision.is_some() != (self.controlled() && (self.measures() || !program.is_empty())) {
+            return false;
+        }
+        let mut cohorts = std::mem::take(&mut self.cohorts);
+        cohorts.clear();
+        let leaders = program.cohorts.iter().filter_map(|id| Some((*id, self.parameters.get(id)?)));
+        cohorts.extend(leaders.map(|(id, parameter)| cohort(id, parameter, &self.groups)));
+        let same = cohorts.len() == program.cohorts.len() && {
+            let mut members = program.members.iter();
+            let ours = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped());
+            let known = |(id, parameter): (&u64, &Parameter)| {
+                members
+                    .next()
+                    .is_some_and(|&(member, row)| member == *id && cohorts[row] == cohort(*id, parameter, &self.groups))
+            };
+            ours.into_iter().all(known) && members.next().is_none()
+        };
+        // Cohorts that have become equal are one again. Those of one parameter each never are.
+        cohorts.retain(|(.., alone)| alone.is_none());
+        cohorts.sort_unstable();
+        let apart = cohorts.windows(2).all(|pair| pair[0] != pair[1]);
+        self.cohorts = cohorts;
+        same && apart
+    }
+
+    pub(super) fn make_program(&mut self, gpu: &Gpu) -> Result<Program> {
+        let control = if self.controlled() { Some(self.control(gpu)?.buffer.clone()) } else { None };
+        self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, control.as_ref()))
+    }
+
+    fn build(&self, gpu: &Gpu, bind_groups: &mut BindGroups, control: Option<&wgpu::Buffer>) -> Result<Program> {
+        let mut builder = Builder::new(gpu, bind_groups);
+        let mut cohorts = HashMap::<Cohort, usize>::new();
+        let mut runs = Vec::<(usize, Run)>::new();
+        let (mut gradients, mut shaped) = (Vec::new(), Vec::new());
+        let (zero, measures) = (self.zeroes(), self.measures());
+        let (outs, results) = self.results(&mut builder);
+        for (id, parameter, tensor) in self.tensors_in_place() {
+            let Some(gradient) = tensor.gradient.as_ref().filter(|_| parameter.is_stepped()) else { continue };
+            let row = builder.join(id, cohort(id, parameter, &self.groups), &mut cohorts);
+            let access = match self.groups[parameter.group].settings.zero_grad {
+                true => GradientAccess::Zero,
+                false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
+                false => GradientAccess::Read,
+            };
+            let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
+            let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
+            let tiled = self.groups[parameter.group].alone();
+            let out = outs.get(&id).copied().unwrap_or_default();
+            let run = Run::of(ranges, access, row, parameter.len, tiled).with_results(out);
+            push_run(&mut runs, parameter.group, Run { owned: in_arena, ..run });
+            if self.groups[parameter.group].settings.reshapes() {
+                shaped.push((id, row));
+            }
+            if measures {
+                let run = Run::of(vec![gradient.clone()], GradientAccess::Read, row, parameter.len, true);
+                gradients.push(run.with_results(out));
+            }
+        }
+        let mut ratios = self.ratios(gpu, &builder, &outs)?;
+        let mut runs = runs.into_iter().peekable();
+        while let Some(&(k, _)) = runs.peek() {
+            let group = &self.groups[k];
+            let extras = group.extras(zero);
+            let extras = Extras { two_factors: extras.two_factors || measures, ..extras };
+            let ours: Vec<_> = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
+            if let Some(reduce) = group.rule.reduce() {
+                let (states, key) =
+                    (group.slots(), || KernelKey::of_norms(group.rule.description(), Driver::Measure, extras));
+                let read = || reduce.reads.iter().filter_map(|read| states.iter().position(|state| state == read));
+                let measured: Vec<_> = ours.iter().map(|run| run.measured(read())).collect();
+                builder.add_reduction(reduce, key, &measured, ratios.remove(&k).unwrap_or_default())?;
+            }
+            builder
+                .add_updates(ours, |lane, access| KernelKey::update(group.rule.description(), lane, access, extras))?;
+        }
+        match control {
+            Some(control) if measures || !builder.is_empty() => {
+                if measures {
+                    builder.add_norms(&gpu.norm_pass(self.norm_kind(), zero)?, &gradients)?;
+                }
+                let lines = lines::stages(gpu, control, &self.shaped(&shaped))?;
+                builder.finish_controlled(control, lines, results)
+            }
+            _ => builder.finish(),
+        }
+    }
+
+    /// Runs `f` with the bind groups of the buffers that there are.
+    fn with_bind_groups<T>(&mut self, f: impl FnOnce(&Self, &mut BindGroups) -> T) -> T {
+        self.keep_bind_groups();
+        let mut bind_groups = std::mem::take(&mut self.bind_groups);
+        let made = f(self, &mut bind_groups);
+        self.bind_groups = bind_groups;
+        made
+    }
+
+    /// The first partial result of each parameter that steps, and how many there are in all. Their order is that of
+    /// groups and names: a norm's last bit depends neither on where parameters lie nor on what the host knows of them.
+    fn results(&self, builder: &mut Builder<'_>) -> (HashMap<u64, u32>, u32) {
+        let mut stepped: Vec<_> = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped()).collect();
+        stepped.sort_unstable_by_key(|(_, parameter)| (parameter.group, parameter.name.as_str()));
+        let mut all = 0;
+        let first = |(&id, parameter): (&u64, &Parameter)| {
+            let (first, count) = (all, builder.results(parameter.len));
+            all += count;
+            let span = builder.spans.entry(parameter.group).or_insert(Span { first, ..Span::default() });
+            (span.count, span.len) = (span.count + count, span.len + parameter.len);
+            (id, first)
+        };
+        (stepped.into_iter().map(first).collect(), all)
+    }
+
+    /// What is done to the gradients of these parameters, with these rows, before anything else.
+    fn shaped(&self, members: &[(u64, usize)]) -> Vec<Shaped<'_>> {
+        let of = |&(id, row): &(u64, usize)| {
+            let parameter = self.parameters.get(&id)?;
+            let Memory::Gpu(tensor) = &parameter.memory else { return None };
+            let Settings { centralize, adaptive_clip: adaptive, .. } = self.groups[parameter.group].settings;
+            let (gradient, shape) = (tensor.gradient.as_ref()?, parameter.options.shape);
+            let (name, parameter) = (parameter.name.as_str(), tensor.parameter.as_ref()?);
+            Some(Shaped { name, parameter, gradient, shape, row, centralize, adaptive })
+        };
+        members.iter().filter_map(of).collect()
+    }
+
+    /// What norm-based groups make of their norms: a unit for each tensor, or one for the group.
+    fn ratios(&self, gpu: &Gpu, builder: &Builder<'_>, outs: &HashMap<u64, u32>) -> Result<HashMap<usize, Vec<Ratio>>> {
+        let mut ratios = HashMap::<usize, Vec<Ratio>>::new();
+        let wgpu::Limits { max_compute_workgroups_per_dimension: most, .. } = gpu.device().limits();
+        let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
+        let mut push = |k: usize, kept: Option<&BufferRange>, unit: Unit| -> Result<()> {
+            let rule = self.groups[k].rule.description();
+            let kernel = gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Extras::default()))?;
+            // What is bound of the buffer is cut to what the device binds.
+            let bound = kept.map(|range| {
+                let BufferRange { buffer, offset, .. } = range;
+                let base = offset / window * window;
+                (BufferRange::new(buffer, base, (window.min(buffer.size() - base) / 4) as usize), (offset - base) / 4)
+            });
+            let (kept, at) = bound.unzip();
+            let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
+            let ours = ratios.entry(k).or_default();
+            let room = |last: &&mut Ratio| last.units.len() < most as usize && last.kept == kept;
+            match ours.last_mut().filter(room) {
+                Some(last) => last.units.push(unit),
+                None => ours.push(Ratio { kernel, kept, units: vec![unit] }),
+            }
+            Ok(())
+        };
+        // Of a group with one number: its rows, which lie behind each other, and its partial results, which do, too.
+        let mut whole = BTreeMap::<usize, Unit>::new();
+        let mut members = builder.members.clone();
+        members.sort_unstable();
+        let members = members.iter().filter_map(|(id, row)| Some((id, *row as u32, self.parameters.get(id)?)));
+        for (id, row, parameter) in members {
+            let Some(over) = self.groups[parameter.group].rule.reduces_over() else { continue };
+            let (first, count) = (outs.get(id).copied().unwrap_or_default(), builder.results(parameter.len));
+            match (over, &parameter.memory) {
+                (Extent::Tensor, Memory::Gpu(tensor)) => {
+                    let unit = Unit { first, count, row, rows: 1, ..Unit::default() };
+                    push(parameter.group, tensor.scalar.as_ref().map(|(_, range)| range), unit)?;
+                }
+                (Extent::Tensor, _) => {}
+                (_, _) => {
+                    let unit = whole.entry(parameter.group).or_insert(Unit { first, row, ..Unit::default() });
+                    let last = row.max((unit.row + unit.rows).saturating_sub(1));
+                    (unit.first, unit.row) = (unit.first.min(first), unit.row.min(row));
+                    (unit.count, unit.rows) = (unit.count + count, last - unit.row + 1);
+                }
+            }
+        }
+        for (k, unit) in whole {
+            let scalar = if let Some(Scalar::Gpu(range)) = &self.groups[k].scalar { Some(range) } else { None };
+            push(k, scalar, unit)?;
+        }
+        Ok(ratios)
+    }
+
+    pub(super) fn make_look_ahead_program(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Program> {
+        let members: Vec<_> = members.iter().map(|&(id, _)| id).collect();
+        self.make_program_of_one_state(gpu, &members, MOMENTUM, KernelKey::look_ahead)
+    }
+
+    pub(super) fn make_swap_program(&mut self, gpu: &Gpu, group: usize) -> Result<Program> {
+        let averaging = self.groups[group].averaging;
+        let has = |parameter: &Parameter| parameter.has_average(averaging);
+        let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group && has(parameter));
+        let members: Vec<_> = ours.map(|(id, _)| *id).collect();
+        self.make_program_of_one_state(gpu, &members, AVERAGE, KernelKey::swap)
+    }
+
+    /// The program of a kernel that binds the parameters of these members, sorted, and one of their states.
+    fn make_program_of_one_state(
+        &mut self,
+        gpu: &Gpu,
+        members: &[u64],
+        state: &str,
+        key: impl Fn(Lane) -> KernelKey,
+    ) -> Result<Program> {
+        self.with_bind_groups(|optimizer, bind_groups| {
+            let mut builder = Builder::new(gpu, bind_groups);
+            let mut cohorts = HashMap::<Cohort, usize>::new();
+            let mut runs = Vec::<(usize, Run)>::new();
+            for (id, parameter, tensor) in optimizer.tensors_in_place() {
+                let slot = optimizer.groups[parameter.group].slots().iter().position(|slot| *slot == state);
+                let Some(slot) = slot.filter(|_| members.binary_search(&id).is_ok()) else { continue };
+                let row = builder.join(id, cohort(id, parameter, &optimizer.groups), &mut cohorts);
+                let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
+                let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
+                push_run(&mut runs, parameter.group, Run { owned: tensor.owned, ..run });
+            }
+            builder.add_updates(runs.into_iter().map(|(_, run)| run).collect(), |lane, _| key(lane))?;
+            builder.finish()
+        })
+    }
+
+    /// The tensors on the GPU, those of a group's arena in the order of their places.
+    fn tensors_in_place(&self) -> Vec<(u64, &Parameter, &Tensor)> {
+        let mut tensors = Vec::new();
+        for (&id, parameter) in &self.parameters {
+            if let Memory::Gpu(tensor) = &parameter.memory {
+                tensors.push((id, parameter, tensor));
+            }
+        }
+        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.home, tensor.place));
+        tensors
+    }
+
+    /// Forgets the bind groups of buffers that no parameter has any more, which they would keep alive, and all once
+    /// they are many.
+    fn keep_bind_groups(&mut self) {
+        let mut known = HashSet::new();
+        for (_, _, tensor) in self.tensors_in_place() {
+            let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
+            known.extend(gradients.chain(&tensor.parameter).chain(&tensor.slots).map(|range| range.buffer.clone()));
+        }
+        let many = self.bind_groups.len() > 256 + 8 * self.parameters.len();
+        self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
+    }
+
+    /// Dispatches of the last recorded step that update parameters: for tests and the curious.
+    pub fn dispatches(&self) -> usize {
+        self.program.as_ref().map_or(0, |program| program.count(true))
+    }
+
+    /// Its dispatches before those: norms, the decision about the step, coefficients.
+    pub fn preparing_dispatches(&self) -> usize {
+        self.program.as_ref().map_or(0, |program| program.count(false))
+    }
+}
+
+/// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
+fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, padded: bool) -> Vec<BufferRange> {
+    let ranges = tensor.parameter.iter().chain(gradient).chain(&tensor.slots[slots]);
+    let pad = |range: &BufferRange| {
+        let len = if padded { Arena::padded(range.len) as usize } else { range.len };
+        BufferRange { len, ..range.clone() }
+    };
+    ranges.map(pad).collect()
+}
+
+fn push_run(runs: &mut Vec<(usize, Run)>, group: usize, run: Run) {
+    let joined = runs.last_mut().is_some_and(|(g, last)| *g == group && last.extend(&run));
+    if !joined {
+        runs.push((group, run));
+    }
+}
