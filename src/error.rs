@@ -1,4 +1,6 @@
-//! The one error type.
+//! The one error type. This file knows no other of the crate.
+
+use std::fmt;
 
 /// What can go wrong between a gradient and an updated parameter.
 ///
@@ -194,7 +196,7 @@ pub enum Error {
     },
     /// A checkpoint is of another optimizer than this one.
     #[error("the checkpoint is of another optimizer: {0}")]
-    Mismatch(crate::optimizer::Mismatch),
+    Mismatch(Mismatch),
     /// Reading back from the GPU failed.
     #[error("`{name}` could not be read back: {reason}")]
     ReadBack {
@@ -221,6 +223,44 @@ impl Error {
 
     pub(crate) fn stream(source: std::io::Error) -> Self {
         Self::Io { file: "the checkpoint".into(), source }
+    }
+}
+
+/// Where a file and an optimizer differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Parameters and tensors that only the optimizer has.
+    pub missing: Vec<String>,
+    /// Parameters and tensors that only the file has.
+    pub unexpected: Vec<String>,
+    /// What both have and what does not fit, with a description of both.
+    pub different: Vec<String>,
+}
+
+impl Mismatch {
+    /// Whether file and optimizer agree.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
+    }
+
+    /// Puts each list in order, without repetitions.
+    pub(crate) fn sort(&mut self) {
+        for list in [&mut self.missing, &mut self.unexpected, &mut self.different] {
+            list.sort();
+            list.dedup();
+        }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [("missing", &self.missing), ("unexpected", &self.unexpected), ("different", &self.different)];
+        let said: Vec<_> = lists
+            .iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(what, list)| format!("{} {what}: {}", list.len(), list.join(", ")))
+            .collect();
+        f.write_str(&said.join("; "))
     }
 }
 

@@ -139,7 +139,7 @@ pub use any_rule::AnyRule;
 pub use averaging::{Averaging, Warmup};
 pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
 pub use derivatives::{Difference, GradientReport, check_gradient, check_gradient_with, numerical_gradient};
-pub use error::{Error, Result, require};
+pub use error::{Error, Mismatch, Result, require};
 pub use formats::{Extent, Format, Storage};
 pub use gpu::kernel::{
     Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
@@ -149,7 +149,7 @@ pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
 pub use noise::{Noise, philox};
 pub use optimizer::{
-    Gradient, Key, LoadOptions, Mismatch, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices, TorchOptions,
+    Gradient, Key, LoadOptions, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices, TorchOptions,
 };
 #[doc(hidden)]
 pub use rule::__next;

@@ -42,10 +42,12 @@ use ::burn::optim::GradientsParams;
 use ::burn::tensor::{DType, GradientCheckpointingStrategy, Tensor};
 
 use crate::clipping::{ClipNorm, NonFinite};
+#[cfg(not(target_family = "wasm"))]
+use crate::error::Mismatch;
 use crate::error::{Error, Result};
 use crate::gpu::{Device, Gpu};
 #[cfg(not(target_family = "wasm"))]
-use crate::optimizer::{LoadOptions, Mismatch, SaveOptions};
+use crate::optimizer::{LoadOptions, SaveOptions};
 use crate::optimizer::{Optimizer, ParameterId};
 use crate::rule::AnyRule;
 use crate::scaling::{LossScaler, Report};

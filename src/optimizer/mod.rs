@@ -35,7 +35,7 @@ mod program;
 mod step;
 mod vectors;
 
-pub use checkpoint::{LoadOptions, Mismatch, Progress, SaveOptions, TorchOptions};
+pub use checkpoint::{LoadOptions, Progress, SaveOptions, TorchOptions};
 pub use place::Placed;
 pub use vectors::Slices;
 

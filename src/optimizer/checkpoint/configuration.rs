@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Mismatch, Place};
+use super::Place;
 use crate::any_rule::AnyRule;
+use super::Place;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
-use crate::error::{Error, Result, require};
+use crate::error::{Error, Mismatch, Result, require};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};

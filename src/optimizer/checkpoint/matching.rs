@@ -5,10 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::Mismatch;
 use super::torch::{COUNTS, Note, Rename};
 use crate::any_rule::AnyRule;
-use crate::error::{Error, Result};
+use crate::error::{Error, Mismatch, Result};
 use crate::optimizer::{Optimizer, ParameterId};
 use crate::settings::Settings;
 use crate::torch;

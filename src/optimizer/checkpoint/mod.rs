@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use self::header::{Header, Tensor};
 use super::access::Part;
 use super::{Memory, Optimizer, Scalar, Vectors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Mismatch, Result};
 use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::memory::BufferRange;
@@ -78,58 +78,6 @@ impl fmt::Debug for LoadOptions<'_> {
     }
 }
 
-/// Where a file and an optimizer differ.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mismatch {
-    /// Parameters and tensors that only the optimizer has.
-    pub missing: Vec<String>,
-    /// Parameters and tensors that only the file has.
-    pub unexpected: Vec<String>,
-    /// What both have and what does not fit, with a description of both.
-    pub different: Vec<String>,
-}
-
-impl Mismatch {
-    /// Whether file and optimizer agree.
-    pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.different.is_empty()
-    }
-
-    fn sort(&mut self) {
-        for list in [&mut self.missing, &mut self.unexpected, &mut self.different] {
-            list.sort();
-            list.dedup();
-        }
-    }
-
-    /// Whether the file's tensor can be loaded: its length is the entry's, and the entry's type takes the file's. Notes
-    /// it if not.
-    fn compare(&mut self, entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool) -> bool {
-        // A matrix of as many elements may be another's transpose; what the file has in one row is not told apart.
-        let rows = |shape: &[usize]| (shape.len() > 1).then(|| shape[0]);
-        let shaped = rows(&tensor.shape).zip(rows(&entry.shape)).is_none_or(|(file, here)| file == here);
-        let fits = tensor.len == entry.len && takes(tensor.dtype, entry.dtype) && shaped;
-        if !fits {
-            let Entry { name, shape, dtype, .. } = entry;
-            let Tensor { shape: found, dtype: of, .. } = tensor;
-            self.different.push(format!("{name} ({found:?} of {of:?} in the file, {shape:?} of {dtype:?} here)"));
-        }
-        fits
-    }
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lists = [("missing", &self.missing), ("unexpected", &self.unexpected), ("different", &self.different)];
-        let said: Vec<_> = lists
-            .iter()
-            .filter(|(_, list)| !list.is_empty())
-            .map(|(what, list)| format!("{} {what}: {}", list.len(), list.join(", ")))
-            .collect();
-        f.write_str(&said.join("; "))
-    }
-}
-
 /// A tensor of the file, and where it is here.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -138,6 +86,21 @@ struct Entry {
     len: usize,
     dtype: Dtype,
     shape: Vec<usize>,
+}
+
+/// Whether the file's tensor can be loaded: its length is the entry's, and the entry's type takes the file's. Notes it
+/// if not.
+fn fits(entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool, mismatch: &mut Mismatch) -> bool {
+    // A matrix of as many elements may be another's transpose; what the file has in one row is not told apart.
+    let rows = |shape: &[usize]| (shape.len() > 1).then(|| shape[0]);
+    let shaped = rows(&tensor.shape).zip(rows(&entry.shape)).is_none_or(|(file, here)| file == here);
+    let fits = tensor.len == entry.len && takes(tensor.dtype, entry.dtype) && shaped;
+    if !fits {
+        let Entry { name, shape, dtype, .. } = entry;
+        let Tensor { shape: found, dtype: of, .. } = tensor;
+        mismatch.different.push(format!("{name} ({found:?} of {of:?} in the file, {shape:?} of {dtype:?} here)"));
+    }
+    fits
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -261,7 +224,7 @@ impl Optimizer {
         let (mut found, mut averages) = (Vec::new(), Vec::new());
         for entry in &entries {
             match header.tensor(&entry.name) {
-                Some(tensor) if mismatch.compare(entry, &tensor, |file, here| file == here) => {
+                Some(tensor) if fits(entry, &tensor, |file, here| file == here, &mut mismatch) => {
                     found.push((entry.clone(), tensor));
                     continue;
                 }

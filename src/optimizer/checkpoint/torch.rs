@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use super::header::{Header, Tensor};
 use super::matching::{Groups, Theirs};
-use super::{Entry, Mismatch, Place, Progress, numbers};
-use crate::error::{Error, Result};
+use super::{Entry, Place, Progress, fits, numbers};
+use crate::error::{Error, Mismatch, Result};
 use crate::gpu::Device;
 use crate::optimizer::access::Part;
 use crate::optimizer::{Memory, Optimizer, ParameterId};
@@ -243,7 +243,7 @@ impl Optimizer {
             let begins = !value && (count.is_some_and(|count| count.fresh) || self.averaged(entry.place).is_some());
             let state = entry.name.strip_prefix(&parameter.name).unwrap_or_default();
             match header.tensor(&format!("{}{state}", theirs.name)) {
-                Some(tensor) if mismatch.compare(&entry, &tensor, numbers::widens) => {
+                Some(tensor) if fits(&entry, &tensor, numbers::widens, mismatch) => {
                     found.push((entry, Some(tensor)));
                     continue;
                 }
