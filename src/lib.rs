@@ -120,6 +120,8 @@ mod error;
 mod formats;
 mod gpu;
 pub mod guide;
+#[doc(hidden)]
+pub mod internals;
 mod noise;
 mod optimizer;
 mod rule;
@@ -141,13 +143,9 @@ pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
 pub use derivatives::{Difference, GradientReport, check_gradient, check_gradient_with, numerical_gradient};
 pub use error::{Error, Mismatch, Result, require};
 pub use formats::{Extent, Format, Storage};
-pub use gpu::kernel::{
-    Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
-};
 pub use gpu::memory::BufferRange;
-pub use gpu::passes::pass_shaders;
 pub use gpu::{Device, Gpu};
-pub use noise::{Noise, philox};
+pub use noise::Noise;
 pub use optimizer::{
     Gradient, Key, LoadOptions, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices, TorchOptions,
 };

@@ -4,10 +4,11 @@
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
-use wgpu_optim::{
-    AnyRule, Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders,
-    rules, shader, swap_shader,
+use wgpu_optim::internals::{
+    Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders, shader,
+    swap_shader,
 };
+use wgpu_optim::{AnyRule, rules};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
-use wgpu_optim::{Driver, Extras, Gpu, GradientAccess, Lane, rules};
+use wgpu_optim::internals::{self, Driver, Extras, GradientAccess, Lane};
+use wgpu_optim::{Gpu, rules};
 
 use super::{GET_ADAPTER, Outcome, same_device, say};
 
@@ -160,10 +161,10 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
         true => {
             for stage in [Driver::Measure, Driver::Trust] {
                 say(None, &format!("// {stage:?}"));
-                say(None, wgpu_optim::norm_shader(&rule, stage, extras).trim_end());
+                say(None, internals::norm_shader(&rule, stage, extras).trim_end());
             }
         }
-        false => say(None, wgpu_optim::shader(&rule, lane, access, extras).trim_end()),
+        false => say(None, internals::shader(&rule, lane, access, extras).trim_end()),
     }
     for (name, value) in rule.overrides() {
         say(None, &format!("// pipeline constant: {name} = {value}"));

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
+use wgpu_optim::internals::philox;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
 use wgpu_optim::solve::{self, Damping, Hessian, LeastSquares, Options, Status, Summary};
-use wgpu_optim::{AnyRule, Device, Error, Optimizer, largest, philox};
+use wgpu_optim::{AnyRule, Device, Error, Optimizer, largest};
 
 use super::problems::{PROBLEMS, Problem};
 use super::{Adapters, Outcome, certified, devices, say};

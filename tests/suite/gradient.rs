@@ -1,10 +1,11 @@
 //! What is done to a gradient before its rule: noise, accumulation, what goes row by row.
 
 use libtest_mimic::Failed;
+use wgpu_optim::internals::philox;
 use wgpu_optim::rules::{Momentum, Sgd};
 use wgpu_optim::{
     Accumulation, AdaptiveClip, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite,
-    Optimizer, Options, ParameterId, Settings, Slices, Unit, philox, rules,
+    Optimizer, Options, ParameterId, Settings, Slices, Unit, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};

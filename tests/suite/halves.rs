@@ -51,10 +51,7 @@ fn join(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, ranges: [&BufferRange; 2]
     let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
         layout: &pipeline.get_bind_group_layout(0),
-        entries: &[
-            wgpu::BindGroupEntry { binding: 0, resource: a },
-            wgpu::BindGroupEntry { binding: 1, resource: b },
-        ],
+        entries: &[wgpu::BindGroupEntry { binding: 0, resource: a }, wgpu::BindGroupEntry { binding: 1, resource: b }],
     });
     let mut pass = encoder.begin_compute_pass(&Default::default());
     pass.set_pipeline(&pipeline);

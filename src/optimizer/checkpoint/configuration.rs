@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Place;
-use crate::any_rule::AnyRule;
 use super::Place;
+use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Mismatch, Result, require};
