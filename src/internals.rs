@@ -4,5 +4,12 @@
 pub use crate::gpu::kernel::{
     Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, shader, swap_shader,
 };
-pub use crate::gpu::passes::pass_shaders;
 pub use crate::noise::philox;
+use crate::{gpu, solve};
+
+/// The WGSL of the passes before the update, and of the solvers' passes: name, entry point, text.
+pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
+    let mut shaders = gpu::passes::shaders();
+    shaders.extend(solve::shaders());
+    shaders
+}

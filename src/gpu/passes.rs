@@ -46,8 +46,8 @@ fn storage(read_only: bool) -> wgpu::BindingType {
     }
 }
 
-/// The WGSL of the passes before the update, and of the solvers': name, entry point, text.
-pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
+/// The WGSL of the passes before the update: name, entry point, text.
+pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     let (norm, prepare) = (norm_text(1, true), prepare_text());
     let mut shaders = vec![("norm", "main", norm)];
     for entry in ["total", "prepare", "rows_main"] {
@@ -57,7 +57,6 @@ pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
         shaders.push(("units", entry, units_text(false)));
         shaders.push(("units in one window", entry, units_text(true)));
     }
-    shaders.extend(crate::solve::shaders());
     shaders
 }
 
