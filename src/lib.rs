@@ -156,3 +156,4 @@ pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
 pub use settings::{Accumulation, Options, Settings, WeightDecay};
 pub use stopping::{EarlyStopping, Mode, ReduceOnPlateau, Threshold, Verdict};
+pub use torch::from_torch;

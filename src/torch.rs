@@ -1,4 +1,4 @@
-//! Translates PyTorch's parameter groups to rules and settings, and back.
+//! Translates PyTorch's parameter groups to rules and settings, and back. It knows the rules; they do not know it.
 
 use serde_json::{Map, Value, json};
 
@@ -111,6 +111,25 @@ impl Group<'_> {
         };
         Ok(Settings { weight_decay, maximize: self.flag_or_false("maximize")?, ..Settings::lr(self.number("lr")?) })
     }
+}
+
+/// The rule and the settings of one of PyTorch's optimizers: its class, and one of its `param_groups` as JSON.
+///
+/// ```
+/// use wgpu_optim::{WeightDecay, from_torch};
+/// let group = r#"{"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": false}"#;
+/// let (rule, settings) = from_torch("AdamW", group)?;
+/// assert_eq!((rule.name(), settings.weight_decay), ("adam", WeightDecay::Decoupled(0.01)));
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax and NAdam,
+/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not
+/// known.
+pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
+    let group = serde_json::from_str(group).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
+    read(class, &group)
 }
 
 /// The rule and the settings of a group of PyTorch's class. Refuses an unknown key, since it may compute something,

@@ -4,7 +4,7 @@ use serde_json::Value;
 use wgpu_optim::rules::{
     AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, NAdam, NovoGrad, RmsProp, Sgd,
 };
-use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Settings, WeightDecay, rules};
+use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Settings, WeightDecay, from_torch};
 
 use super::golden::Case;
 use super::hyper::{Hyper, Skip, equal};
@@ -87,7 +87,7 @@ fn decay(decoupled: bool, lambda: f64) -> WeightDecay {
 
 fn torch(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
     let group = Value::Object(h.case.hyper.clone()).to_string();
-    match rules::from_torch(&h.case.optimizer, &group) {
+    match from_torch(&h.case.optimizer, &group) {
         Ok((rule, settings)) => Ok(plain(rule, settings)),
         Err(Error::UnknownRule { .. }) => unknown(h.case),
         Err(e) => Err(e.to_string()),

@@ -41,8 +41,6 @@ pub use sgd::Sgd;
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::formats::Extent;
-use crate::settings::Settings;
-use crate::torch;
 
 /// Every rule with every variant, by the name that users type. Tests, `bench`, `check` and `shader` run over this list.
 pub fn all() -> Vec<(&'static str, AnyRule)> {
@@ -118,25 +116,6 @@ pub fn by_name(name: &str) -> Result<AnyRule> {
             Err(Error::UnknownRule { name: name.into(), known: known.join(", ") })
         }
     }
-}
-
-/// The rule and the settings of one of PyTorch's optimizers: its class, and one of its `param_groups` as JSON.
-///
-/// ```
-/// use wgpu_optim::{WeightDecay, rules};
-/// let group = r#"{"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": false}"#;
-/// let (rule, settings) = rules::from_torch("AdamW", group)?;
-/// assert_eq!((rule.name(), settings.weight_decay), ("adam", WeightDecay::Decoupled(0.01)));
-/// # Ok::<(), wgpu_optim::Error>(())
-/// ```
-///
-/// # Errors
-/// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax and NAdam,
-/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not
-/// known.
-pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
-    let group = serde_json::from_str(group).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
-    torch::read(class, &group)
 }
 
 /// What each rule's file needs.

@@ -7,7 +7,9 @@ use libtest_mimic::{Failed, Trial};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use wgpu_optim::rules::{Adam, Momentum, RmsProp};
-use wgpu_optim::{Averaging, Device, Error, Gpu, Optimizer, Options, Real, Schedule, Settings, WeightDecay, rules};
+use wgpu_optim::{
+    Averaging, Device, Error, Gpu, Optimizer, Options, Real, Schedule, Settings, WeightDecay, from_torch, rules,
+};
 
 use crate::checkpoint::saved;
 use crate::compare::ensure;
@@ -81,7 +83,7 @@ impl Golden {
     fn optimizer<F: Real>(&self, device: &Device, case: &str, begin: bool) -> Result<Optimizer, Failed> {
         let case = self.case(case);
         let (rule, mut settings) =
-            rules::from_torch(case["optimizer"].as_str().ok_or("no optimizer")?, &case["hyper"].to_string())?;
+            from_torch(case["optimizer"].as_str().ok_or("no optimizer")?, &case["hyper"].to_string())?;
         if !begin {
             settings = Settings { zero_grad: true, ..Settings::lr(123.0) };
         }
@@ -232,10 +234,10 @@ fn what_does_not_fit_is_refused() -> Result<(), Failed> {
     ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     // Hyperparameters that PyTorch does not have, or that are not all there.
     for group in [r#"{"lr": 0.1}"#, r#"{"lr": 0.1, "rho": 0.9, "eps": 1e-6, "weight_decay": 0, "trick": 1}"#] {
-        let refused = rules::from_torch("Adadelta", group);
+        let refused = from_torch("Adadelta", group);
         ensure(matches!(refused, Err(Error::Checkpoint { .. })), format!("{refused:?}"))?;
     }
-    let refused = rules::from_torch("LBFGS", "{}");
+    let refused = from_torch("LBFGS", "{}");
     ensure(matches!(refused, Err(Error::UnknownRule { .. })), format!("{refused:?}"))?;
     // A scheduler's base rate, where there is a schedule here, too; a parameter without state begins anew.
     let group = serde_json::json!({ "lr": 0.05, "initial_lr": 0.5, "momentum": 0.9, "dampening": 0, "nesterov": false,
