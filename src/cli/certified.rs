@@ -9,7 +9,7 @@ use wgpu_optim::{BufferRange, Error, Gpu, Real, largest};
 use super::golden::Golden;
 use super::nist::WithModel;
 use super::solvers::{Fit, Set};
-use super::{say, solve::table};
+use super::{say, table};
 
 /// NIST certifies 11 digits.
 const CERTIFIED: f64 = 1e-11;

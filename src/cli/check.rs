@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use wgpu::util::DeviceExt;
-use wgpu_optim::{BufferRange, Device, Error, Optimizer, Options, ParameterId, Real, Settings, WeightDecay};
+use wgpu_optim::{BufferRange, Device, Error, Optimizer, ParameterId, Real, Settings, WeightDecay};
 
 use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
-use super::golden::{Case, Golden, Tensors, numbers_of};
+use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
+use super::golden::{Case, Golden, SOLVERS, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
 use super::{Adapters, Outcome, clipping, devices, progress, say, scaler, solvers};
 
@@ -29,24 +30,14 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// 1e-11 in f64 (README of the golden files); where the library itself computes a part in f32, 1e-5.
-pub(crate) const F64: f64 = 1e-11;
+/// f64 against an f64 file of which the library itself computes a part in f32.
 const F64_IMPURE: f64 = 1e-5;
 /// f32 against an f64 file that has no float32 run of the library beside it.
 const F32_ALONE: f64 = 5e-6;
-/// f32 against a file that exists in float32 alone.
-pub(crate) const F32_FILE: f64 = 1e-5;
 /// A schedule's rates and momenta, relative.
 const SCHEDULE: f64 = 1e-12;
 /// Half a unit in the last place: each step rounds parameter and state, and the terms of each, a few times.
-pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
-
-/// Where a case runs, and how exactly.
-pub(crate) struct Engine {
-    pub(crate) name: String,
-    pub(crate) device: Device,
-    pub(crate) f64: bool,
-}
+const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// What a run leaves: parameters by step (and look-ahead points), the last state.
 struct Trajectory {
@@ -57,32 +48,6 @@ struct Trajectory {
     state: BTreeMap<(&'static str, usize), Vec<f64>>,
     /// The largest magnitude of each state so far, element by element: the scale of its error.
     state_scale: BTreeMap<(&'static str, usize), Vec<f64>>,
-}
-
-/// The worst error of one comparison: 1 is the tolerance.
-pub(crate) struct Worst {
-    pub(crate) ratio: f64,
-    pub(crate) error: f64,
-    pub(crate) what: String,
-}
-
-impl Worst {
-    pub(crate) fn none() -> Self {
-        Self { ratio: -1.0, error: 0.0, what: "nothing".into() }
-    }
-
-    /// Keeps the worse of the two.
-    pub(crate) fn note(&mut self, error: f64, tolerance: f64, what: impl FnOnce() -> String) {
-        // NaN is worse than anything.
-        let ratio = if error.is_nan() { f64::INFINITY } else { error / tolerance };
-        if ratio > self.ratio {
-            *self = Self { ratio, error, what: what() };
-        }
-    }
-
-    pub(crate) fn failed(what: String) -> Self {
-        Self { ratio: f64::INFINITY, error: f64::NAN, what }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -108,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             clipping::verdict(&golden, file, value, &engines).unwrap_or_else(unreadable)
         } else if let Some(value) = golden.of_kind("grad_scaler", file) {
             scaler::verdict(value, &engines).unwrap_or_else(unreadable)
-        } else if let Some(value) = solvers::KINDS.iter().find_map(|kind| golden.of_kind(kind, file)) {
+        } else if let Some(value) = SOLVERS.iter().find_map(|kind| golden.of_kind(kind, file)) {
             solvers::verdict(value, &engines).unwrap_or_else(unreadable)
         } else {
             golden.case(file).map_or_else(unreadable, |case| verdict(&golden, &case, &engines))
@@ -134,45 +99,6 @@ pub(crate) fn run(args: &Args) -> Outcome {
         return Err("nothing was compared".into());
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-pub(crate) enum Verdict {
-    Passed { worst: Worst, engine: String },
-    Failed { worst: Worst, engine: String },
-    Skipped(String),
-}
-
-impl Verdict {
-    /// Of the worst comparison and where it was made.
-    pub(crate) fn of(worst: Option<(Worst, String)>) -> Self {
-        match worst {
-            None => Self::Skipped("no device for it here".into()),
-            Some((worst, engine)) if worst.ratio <= 1.0 => Self::Passed { worst, engine },
-            Some((worst, engine)) => Self::Failed { worst, engine },
-        }
-    }
-
-    fn line(&self, file: &str) -> String {
-        let (word, worst, engine) = match self {
-            Self::Passed { worst, engine } => ("ok  ", worst, engine),
-            Self::Failed { worst, engine } => ("FAIL", worst, engine),
-            Self::Skipped(why) => return format!("skip {file:<50} {why}"),
-        };
-        format!("{word} {file:<50} {:8.1e} {:5.2} of tolerance: {} on {engine}", worst.error, worst.ratio, worst.what)
-    }
-
-    fn json(&self, file: &str) -> String {
-        let (verdict, worst, engine) = match self {
-            Self::Passed { worst, engine } => ("passed", worst, engine),
-            Self::Failed { worst, engine } => ("failed", worst, engine),
-            Self::Skipped(why) => {
-                return json!({ "file": file, "verdict": "skipped", "why": why }).to_string();
-            }
-        };
-        let (error, ratio, what) = (worst.error, worst.ratio, &worst.what);
-        json!({ "file": file, "verdict": verdict, "worst_error": error, "of_tolerance": ratio, "what": what, "engine": engine })
-            .to_string()
-    }
 }
 
 fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Verdict {
@@ -375,15 +301,6 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
     Ok(run)
 }
 
-/// Tells the optimizer which tensors are matrices: the first axis, and the rest.
-pub(crate) fn set_shapes(optimizer: &mut Optimizer, ids: &[ParameterId], shapes: &[Vec<usize>]) -> Result<(), Error> {
-    for (&id, shape) in ids.iter().zip(shapes).filter(|(_, shape)| shape.len() > 1) {
-        let shape = Some([shape[0], shape[1..].iter().product()]);
-        optimizer.set_options(id, Options { shape, ..Options::default() })?;
-    }
-    Ok(())
-}
-
 /// A micro-batch's gradient, on a GPU by way of a buffer of the caller's.
 fn accumulate<F: Real>(optimizer: &mut Optimizer, id: ParameterId, gradient: &[F]) -> Result<(), Error> {
     let Device::Gpu(gpu) = optimizer.device().clone() else { return optimizer.accumulate(id, gradient) };
@@ -499,9 +416,4 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
         }
     }
     worst
-}
-
-/// |x − b| / scale; 0 where they are equal, also both NaN.
-pub(crate) fn scaled(x: f64, b: f64, scale: f64) -> f64 {
-    if x == b || (x.is_nan() && b.is_nan()) { 0.0 } else { (x - b).abs() / scale }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use wgpu_optim::rules::Momentum;
 use wgpu_optim::{AdaptiveClip, ClipNorm, Device, Error, NonFinite, Norm, Optimizer, Real, Settings};
 
-use super::check::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
+use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
 use super::golden::{Golden, Tensors, numbers_of, shapes_of, tensors_of};
 
 /// What the file's function is here.

@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 /// File name → content: the f64 trajectories that this crate implements, and the f32 ones without an f64 twin.
 const ARCHIVE: &[u8] = include_bytes!("../../tests/golden.json.gz");
 
+/// The kinds of files that compare solvers.
+pub(crate) const SOLVERS: [&str; 4] = ["objective_trajectory", "minimize", "least_squares", "nist_strd"];
+
 /// All files, parsed; a file that is not JSON keeps its error.
 pub(crate) struct Golden(BTreeMap<String, Result<Value, String>>);
 
@@ -71,7 +74,7 @@ impl Golden {
     /// Names of all trajectory files, and of those that cannot be read.
     pub(crate) fn names(&self) -> Vec<&str> {
         let kinds = ["trajectory", "lr_schedule", "weight_averaging", "grad_util", "grad_scaler"];
-        let known = |kind: &str| kinds.contains(&kind) || super::solvers::KINDS.contains(&kind);
+        let known = |kind: &str| kinds.contains(&kind) || SOLVERS.contains(&kind);
         let relevant =
             |value: &Result<Value, String>| value.as_ref().map_or(true, |v| v["kind"].as_str().is_some_and(known));
         self.0.iter().filter(|(_, value)| relevant(value)).map(|(name, _)| name.as_str()).collect()

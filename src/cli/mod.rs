@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_optim::Gpu;
 
@@ -11,6 +12,7 @@ mod cases;
 mod certified;
 pub(crate) mod check;
 mod clipping;
+mod comparison;
 mod golden;
 mod hyper;
 pub(crate) mod info;
@@ -139,6 +141,15 @@ fn say(bar: Option<&ProgressBar>, line: &str) {
     if written.is_err() {
         std::process::exit(0);
     }
+}
+
+/// A table in Markdown.
+fn table<H: ToString>(header: &[H], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().map(H::to_string));
+    table.add_rows(rows);
+    table
 }
 
 /// The font for pictures: a bare machine has none.

@@ -4,7 +4,7 @@ use serde_json::Value;
 use wgpu_optim::rules::Momentum;
 use wgpu_optim::{Device, Error, LossScaler, Optimizer, Real};
 
-use super::check::{Engine, F32_FILE, Verdict, Worst, scaled};
+use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
 use super::golden::numbers_of;
 
 /// One iteration: the gradient that came, and what there was after it.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use serde_json::{Map, Value, json};
 use wgpu_optim::internals::philox;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
@@ -10,7 +10,7 @@ use wgpu_optim::solve::{self, Damping, Hessian, LeastSquares, Options, Status, S
 use wgpu_optim::{AnyRule, Device, Error, Optimizer, largest};
 
 use super::problems::{PROBLEMS, Problem};
-use super::{Adapters, Outcome, certified, devices, say};
+use super::{Adapters, Outcome, certified, devices, say, table};
 
 /// How far f may be from a known minimum, as a part of it: f there is published to six digits or more.
 const RELATIVE: f64 = 1e-6;
@@ -89,15 +89,6 @@ fn print(json: bool, heading: &str, header: &[&str], text: usize, rows: Vec<(Val
     }
     say(None, heading);
     say(None, &table.to_string());
-}
-
-/// A table in Markdown.
-pub(crate) fn table<H: ToString>(header: &[H], rows: impl Iterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(header.iter().map(H::to_string));
-    table.add_rows(rows);
-    table
 }
 
 #[derive(Clone, Copy, Debug)]

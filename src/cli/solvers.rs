@@ -6,7 +6,7 @@ use wgpu_optim::rules::Momentum;
 use wgpu_optim::solve::{self, Hessian, LeastSquares, LineSearch, Minimizer, Options};
 use wgpu_optim::{Device, Error, Optimizer, Real};
 
-use super::check::{Engine, F32_FILE, F64, Verdict, Worst, scaled};
+use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled};
 use super::golden::numbers_of;
 use super::nist;
 
@@ -20,9 +20,6 @@ const CERTIFIED: f64 = 1e-6;
 const SPREAD: f64 = 10.0;
 /// Beyond this tolerance, relative to the unknowns, iterates say nothing about each other.
 const CHAOTIC: f64 = 1e-2;
-
-/// The kinds of files that are compared here.
-pub(crate) const KINDS: [&str; 4] = ["objective_trajectory", "minimize", "least_squares", "nist_strd"];
 
 type Run = Result<Worst, Error>;
 

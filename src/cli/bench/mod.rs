@@ -11,6 +11,7 @@ use super::{Adapters, Outcome, devices, progress, say};
 use baselines::{ByHand, Unfused};
 use clock::{Clock, Pair, interleave, wall};
 use copy::{CpuCopy, GpuCopy};
+use row::{Baseline, COMPARED, Row, TOLERANCE};
 use shapes::Shape;
 use subject::{Memory, Subject};
 
@@ -20,6 +21,7 @@ mod copy;
 mod features;
 mod plot;
 mod report;
+mod row;
 mod scale;
 mod shapes;
 mod subject;
@@ -76,65 +78,6 @@ impl Args {
         let names = self.rules.iter().map(String::as_str).chain(default.iter().copied());
         names.map(|name| Ok((name.to_owned(), rules::by_name(name)?))).collect()
     }
-}
-
-/// The largest allowed difference between CPU and GPU after the compared steps, as a part of each parameter's
-/// magnitude.
-const TOLERANCE: f64 = 5e-6;
-/// Steps before CPU and GPU are compared.
-const COMPARED: usize = 3;
-
-/// One rule, shape and memory on one device.
-pub(crate) struct Row {
-    rule: &'static str,
-    variant: String,
-    /// `None` for the CPU.
-    adapter: Option<String>,
-    clock: &'static str,
-    memory: Memory,
-    shape: Shape,
-    /// Memory traffic of a step, for each parameter.
-    bytes: usize,
-    copy_bytes: usize,
-    pair: Pair,
-    /// On a GPU: dispatches of a step, bytes on the device, the worst error against the CPU.
-    on_gpu: Option<(usize, Option<u64>, f64)>,
-    state_bytes: usize,
-    /// Many tensors beside one tensor with as many elements in the optimizer's own memory.
-    of_one: Option<Pair>,
-}
-
-impl Row {
-    fn gbps(&self) -> f64 {
-        self.bytes as f64 * self.shape.elements() as f64 / self.pair.ms[0] / 1e6
-    }
-
-    fn copy_gbps(&self) -> f64 {
-        self.copy_bytes as f64 * self.shape.elements() as f64 / self.pair.ms[1] / 1e6
-    }
-
-    /// The step's speed as a part of the copy's.
-    fn of_copy(&self) -> f64 {
-        self.pair.ratio * self.bytes as f64 / self.copy_bytes as f64
-    }
-
-    fn differs(&self) -> bool {
-        self.on_gpu.is_some_and(|(_, _, error)| error > TOLERANCE)
-    }
-
-    /// Bytes of parameters, gradients and states.
-    fn needed(&self) -> u64 {
-        (8 + self.state_bytes) as u64 * self.shape.elements() as u64
-    }
-}
-
-/// Our Adam beside what a user would run instead.
-pub(crate) struct Baseline {
-    name: &'static str,
-    adapter: Option<String>,
-    shape: Shape,
-    bytes: usize,
-    pair: Pair,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {

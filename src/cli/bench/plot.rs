@@ -4,7 +4,8 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::{Row, report};
+use super::report;
+use super::row::Row;
 
 /// Draws the rows of one tensor: a panel for each device, a colour for each rule, the copy dashed.
 pub(super) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {

@@ -4,8 +4,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use wgpu_optim::Gpu;
 
+use super::row::{Baseline, Row};
 use super::subject::Memory;
-use super::{Baseline, Row};
 use crate::cli::say;
 
 /// A table: the first `text` columns are text, the others numbers.

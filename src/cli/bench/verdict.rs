@@ -2,8 +2,8 @@
 
 use wgpu_optim::Gpu;
 
+use super::row::{Baseline, COMPARED, Row, TOLERANCE};
 use super::shapes::Shape;
-use super::{Baseline, COMPARED, Row, TOLERANCE};
 use crate::cli::say;
 
 /// Says in one line what will run.
