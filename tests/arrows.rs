@@ -6,23 +6,26 @@ use std::path::Path;
 
 /// The rooms, from the bottom to the top, and why each stands there. A room is a file or a folder of `src`. It may
 /// import the rooms of earlier lines, and neither those of later lines nor another one of its own line.
-const ROOMS: [(&[&str], &str); 9] = [
-    (&["error"], "Everything returns an Error, so it knows nobody."),
+const ROOMS: [(&[&str], &str); 12] = [
+    (&["error", "formats"], "Everything returns an Error and stores numbers, so they know nobody."),
     (
         &["averaging", "clipping", "noise", "rule", "schedule", "stopping"],
         "What a rule is, and what stands beside a rule: each is read alone.",
     ),
-    (&["derivatives", "rules", "scaling"], "The rules that there are, and what else needs the numbers of rule."),
+    (&["derivatives", "scaling"], "What else needs the numbers of rule."),
     (&["settings"], "All that a group does around its rule."),
-    (&["cpu", "gpu", "torch"], "Two executors, and PyTorch's names for rules: none knows another, or who calls it."),
+    (&["cpu", "gpu"], "Two executors: neither knows the other, or who calls it."),
+    (&["any_rule"], "A rule without its type, with what the CPU runs of it."),
+    (&["rules"], "The rules that there are."),
+    (&["torch"], "PyTorch's names for rules."),
     (&["optimizer", "solve"], "Two front doors to the executors: none knows the other."),
     (&["burn"], "Burn's modules, over the optimizer."),
     (&["internals"], "Hands out parts of all rooms to tests and to the binary."),
     (&["lib", "guide", "main", "cli"], "The index of public names, its guide, and the binary."),
 ];
 
-/// Arrows that still run up: `rule` hands itself to the executor on slices.
-const KNOWN: [(&str, &str); 2] = [("rule", "cpu"), ("rule", "settings")];
+/// Arrows that still run up.
+const KNOWN: [(&str, &str); 0] = [];
 
 /// A word or a sign of the source, and its line.
 #[derive(Clone, Debug, PartialEq)]

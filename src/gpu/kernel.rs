@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::Gpu;
 use super::decision::ROW_STRIDE;
 use super::passes::{Pass, REDUCE};
-use crate::any_rule::AnyRule;
 use crate::error::Result;
 use crate::formats::Extent;
 use crate::rule::{Description, Reduce};
@@ -185,7 +184,7 @@ impl KernelKey {
 
     /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, what all lanes need,
     /// driver.
-    fn compose(&self) -> String {
+    pub(crate) fn compose(&self) -> String {
         let head = match self.lane {
             Lane::Four => {
                 "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; \
@@ -379,23 +378,6 @@ fn trust_driver(reduce: Option<Reduce>) -> String {
     };
     let text = TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store);
     text.replace("/*: into */", reduce.map_or("", |reduce| reduce.into))
-}
-
-/// The WGSL that runs for this rule: what `wgpu-optim shader` prints and the tests translate to every backend's
-/// language.
-///
-/// ```
-/// use wgpu_optim::{Extras, GradientAccess, Lane, rules::Adam, shader};
-/// let wgsl = shader(&Adam::default().into(), Lane::Four, GradientAccess::Read, Extras::default());
-/// assert!(wgsl.contains("fn update(") && wgsl.contains("@compute"));
-/// ```
-pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> String {
-    KernelKey::update(rule.description(), lane, gradient, extras).compose()
-}
-
-/// The WGSL of a norm-based rule's own passes.
-pub fn norm_shader(rule: &AnyRule, stage: Driver, extras: Extras) -> String {
-    KernelKey::of_norms(rule.description(), stage, extras).compose()
 }
 
 /// The WGSL that swaps parameters and averages.

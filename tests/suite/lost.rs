@@ -7,8 +7,8 @@ use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb, Momentum, NovoGrad};
 use wgpu_optim::solve::{GpuFits, GpuLeastSquares, GpuMinimizer, LeastSquares, Options as Search, Polynomial};
 use wgpu_optim::{
-    AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Error, Gpu, Gradient, LoadOptions, LossScaler, Noise,
-    NonFinite, Optimizer, Options, ParameterId, SaveOptions, Schedule, Settings, Unit,
+    AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Error, Extent, Gpu, Gradient, LoadOptions, LossScaler,
+    Noise, NonFinite, Optimizer, Options, ParameterId, SaveOptions, Schedule, Settings, Unit,
 };
 
 use crate::compare::ensure;
@@ -104,7 +104,8 @@ impl Scene {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let name = |what: &str| format!("{what}{round}");
         let own = o.id("own")?;
-        let slot = o.rule(0)?.states().first().copied();
+        let storage = o.rule(0)?.storage();
+        let slot = storage.iter().find(|state| state.extent == Extent::Element).map(|state| state.name);
         let mut said = vec![
             ("step", o.step()),
             ("encode", o.encode(&mut encoder)),

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Place;
-use super::Place;
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};

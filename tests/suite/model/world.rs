@@ -363,7 +363,8 @@ impl World {
         let len = self.len(to)?;
         let group = self.tensors.get(&to).map_or(0, |tensor| tensor.group);
         let rule = self.setup[group].rule;
-        match self.optimizer.rule(group)?.states().first() {
+        let storage = self.optimizer.rule(group)?.storage();
+        match storage.iter().find(|state| state.extent == Extent::Element).map(|state| state.name) {
             Some(state) if !rule.contains("centered") && !rule.contains("graves") => {
                 self.optimizer.write_state(NAMES[to], state, &positive(len, seed))
             }
