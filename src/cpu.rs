@@ -1,7 +1,5 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
-use std::ops::Range;
-
 use crate::clipping::Unit;
 use crate::formats::Format;
 use crate::noise::Stream;
@@ -10,10 +8,12 @@ use crate::scaling::factors;
 use crate::settings::{Coefficients, Settings};
 
 mod machine;
+mod measure;
 mod norm;
 
 pub(crate) use machine::map;
 use machine::{prefetch, widest};
+pub(crate) use measure::measure;
 use norm::overflows;
 pub(crate) use norm::{Measure, hypot, join, norm};
 
@@ -366,81 +366,6 @@ impl<F: Real> Driver<F> {
             four.iter_mut().zip(drawn).for_each(|(noise, x)| *noise = F::of(x));
         }
     }
-}
-
-/// L2 norms of the parameter and of what the rule measures: the twin of shaders/measure.wgsl.
-pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
-    let hyper = hyper::<R, F>(rule, step, 1.0);
-    let names = <R::State<F> as Fields<F>>::NAMES;
-    let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.slots);
-    let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
-    let slots: Vec<_> = kept.filter(|(k, _)| reads.contains(&names[*k])).map(|(k, slot)| (k, &**slot)).collect();
-    let parts = (0..job.parameter.len()).step_by(CHUNK);
-    let of_part = |start: usize| {
-        let part = start..job.parameter.len().min(start + CHUNK);
-        match c.extras() {
-            true => widest(
-                #[inline(always)]
-                || part_of_measure::<R, F, true>(rule, job, &slots, c, &hyper, part),
-            ),
-            false => widest(
-                #[inline(always)]
-                || part_of_measure::<R, F, false>(rule, job, &slots, c, &hyper, part),
-            ),
-        }
-    };
-    let parts = map(parts.collect(), of_part);
-    parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
-}
-
-/// Sums of squares of a part.
-#[inline(always)]
-fn part_of_measure<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    job: &Job<'_, F>,
-    slots: &[(usize, &[F])],
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-    part: Range<usize>,
-) -> [f64; 2] {
-    let driver = Driver::<F>::of(c);
-    let (rule, h) = (rule.clone(), *h);
-    let mut state = [[F::zero(); TILE]; MAX_SLOTS];
-    let (mut noise, mut measured) = ([F::zero(); TILE], [F::zero(); TILE]);
-    let square = |x: F| x.to_f64().map_or(f64::NAN, |x| x * x);
-    let (mut sums, mut lanes) = ([0.0; 2], [[0.0; LANES]; 2]);
-    for start in part.clone().step_by(TILE) {
-        let at = start..part.end.min(start + TILE);
-        let (w, g) = (&job.parameter[at.clone()], &job.gradient.get()[at.clone()]);
-        for (k, slot) in slots {
-            state[*k][..w.len()].copy_from_slice(&slot[at.clone()]);
-        }
-        if EXTRAS {
-            driver.noise(start, &mut noise);
-        }
-        let x = |i: usize, w: F, g: F| {
-            let g = driver.gradient::<EXTRAS>(g, w, noise[i]);
-            rule.measure(w - driver.decay * w, g, &R::State::<F>::load(|k| state[k][i]), &h)
-        };
-        match (<&[F; TILE]>::try_from(w), <&[F; TILE]>::try_from(g)) {
-            (Ok(w), Ok(g)) => {
-                for i in 0..TILE {
-                    measured[i] = x(i, w[i], g[i]);
-                }
-                for i in 0..TILE {
-                    lanes[0][i % LANES] += square(w[i]);
-                    lanes[1][i % LANES] += square(measured[i]);
-                }
-            }
-            _ => {
-                for (i, (&w, &g)) in w.iter().zip(g).enumerate() {
-                    sums[0] += square(w);
-                    sums[1] += square(x(i, w, g));
-                }
-            }
-        }
-    }
-    [0, 1].map(|k| lanes[k].iter().sum::<f64>() + sums[k])
 }
 
 /// The average goes towards the parameters; it is them at rate 1, and stays at rate 0.

@@ -1,0 +1,184 @@
+//! What norm-based rules measure: the twin of shaders/measure.wgsl.
+
+use std::ops::Range;
+
+use super::{CHUNK, Driver, Job, LANES, MAX_SLOTS, TILE, hyper, map, prefetch, states_of, widest};
+use crate::rule::{Description, Fields, Real, Rule, Step};
+use crate::settings::Coefficients;
+
+/// The memory of a parameter that is measured. States that the rule does not measure are `None`.
+struct Measured<'a, F> {
+    parameter: &'a [F],
+    gradient: &'a [F],
+    states: [Option<&'a [F]>; MAX_SLOTS],
+}
+
+impl<'a, F: Real> Measured<'a, F> {
+    fn new<R: Rule>(rule: &R, job: &'a Job<'_, F>) -> Self {
+        let names = <R::State<F> as Fields<F>>::NAMES;
+        let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
+        let mut states = [None; MAX_SLOTS];
+        let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.slots);
+        for (k, slot) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
+            states[k] = Some(&**slot);
+        }
+        Self { parameter: &*job.parameter, gradient: job.gradient.get(), states }
+    }
+
+    fn part(&self, part: Range<usize>) -> Self {
+        let states = self.states.map(|state| state.map(|state| &state[part.clone()]));
+        Self { parameter: &self.parameter[part.clone()], gradient: &self.gradient[part], states }
+    }
+}
+
+/// L2 norms of the parameter and of what the rule measures.
+pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
+    let hyper = hyper::<R, F>(rule, step, 1.0);
+    let whole = Measured::new(rule, job);
+    let of_part = |start: usize| {
+        let part = whole.part(start..job.parameter.len().min(start + CHUNK));
+        match c.extras() {
+            true => widest(
+                #[inline(always)]
+                || squares::<R, F, true>(rule, &part, c, &hyper, start),
+            ),
+            false => widest(
+                #[inline(always)]
+                || squares::<R, F, false>(rule, &part, c, &hyper, start),
+            ),
+        }
+    };
+    let parts = map((0..job.parameter.len()).step_by(CHUNK).collect(), of_part);
+    parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
+}
+
+/// Sums of squares of a part, whose first element is the parameter's element `first`.
+#[inline(always)]
+fn squares<R: Rule, F: Real, const EXTRAS: bool>(
+    rule: &R,
+    part: &Measured<'_, F>,
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+    first: usize,
+) -> [f64; 2] {
+    // Copies, which stay in registers.
+    let (rule, h, driver) = (rule.clone(), *h, Driver::<F>::of(c));
+    let (w, w_rest) = part.parameter.as_chunks::<TILE>();
+    let (g, g_rest) = part.gradient.as_chunks::<TILE>();
+    let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
+    let mut lanes = [[0.0; LANES]; 2];
+    for (at, (w, g)) in w.iter().zip(g).enumerate() {
+        let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
+        for k in 0..states_of::<R, F>() {
+            if let Some((state, _)) = &states[k] {
+                prefetch(&state[at]);
+                tile[k] = state[at];
+            }
+        }
+        prefetch(w);
+        prefetch(g);
+        let x = measured::<R, F, EXTRAS>(&rule, w, g, &tile, &h, &driver, first + at * TILE);
+        add_squares(&mut lanes[0], w);
+        add_squares(&mut lanes[1], &x);
+    }
+    // What is left, in a tile that it fills in part.
+    let mut rest = [0.0; 2];
+    if !w_rest.is_empty() {
+        let padded = |from: &[F]| {
+            let mut tile = [F::zero(); TILE];
+            tile[..from.len()].copy_from_slice(from);
+            tile
+        };
+        let tile = states.map(|state| state.map_or([F::zero(); TILE], |(_, rest)| padded(rest)));
+        let at = first + w.len() * TILE;
+        let x = measured::<R, F, EXTRAS>(&rule, &padded(w_rest), &padded(g_rest), &tile, &h, &driver, at);
+        for (&w, &x) in w_rest.iter().zip(&x) {
+            rest[0] += square(w);
+            rest[1] += square(x);
+        }
+    }
+    [0, 1].map(|k| lanes[k].iter().sum::<f64>() + rest[k])
+}
+
+/// What the rule measures in one tile, whose first element is the parameter's element `first`.
+#[inline(always)]
+fn measured<R: Rule, F: Real, const EXTRAS: bool>(
+    rule: &R,
+    w: &[F; TILE],
+    g: &[F; TILE],
+    states: &[[F; TILE]; MAX_SLOTS],
+    h: &R::Hyper<F>,
+    driver: &Driver<F>,
+    first: usize,
+) -> [F; TILE] {
+    let (mut noise, mut x) = ([F::zero(); TILE], [F::zero(); TILE]);
+    if EXTRAS {
+        driver.noise(first, &mut noise);
+    }
+    for i in 0..TILE {
+        let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
+        x[i] = rule.measure(w[i] - driver.decay * w[i], g, &R::State::<F>::load(|k| states[k][i]), h);
+    }
+    x
+}
+
+/// Adds the squares of a tile to the sums beside each other. The square of an f32 is exact in f64: it neither
+/// overflows nor underflows.
+#[inline(always)]
+fn add_squares<F: Real>(lanes: &mut [f64; LANES], tile: &[F; TILE]) {
+    for row in tile.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            lanes[i] += square(row[i]);
+        }
+    }
+}
+
+#[inline(always)]
+fn square<F: Real>(x: F) -> f64 {
+    let x = x.to_f64().unwrap_or(f64::NAN);
+    x * x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Gradient;
+    use crate::rules::AdaGradNorm;
+
+    /// The norms of a parameter and of its gradient.
+    fn norms<F: Real>(w: &[F], g: &[F]) -> [f64; 2] {
+        let mut w = w.to_vec();
+        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), slots: Vec::new() };
+        let c = Coefficients {
+            grad_scale: 1.0,
+            clip_value: None,
+            l2: 0.0,
+            decay: 0.0,
+            zero_grad: false,
+            zero_non_finite: false,
+            average: None,
+            noise: None,
+        };
+        let step = Step { t: 1, lr: 1.0, momentum: None, weight_decay: 0.0, look_ahead: 0.0 };
+        measure(&AdaGradNorm::default(), &job, &c, &step)
+    }
+
+    /// Sums of whole numbers are exact in any order.
+    #[test]
+    fn every_element_counts_once() {
+        for len in [0, 1, 31, 32, 33, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 45] {
+            let numbers = |n: usize| (0..len).map(move |i| (i % n) as f32).collect::<Vec<_>>();
+            let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x * x)).sum::<f64>().sqrt();
+            let (w, g) = (numbers(7), numbers(5));
+            assert_eq!(norms(&w, &g), [norm(&w), norm(&g)], "{len} elements");
+        }
+    }
+
+    /// The sum of 64 equal squares is exact in f64.
+    #[test]
+    fn the_largest_and_the_least_number_count() {
+        let least = f32::from_bits(1);
+        let expected = [f32::MAX, least].map(|x| 8.0 * f64::from(x));
+        assert_eq!(norms(&[f32::MAX; 64], &[least; 64]), expected);
+    }
+}
