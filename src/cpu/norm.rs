@@ -1,6 +1,6 @@
 //! Norms of vectors: the twin of shaders/norm.wgsl and shaders/reduce.wgsl.
 
-use super::{CHUNK, LANES, map, widest};
+use super::{CHUNK, LANES, map, prefetch, widest};
 use crate::rule::Real;
 use crate::scaling::factors;
 
@@ -72,11 +72,11 @@ fn part_of_norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
 #[inline(always)]
 fn fold<F: Real>(x: &[F], get: impl Fn(F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
-    let whole = x.chunks_exact(LANES);
-    let rest = whole.remainder();
+    let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
-        for (lane, &x) in lanes.iter_mut().zip(x) {
-            *lane = join(*lane, get(x));
+        prefetch(x);
+        for i in 0..LANES {
+            lanes[i] = join(lanes[i], get(x[i]));
         }
     }
     rest.iter().map(|&x| get(x)).chain(lanes).fold(0.0, join)
