@@ -48,8 +48,9 @@ pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coeffici
             ),
         }
     };
-    let parts = map((0..job.parameter.len()).step_by(CHUNK).collect(), of_part);
-    parts.iter().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
+    // From the last part on: the update then starts where the memory is still in the caches.
+    let parts = map((0..job.parameter.len()).step_by(CHUNK).rev().collect(), of_part);
+    parts.iter().rev().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
 }
 
 /// Sums of squares of a part, whose first element is the parameter's element `first`.

@@ -35,8 +35,9 @@ pub(crate) fn norm<F: Real>(x: &[F], kind: u32, zero: bool) -> Measure {
             || part_of_norm(x, kind, zero),
         )
     };
-    let parts = map(x.chunks(CHUNK).collect(), of);
-    Measure { value: join(parts.iter().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
+    // From the last part on: the update then starts where the memory is still in the caches.
+    let parts = map(x.chunks(CHUNK).rev().collect(), of);
+    Measure { value: join(parts.iter().rev().map(|part| part.value), kind), bad: parts.iter().any(|part| part.bad) }
 }
 
 /// Whether a finite element, times `scale`, is infinite. Any norm is at least the largest element: mostly it says
