@@ -1,8 +1,8 @@
 //! What the device decides by itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is the other
 //! half.
 //!
-//! A step about which the device decides has its data in a slot of its own. Behind its passes it copies the head of the
-//! control buffer to the slot's staging buffer, which is mapped once the step has finished: so the host learns the
+//! A step about which the device decides has its data in an entry of its own. Behind its passes it copies the head of the
+//! control buffer to the entry's staging buffer, which is mapped once the step has finished: so the host learns the
 //! outcome. Nothing waits for it. Until an outcome is known, the host uploads coefficients for each possible one, and
 //! the device picks.
 
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Gpu;
-use super::slots::{self, MAX_IN_FLIGHT, Pool, Taken};
+use super::ring::{self, InUse, MAX_IN_FLIGHT, Ring};
 use crate::error::{Error, Result};
 use crate::scaling::Report;
 
@@ -19,15 +19,15 @@ const HEAD: u64 = 32;
 const SIZE: u64 = MEASURED + 32;
 /// Where the buffer has the norm that `Optimizer::encode_measure` leaves.
 pub(crate) const MEASURED: u64 = 768;
-/// Words of a slot's head, and of an entry behind it. prepare.wgsl has the same layout.
-pub(crate) const SLOT_HEAD: usize = 20;
+/// Words of a step's head, and of a cohort's entry behind it. prepare.wgsl has the same layout.
+pub(crate) const STEP_HEAD: usize = 20;
 pub(crate) const ENTRY: usize = 28;
 
 /// The control buffer, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) buffer: wgpu::Buffer,
-    slots: Pool<Slot>,
+    ring: Ring<StepBuffers>,
     shared: Arc<Mutex<Shared>>,
     /// Number of the step that was recorded last.
     last: u64,
@@ -52,14 +52,14 @@ struct Shared {
 
 /// The objects of one step in flight.
 #[derive(Clone, Debug)]
-struct Slot {
+struct StepBuffers {
     data: wgpu::Buffer,
     /// Group 0 of prepare.wgsl.
     group: wgpu::BindGroup,
     staging: wgpu::Buffer,
 }
 
-impl slots::Slot for Slot {
+impl ring::Entry for StepBuffers {
     fn size(&self) -> u64 {
         self.data.size()
     }
@@ -69,8 +69,8 @@ impl slots::Slot for Slot {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) step: u64,
-    slot: Taken,
-    objects: Slot,
+    in_use: InUse,
+    objects: StepBuffers,
     outcome: Outcome,
     shared: Arc<Mutex<Shared>>,
 }
@@ -112,8 +112,8 @@ impl Control {
                 mapped_at_creation: false,
             })
         })?;
-        let (slots, shared, pending) = (Pool::new(), Arc::default(), VecDeque::new());
-        let mut control = Self { buffer, slots, shared, last: 0, pending };
+        let (ring, shared, pending) = (Ring::new(), Arc::default(), VecDeque::new());
+        let mut control = Self { buffer, ring, shared, last: 0, pending };
         control.set_report(gpu, report, true)?;
         Ok(control)
     }
@@ -180,18 +180,18 @@ impl Control {
     pub(crate) fn check_room(&self) -> Result<()> {
         // The device keeps outcomes in a ring. A step has its place there until it is resolved.
         let full = self.pending.front().is_some_and(|(oldest, _)| self.last - oldest + 1 >= MAX_IN_FLIGHT as u64);
-        if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { self.slots.check_room() }
+        if full { Err(Error::TooManyStepsInFlight { limit: MAX_IN_FLIGHT }) } else { self.ring.check_room() }
     }
 
-    /// Takes a slot for the next step, and writes these words to it.
+    /// Takes an entry of the ring for the next step, and writes these words to it.
     pub(crate) fn begin(&mut self, gpu: &Gpu, words: &[u32]) -> Result<InFlight> {
         self.check_room()?;
         let size = 4 * words.len() as u64;
-        let (slot, objects) = self.slots.take(size, || Slot::new(gpu, size))?;
+        let (in_use, objects) = self.ring.take(size, || StepBuffers::new(gpu, size))?;
         gpu.write_words(&objects.data, words)?;
         self.last += 1;
         self.pending.push_back((self.last, None));
-        Ok(InFlight { step: self.last, slot, objects, outcome: None, shared: self.shared.clone() })
+        Ok(InFlight { step: self.last, in_use, objects, outcome: None, shared: self.shared.clone() })
     }
 
     /// Forgets this step, whose submission was refused.
@@ -219,7 +219,7 @@ impl Control {
                     drop(view);
                     mapped.unmap();
                 }
-                None => step.slot.discard(),
+                None => step.in_use.discard(),
             }
             drop(scope);
             drop(step);
@@ -241,16 +241,16 @@ impl InFlight {
     }
 }
 
-impl Slot {
+impl StepBuffers {
     fn new(gpu: &Gpu, size: u64) -> Result<Self> {
-        let size = size.next_power_of_two().max(slots::SMALLEST);
+        let size = size.next_power_of_two().max(ring::SMALLEST);
         let available = gpu.device().limits().max_storage_buffer_binding_size;
         if size > available {
             let (name, limit) = ("a step's coefficients".into(), "max_storage_buffer_binding_size");
             return Err(Error::OverLimit { name, limit, needed: size, available });
         }
         let prepare = gpu.prepare_pass("prepare")?;
-        gpu.scoped("a step's slot", || {
+        gpu.scoped("a step's buffers", || {
             let buffer = |label, size, usage| {
                 gpu.device().create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),

@@ -7,12 +7,12 @@ use super::kernel::row_layout;
 use super::memory::BufferRange;
 use super::passes::Pass;
 use super::recording::{Dispatch, Group};
-use super::slots::ROW;
+use super::ring::MOST_COEFFICIENTS;
 use super::tiles::Unit;
 use crate::error::Result;
 
 /// Bytes from one cohort's coefficients to the next one's.
-pub(crate) const ROW_STRIDE: u32 = 256;
+pub(crate) const COEFFICIENT_STRIDE: u32 = 256;
 
 /// Buffers of a program about whose steps the device decides.
 #[derive(Debug)]
@@ -56,9 +56,10 @@ impl Decision {
             let usage = wgpu::BufferUsages::STORAGE;
             let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
             let rule_norms = storage("wgpu-optim norms of rules", 16 * u64::from(results.max(1)), usage);
-            let size = u64::from(ROW_STRIDE) * ranges.len().max(1) as u64;
+            let size = u64::from(COEFFICIENT_STRIDE) * ranges.len().max(1) as u64;
             let chosen = storage("wgpu-optim coefficients", size, usage | wgpu::BufferUsages::UNIFORM);
-            let one = wgpu::BufferBinding { buffer: &chosen, offset: 0, size: wgpu::BufferSize::new(ROW) };
+            let one =
+                wgpu::BufferBinding { buffer: &chosen, offset: 0, size: wgpu::BufferSize::new(MOST_COEFFICIENTS) };
             let coefficients = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("wgpu-optim coefficients"),
                 layout: &row_layout(gpu.device()),

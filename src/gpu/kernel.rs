@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Gpu;
-use super::decision::ROW_STRIDE;
+use super::decision::COEFFICIENT_STRIDE;
 use super::passes::{Pass, REDUCE};
 use crate::error::Result;
 use crate::formats::Extent;
@@ -202,7 +202,7 @@ impl KernelKey {
             Driver::Trust => format!("{REDUCE}\n{}", trust_driver(self.reduce)),
         };
         // Behind a row of whole 16 bytes, whole 16 bytes up to the next.
-        let rest = (ROW_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
+        let rest = (COEFFICIENT_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
         let lane = LANE.replace("/*: rest */", &rest.to_string());
         format!("{head}{}\n{lane}\n{noise}\n{driver}", self.shader)
     }

@@ -18,8 +18,8 @@ pub(crate) mod passes;
 pub(crate) mod pool;
 pub(crate) mod program;
 pub(crate) mod recording;
+pub(crate) mod ring;
 pub(crate) mod runs;
-pub(crate) mod slots;
 pub(crate) mod tiles;
 pub(crate) mod transfer;
 

@@ -3,7 +3,7 @@
 use super::{At, Change, Group, Optimizer};
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Result};
-use crate::gpu::control::{Control, ENTRY, SLOT_HEAD};
+use crate::gpu::control::{Control, ENTRY, STEP_HEAD};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
 use crate::gpu::{Device, Gpu};
@@ -244,9 +244,9 @@ impl Optimizer {
         }
     }
 
-    /// The slot of the next step (`measured`: behind [`Optimizer::encode_measure`]): head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
+    /// The inputs of the next step (`measured`: behind [`Optimizer::encode_measure`]): head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
     /// it.
-    pub(super) fn slot_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
+    pub(super) fn step_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
         self.check_candidates(program)?;
         let Some(decision) = &program.decision else { return Ok(Vec::new()) };
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
@@ -267,7 +267,7 @@ impl Optimizer {
             program.cohorts.len() as u32,
             u32::from(measured),
         ]);
-        words.resize(SLOT_HEAD + ENTRY * program.cohorts.len(), 0);
+        words.resize(STEP_HEAD + ENTRY * program.cohorts.len(), 0);
         for (row, leader) in program.cohorts.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
             let group = &self.groups[parameter.group];
@@ -287,7 +287,7 @@ impl Optimizer {
             }
             let clip = group.settings.clip_norm;
             let [start, count] = if clip.is_some() { decision.ranges[row] } else { [0, 0] };
-            let entry = &mut words[SLOT_HEAD + ENTRY * row..][..ENTRY];
+            let entry = &mut words[STEP_HEAD + ENTRY * row..][..ENTRY];
             let size = ROW_HEAD + group.rule.hyper_names().len();
             let [weight, power] = factors::<f32>(parameter.share(group, window) * group.settings.grad_scale.abs());
             entry[..4].copy_from_slice(&[first, width, size as u32, weight.to_bits()]);

@@ -15,7 +15,7 @@ use crate::gpu::control::{Control, InFlight};
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Program};
-use crate::gpu::slots::{MAX_HYPER, Slots};
+use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
 use crate::rule::{Real, Stage, Step};
 use crate::scaling::{Guard, Report};
 use crate::schedule::Schedule;
@@ -185,7 +185,7 @@ pub struct Optimizer {
     parameters: BTreeMap<u64, Parameter>,
     names: HashMap<String, ParameterId>,
     next: u64,
-    slots: Option<Slots>,
+    ring: Option<CoefficientRing>,
     program: Option<Program>,
     look_ahead_program: Option<Program>,
     /// Of the last accumulations, the latest first.
@@ -481,7 +481,7 @@ impl Optimizer {
             parameters: BTreeMap::new(),
             names: HashMap::new(),
             next: 0,
-            slots: None,
+            ring: None,
             program: None,
             look_ahead_program: None,
             accumulations: Vec::new(),

@@ -4,12 +4,12 @@ use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::gpu::control::{Control, InFlight, MEASURED};
-use crate::gpu::decision::ROW_STRIDE;
+use crate::gpu::decision::COEFFICIENT_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
 use crate::gpu::recording::Inputs;
-use crate::gpu::slots::Slots;
+use crate::gpu::ring::CoefficientRing;
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 use crate::settings::{ROW_HEAD, Settings};
@@ -131,7 +131,8 @@ impl Optimizer {
         let program = self.current_program(&gpu)?;
         let begun = self.begin_step(&gpu, &program, true);
         if let (Ok(in_flight), Some(decision)) = (&begun, &program.decision) {
-            let inputs = Inputs { step: Some(in_flight.group()), coefficients: (&decision.coefficients, ROW_STRIDE) };
+            let inputs =
+                Inputs { step: Some(in_flight.group()), coefficients: (&decision.coefficients, COEFFICIENT_STRIDE) };
             let mut pass = encoder.begin_compute_pass(&compute_pass());
             program.record(0..program.before_decision(), inputs, &mut pass);
             program.record_total(inputs, &mut pass);
@@ -236,7 +237,7 @@ impl Optimizer {
         let candidates = self.check_candidates(&program);
         self.program = Some(program);
         candidates?;
-        self.slots.as_ref().map_or(Ok(()), Slots::check_room)
+        self.ring.as_ref().map_or(Ok(()), CoefficientRing::check_room)
     }
 
     /// Records Nesterov's look-ahead: parameters move to `x + c·v`, where the next gradient is to be taken, and the
@@ -331,7 +332,7 @@ impl Optimizer {
         }
     }
 
-    /// Encodes and submits, waiting for a slot if there is none free. If wgpu refuses the submission, the counts go
+    /// Encodes and submits, waiting for room if there is none. If wgpu refuses the submission, the counts go
     /// back.
     pub(super) fn submit(
         &mut self,
@@ -378,7 +379,7 @@ impl Optimizer {
         submitted?
     }
 
-    /// Fills a slot with a row a cohort and records the program.
+    /// Fills an entry of the ring with each cohort's coefficients, and records the program.
     pub(super) fn record(
         &mut self,
         gpu: &Gpu,
@@ -389,21 +390,21 @@ impl Optimizer {
         if program.is_empty() {
             return gpu.check_alive().map(|()| Recorded::Counted);
         }
-        let slots = self.slots.get_or_insert_with(|| Slots::new(gpu));
-        let (slot, rows) = slots.acquire(gpu, program.cohorts.len())?;
+        let ring = self.ring.get_or_insert_with(|| CoefficientRing::new(gpu));
+        let (in_use, coefficients) = ring.acquire(gpu, program.cohorts.len())?;
         self.rows.clear();
         for (row, &leader) in program.cohorts.iter().enumerate() {
-            self.rows.resize(row * slots.stride(), 0);
+            self.rows.resize(row * ring.stride(), 0);
             if let Some(parameter) = self.parameters.get(&leader) {
                 fill(parameter, &self.groups[parameter.group], &mut self.rows);
             }
         }
-        slots.write(gpu, &rows, &self.rows)?;
+        ring.write(gpu, &coefficients, &self.rows)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
-        let inputs = Inputs { step: None, coefficients: (&rows.bind_group, 4 * slots.stride() as u32) };
+        let inputs = Inputs { step: None, coefficients: (&coefficients.bind_group, 4 * ring.stride() as u32) };
         program.record(program.all(), inputs, &mut pass);
         drop(pass);
-        encoder.on_submitted_work_done(move || drop(slot));
+        encoder.on_submitted_work_done(move || drop(in_use));
         Ok(Recorded::Counted)
     }
 
@@ -418,11 +419,11 @@ impl Optimizer {
         self.finish_recording(gpu, program, in_flight, encoder, 0)
     }
 
-    /// Takes a slot with all that the device may need to decide about the step. `measured` says that the norm is what
+    /// Takes an entry of the ring with all that the device may need to decide about the step. `measured` says that the norm is what
     /// [`Optimizer::measured`] has.
     fn begin_step(&mut self, gpu: &Gpu, program: &Program, measured: bool) -> Result<InFlight> {
         self.control(gpu)?;
-        let words = self.slot_words(program, measured)?;
+        let words = self.step_words(program, measured)?;
         let begun = self.control(gpu)?.begin(gpu, &words);
         self.rows = words;
         begun
@@ -439,7 +440,7 @@ impl Optimizer {
     ) -> Result<Recorded> {
         let Some(decision) = &program.decision else { return Ok(Recorded::Counted) };
         let (step, group) = (in_flight.step, in_flight.group());
-        let inputs = Inputs { step: Some(group), coefficients: (&decision.coefficients, ROW_STRIDE) };
+        let inputs = Inputs { step: Some(group), coefficients: (&decision.coefficients, COEFFICIENT_STRIDE) };
         let mut pass = encoder.begin_compute_pass(&compute_pass());
         program.record(stage..program.all().end, inputs, &mut pass);
         drop(pass);
