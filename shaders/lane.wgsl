@@ -1,5 +1,5 @@
-// Behind each rule and before its driver: the row of coefficients, and what every lane needs.
-// src/gpu/kernel.rs puts `Lane`, `Bits`, `Mask` and `TAIL` before the rule.
+// Behind each rule and before its driver: the row of coefficients, and what every lane needs. src/gpu/wgsl.rs generates
+// `Lane`, `Bits`, `Mask`, `TAIL` and `ROW_REST`.
 
 struct Row {
     grad_scale: f32,            // neutral 1; negative to maximize
@@ -15,12 +15,26 @@ struct Row {
 }
 
 // A row in the table of rows: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
-struct Slot { row: Row, rest: array<vec4<f32>, /*: rest */> }
+struct Slot { row: Row, rest: array<vec4<f32>, ROW_REST> }
 
 // A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it
 // is in the buffers of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its
 // place in the tensor, and `limit`, the tensor's elements, are the noise's.
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
+
+// Where a lane is in the buffers of the parameter, the gradient and the states, and in its tensor of `limit` elements.
+// A format changes the bytes of a lane, but not its index.
+struct At { param: u32, grad: u32, state: u32, row: u32, first: u32, limit: u32, inside: bool }
+
+fn in_tile(tile: Tile, k: u32) -> At {
+    return At(tile.start + k, tile.grad + k, tile.state + k, tile.row, tile.first + k, tile.limit, k < tile.len);
+}
+
+// In ranges that are bound whole. `len` counts lanes. A tail is behind the last whole four.
+fn in_range(k: u32, len: u32) -> At {
+    let i = k + select(0u, len & ~3u, TAIL);
+    return At(i, i, i, 0u, i, len, i < len);
+}
 
 // The gradient with both factors. The `select` keeps them apart: a compiler may join a product of three.
 fn scaled(g: Lane, row: Row) -> Lane {

@@ -1,21 +1,19 @@
 // Norms of parameters, and of what a norm-based rule measures: a partial result of each for each tile. Nothing is
-// stored. Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin:
-// cpu::measure.
+// stored. Behind a rule, lane.wgsl, reduce.wgsl and gradient.wgsl. CPU twin: cpu::measure.
 
 @group(0) @binding(0) var<storage, read> rows: array<Slot>;
 @group(0) @binding(1) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(2) var<storage, read_write> norms: array<vec4<f32>>;
-//: bindings
 
 var<workgroup> largest_w: atomic<u32>;
 var<workgroup> largest_x: atomic<u32>;
 
 fn measured(tile: Tile, k: u32) -> vec2<f32> {
+    let at = in_tile(tile, k);
     let row = rows[tile.row].row;
-    //: place
-    let w = param[i];
-    //: load
-    return vec2(w, /*: measure */);
+    let w = load_param(at);
+    let g = rule_gradient(at, w, row);
+    return vec2(w, rule_measure(w - row.decay * w, g, load_state(at), row.hyper));
 }
 
 // Whether squares of numbers up to this one count as they are: none that matters underflows, no sum of 2³² of them

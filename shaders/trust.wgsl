@@ -1,13 +1,11 @@
 // What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it
-// may keep. Behind a rule, lane.wgsl and reduce.wgsl; src/gpu/kernel.rs fills in the lines marked `//:`. CPU twin:
-// `trust` in src/optimizer/vectors.rs.
+// may keep. Behind a rule, lane.wgsl and reduce.wgsl. CPU twin: `trust` in src/optimizer/vectors.rs.
 
 struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0: u32, unused1: u32, unused2: u32 }
 
 @group(0) @binding(0) var<storage, read> units: array<Unit>;
 @group(0) @binding(1) var<storage, read> norms: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> rows: array<Slot>;
-//: bindings
 
 var<workgroup> of_unit: f32;
 
@@ -25,16 +23,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     x = join_all(x, lane, L2);
     let taken = rows[unit.row].row.skip != 1u;
     if lane == 0u && taken {
-        //: load
+        var s = load_kept(unit.scalar);
         of_unit = trust(w.x * sqrt(w.y), x.x * sqrt(x.y), &s, rows[unit.row].row.hyper);
-        //: store
+        store_kept(unit.scalar, s);
     }
     workgroupBarrier();
     // Every thread some: there may be as many rows as workgroups in a dispatch, and some drivers end loops after 32,768
     // turns.
     if taken {
         for (var k = unit.row + lane; k < unit.row + unit.rows; k += 256u) {
-            rows[k].row.hyper./*: into */ = of_unit;
+            store_coefficient(k, of_unit);
         }
     }
 }

@@ -1,7 +1,6 @@
-// The driver: behind a rule and lane.wgsl, it loads, calls `update` and stores. Everything that no rule owns happens
-// here, once. src/gpu/kernel.rs fills in the lines marked `//:`.
-
-//: bindings
+// The step itself: loads what a lane has, calls the rule, and stores. Everything that no rule owns happens here and in
+// gradient.wgsl, once. src/gpu/wgsl.rs says what stands before it: the rule, lane.wgsl, and the bindings, accessors and
+// constants of this configuration. CPU twin: cpu::update.
 
 @compute @workgroup_size(256)
 fn main(
@@ -9,13 +8,31 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    //: place
-    //: skipped
-    if inside & (row.skip != 1u) {
-        let w = param[i];
-        //: load
-        let p = /*: update */;
-        param[i] = p;
-        //: store
+    let at = locate(id.x, group, lane);
+    let row = load_coefficients(at.row);
+    if !at.inside {
+        return;
     }
+    if row.skip == 1u {
+        zero_grad(at);
+        return;
+    }
+    var w = load_param(at);
+    let g = rule_gradient(at, w, row);
+    var s = load_state(at);
+    if WITH_SETTINGS {
+        w = w - row.decay * w;
+    }
+    let p = rule_update(w, g, &s, row.hyper);
+    store_param(at, p);
+    store_state(at, s);
+    if WITH_AVERAGE {
+        if row.average == 1.0 {
+            store_average(at, p);
+        } else if row.average != 0.0 {
+            let average = load_average(at);
+            store_average(at, average + row.average * (p - average));
+        }
+    }
+    zero_grad(at);
 }

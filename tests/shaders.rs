@@ -22,8 +22,9 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 28] = [
+const DRIVERS: [&str; 29] = [
     "update",
+    "gradient",
     "lane",
     "look_ahead",
     "swap",
@@ -133,7 +134,13 @@ fn fields(module: &Module, name: &str) -> Vec<String> {
 fn the_list_is_whole() {
     let names: Vec<_> = rules::all().into_iter().map(|(name, _)| name).collect();
     assert!(names.len() >= 30, "{names:?}");
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders")).unwrap();
+    let all = |folder: &str| std::fs::read_dir(format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for file in all("shaders/formats") {
+        let file = file.unwrap().file_name().into_string().unwrap();
+        let twin = format!("src/formats/{}", file.replace(".wgsl", ".rs"));
+        assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(&twin).exists(), "{twin} is missing");
+    }
+    let files = all("shaders").filter(|file| file.as_ref().is_ok_and(|file| file.path().is_file()));
     for file in files {
         let file = file.unwrap().file_name().into_string().unwrap();
         let stem = file.strip_suffix(".wgsl").unwrap();

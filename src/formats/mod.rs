@@ -1,5 +1,7 @@
 //! How a number is stored, and what one stored number belongs to.
 
+mod f32;
+
 use serde::{Deserialize, Serialize};
 
 /// How a number is stored. Arithmetic is always f32, and f64 on the CPU where parameters are f64.
@@ -21,6 +23,56 @@ impl Format {
             Self::F64 => 8,
         }
     }
+
+    /// Its WGSL. No shader has f64: on a GPU all numbers are f32 unless they are narrower.
+    fn wgsl(self) -> &'static Wgsl {
+        match self {
+            Self::F32 | Self::F64 => &f32::WGSL,
+        }
+    }
+
+    /// The text that defines what a buffer of this format holds, and how a lane of it is decoded.
+    pub(crate) fn shader(self) -> &'static str {
+        self.wgsl().text
+    }
+
+    /// What a buffer holds for a lane.
+    pub(crate) fn lane_type(self, lane: Lane) -> &'static str {
+        match lane {
+            Lane::Four => self.wgsl().four,
+            Lane::Tail => self.wgsl().one,
+        }
+    }
+
+    /// The expression that loads lane `at` of this buffer.
+    pub(crate) fn load(self, lane: Lane, buffer: &str, at: &str) -> String {
+        (self.wgsl().load)(lane, buffer, at)
+    }
+
+    /// The statement that stores `x` in lane `at` of this buffer.
+    pub(crate) fn store(self, lane: Lane, buffer: &str, at: &str, x: &str) -> String {
+        (self.wgsl().store)(lane, buffer, at, x)
+    }
+}
+
+/// A format in WGSL.
+struct Wgsl {
+    /// `shaders/formats/*.wgsl`.
+    text: &'static str,
+    /// What a buffer holds for four numbers, and for one.
+    four: &'static str,
+    one: &'static str,
+    load: fn(Lane, &str, &str) -> String,
+    store: fn(Lane, &str, &str, &str) -> String,
+}
+
+/// Elements that a thread updates: four, or one of the up to three that are left at the end of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// `vec4<f32>`.
+    Four,
+    /// `f32`, for the elements behind the last whole four.
+    Tail,
 }
 
 /// What one stored number belongs to.

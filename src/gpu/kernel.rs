@@ -1,22 +1,14 @@
-//! From a rule to a pipeline: the rule's text, the driver around it, and the bindings that this configuration uses.
+//! From a rule to a pipeline: what each kernel is made of, and what it binds.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Gpu;
-use super::decision::COEFFICIENT_STRIDE;
-use super::passes::{Pass, REDUCE};
+use super::passes::Pass;
 use crate::error::Result;
-use crate::formats::Extent;
+pub use crate::formats::Lane;
+use crate::formats::{Extent, Format};
 use crate::rule::{Description, Reduce};
-use crate::settings::ROW_HEAD;
 
-const LANE: &str = include_str!("../../shaders/lane.wgsl");
-const UPDATE: &str = include_str!("../../shaders/update.wgsl");
-const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
-const TRUST: &str = include_str!("../../shaders/trust.wgsl");
-const NOISE: &str = include_str!("../../shaders/noise.wgsl");
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
@@ -26,21 +18,8 @@ pub(crate) const AVERAGE: &str = "average";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
-/// Where lane `k` of a tile is.
-const TILE_INDICES: &str =
-    "let i = tile.start + k;\n    let i_grad = tile.grad + k;\n    let i_state = tile.state + k;";
-
 /// Threads in a workgroup; the driver's `@workgroup_size`.
 pub(crate) const WORKGROUP: u64 = 256;
-
-/// Elements that a thread updates: four, or one of the up to three that are left at the end of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lane {
-    /// `vec4<f32>`.
-    Four,
-    /// `f32`, for the elements behind the last whole four.
-    Tail,
-}
 
 /// How a kernel binds the gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,24 +38,26 @@ pub enum GradientAccess {
 /// What one kernel is made of; see [`shader`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct KernelKey {
-    rule: &'static str,
-    shader: &'static str,
-    declared: &'static [&'static str],
+    pub(super) rule: &'static str,
+    pub(super) shader: &'static str,
+    pub(super) declared: &'static [&'static str],
     /// States that it binds.
-    used: Vec<&'static str>,
-    overrides: Vec<(&'static str, bool)>,
+    pub(super) used: Vec<&'static str>,
+    pub(super) overrides: Vec<(&'static str, bool)>,
     /// Numbers in its `Hyper`.
-    hyper: usize,
-    stage: Driver,
+    pub(super) hyper: usize,
+    pub(super) stage: Driver,
     /// Of a norm-based rule.
-    reduce: Option<Reduce>,
-    /// Whether parameters decay before the rule sees them: in steps. Elsewhere `0 · ∞` would make an infinite one NaN.
-    decays: bool,
-    lane: Lane,
-    gradient: GradientAccess,
-    extras: Extras,
+    pub(super) reduce: Option<Reduce>,
+    /// Whether scale, clipping, noise and decay act: in steps. Elsewhere `0 · ∞` would make an infinite number NaN.
+    pub(super) settings: bool,
+    pub(super) lane: Lane,
+    pub(super) gradient: GradientAccess,
+    /// How gradients are stored.
+    pub(super) gradient_format: Format,
+    pub(super) extras: Extras,
     /// Of parameter, gradient and states, in order: the binding that they lie in. Empty: each has its own.
-    bindings: Vec<usize>,
+    pub(super) bindings: Vec<usize>,
 }
 
 /// Which driver stands around the rule.
@@ -120,9 +101,10 @@ impl KernelKey {
             hyper: rule.hyper_names().len(),
             stage: Driver::Update,
             reduce: rule.reduce(),
-            decays: true,
+            settings: true,
             lane,
             gradient,
+            gradient_format: Format::F32,
             extras,
             bindings: Vec::new(),
         }
@@ -174,174 +156,23 @@ impl KernelKey {
             hyper: 1,
             stage: Driver::Update,
             reduce: None,
-            decays: false,
+            settings: false,
             lane,
             gradient: GradientAccess::None,
+            gradient_format: Format::F32,
             extras: Extras::default(),
             bindings: Vec::new(),
         }
     }
 
-    /// The WGSL: head (on the rule's first line, so that line numbers are the rule's own), rule, what all lanes need,
-    /// driver.
-    pub(crate) fn compose(&self) -> String {
-        let head = match self.lane {
-            Lane::Four => {
-                "alias Lane = vec4<f32>; alias Bits = vec4<u32>; alias Mask = vec4<bool>; const TAIL = false; \
-                 fn of_four(x: vec4<f32>, at: u32) -> Lane { return x; } "
-            }
-            Lane::Tail => {
-                "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; \
-                 fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; } "
-            }
-        };
-        let noise = if self.extras.noise { NOISE } else { "" };
-        let driver = match self.stage {
-            Driver::Update => self.update_driver(),
-            Driver::Measure => format!("{REDUCE}\n{}", self.measure_driver()),
-            Driver::Trust => format!("{REDUCE}\n{}", trust_driver(self.reduce)),
-        };
-        // Behind a row of whole 16 bytes, whole 16 bytes up to the next.
-        let rest = (COEFFICIENT_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
-        let lane = LANE.replace("/*: rest */", &rest.to_string());
-        format!("{head}{}\n{lane}\n{noise}\n{driver}", self.shader)
-    }
-
-    /// What the kernel binds in group 1 and whether it only reads it; and as what parameter, gradient and states stand
-    /// in the text.
-    fn ranges(&self) -> (Vec<(&'static str, bool)>, HashMap<&'static str, String>) {
-        let gradient =
-            (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
-        let states =
-            self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE)).map(|state| (state, false));
-        let all = [("param", false)].into_iter().chain(gradient).chain(states);
-        let (mut bound, mut names) = (Vec::<(&str, bool)>::new(), HashMap::new());
-        for (k, (name, reads)) in all.enumerate() {
-            let at = self.bindings.get(k).copied().unwrap_or(k);
-            match bound.get_mut(at) {
-                Some((_, only_reads)) => *only_reads &= reads,
-                None => bound.push((name, reads)),
-            }
-            let index = match name {
-                _ if !self.has_tiles() => "i",
-                "param" => "i",
-                "grad" => "i_grad",
-                _ => "i_state",
-            };
-            names.insert(name, format!("{}[{index}]", bound[at].0));
-        }
-        if self.measures() {
-            bound.iter_mut().for_each(|(_, reads)| *reads = true);
-        }
-        (bound, names)
-    }
-
     /// Whether a norm-based rule keeps a number.
-    fn keeps(&self) -> bool {
+    pub(super) fn keeps(&self) -> bool {
         self.reduce.is_some_and(|reduce| reduce.keeps.is_some())
-    }
-
-    /// Whether a table says what a workgroup does.
-    fn has_tiles(&self) -> bool {
-        self.extras.tiled || self.extras.pooled
-    }
-
-    fn update_driver(&self) -> String {
-        let row = match self.extras.tiled {
-            true => "@group(0) @binding(0) var<storage, read> rows: array<Slot>;",
-            false => "@group(0) @binding(0) var<uniform> row: Row;",
-        };
-        let table = match self.extras {
-            Extras { tiled: true, .. } => "@group(0) @binding(1) var<storage, read> tiles: array<Tile>;\n",
-            Extras { pooled: true, .. } => "@group(2) @binding(0) var<storage, read> tiles: array<Tile>;\n",
-            _ => "",
-        };
-        let place = match self.has_tiles() {
-            true => {
-                let row = if self.extras.tiled { "\n    let row = rows[tile.row].row;" } else { "" };
-                format!(
-                    "let tile = tiles[group.y];{row}\n    let k = group.x * 256u + lane;\n    {TILE_INDICES}\n    let inside = k < tile.len;"
-                )
-            }
-            false => {
-                "let i = id.x + select(0u, arrayLength(&param) & ~3u, TAIL);\n    let inside = i < arrayLength(&param);"
-                    .to_owned()
-            }
-        };
-        let (bound, names) = self.ranges();
-        let bindings = format!("{row}\n{table}{}", declare(&bound, "Lane"));
-        let mut store = String::new();
-        for slot in &self.used {
-            _ = writeln!(store, "        {} = s.{slot};", names[slot]);
-        }
-        if let Some(average) = names.get(AVERAGE) {
-            _ = write!(
-                store,
-                "        if row.average == 1.0 {{\n            {average} = p;\n        }} else if row.average != 0.0 {{\n            \
-                 {average} += row.average * (p - {average});\n        }}\n",
-            );
-        }
-        let zero = match self.gradient {
-            GradientAccess::Zero => format!("{} = Lane(0.0);", names["grad"]),
-            _ => String::new(),
-        };
-        let skipped = match self.gradient {
-            GradientAccess::Zero => format!("if inside & (row.skip == 1u) {{ {zero} }}"),
-            _ => String::new(),
-        };
-        store += &format!("        {zero}");
-        let state = if self.declared.is_empty() { "" } else { "&s, " };
-        let w = if self.decays { "w - row.decay * w" } else { "w" };
-        UPDATE
-            .replace("//: bindings", bindings.trim())
-            .replace("//: place", &place)
-            .replace("//: skipped", &skipped)
-            .replace("//: load", self.load(&names).trim())
-            .replace("/*: update */", &format!("update({w}, g, {state}row.hyper)"))
-            .replace("//: store", store.trim())
-    }
-
-    fn measure_driver(&self) -> String {
-        let (bound, names) = self.ranges();
-        let state = if self.declared.is_empty() { "" } else { "s, " };
-        MEASURE
-            .replace("//: bindings", declare(&bound, "f32").trim())
-            .replace("//: place", TILE_INDICES)
-            .replace("//: load", self.load(&names).trim())
-            .replace("/*: measure */", &format!("measure(w - row.decay * w, g, {state}row.hyper)"))
-    }
-
-    /// Gradient and states, as every rule gets them.
-    fn load(&self, names: &HashMap<&str, String>) -> String {
-        let mut g = names.get("grad").cloned().unwrap_or_default();
-        g = if self.extras.two_factors { format!("scaled({g}, row)") } else { format!("row.grad_scale * {g}") };
-        if self.extras.zero {
-            g = format!("only_finite({g})");
-        }
-        if self.extras.clip {
-            g = format!("clip({g}, row.clip_value)");
-        }
-        if self.extras.noise {
-            g += " + noise(row, tile.first + k, tile.limit)";
-        }
-        let mut load = match self.gradient {
-            GradientAccess::None => "let g = Lane(0.0);\n".to_owned(),
-            // Nothing of what stands there may reach the first gradient, least of all a NaN.
-            _ if self.shader == ACCUMULATE => format!("let g = {};\n", names["grad"]),
-            _ => format!("let g = {g} + row.l2 * w;\n"),
-        };
-        if !self.declared.is_empty() {
-            load.push_str("        var s: State;\n");
-        }
-        for slot in &self.used {
-            _ = writeln!(load, "        s.{slot} = {};", names[slot]);
-        }
-        load
     }
 
     /// Storage buffers of each group, read-only or not. An empty group 0 is the row, a uniform.
     fn groups(&self) -> Vec<Vec<bool>> {
-        let ranges = || self.ranges().0.into_iter().map(|(_, reads)| reads).collect();
+        let ranges = || self.ranges().into_iter().map(|range| range.reads).collect();
         match (self.stage, self.extras) {
             (Driver::Update, Extras { tiled: true, .. }) => vec![vec![true, true], ranges()],
             (Driver::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],
@@ -355,29 +186,6 @@ impl KernelKey {
 /// The names of a rule's states of each element.
 fn of_elements(rule: &dyn Description) -> Vec<&'static str> {
     rule.storage().iter().filter(|state| state.extent == Extent::Element).map(|state| state.name).collect()
-}
-
-/// Group 1.
-fn declare(bound: &[(&str, bool)], element: &str) -> String {
-    let mut text = String::new();
-    for (k, (name, reads)) in bound.iter().enumerate() {
-        let access = if *reads { "read" } else { "read_write" };
-        _ = writeln!(text, "@group(1) @binding({k}) var<storage, {access}> {name}: array<{element}>;");
-    }
-    text
-}
-
-fn trust_driver(reduce: Option<Reduce>) -> String {
-    let (binding, load, store) = match reduce.is_some_and(|reduce| reduce.keeps.is_some()) {
-        true => (
-            "@group(0) @binding(3) var<storage, read_write> scalars: array<f32>;",
-            "var s = scalars[unit.scalar];",
-            "scalars[unit.scalar] = s;",
-        ),
-        false => ("", "var s = 0.0;", ""),
-    };
-    let text = TRUST.replace("//: bindings", binding).replace("//: load", load).replace("//: store", store);
-    text.replace("/*: into */", reduce.map_or("", |reduce| reduce.into))
 }
 
 /// The WGSL that swaps parameters and averages.

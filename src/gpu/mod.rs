@@ -22,6 +22,7 @@ pub(crate) mod ring;
 pub(crate) mod runs;
 pub(crate) mod tiles;
 pub(crate) mod transfer;
+mod wgsl;
 
 /// A wgpu device and queue with what is compiled on them. Clones share everything.
 #[derive(Clone, Debug)]
