@@ -1,13 +1,13 @@
 // Norms of gradients, the first level: a partial result for each tile of at most 4,096 elements, in a fixed order.
 //
 // Padding is not read. Elements that are not finite are left out of the norm where the policy zeroes them.
-// src/gpu/norm.rs makes the tiles, src/gpu/passes.rs the constants KIND and ZERO. CPU twin: cpu::norm.
+// Behind reduce.wgsl, the constants KIND and ZERO, and the gradient's accessor, which src/gpu/passes.rs generates. CPU
+// twin: cpu::norm.
 
 struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read_write> partials: array<Partial>;
-@group(1) @binding(0) var<storage, read> grad: array<f32>;
 
 var<workgroup> largest: atomic<u32>;
 
@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var most = 0u;
     var bad = 0u;
     for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
-        var bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
+        var bits = bitcast<u32>(load_grad(i)) & 0x7fffffffu;
         bad = max(bad, bits);
         if ZERO && bits >= INFINITE {
             bits = 0u;
@@ -45,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         scale = bitcast<f32>(exponent);
         sum = 0.0;
         for (var i = tile.start + lane; i < tile.start + tile.len; i += 256u) {
-            let bits = bitcast<u32>(grad[i]) & 0x7fffffffu;
+            let bits = bitcast<u32>(load_grad(i)) & 0x7fffffffu;
             sum = add(sum, inverse * bitcast<f32>(select(bits, 0u, ZERO && bits >= INFINITE)), KIND);
         }
     }

@@ -3,7 +3,7 @@
 //
 // `prepare` (one workgroup) decides about the step and writes `control`; `rows` (a workgroup a row) picks the
 // coefficients for the step count that the device has reached, out of those that the host has computed for every count
-// it may have reached. src/optimizer/guard.rs lays out `slot`. CPU twin: `Guard::decide` in src/scaling.rs.
+// it may have reached. Behind reduce.wgsl, wide.wgsl and step_input.wgsl. CPU twin: `Guard::decide` in src/scaling.rs.
 
 struct Control {
     scale: f32,            // of the loss
@@ -32,53 +32,10 @@ struct Measured {
     unused2: u32,
 }
 
-@group(0) @binding(0) var<storage, read> slot: array<u32>;
 @group(1) @binding(0) var<storage, read> partials: array<Partial>;
 @group(1) @binding(1) var<storage, read_write> control: Control;
 @group(1) @binding(2) var<storage, read_write> rows: array<u32>;
 
-// The head of the slot.
-const STEP = 0u;
-const POLICY = 1u;
-const PARTIALS = 2u;
-const CLIP = 3u;
-const SCALING = 8u;
-const GROWTH = 9u;      // an f64: the upper word, then the lower
-const BACKOFF = 11u;    // an f64
-const INTERVAL = 13u;
-const MIN_SCALE = 14u;
-const MEASURES = 15u;
-const NAN = 16u;
-const ROWS = 17u;
-const MEASURED = 18u;   // 1 if the norm is in `control` already
-const HEAD = 20u;
-
-// Behind it an entry for each row.
-const CANDIDATES = 0u;
-const WIDTH = 1u;
-const WORDS = 2u;
-const WEIGHT = 3u;
-const TAKEN = 4u;
-const SCHEDULED = 8u;
-const FIRST = 12u;
-const COUNT = 13u;
-const WEIGHT_POWER = 14u;
-const ENTRY_CLIP = 15u;
-const GROUP_FIRST = 20u;
-const GROUP_COUNT = 21u;
-const GROUP_CLIP = 22u;
-const ENTRY = 28u;
-
-// A limit on a norm: kind, maximum, ε, form, a factor on the norm. The form is 1 if it only shrinks, 2 for no limit.
-const KIND = 0u;
-const MAX_NORM = 1u;
-const EPS = 2u;
-const FORM = 3u;
-const FACTOR = 4u;
-const NO_CLIP = 2u;
-
-const SKIP = 0u;
-const ZERO = 2u;
 // In `bad`: elements that are not finite count as 0; a finite element becomes ∞ by the factors on it.
 const ZEROED = 4u;
 const OVERFLOW = 8u;
@@ -98,16 +55,6 @@ var<workgroup> untaken: array<atomic<u32>, 4>;
 var<workgroup> reach: atomic<i32>;
 var<workgroup> overflows: atomic<u32>;
 var<workgroup> chosen: Wide;
-
-fn number(at: u32) -> f32 {
-    return bitcast<f32>(slot[at]);
-}
-
-// What stands before a gradient of this row: the host's factor, without its sign.
-fn weight(row: u32) -> Wide {
-    let entry = HEAD + ENTRY * row;
-    return times(wide(number(entry + WEIGHT)), wide(number(entry + WEIGHT_POWER)));
-}
 
 // Whether its own limit, or its group's, keeps a row's gradient finite. `ClipNorm::check` sees to it that any limit
 // does.

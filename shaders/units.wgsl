@@ -7,7 +7,10 @@
 // A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. A longer unit is cut into
 // parts, a workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A unit
 // of one part needs `main` alone. No thread takes more than some thousand turns: some drivers end loops after 32,768.
-// src/gpu/units.rs makes the jobs. CPU twin: `Job::reshape` in src/cpu.rs.
+// `parts` holds of each part of each unit the pairs of g and of w; behind them, for each unit, what `change` returns.
+//
+// Behind reduce.wgsl, wide.wgsl, step_input.wgsl, and the other bindings of group 1, which src/gpu/passes.rs generates.
+// CPU twin: `Job::reshape` in src/cpu.rs.
 
 struct Job {
     param: u32,
@@ -25,22 +28,7 @@ struct Job {
     turns: u32,            // of each thread in a part
 }
 
-@group(0) @binding(0) var<storage, read> slot: array<u32>;
 @group(1) @binding(0) var<storage, read> job: Job;
-@group(1) @binding(1) var<storage, read_write> param: array<f32>;
-@group(1) @binding(2) var<storage, read_write> grad: array<f32>;
-@group(1) @binding(3) var<storage, read> loss_scale: f32;
-// Of each part of each unit the pairs of g and of w; behind them, for each unit, what `change` returns.
-@group(1) @binding(4) var<storage, read_write> parts: array<vec4<f32>>;
-
-// As in prepare.wgsl.
-const POLICY = 1u;
-const ZERO = 2u;
-const SCALING = 8u;
-const HEAD = 20u;
-const ENTRY = 28u;
-const WEIGHT = 3u;
-const WEIGHT_POWER = 14u;
 
 // A thread's share of a part of a unit: elements from `first` to below `end`.
 struct Share { unit: u32, part: u32, first: u32, end: u32, stride: u32 }
@@ -116,13 +104,13 @@ fn measure(share: Share) -> vec4<f32> {
     var w = vec2(0.0);
     for (var k = share.first; k < share.end; k += share.stride) {
         let at = share.unit * job.unit_step + k * job.step;
-        var x = grad[job.grad + at];
+        var x = load_grad(job.grad + at);
         if slot[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
             x = 0.0;
         }
         if job.adaptive == 1u {
             g = add(g, x);
-            w = add(w, param[job.param + at]);
+            w = add(w, load_param(job.param + at));
         } else {
             // Divided at once, since a sum might overflow.
             g.y += x / f32(job.count);
@@ -136,12 +124,11 @@ fn change(found: vec4<f32>) -> vec3<f32> {
     if job.adaptive == 0u {
         return vec3(1.0, 1.0, found.y);
     }
-    let entry = HEAD + ENTRY * job.row;
-    var weight = times(wide(bitcast<f32>(slot[entry + WEIGHT])), wide(bitcast<f32>(slot[entry + WEIGHT_POWER])));
+    var factor = weight(job.row);
     if slot[SCALING] == 1u {
-        weight = over(weight, wide(loss_scale));
+        factor = over(factor, wide(loss_scale));
     }
-    let norm = times(times(weight, wide(found.x)), wide(sqrt(found.y)));
+    let norm = times(times(factor, wide(found.x)), wide(sqrt(found.y)));
     let limit = times(wide(job.clipping), larger(times(wide(found.z), wide(sqrt(found.w))), wide(job.eps)));
     if (bitcast<u32>(norm.m) & 0x7fffffffu) > INFINITE {
         return vec3(norm.m, 1.0, 0.0);
@@ -162,8 +149,8 @@ fn larger(a: Wide, b: Wide) -> Wide {
 fn rewrite(share: Share, change: vec3<f32>) {
     for (var k = share.first; k < share.end; k += share.stride) {
         let at = job.grad + share.unit * job.unit_step + k * job.step;
-        let g = grad[at];
-        grad[at] = change.x * select(change.y * g, g, change.y == 1.0) - change.z;
+        let g = load_grad(at);
+        store_grad(at, change.x * select(change.y * g, g, change.y == 1.0) - change.z);
     }
 }
 

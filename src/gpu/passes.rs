@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::Gpu;
 use super::kernel::{layout, row_layout};
 use crate::error::{Error, Result};
+use crate::formats::{Format, Lane};
 
 pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
 const WIDE: &str = include_str!("../../shaders/wide.wgsl");
+const STEP_INPUT: &str = include_str!("../../shaders/step_input.wgsl");
 const UNITS: &str = include_str!("../../shaders/units.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
 
@@ -48,7 +50,7 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 
 /// The WGSL of the passes before the update: name, entry point, text.
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
-    let (norm, prepare) = (norm_text(1, true), prepare_text());
+    let (norm, prepare) = (norm_text(1, true, Format::F32), prepare_text());
     let mut shaders = vec![("norm", "main", norm)];
     for entry in ["total", "prepare", "rows_main"] {
         shaders.push(("prepare", entry, prepare.clone()));
@@ -60,33 +62,51 @@ pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     shaders
 }
 
+/// A buffer of group `group` with numbers of this format, and a function that loads one.
+fn loaded(name: &str, group: u32, binding: u32, access: &str, format: Format) -> String {
+    let (ty, load) = (format.lane_type(Lane::Tail), format.load(Lane::Tail, name, "at"));
+    format!(
+        "@group({group}) @binding({binding}) var<storage, {access}> {name}: array<{ty}>;\n\
+         fn load_{name}(at: u32) -> f32 {{ return {load}; }}\n"
+    )
+}
+
 /// The norm's pass for this [`Norm::kind`](crate::Norm); with `zero`, of the finite elements.
-fn norm_text(kind: u32, zero: bool) -> String {
-    format!("const KIND = {kind}u; const ZERO = {zero};\n{REDUCE}{NORM}")
+fn norm_text(kind: u32, zero: bool, format: Format) -> String {
+    let (constants, grad) =
+        (format!("const KIND = {kind}u;\nconst ZERO = {zero};"), loaded("grad", 1, 0, "read", format));
+    format!("{REDUCE}{}{constants}\n{grad}{NORM}", format.shader())
 }
 
 /// The decision about a step, and its rows of coefficients.
 fn prepare_text() -> String {
-    format!("{REDUCE}{WIDE}{PREPARE}")
+    format!("{REDUCE}{WIDE}{STEP_INPUT}{PREPARE}")
 }
 
 /// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that
 /// are written.
 fn units_text(shared: bool) -> String {
-    let mut text = format!("{REDUCE}{WIDE}{UNITS}");
-    if shared {
-        text = text.replace("@group(1) @binding(1) var<storage, read_write> param: array<f32>;\n", "");
-        text = text.replace("@binding(2) var<storage, read_write> grad", "@binding(1) var<storage, read_write> grad");
-        text = text.replace("@group(1) @binding(3)", "@group(1) @binding(2)");
-        text = text.replace("@group(1) @binding(4)", "@group(1) @binding(3)").replace("param[", "grad[");
-    }
-    text
+    let format = Format::F32;
+    let (first, param) = match shared {
+        true => (1, "fn load_param(at: u32) -> f32 { return load_grad(at); }\n".to_owned()),
+        false => (2, loaded("param", 1, 1, "read_write", format)),
+    };
+    let grad = loaded("grad", 1, first, "read_write", format);
+    let store = format.store(Lane::Tail, "grad", "at", "x");
+    let (scale, parts) = (first + 1, first + 2);
+    format!(
+        "{REDUCE}{WIDE}{STEP_INPUT}{}{param}{grad}\
+         fn store_grad(at: u32, x: f32) {{ {store} }}\n\
+         @group(1) @binding({scale}) var<storage, read> loss_scale: f32;\n\
+         @group(1) @binding({parts}) var<storage, read_write> parts: array<vec4<f32>>;\n{UNITS}",
+        format.shader()
+    )
 }
 
 impl Gpu {
     /// Partial norms.
     pub(crate) fn norm_pass(&self, kind: u32, zero: bool) -> Result<Arc<Pass>> {
-        self.pass("norm", norm_text(kind, zero), "main", &[&[true, false], &[true]])
+        self.pass("norm", norm_text(kind, zero, Format::F32), "main", &[&[true, false], &[true]])
     }
 
     /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only
