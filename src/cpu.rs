@@ -26,13 +26,14 @@ const CHUNK: usize = 1 << 14;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_SLOTS: usize = 8;
 
-/// One parameter's memory. All slices have one length; `slots` are the states that the configuration keeps, in order,
-/// and behind them the average if there is one.
+/// One parameter's memory. `slots` are the elements' states that the configuration keeps, in order, and behind them the
+/// average if there is one; they are as long as the parameter. `others` are its states of other extents.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],
     pub(crate) gradient: Gradient<'a, F>,
     pub(crate) slots: Vec<&'a mut [F]>,
+    pub(crate) others: Vec<&'a mut [F]>,
 }
 
 /// A job in one of the two precisions.
@@ -104,6 +105,24 @@ impl AnyJob<'_> {
         match self {
             Self::F32(_) => Format::F32,
             Self::F64(_) => Format::F64,
+        }
+    }
+
+    /// The number that a reduction over the tensor keeps; 0 if it keeps none.
+    pub(crate) fn kept(&self) -> f64 {
+        match self {
+            Self::F32(job) => job.others.first().and_then(|state| state.first()).map_or(0.0, |&x| x.into()),
+            Self::F64(job) => job.others.first().and_then(|state| state.first()).map_or(0.0, |&x| x),
+        }
+    }
+
+    /// Keeps another number, if its rule's reduction keeps one.
+    pub(crate) fn keep(&mut self, number: f64) {
+        match self {
+            Self::F32(job) => {
+                job.others.iter_mut().flat_map(|state| state.first_mut()).for_each(|x| *x = f32::of(number))
+            }
+            Self::F64(job) => job.others.iter_mut().flat_map(|state| state.first_mut()).for_each(|x| *x = number),
         }
     }
 
@@ -181,7 +200,8 @@ impl<'a, F: Real> Job<'a, F> {
         let (a, b) = self.parameter.split_at_mut(at);
         let (ga, gb) = self.gradient.split_at(at);
         let (sa, sb) = self.slots.into_iter().map(|s| s.split_at_mut(at)).unzip();
-        (Self { parameter: a, gradient: ga, slots: sa }, Self { parameter: b, gradient: gb, slots: sb })
+        let part = |parameter, gradient, slots| Self { parameter, gradient, slots, others: Vec::new() };
+        (part(a, ga, sa), part(b, gb, sb))
     }
 }
 
@@ -238,7 +258,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     first: usize,
 ) {
     let driver = Driver::<F>::of(c);
-    let Job { parameter, mut gradient, slots } = job;
+    let Job { parameter, mut gradient, slots, .. } = job;
     let mut slots = slots.into_iter();
     let mut kept: [Option<&mut [F]>; MAX_SLOTS] = Default::default();
     for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {

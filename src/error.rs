@@ -50,12 +50,12 @@ pub enum Error {
         name: String,
     },
     /// The rule of this parameter keeps no such state.
-    #[error("`{parameter}` has no state `{slot}`, only {known:?}")]
+    #[error("`{parameter}` has no state `{state}`, only {known:?}")]
     UnknownState {
         /// The parameter.
         parameter: String,
         /// The state that was asked for.
-        slot: String,
+        state: String,
         /// The states that its rule keeps.
         known: Vec<&'static str>,
     },

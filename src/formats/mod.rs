@@ -2,6 +2,8 @@
 
 mod f32;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 /// How a number is stored. Arithmetic is always f32, and f64 on the CPU where parameters are f64.
@@ -16,11 +18,41 @@ pub enum Format {
 }
 
 impl Format {
+    /// Bytes of a number of the smallest format.
+    pub(crate) const SMALLEST: u64 = 4;
+
     /// Bytes of a number.
     pub const fn size(self) -> u64 {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        }
+    }
+
+    /// These numbers as they are stored.
+    pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
+        match self {
+            Self::F32 => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
+        }
+    }
+
+    /// Stored numbers, each rounded to `f32` once.
+    pub(crate) fn decode(self, bytes: &[u8]) -> Cow<'_, [f32]> {
+        match self {
+            Self::F32 => {
+                let aligned = bytemuck::try_cast_slice(bytes).map(Cow::Borrowed);
+                aligned.unwrap_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)))
+            }
+            Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
         }
     }
 
@@ -92,15 +124,77 @@ pub enum Extent {
     Group,
 }
 
-/// One kind of memory that a rule keeps: a state.
+impl Extent {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Element => "element",
+            Self::Row => "row",
+            Self::Column => "column",
+            Self::Tensor => "tensor",
+            Self::Group => "group",
+        }
+    }
+
+    /// How many numbers there are for a tensor of this many elements and this shape, rows and columns. A tensor without
+    /// a shape is one row.
+    pub fn len(self, elements: usize, shape: Option<[usize; 2]>) -> usize {
+        let [rows, columns] = shape.unwrap_or([1, elements]);
+        match self {
+            Self::Element => elements,
+            Self::Row => rows,
+            Self::Column => columns,
+            Self::Tensor | Self::Group => 1,
+        }
+    }
+}
+
+/// One kind of memory of a group: its parameters, their gradients, a state that its rule keeps, or the average.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Storage {
-    /// The state's name, as PyTorch's `state_dict` has it.
+    /// Its name. A state has that of PyTorch's `state_dict`.
     pub name: &'static str,
     /// What one of its numbers belongs to.
     pub extent: Extent,
-    /// How its numbers are stored on a GPU.
+    /// How its numbers are stored on a GPU. On the CPU they have the parameter's type, and those of a group are `f64`.
     pub format: Format,
     /// What they start from.
     pub initial: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extent_has_as_many_numbers_as_there_are_of_it() {
+        let of = |extent: Extent| [None, Some([2, 3]), Some([6, 1])].map(|shape| extent.len(6, shape));
+        assert_eq!(of(Extent::Element), [6, 6, 6]);
+        assert_eq!(of(Extent::Row), [1, 2, 6]);
+        assert_eq!(of(Extent::Column), [6, 3, 1]);
+        assert_eq!((of(Extent::Tensor), of(Extent::Group)), ([1; 3], [1; 3]));
+    }
+
+    #[test]
+    fn numbers_are_stored_and_come_back() {
+        let values = [0.1, -0.0, f32::MAX, f32::INFINITY, f32::MIN_POSITIVE / 2.0];
+        for format in [Format::F32, Format::F64] {
+            let bytes = format.encode(&values);
+            assert!(format.size() >= Format::SMALLEST);
+            assert_eq!(bytes.len() as u64, format.size() * values.len() as u64);
+            let bits = |x: &f32| x.to_bits();
+            assert!(format.decode(&bytes).iter().map(bits).eq(values.iter().map(bits)), "{}", format.name());
+        }
+    }
+
+    /// What a checkpoint says is the name.
+    #[test]
+    fn names_are_those_of_files() {
+        for format in [Format::F32, Format::F64] {
+            assert_eq!(serde_json::to_string(&format).unwrap(), format!("\"{}\"", format.name()));
+        }
+        for extent in [Extent::Element, Extent::Row, Extent::Column, Extent::Tensor, Extent::Group] {
+            assert_eq!(serde_json::to_string(&extent).unwrap(), format!("\"{}\"", extent.name()));
+        }
+    }
 }

@@ -72,8 +72,8 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
         let shared = w.overlaps(&g);
         if shared {
             let both = w.around(&g);
-            at += ((w.offset - both.offset) / 4) as u32;
-            at_g += ((g.offset - both.offset) / 4) as u32;
+            at += (w.first() - both.first()) as u32;
+            at_g += (g.first() - both.first()) as u32;
             (w, g) = (both.clone(), both);
         }
         let (needed, available) = (w.size().max(g.size()), limits.max_storage_buffer_binding_size);

@@ -1,18 +1,25 @@
 //! Where a parameter's numbers are: in ranges of the caller's buffers, or of our arena.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::Gpu;
 use crate::error::{Error, Result};
+use crate::formats::Format;
 
-/// Tensors of an arena start at multiples of this many elements. 256 bytes are the strictest alignment that a device
-/// may demand.
-pub(crate) const ALIGN: u64 = 64;
+/// Bytes. The strictest alignment that a device may demand of what is bound.
+const STRICTEST: u64 = 256;
+/// Elements, of any format: at least [`STRICTEST`] bytes.
+pub(crate) const ALIGN: u64 = STRICTEST / Format::SMALLEST;
+/// What kernels read and write as parameters.
+const PARAMETERS: &[Format] = &[Format::F32];
+/// What kernels read as gradients.
+const GRADIENTS: &[Format] = &[Format::F32];
 /// Elements up to which an arena makes room for 16 times what it holds.
 const SMALL: u64 = 1 << 12;
 const SIBLINGS: u64 = 16;
 
-/// `len` consecutive `f32` of a buffer, from a byte offset on.
+/// `len` consecutive numbers of a buffer, from a byte offset on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BufferRange {
     /// The buffer.
@@ -21,6 +28,8 @@ pub struct BufferRange {
     pub offset: u64,
     /// How many elements it has.
     pub len: usize,
+    /// How its elements are stored.
+    pub format: Format,
 }
 
 /// Finds two uses of memory that overlap, at least one of which writes. Returns their indices. A use is a range, and
@@ -45,19 +54,24 @@ pub(crate) fn conflict(uses: &[(&BufferRange, bool)]) -> Option<(usize, usize)> 
 }
 
 impl BufferRange {
-    /// `len` elements from byte `offset` on.
+    /// `len` elements of `f32` from byte `offset` on.
     pub fn new(buffer: &wgpu::Buffer, offset: u64, len: usize) -> Self {
-        Self { buffer: buffer.clone(), offset, len }
+        Self::of(buffer, offset, len, Format::F32)
     }
 
-    /// The whole buffer.
+    /// `len` elements of this format from byte `offset` on.
+    pub fn of(buffer: &wgpu::Buffer, offset: u64, len: usize, format: Format) -> Self {
+        Self { buffer: buffer.clone(), offset, len, format }
+    }
+
+    /// The whole buffer, as `f32`.
     pub fn whole(buffer: &wgpu::Buffer) -> Self {
-        Self::new(buffer, 0, (buffer.size() / 4) as usize)
+        Self::new(buffer, 0, (buffer.size() / Format::F32.size()) as usize)
     }
 
     /// Size in bytes.
     pub fn size(&self) -> u64 {
-        (self.len as u64).saturating_mul(4)
+        (self.len as u64).saturating_mul(self.format.size())
     }
 
     /// Where the range ends, in bytes.
@@ -67,30 +81,65 @@ impl BufferRange {
 
     /// The range as a resource of your bind groups.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
-        // An empty range cannot be bound. Its padding can.
-        let size = wgpu::BufferSize::new(self.size().max(4));
+        // An empty range cannot be bound. Its padding can. What is bound has whole words.
+        let size = wgpu::BufferSize::new(self.size().max(4).next_multiple_of(4));
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
     /// The range extended to the left, so that every device can bind it, and the element at which the original range
     /// starts in it.
     pub(crate) fn aligned(&self) -> (Self, u32) {
-        let before = self.offset % (4 * ALIGN) / 4;
-        (Self::new(&self.buffer, self.offset - 4 * before, self.len + before as usize), before as u32)
+        let before = self.offset % STRICTEST / self.format.size();
+        let offset = self.offset - self.format.size() * before;
+        (Self { offset, len: self.len + before as usize, ..self.clone() }, before as u32)
     }
 
-    /// The smallest range that contains both.
+    /// How many elements of its format lie before it in its buffer.
+    pub(crate) fn first(&self) -> u64 {
+        self.offset / self.format.size()
+    }
+
+    /// How many elements of its format its buffer holds.
+    pub(crate) fn all(&self) -> u64 {
+        self.buffer.size() / self.format.size()
+    }
+
+    /// These elements of it.
+    pub(crate) fn part(&self, elements: Range<u64>) -> Self {
+        let (offset, len) = (self.offset + self.format.size() * elements.start, elements.end - elements.start);
+        Self { offset, len: len as usize, ..self.clone() }
+    }
+
+    /// Up to `len` elements of its buffer, from element `first` of the buffer on.
+    pub(crate) fn window(&self, first: u64, len: u64) -> Self {
+        Self { offset: 0, ..self.clone() }.part(first..first + len.min(self.all() - first))
+    }
+
+    /// The smallest range that contains both, which have one format.
     pub(crate) fn around(&self, other: &Self) -> Self {
-        let (start, end) = (self.offset.min(other.offset), self.end().max(other.end()));
-        Self::new(&self.buffer, start, ((end - start) / 4) as usize)
+        let (offset, end) = (self.offset.min(other.offset), self.end().max(other.end()));
+        Self { offset, len: ((end - offset) / self.format.size()) as usize, ..self.clone() }
     }
 
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
     }
 
-    /// Checks that kernels can work on the range.
+    /// Checks that kernels can work on the range, as on a parameter.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
+        self.check_as(name, PARAMETERS)
+    }
+
+    /// Checks that kernels can read the range as a gradient.
+    pub(crate) fn check_gradient(&self, name: &str) -> Result<()> {
+        self.check_as(name, GRADIENTS)
+    }
+
+    fn check_as(&self, name: &str, formats: &[Format]) -> Result<()> {
+        if !formats.contains(&self.format) {
+            let (expected, found) = (formats[0].name(), self.format.name());
+            return Err(Error::ElementType { name: name.into(), expected, found });
+        }
         let (usage, found) = (wgpu::BufferUsages::STORAGE, self.buffer.usage());
         if !found.contains(usage) {
             return Err(Error::MissingUsage { name: name.into(), usage, found });
@@ -98,8 +147,10 @@ impl BufferRange {
         if self.end() > self.buffer.size() {
             return Err(Error::OutOfBounds { name: name.into(), end: self.end(), size: self.buffer.size() });
         }
-        if !self.offset.is_multiple_of(4) {
-            return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment: 4 });
+        // WGSL addresses words.
+        let alignment = self.format.size().max(4);
+        if !self.offset.is_multiple_of(alignment) {
+            return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment });
         }
         Ok(())
     }
@@ -110,14 +161,14 @@ impl BufferRange {
     }
 }
 
-fn chunk_buffer(gpu: &Gpu, label: &str, len: u64) -> wgpu::Buffer {
+fn chunk_buffer(gpu: &Gpu, (label, format): &(String, Format), len: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let (label, size) = (Some(label), 4 * len);
+    let (label, size) = (Some(label.as_str()), format.size() * len);
     gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
 }
 
 /// One parameter's memory on the GPU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tensor {
     /// Parameter and gradient lie in the group's arena, with padding. Otherwise they lie in the caller's buffers.
     pub(crate) owned: bool,
@@ -131,37 +182,42 @@ pub(crate) struct Tensor {
     pub(crate) gradient: Option<BufferRange>,
     /// The gradient in the arena.
     pub(crate) own_gradient: Option<BufferRange>,
-    pub(crate) slots: Vec<BufferRange>,
-    /// The number that a norm-based rule keeps for the tensor.
-    pub(crate) scalar: Option<(Place, BufferRange)>,
+    /// All of its states, in the order of the group's storage.
+    pub(crate) states: Vec<BufferRange>,
+    /// Where the states of other extents than its elements are: which of the group's arenas, and the place in it.
+    pub(crate) others: Vec<(usize, Place)>,
 }
 
 impl Tensor {
     /// Whether the kernel writes to this buffer.
     pub(crate) fn binds(&self, buffer: &wgpu::Buffer) -> bool {
-        self.slots.iter().chain(&self.parameter).any(|range| range.buffer == *buffer)
+        self.states.iter().chain(&self.parameter).any(|range| range.buffer == *buffer)
     }
 }
 
 /// A part of a chunk: the same elements in each of its buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) chunk: usize,
-    /// In elements, a multiple of [`ALIGN`].
+    /// In elements, a multiple of the arena's alignment.
     pub(crate) start: u64,
-    /// In elements, a multiple of [`ALIGN`].
+    /// In elements, a multiple of the arena's alignment.
     pub(crate) len: u64,
 }
 
 /// A few large buffers, cut into aligned places. What is in use never moves, so that ranges handed out stay valid.
+/// Lengths are in elements; a chunk has a buffer for each kind of storage, of as many bytes as its format needs.
 ///
 /// Tensors that come together get a chunk of just their size. Those that come one by one get chunks with room for more,
 /// so that chunks, and with them dispatches, stay few: while nothing is removed, no more is free than half of what is
 /// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. A place that becomes free is used again. A chunk that
 /// becomes free goes at once; one stays while anything in it is in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Arena {
-    labels: Vec<String>,
+    /// Label and format of each buffer of a chunk.
+    kinds: Vec<(String, Format)>,
+    /// Elements. Places start at multiples of it, and so at multiples of [`STRICTEST`] bytes in every buffer.
+    align: u64,
     /// By index, which places name. One that went leaves an empty chunk.
     chunks: Vec<Chunk>,
     /// Free places by length: (length, chunk, start).
@@ -180,30 +236,37 @@ struct Chunk {
 }
 
 impl Arena {
-    /// An arena whose chunks have a buffer for each label.
-    pub(crate) fn new(labels: Vec<String>) -> Self {
-        Self { labels, ..Self::default() }
+    /// An arena whose chunks have a buffer of each kind, with this label and format.
+    pub(crate) fn new(kinds: Vec<(String, Format)>) -> Self {
+        let align = STRICTEST / smallest(&kinds);
+        Self { kinds, align, chunks: Vec::new(), free: BTreeSet::new(), total: 0, in_use: 0 }
     }
 
     /// Elements that a tensor occupies.
-    pub(crate) fn padded(len: usize) -> u64 {
-        (len as u64).max(1).next_multiple_of(ALIGN)
+    pub(crate) fn padded(&self, len: usize) -> u64 {
+        (len as u64).max(1).next_multiple_of(self.align)
+    }
+
+    /// The most elements that a chunk may have: each of its buffers has a size that the device allows.
+    pub(crate) fn most(&self, gpu: &Gpu) -> u64 {
+        gpu.device().limits().max_buffer_size / largest(&self.kinds) / self.align * self.align
     }
 
     /// Makes a new chunk for `len` padded elements, unless a present one has such a place free. `exact` leaves no room
     /// for more.
     pub(crate) fn reserve(&mut self, gpu: &Gpu, name: &str, len: u64, exact: bool) -> Result<()> {
-        if self.labels.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
+        if self.kinds.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
             return Ok(());
         }
-        let most = gpu.device().limits().max_buffer_size / 4 / ALIGN * ALIGN;
+        let most = self.most(gpu);
         if len > most {
-            let (needed, available) = (4 * len, 4 * most);
+            let size = largest(&self.kinds);
+            let (needed, available) = (size * len, size * most);
             return Err(Error::OverLimit { name: name.into(), limit: "max_buffer_size", needed, available });
         }
         let room = if exact { len } else { self.room(len).min(most) };
         let buffers = gpu.scoped("a buffer of the arena", || {
-            self.labels.iter().map(|label| chunk_buffer(gpu, label, room)).collect()
+            self.kinds.iter().map(|kind| chunk_buffer(gpu, kind, room)).collect()
         })?;
         self.add_chunk(buffers, room);
         Ok(())
@@ -211,19 +274,20 @@ impl Arena {
 
     /// Whether its chunks have no buffers: of a rule without states.
     pub(crate) fn is_without_buffers(&self) -> bool {
-        self.labels.is_empty()
+        self.kinds.is_empty()
     }
 
     /// One buffer more for each chunk, for [`Arena::widen`].
-    pub(crate) fn buffers_like(&self, gpu: &Gpu, label: &str) -> Result<Vec<wgpu::Buffer>> {
+    pub(crate) fn buffers_like(&self, gpu: &Gpu, kind: &(String, Format)) -> Result<Vec<wgpu::Buffer>> {
         gpu.scoped("a buffer of the arena", || {
-            self.chunks.iter().filter(|chunk| chunk.len > 0).map(|chunk| chunk_buffer(gpu, label, chunk.len)).collect()
+            self.chunks.iter().filter(|chunk| chunk.len > 0).map(|chunk| chunk_buffer(gpu, kind, chunk.len)).collect()
         })
     }
 
-    /// Gives each chunk one of these buffers, as its last one.
-    pub(crate) fn widen(&mut self, label: String, buffers: Vec<wgpu::Buffer>) {
-        self.labels.push(label);
+    /// Gives each chunk one of these buffers, as its last one. Their format is no smaller than the smallest of the
+    /// arena, so that the places that are taken stay aligned.
+    pub(crate) fn widen(&mut self, kind: (String, Format), buffers: Vec<wgpu::Buffer>) {
+        self.kinds.push(kind);
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.len > 0);
         chunks.zip(buffers).for_each(|(chunk, buffer)| chunk.buffers.push(buffer));
     }
@@ -232,7 +296,7 @@ impl Arena {
     fn room(&self, len: u64) -> u64 {
         let all = self.in_use + len;
         let spare = (self.in_use / 2).max(SMALL.min(SIBLINGS * all).saturating_sub(all));
-        (len + spare.saturating_sub(self.total - self.in_use)).next_multiple_of(ALIGN)
+        (len + spare.saturating_sub(self.total - self.in_use)).next_multiple_of(self.align)
     }
 
     fn add_chunk(&mut self, buffers: Vec<wgpu::Buffer>, len: u64) {
@@ -245,8 +309,8 @@ impl Arena {
 
     /// The smallest free place of `len` padded elements. After [`Arena::reserve`] there is one.
     pub(crate) fn take(&mut self, len: u64) -> Option<Place> {
-        if self.labels.is_empty() {
-            return Some(Place { chunk: 0, start: 0, len: 0 });
+        if self.kinds.is_empty() {
+            return Some(Place::default());
         }
         let &(free, chunk, start) = self.free.range((len, 0, 0)..).next()?;
         self.unset_free(chunk, start, free);
@@ -295,8 +359,20 @@ impl Arena {
     /// The first `len` elements of a place, in each of its chunk's buffers.
     pub(crate) fn ranges(&self, place: Place, len: usize) -> Vec<BufferRange> {
         let buffers = self.chunks.get(place.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
-        buffers.iter().map(|buffer| BufferRange::new(buffer, 4 * place.start, len)).collect()
+        let range = |(buffer, (_, format)): (&wgpu::Buffer, &(String, Format))| {
+            BufferRange::of(buffer, format.size() * place.start, len, *format)
+        };
+        buffers.iter().zip(&self.kinds).map(range).collect()
     }
+}
+
+/// Bytes of an element of the smallest and of the largest of these formats; without any, of `f32`.
+fn smallest(kinds: &[(String, Format)]) -> u64 {
+    kinds.iter().map(|(_, format)| format.size()).min().unwrap_or(Format::F32.size())
+}
+
+fn largest(kinds: &[(String, Format)]) -> u64 {
+    kinds.iter().map(|(_, format)| format.size()).max().unwrap_or(Format::F32.size())
 }
 
 #[cfg(test)]
@@ -304,7 +380,7 @@ mod tests {
     use super::*;
 
     fn arena() -> Arena {
-        Arena::new(vec!["param".into()])
+        Arena::new(vec![("param".into(), Format::F32)])
     }
 
     /// Adds a tensor as [`Arena::reserve`] and [`Arena::take`] do, with no buffers behind it.
@@ -349,6 +425,20 @@ mod tests {
         assert_eq!(add(&mut arena, 1 << 21).chunk, 1);
     }
 
+    /// The smallest format decides: its buffer has the fewest bytes to a place.
+    #[test]
+    fn places_are_aligned_in_every_format() {
+        let kinds = |formats: &[Format]| formats.iter().map(|&format| (String::new(), format)).collect();
+        for formats in [&[Format::F32][..], &[Format::F64], &[Format::F64, Format::F32], &[]] {
+            let arena = Arena::new(kinds(formats));
+            for format in formats {
+                assert_eq!(arena.padded(1) * format.size() % STRICTEST, 0, "{formats:?}");
+            }
+        }
+        assert_eq!(Arena::new(kinds(&[Format::F64])).padded(33), 64);
+        assert_eq!(Arena::new(kinds(&[Format::F64, Format::F32])).padded(1), 64);
+    }
+
     /// Of all sizes, one by one: no more is free than half of what is in use, or the smallest chunk; and chunks stay
     /// few.
     #[test]
@@ -358,7 +448,8 @@ mod tests {
             let mut arena = arena();
             for _ in 0..2000 {
                 random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                add(&mut arena, Arena::padded((random >> 33) as usize % (1 << bits)));
+                let len = arena.padded((random >> 33) as usize % (1 << bits));
+                add(&mut arena, len);
                 let free = arena.total - arena.in_use;
                 assert!(free <= (arena.in_use / 2).max(SMALL), "{free} free beside {} in use", arena.in_use);
             }

@@ -60,16 +60,12 @@ pub(crate) fn pools<'a>(
         let mut first = 0;
         while first < len {
             // Up to where the first of the ranges leaves its window.
-            let at = |range: &BufferRange| range.offset / 4 + part.start + first;
+            let at = |range: &BufferRange| range.first() + part.start + first;
             let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(tile);
             let end = if len - first <= room { len } else { first + (room / tile * tile).max(1) };
             let aligned = width == 4 && run.ranges.iter().all(|range| at(range).is_multiple_of(4));
             let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
-            let bound = |range: &BufferRange| {
-                let base = at(range) / half * half;
-                let most = range.buffer.size() / 4 - base;
-                BufferRange::new(&range.buffer, 4 * base, window.min(most) as usize)
-            };
+            let bound = |range: &BufferRange| range.window(at(range) / half * half, window);
             let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
             let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
             let state = if has_gradient { 2 } else { 1 };

@@ -183,7 +183,7 @@ impl<'a> Builder<'a> {
         };
         let limits = self.gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
-        let bound = limits.max_storage_buffer_binding_size / 4;
+        let bound = limits.max_storage_buffer_binding_size / run.widest();
         let dispatched = if run.tiled { u64::MAX } else { u64::from(most) * WORKGROUP * 4 };
         let window = (bound.min(dispatched) / ALIGN * ALIGN).max(ALIGN);
         let whole = len / 4 * 4;
@@ -366,9 +366,7 @@ impl<'a> Builder<'a> {
 
     /// The kernel, and these elements of each range bound for it.
     fn bind(&mut self, key: KernelKey, run: &Run, elements: Range<u64>) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
-        let len = (elements.end - elements.start) as usize;
-        let cut = |range: &BufferRange| BufferRange::new(&range.buffer, range.offset + 4 * elements.start, len);
-        let ranges: Vec<_> = run.ranges.iter().map(cut).collect();
+        let ranges: Vec<_> = run.ranges.iter().map(|range| range.part(elements.clone())).collect();
         self.bind_windows(key, run.access, &ranges)
     }
 

@@ -33,6 +33,11 @@ impl Run {
         Self { ranges, access, parts, tiled, owned: false }
     }
 
+    /// Bytes of an element of the largest of its formats.
+    pub(crate) fn widest(&self) -> u64 {
+        self.ranges.iter().map(|range| range.format.size()).max().unwrap_or(1)
+    }
+
     /// Its first partial result is this one.
     pub(crate) fn with_results(mut self, out: u32) -> Self {
         self.parts.iter_mut().for_each(|part| part.out = out);

@@ -39,7 +39,7 @@ impl Gpu {
         self.mapped(&submission, mapped).await?;
         let view =
             staging.get_mapped_range(..).map_err(|e| self.check_alive().err().unwrap_or(failed(e.to_string())))?;
-        Ok(bytemuck::pod_collect_to_vec(&view))
+        Ok(range.format.decode(&view).into_owned())
     }
 
     /// Waits for a mapping that was asked for after this submission.
@@ -63,9 +63,9 @@ impl Gpu {
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
-            let offsets = (range.offset..).step_by(4 * PIECE);
+            let offsets = (range.offset..).step_by(range.format.size() as usize * PIECE);
             for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
-                self.queue().write_buffer(&range.buffer, offset, bytemuck::cast_slice(piece));
+                self.queue().write_buffer(&range.buffer, offset, &range.format.encode(piece));
                 if self.0.unsent.fetch_add(piece.len(), Relaxed) + piece.len() >= PIECE {
                     self.0.unsent.store(0, Relaxed);
                     self.queue().submit([]);
@@ -81,16 +81,15 @@ impl Gpu {
         self.scoped("a fill", || {
             let mut encoder = self.encoder();
             for (range, _) in zero {
-                encoder.clear_buffer(&range.buffer, range.offset, Some(4 * len));
+                encoder.clear_buffer(&range.buffer, range.offset, Some(range.format.size() * len));
             }
             self.queue().submit([encoder.finish()]);
         })?;
         for (range, &value) in other {
             let piece = vec![f32::of(value); PIECE.min(len as usize)];
-            for start in (0..len as usize).step_by(PIECE) {
-                let part = PIECE.min(len as usize - start);
-                let at = BufferRange::new(&range.buffer, range.offset + 4 * start as u64, part);
-                self.write(&at, &piece[..part], name)?;
+            for start in (0..len).step_by(PIECE) {
+                let part = range.part(start..len.min(start + PIECE as u64));
+                self.write(&part, &piece[..part.len], name)?;
             }
         }
         Ok(())

@@ -3,24 +3,16 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::accumulate::Held;
-use super::claims::Role;
+use super::claims::Binding;
 use super::place::NOWHERE;
-use super::{Change, Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Scalar, Vectors};
+use super::storage::Role;
+use super::{Change, Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result, require};
+use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
-
-/// Which of a parameter's vectors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Part {
-    Parameter,
-    Gradient,
-    State(usize),
-    /// The number that a norm-based rule keeps.
-    Scalar,
-}
 
 impl Optimizer {
     /// The parameter's values. On a GPU this waits for all work submitted so far: the future needs no polling of the
@@ -31,16 +23,16 @@ impl Optimizer {
     /// slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_SRC`, [`Error::ReadBack`],
     /// [`Error::DeviceLost`].
     pub async fn read<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
-        self.read_part(self.get(key)?, Part::Parameter).await
+        self.read_part(self.get(key)?, Role::Parameter).await
     }
 
     /// The state of this name: `exp_avg`, `momentum_buffer`, …
     ///
     /// # Errors
     /// As [`Optimizer::read`], and [`Error::UnknownState`].
-    pub async fn read_state<'k, F: Real>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<Vec<F>> {
+    pub async fn read_state<'k, F: Real>(&self, key: impl Into<Key<'k>>, state: &str) -> Result<Vec<F>> {
         let parameter = self.get(key)?;
-        self.read_part(parameter, self.state(parameter, slot)?).await
+        self.read_part(parameter, self.state(parameter, state)?).await
     }
 
     /// The gradient that the next step will read; for a missing one, the optimizer's own.
@@ -48,7 +40,7 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::read`], and [`Error::Unsupported`] if there is none.
     pub async fn read_gradient<'k, F: Real>(&self, key: impl Into<Key<'k>>) -> Result<Vec<F>> {
-        self.read_part(self.get(key)?, Part::Gradient).await
+        self.read_part(self.get(key)?, Role::Gradient).await
     }
 
     /// [`Optimizer::read`], waiting for it.
@@ -65,8 +57,8 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::read_state`].
     #[cfg(not(target_family = "wasm"))]
-    pub fn read_state_blocking<'k, F: Real>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<Vec<F>> {
-        pollster::block_on(self.read_state(key, slot))
+    pub fn read_state_blocking<'k, F: Real>(&self, key: impl Into<Key<'k>>, state: &str) -> Result<Vec<F>> {
+        pollster::block_on(self.read_state(key, state))
     }
 
     /// [`Optimizer::read_gradient`], waiting for it.
@@ -85,7 +77,7 @@ impl Optimizer {
     /// in the caller's slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`, [`Error::Rejected`],
     /// [`Error::DeviceLost`].
     pub fn write<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
-        self.write_part(key.into(), |_, _| Ok(Part::Parameter), values)
+        self.write_part(key.into(), |_, _| Ok(Role::Parameter), values)
     }
 
     /// Sets the state of this name, before the work that is submitted next. An `average` that is written counts all of
@@ -93,12 +85,12 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::UnknownState`].
-    pub fn write_state<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, slot: &str, values: &[F]) -> Result<()> {
+    pub fn write_state<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, state: &str, values: &[F]) -> Result<()> {
         let key = key.into();
-        self.write_part(key, |optimizer, parameter| optimizer.state(parameter, slot), values)?;
+        self.write_part(key, |optimizer, parameter| optimizer.state(parameter, state), values)?;
         let id = self.find(key)?;
         self.parameters.entry(id.0).and_modify(|parameter| {
-            if slot == AVERAGE {
+            if state == AVERAGE {
                 parameter.average_begun = None;
             }
         });
@@ -111,7 +103,7 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
     pub fn write_gradient<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
-        self.write_part(key.into(), |_, _| Ok(Part::Gradient), values)
+        self.write_part(key.into(), |_, _| Ok(Role::Gradient), values)
     }
 
     /// Steps that this parameter has taken (on a GPU: that were recorded; those that the device is known to have
@@ -178,9 +170,9 @@ impl Optimizer {
             (Memory::Gpu(_), Gradient::Buffer(range)) => {
                 parameter.check_len(range.len)?;
                 let name = format!("gradient of {}", parameter.name);
-                range.check(&name)?;
+                range.check_gradient(&name)?;
                 let zeroed = self.groups[parameter.group].settings.writes_gradient();
-                let (name, role) = (parameter.name.clone(), if zeroed { Role::Zeroed } else { Role::Gradient });
+                let (name, role) = (parameter.name.clone(), if zeroed { Binding::Zeroed } else { Binding::Gradient });
                 self.check_overlap(Some(id), &name, range, role)?;
                 (Some(range.clone()), false)
             }
@@ -217,7 +209,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU.
     pub fn parameter<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
-        self.range(self.get(key)?, Part::Parameter)
+        self.range(self.get(key)?, Role::Parameter)
     }
 
     /// The range of the gradient on the GPU, for your kernels to write. A gradient that nobody has written counts as
@@ -228,7 +220,7 @@ impl Optimizer {
     /// As [`Optimizer::parameter`], also if the parameter has none.
     pub fn gradient<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
         let parameter = self.get(key)?;
-        let range = self.range(parameter, Part::Gradient)?;
+        let range = self.range(parameter, Role::Gradient)?;
         parameter.handed_out.store(true, Relaxed);
         Ok(range)
     }
@@ -237,9 +229,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Optimizer::parameter`], and [`Error::UnknownState`].
-    pub fn state_range<'k>(&self, key: impl Into<Key<'k>>, slot: &str) -> Result<&BufferRange> {
+    pub fn state_range<'k>(&self, key: impl Into<Key<'k>>, state: &str) -> Result<&BufferRange> {
         let parameter = self.get(key)?;
-        self.range(parameter, self.state(parameter, slot)?)
+        self.range(parameter, self.state(parameter, state)?)
     }
 
     /// Sets all gradients to 0. One that was written stays present, as 0; one that holds micro-batches becomes missing,
@@ -287,89 +279,68 @@ impl Optimizer {
         Ok(())
     }
 
-    fn state(&self, parameter: &Parameter, slot: &str) -> Result<Part> {
-        let mut known = self.groups[parameter.group].slots();
-        let scalar = self.groups[parameter.group].rule.reduce().and_then(|reduce| reduce.keeps);
-        match known.iter().position(|name| *name == slot) {
-            Some(k) => Ok(Part::State(k)),
-            None if scalar == Some(slot) => Ok(Part::Scalar),
-            None => {
-                known.extend(scalar);
-                Err(Error::UnknownState { parameter: parameter.name.clone(), slot: slot.into(), known })
-            }
+    fn state(&self, parameter: &Parameter, state: &str) -> Result<Role> {
+        let group = &self.groups[parameter.group];
+        let known = || group.states().map(|stored| stored.storage.name).collect();
+        let unknown = || Error::UnknownState { parameter: parameter.name.clone(), state: state.into(), known: known() };
+        group.state(state).map(|stored| stored.role).ok_or_else(unknown)
+    }
+
+    pub(super) fn range<'a>(&'a self, parameter: &'a Parameter, role: Role) -> Result<&'a BufferRange> {
+        let refuse = |operation, reason| parameter.unsupported(operation, reason);
+        if let Device::Cpu = self.device {
+            return Err(refuse("a buffer range", "the optimizer runs on the CPU"));
         }
+        self.groups[parameter.group].range(parameter, role).ok_or_else(|| match role {
+            Role::Parameter => refuse("a buffer range", NOWHERE),
+            _ => refuse("the gradient", "the parameter has none"),
+        })
     }
 
-    pub(super) fn range<'a>(&'a self, parameter: &'a Parameter, part: Part) -> Result<&'a BufferRange> {
-        let Memory::Gpu(tensor) = &parameter.memory else {
-            return Err(parameter.unsupported("a buffer range", "the optimizer runs on the CPU"));
-        };
-        let range = match part {
-            Part::Parameter => {
-                return tensor.parameter.as_ref().ok_or_else(|| parameter.unsupported("a buffer range", NOWHERE));
-            }
-            Part::Gradient => tensor.gradient.as_ref(),
-            Part::State(k) => tensor.slots.get(k),
-            Part::Scalar => match (&tensor.scalar, &self.groups[parameter.group].scalar) {
-                (Some((_, range)), _) | (None, Some(Scalar::Gpu(range))) => Some(range),
-                _ => None,
-            },
-        };
-        range.ok_or_else(|| parameter.unsupported("the gradient", "the parameter has none"))
-    }
-
-    async fn read_part<F: Real>(&self, parameter: &Parameter, part: Part) -> Result<Vec<F>> {
+    async fn read_part<F: Real>(&self, parameter: &Parameter, role: Role) -> Result<Vec<F>> {
         check_element::<F>(parameter)?;
-        if let (Part::Scalar, Some(Scalar::Cpu(number))) = (part, &self.groups[parameter.group].scalar) {
-            return Ok(vec![F::of(*number)]);
+        if let Device::Gpu(gpu) = &self.device {
+            let values = gpu.read(self.range(parameter, role)?, &parameter.name).await?;
+            return Ok(bytemuck::cast_vec(values));
         }
-        match (&parameter.memory, &self.device) {
-            (Memory::Gpu(_), Device::Gpu(gpu)) => {
-                let values = gpu.read(self.range(parameter, part)?, &parameter.name).await?;
-                Ok(bytemuck::cast_vec(values))
-            }
-            (Memory::F32(v), _) => v.part(part, parameter).map(|v| bytemuck::cast_slice(v).to_vec()),
-            (Memory::F64(v), _) => v.part(part, parameter).map(|v| bytemuck::cast_slice(v).to_vec()),
-            (Memory::Gpu(_), Device::Cpu) => Err(parameter.unsupported("reading", "the optimizer runs on the CPU")),
-        }
+        let (memory, role) = self.groups[parameter.group].memory(parameter, role);
+        let values = match memory {
+            Memory::F32(v) => v.of(role).map(converted),
+            Memory::F64(v) => v.of(role).map(converted),
+            Memory::Gpu(_) => None,
+        };
+        values.ok_or_else(|| parameter.unsupported("reading", "it is in the caller's slice"))
     }
 
     fn write_part<F: Real>(
         &mut self,
         key: Key<'_>,
-        part: impl Fn(&Self, &Parameter) -> Result<Part>,
+        part: impl Fn(&Self, &Parameter) -> Result<Role>,
         values: &[F],
     ) -> Result<()> {
         let id = self.find(key)?;
         let parameter = self.get(id)?;
         let part = part(self, parameter)?;
         check_element::<F>(parameter)?;
-        match part {
-            Part::Scalar if values.len() != 1 => {
-                let (name, found) = (format!("the number of {}", parameter.name), values.len());
-                return Err(Error::Length { name, expected: 1, found });
-            }
-            Part::Scalar => {}
-            _ => parameter.check_len(values.len())?,
+        let (expected, found) = (self.groups[parameter.group].len_of(parameter, part), values.len());
+        if expected != found {
+            let of = self.groups[parameter.group].storage_of(part).filter(|storage| storage.extent != Extent::Element);
+            let name = of.map_or(parameter.name.clone(), |state| format!("{} of {}", state.name, parameter.name));
+            return Err(Error::Length { name, expected, found });
         }
-        if let (Part::Scalar, Some(Scalar::Cpu(_)), [value]) = (part, &self.groups[parameter.group].scalar, values) {
-            let group = parameter.group;
-            self.groups[group].scalar = Some(Scalar::Cpu(value.to_f64().unwrap_or(f64::NAN)));
-            return Ok(());
-        }
-        if part == Part::Gradient {
+        if part == Role::Gradient {
             self.write_values(id, part, values)?;
             self.parameters.entry(id.0).and_modify(|parameter| parameter.gradient = Held::Values);
             return Ok(());
         }
         self.check_swapped(parameter.group, "writing")?;
-        let velocity = Part::State(parameter.momentum_slot(&self.groups));
+        let velocity = Role::State(parameter.momentum(&self.groups));
         if parameter.shift != 0.0 && part == velocity {
             return Err(
                 parameter.unsupported("writing a state", "the next step has to take the look-ahead back with it")
             );
         }
-        if parameter.shift != 0.0 && matches!(part, Part::Parameter) {
+        if parameter.shift != 0.0 && matches!(part, Role::Parameter) {
             self.write_values(id, part, values)?;
             if let Some(parameter) = self.parameters.get_mut(&id.0) {
                 parameter.shift = 0.0;
@@ -380,21 +351,28 @@ impl Optimizer {
         self.write_values(id, part, values)
     }
 
-    fn write_values<F: Real>(&mut self, id: ParameterId, part: Part, values: &[F]) -> Result<()> {
+    fn write_values<F: Real>(&mut self, id: ParameterId, part: Role, values: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
         if let (Memory::Gpu(_), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
             return gpu.write(self.range(parameter, part)?, bytemuck::cast_slice(values), &parameter.name);
         }
-        let name = parameter.name.clone();
-        let target = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
-            Some(Memory::F32(v)) => v.part_mut(part).map(bytemuck::cast_slice_mut),
-            Some(Memory::F64(v)) => v.part_mut(part).map(bytemuck::cast_slice_mut),
-            _ => None,
-        };
         let reason = "it is in the caller's slice";
-        let target: &mut [F] = target.ok_or(Error::Unsupported { operation: "writing", name, reason })?;
-        target.copy_from_slice(values);
-        Ok(())
+        let refused = parameter.unsupported("writing", reason);
+        let written = self.memory_mut(id, part).and_then(|(memory, role)| match memory {
+            Memory::F32(v) => v.of_mut(role).map(|to| convert(to, values)),
+            Memory::F64(v) => v.of_mut(role).map(|to| convert(to, values)),
+            Memory::Gpu(_) => None,
+        });
+        written.ok_or(refused)
+    }
+
+    /// The memory that has what this role is to a parameter, and its role there.
+    fn memory_mut(&mut self, id: ParameterId, role: Role) -> Option<(&mut Memory, Role)> {
+        let parameter = self.parameters.get_mut(&id.0)?;
+        match role {
+            Role::Shared(k) => Some((&mut self.groups[parameter.group].shared, Role::State(k))),
+            _ => Some((&mut parameter.memory, role)),
+        }
     }
 }
 
@@ -403,27 +381,16 @@ fn check_element<F: Real>(parameter: &Parameter) -> Result<()> {
     if expected == found { Ok(()) } else { Err(Error::ElementType { name, expected, found }) }
 }
 
-impl<F: Real> Vectors<F> {
-    pub(super) fn part(&self, part: Part, parameter: &Parameter) -> Result<&[F]> {
-        let vector = match (part, &self.own) {
-            (Part::State(k), _) => self.slots.get(k),
-            (Part::Scalar, _) => Some(&self.scalar),
-            (Part::Parameter, Some(own)) => Some(&own.parameter),
-            (Part::Gradient, Some(own)) => Some(&own.gradient),
-            _ => None,
-        };
-        let refused = || parameter.unsupported("reading", "it is in the caller's slice");
-        vector.map(Vec::as_slice).ok_or_else(refused)
-    }
+/// As numbers of the caller's type. A group's own are `f64`, whatever the parameter's are.
+fn converted<F: Real, G: Real>(from: &[G]) -> Vec<F> {
+    let mut to = vec![F::zero(); from.len()];
+    convert(&mut to, from);
+    to
+}
 
-    pub(super) fn part_mut(&mut self, part: Part) -> Option<&mut [F]> {
-        let vector = match (part, &mut self.own) {
-            (Part::State(k), _) => self.slots.get_mut(k),
-            (Part::Scalar, _) => Some(&mut self.scalar),
-            (Part::Parameter, Some(own)) => Some(&mut own.parameter),
-            (Part::Gradient, Some(own)) => Some(&mut own.gradient),
-            _ => None,
-        };
-        vector.map(Vec::as_mut_slice)
+fn convert<F: Real, G: Real>(to: &mut [F], from: &[G]) {
+    match bytemuck::try_cast_slice(from) {
+        Ok(same) if F::NAME == G::NAME => to.copy_from_slice(same),
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = F::of(from.to_f64().unwrap_or(f64::NAN))),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::access::Part;
+use super::storage::Role;
 use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{GradientAccess, KernelKey};
@@ -229,7 +229,7 @@ impl Optimizer {
     /// The first micro-batch of a window is written; others are added from a buffer that lives as long as the addition.
     fn accumulate_from_host(&mut self, gpu: &Gpu, id: ParameterId, gradient: &[f32]) -> Result<()> {
         let parameter = self.get(id)?;
-        let writable = self.range(parameter, Part::Gradient)?.buffer.usage().contains(wgpu::BufferUsages::COPY_DST);
+        let writable = self.range(parameter, Role::Gradient)?.buffer.usage().contains(wgpu::BufferUsages::COPY_DST);
         if gradient.is_empty() || (parameter.batches() == 0 && writable) {
             self.write_gradient(id, gradient)?;
             self.count_batch(id);

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 use super::accumulate::Held;
-use super::claims::Role;
+use super::claims::Binding;
+use super::storage::{Role, Stored};
 use super::{Change, Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result};
-use crate::formats::Extent;
+use crate::formats::Storage;
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
@@ -62,14 +63,14 @@ impl Optimizer {
         exact: bool,
     ) -> Result<Vec<Memory>> {
         gpu.check_alive()?;
-        let initial = self.groups[group].initial();
+        let initial = self.groups[group].initial(true);
         let owned = &mut self.groups[group].owned;
         if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
             return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
         }
         let mut taken = Vec::<Tensor>::new();
         let mut fill = || -> Result<()> {
-            for (batch, room) in batches(gpu, tensors, |(_, values)| values.len()) {
+            for (batch, room) in batches(gpu, owned, tensors, |(_, values)| values.len()) {
                 owned.reserve(gpu, batch[0].0, room, exact)?;
                 for (name, values) in batch {
                     let tensor = place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
@@ -83,7 +84,7 @@ impl Optimizer {
             return Err(e);
         }
         for (k, (name, _)) in tensors.iter().enumerate() {
-            if let Err(e) = self.give_scalar(gpu, group, name, &mut taken[k]) {
+            if let Err(e) = self.groups[group].take_others(gpu, name, tensors[k].1.len(), &mut taken[k]) {
                 taken.into_iter().for_each(|tensor| _ = self.groups[group].release(tensor));
                 return Err(e);
             }
@@ -91,21 +92,11 @@ impl Optimizer {
         Ok(taken.into_iter().map(Memory::Gpu).collect())
     }
 
-    /// The number that a norm-based rule keeps for a tensor.
-    fn give_scalar(&mut self, gpu: &Gpu, group: usize, name: &str, tensor: &mut Tensor) -> Result<()> {
-        let group = &mut self.groups[group];
-        if group.kept(Extent::Tensor).is_some() {
-            tensor.scalar = Some(group.take_scalar(gpu, name)?);
-        }
-        Ok(())
-    }
-
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
-        let slots = self.groups[group].initial().iter().map(|&x| vec![F::of(x); len]).collect();
+        let state = |state: &Storage| vec![F::of(state.initial); state.extent.len(len, None)];
+        let states = self.groups[group].states_of_parameters().map(state).collect();
         let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
-        let kept = self.groups[group].kept(Extent::Tensor);
-        let scalar = kept.map(|state| F::of(state.initial)).into_iter().collect();
-        let vectors = Vectors { own, slots, scalar };
+        let vectors = Vectors { own, states };
         match F::NAME == f64::NAME {
             true => Memory::F64(vectors.cast()),
             false => Memory::F32(vectors.cast()),
@@ -148,7 +139,7 @@ impl Optimizer {
         gpu.check_alive()?;
         for (name, range) in tensors {
             range.check(name)?;
-            self.check_overlap(None, name, range, Role::Parameter)?;
+            self.check_overlap(None, name, range, Binding::Parameter)?;
         }
         let uses: Vec<_> = tensors.iter().map(|(_, range)| (range, true)).collect();
         if let Some((a, b)) = conflict(&uses) {
@@ -196,26 +187,15 @@ impl Optimizer {
         exact: bool,
         taken: &mut Vec<Tensor>,
     ) -> Result<()> {
-        let initial = self.groups[group].initial();
-        for (batch, room) in batches(gpu, tensors, |(_, len)| *len) {
-            let states = &mut self.groups[group].states;
-            states.reserve(gpu, batch[0].0, room, exact)?;
+        let (home, group) = (group, &mut self.groups[group]);
+        let initial = group.initial(false);
+        for (batch, room) in batches(gpu, &group.states, tensors, |(_, len)| *len) {
+            group.states.reserve(gpu, batch[0].0, room, exact)?;
             for &(name, len) in batch {
-                let states = &mut self.groups[group].states;
-                let (place, slots) = place_states(gpu, states, name, len, &initial)?;
-                let (parameter, gradient, own_gradient, scalar) = (None, None, None, None);
-                taken.push(Tensor {
-                    owned: false,
-                    home: group,
-                    place,
-                    parameter,
-                    gradient,
-                    own_gradient,
-                    slots,
-                    scalar,
-                });
+                let (place, states) = fill_place(gpu, &mut group.states, name, len, &initial)?;
+                taken.push(Tensor { home, place, states, ..Tensor::default() });
                 if let Some(tensor) = taken.last_mut() {
-                    self.give_scalar(gpu, group, name, tensor)?;
+                    group.take_others(gpu, name, len, tensor)?;
                 }
             }
         }
@@ -311,7 +291,7 @@ impl<F: Real> Vectors<F> {
     fn cast<G: Real>(self) -> Vectors<G> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
         let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
-        Vectors { own, slots: self.slots.into_iter().map(cast).collect(), scalar: cast(self.scalar) }
+        Vectors { own, states: self.states.into_iter().map(cast).collect() }
     }
 }
 
@@ -320,28 +300,68 @@ impl Group {
     fn release(&mut self, tensor: Tensor) -> Vec<wgpu::Buffer> {
         let arena = if tensor.owned { &mut self.owned } else { &mut self.states };
         let mut gone = arena.release(tensor.place);
-        if let Some((place, _)) = tensor.scalar {
-            gone.extend(self.scalars.release(place));
+        for (k, place) in tensor.others {
+            gone.extend(self.others[k].release(place));
         }
         gone
     }
 
-    /// A place for the number that its rule keeps, at its first value.
-    pub(super) fn take_scalar(&mut self, gpu: &Gpu, name: &str) -> Result<(Place, BufferRange)> {
-        self.scalars.reserve(gpu, name, Arena::padded(1), false)?;
-        let first = self.kept(Extent::Tensor).or(self.kept(Extent::Group)).map_or(0.0, |state| state.initial);
-        let (place, ranges) = place_states(gpu, &mut self.scalars, name, 1, &[first])?;
-        let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
-        Ok((place, ranges.into_iter().next().ok_or(full)?))
+    /// Places for the states of a tensor that are not its elements', each in an arena of its own. `tensor` has the
+    /// elements' states, and then all of them in order.
+    fn take_others(&mut self, gpu: &Gpu, name: &str, len: usize, tensor: &mut Tensor) -> Result<()> {
+        self.take_states(gpu, name, len, tensor, |role| matches!(role, Role::State(_)))
+    }
+
+    fn take_states(
+        &mut self,
+        gpu: &Gpu,
+        name: &str,
+        len: usize,
+        tensor: &mut Tensor,
+        wanted: impl Fn(Role) -> bool,
+    ) -> Result<()> {
+        let mut of_elements = std::mem::take(&mut tensor.states).into_iter();
+        let mut arenas = self.others.iter_mut().enumerate();
+        for stored in self.storage.iter().filter(|stored| stored.is_state()) {
+            let Stored { role, storage } = stored;
+            let arena = if stored.is_of_elements() { None } else { arenas.next() };
+            match arena {
+                _ if !wanted(*role) => {}
+                None => tensor.states.extend(of_elements.next()),
+                Some((k, arena)) => {
+                    let len = storage.extent.len(len, None);
+                    arena.reserve(gpu, name, arena.padded(len), false)?;
+                    let (place, ranges) = fill_place(gpu, arena, name, len, &[storage.initial])?;
+                    tensor.others.push((k, place));
+                    tensor.states.extend(ranges);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory of its own states, at their first values.
+    pub(super) fn make_shared(&mut self, device: &Device) -> Result<Memory> {
+        Ok(match device {
+            Device::Cpu => {
+                let states = self.shared_states().map(|state| vec![state.initial; state.extent.len(0, None)]).collect();
+                Memory::F64(Vectors { own: None, states })
+            }
+            Device::Gpu(gpu) => {
+                let mut tensor = Tensor::default();
+                self.take_states(gpu, "the group", 0, &mut tensor, |role| matches!(role, Role::Shared(_)))?;
+                Memory::Gpu(tensor)
+            }
+        })
     }
 }
 
-/// The tensors in batches, each of as many as fit into one buffer, with the elements that they take.
-fn batches<'a, T>(gpu: &Gpu, tensors: &'a [T], len: impl Fn(&T) -> usize) -> Vec<(&'a [T], u64)> {
-    let most = gpu.device().limits().max_buffer_size / 4;
+/// The tensors in batches, each of as many as fit into one chunk of the arena, with the elements that they take.
+fn batches<'a, T>(gpu: &Gpu, arena: &Arena, tensors: &'a [T], len: impl Fn(&T) -> usize) -> Vec<(&'a [T], u64)> {
+    let most = arena.most(gpu);
     let (mut batches, mut start, mut room) = (Vec::new(), 0, 0);
     for (k, tensor) in tensors.iter().enumerate() {
-        let more = Arena::padded(len(tensor));
+        let more = arena.padded(len(tensor));
         if room + more > most && k > start {
             batches.push((&tensors[start..k], room));
             (start, room) = (k, 0);
@@ -354,10 +374,8 @@ fn batches<'a, T>(gpu: &Gpu, tensors: &'a [T], len: impl Fn(&T) -> usize) -> Vec
 
 /// Takes a place in the arena and fills it: the values, a gradient of 0, the states' initial values.
 fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
-    let mut start = vec![0.0, 0.0];
-    start.extend(initial);
-    let (place, mut ranges) = place_states(gpu, arena, name, values.len(), &start)?;
-    let slots = ranges.split_off(2);
+    let (place, mut ranges) = fill_place(gpu, arena, name, values.len(), initial)?;
+    let states = ranges.split_off(ranges.len().min(2));
     let (gradient, parameter) = (ranges.pop(), ranges.pop());
     let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
         return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
@@ -368,11 +386,11 @@ fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f6
     }
     let own_gradient = Some(gradient.clone());
     let (parameter, gradient) = (Some(parameter), Some(gradient));
-    Ok(Tensor { owned: true, home: 0, place, parameter, gradient, own_gradient, slots, scalar: None })
+    Ok(Tensor { owned: true, place, parameter, gradient, own_gradient, states, ..Tensor::default() })
 }
 
 /// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.
-fn place_states(
+fn fill_place(
     gpu: &Gpu,
     arena: &mut Arena,
     name: &str,
@@ -380,9 +398,9 @@ fn place_states(
     initial: &[f64],
 ) -> Result<(Place, Vec<BufferRange>)> {
     let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
-    let place = arena.take(Arena::padded(len)).ok_or(full)?;
+    let place = arena.take(arena.padded(len)).ok_or(full)?;
     let ranges = arena.ranges(place, len);
-    match gpu.fill(&ranges, initial, Arena::padded(len), name) {
+    match gpu.fill(&ranges, initial, arena.padded(len), name) {
         Ok(()) => Ok((place, ranges)),
         Err(e) => {
             arena.release(place);

@@ -1,9 +1,10 @@
 //! Averages of a group's parameters: their memory, their beginning, and the exchange with the parameters.
 
+use super::storage::AVERAGE_STORAGE;
 use super::{Change, Memory, Optimizer};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
-use crate::gpu::kernel::{AVERAGE, Extras};
+use crate::gpu::kernel::Extras;
 use crate::gpu::memory::{Arena, BufferRange, Place};
 use crate::gpu::{Device, Gpu};
 use crate::settings::ROW_HEAD;
@@ -59,12 +60,13 @@ impl Optimizer {
             }
             let len = parameter.len;
             match &mut parameter.memory {
-                Memory::F32(vectors) if before.is_none() => vectors.slots.push(vec![0.0; len]),
-                Memory::F64(vectors) if before.is_none() => vectors.slots.push(vec![0.0; len]),
+                Memory::F32(vectors) if before.is_none() => vectors.states.push(vec![0.0; len]),
+                Memory::F64(vectors) if before.is_none() => vectors.states.push(vec![0.0; len]),
                 _ => {}
             }
         }
         self.groups[group].averaging = Some(averaging);
+        self.groups[group].list_storage();
         if before.is_none() {
             self.claims = None;
             self.invalidate(Change::Parameters);
@@ -86,16 +88,16 @@ impl Optimizer {
             lens.push((id, parameter.len, tensor.owned, tensor.place));
         }
         let group = &mut self.groups[k];
-        let label = format!("{} {AVERAGE}", group.rule.name());
-        let owned = group.owned.buffers_like(gpu, &label)?;
-        let states = group.states.buffers_like(gpu, &label)?;
+        let kind = group.kind(&AVERAGE_STORAGE);
+        let owned = group.owned.buffers_like(gpu, &kind)?;
+        let states = group.states.buffers_like(gpu, &kind)?;
         let without_states = group.states.is_without_buffers();
-        group.states.widen(label.clone(), states);
+        group.states.widen(kind.clone(), states);
         let (mut averages, mut taken) = (Averages::new(), Ok(()));
         for &(id, len, _, _) in lens.iter().filter(|(.., is_owned, _)| without_states && !is_owned) {
             // A rule without states had no places for them.
             let name = self.parameters.get(&id).map_or("", |parameter| parameter.name.as_str());
-            let padded = Arena::padded(len);
+            let padded = group.states.padded(len);
             taken = group.states.reserve(gpu, name, padded, false);
             let Some(place) = taken.is_ok().then(|| group.states.take(padded)).flatten() else { break };
             averages.extend(group.states.ranges(place, len).pop().map(|range| (id, range, Some(place))));
@@ -104,14 +106,14 @@ impl Optimizer {
             group.states = Arena::new(Vec::new());
             return Err(e);
         }
-        group.owned.widen(label, owned);
+        group.owned.widen(kind, owned);
         for &(id, len, is_owned, place) in lens.iter().filter(|(.., is_owned, _)| *is_owned || !without_states) {
             let arena = if is_owned { &group.owned } else { &group.states };
             averages.extend(arena.ranges(place, len).pop().map(|range| (id, range, None)));
         }
         for (id, range, place) in averages {
             if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
-                tensor.slots.push(range);
+                tensor.states.push(range);
                 tensor.place = place.unwrap_or(tensor.place);
             }
         }

@@ -8,7 +8,7 @@ use crate::gpu::memory::BufferRange;
 
 /// What a range is bound as: a parameter is written, a gradient read, a zeroed gradient both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Binding {
     Parameter,
     Gradient,
     Zeroed,
@@ -79,7 +79,7 @@ impl Claims {
     fn each(parameter: &Parameter, zeroed: bool, mut f: impl FnMut(bool, &BufferRange, Use)) {
         let Memory::Gpu(tensor) = &parameter.memory else { return };
         tensor.parameter.iter().for_each(|range| f(true, range, Use::Parameter));
-        tensor.slots.iter().for_each(|range| f(true, range, Use::State));
+        tensor.states.iter().for_each(|range| f(true, range, Use::State));
         tensor.gradient.iter().for_each(|range| f(zeroed, range, Use::Gradient));
     }
 
@@ -95,14 +95,14 @@ impl Optimizer {
         id: Option<ParameterId>,
         name: &str,
         range: &BufferRange,
-        role: Role,
+        role: Binding,
     ) -> Result<()> {
         let claims = match self.claims.take() {
             Some(claims) => claims,
             None => self.make_claims(),
         };
         let myself = id.map(|id| id.0);
-        let read = || claims.read.overlap(range, myself).filter(|_| role != Role::Gradient);
+        let read = || claims.read.overlap(range, myself).filter(|_| role != Binding::Gradient);
         let found = claims.written.overlap(range, myself).or_else(read);
         self.claims = Some(claims);
         let Some((other, of)) = found else { return Ok(()) };
@@ -111,7 +111,7 @@ impl Optimizer {
             Use::State => "a state of",
             Use::Gradient => "gradient of",
         };
-        let role = if role == Role::Parameter { "parameter" } else { "gradient of" };
+        let role = if role == Binding::Parameter { "parameter" } else { "gradient of" };
         let other = self.parameters.get(&other).map_or("", |parameter| parameter.name.as_str());
         Err(Error::Overlap { a: format!("{role} `{name}`"), b: format!("{what} `{other}`") })
     }
@@ -128,7 +128,7 @@ impl Optimizer {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             if let Some(gradient) = tensor.gradient.clone() {
                 let name = parameter.name.clone();
-                self.check_overlap(Some(ParameterId(id)), &name, &gradient, Role::Zeroed)?;
+                self.check_overlap(Some(ParameterId(id)), &name, &gradient, Binding::Zeroed)?;
             }
         }
         Ok(())

@@ -31,6 +31,7 @@ impl Optimizer {
             return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
         }
         self.groups[group].rule = rule;
+        self.groups[group].list_storage();
         Ok(())
     }
 

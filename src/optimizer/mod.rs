@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
-use crate::formats::{Extent, Storage};
+use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::control::{Control, InFlight};
 use crate::gpu::kernel::{AVERAGE, Extras};
@@ -33,6 +33,7 @@ mod moves;
 mod place;
 mod program;
 mod step;
+mod storage;
 mod vectors;
 
 pub use checkpoint::{LoadOptions, Progress, SaveOptions, TorchOptions};
@@ -41,6 +42,7 @@ pub use vectors::Slices;
 
 use accumulate::Held;
 use claims::Claims;
+use storage::Stored;
 
 /// A parameter's handle. It is not given to another parameter, even after this one is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -252,21 +254,16 @@ struct Group {
     steps: u64,
     /// Recorded steps that the device may have skipped, by [`Control::bit`].
     pending: u128,
-    /// Parameters, gradients and states of [`Optimizer::add`].
+    /// All that it keeps: parameter, gradient, states and average, in this order.
+    storage: Vec<Stored>,
+    /// The elements of [`Optimizer::add`]: parameters, gradients and states.
     owned: Arena,
-    /// States of [`Optimizer::add_buffer`].
+    /// The elements' states of [`Optimizer::add_buffer`].
     states: Arena,
-    /// The numbers that a norm-based rule keeps on a GPU.
-    scalars: Arena,
-    /// The group's own, of a rule that reduces over [`Extent::Group`].
-    scalar: Option<Scalar>,
-}
-
-/// One number that a norm-based rule keeps.
-#[derive(Debug)]
-enum Scalar {
-    Gpu(BufferRange),
-    Cpu(f64),
+    /// An arena for each storage of another extent than [`Extent::Element`], in their order.
+    others: Vec<Arena>,
+    /// The states that are the group's own: `f64` on the CPU.
+    shared: Memory,
 }
 
 #[derive(Debug)]
@@ -301,9 +298,8 @@ enum Memory {
 struct Vectors<F> {
     /// `None` for a parameter in the caller's slice.
     own: Option<Own<F>>,
-    slots: Vec<Vec<F>>,
-    /// What a norm-based rule keeps for the tensor.
-    scalar: Vec<F>,
+    /// All of its states, in the order of the group's storage.
+    states: Vec<Vec<F>>,
 }
 
 #[derive(Debug)]
@@ -343,38 +339,6 @@ impl Group {
     /// Steps of its schedule so far, if none of those that are not known was skipped.
     fn recorded(&self) -> u64 {
         self.steps + u64::from(self.pending.count_ones())
-    }
-
-    /// What its rule keeps for each tensor, or for the group.
-    fn kept(&self, over: Extent) -> Option<Storage> {
-        self.rule.storage().into_iter().find(|state| state.extent == over)
-    }
-
-    /// What its rule keeps for each element.
-    fn of_elements(&self) -> impl Iterator<Item = Storage> {
-        self.rule.storage().into_iter().filter(|state| state.extent == Extent::Element)
-    }
-
-    /// The states of each element that it keeps: its rule's, and the average.
-    fn slots(&self) -> Vec<&'static str> {
-        let mut slots: Vec<_> = self.of_elements().map(|state| state.name).collect();
-        slots.extend(self.averaging.map(|_| AVERAGE));
-        slots
-    }
-
-    /// What each of them starts from.
-    fn initial(&self) -> Vec<f64> {
-        let mut initial: Vec<_> = self.of_elements().map(|state| state.initial).collect();
-        initial.extend(self.averaging.map(|_| 0.0));
-        initial
-    }
-
-    /// Arenas with a buffer for each state, while there is no parameter in them.
-    fn make_arenas(&mut self) {
-        let label = |part: &str| format!("{} {part}", self.rule.name());
-        let states: Vec<_> = self.slots().into_iter().map(label).collect();
-        let owned = [label("parameters"), label("gradients")].into_iter().chain(states.clone()).collect();
-        (self.owned, self.states) = (Arena::new(owned), Arena::new(states));
     }
 
     /// The settings at the schedule's present step.
@@ -523,7 +487,6 @@ impl Optimizer {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
-        let kept = rule.reduce().and_then(|reduce| reduce.keeps);
         let mut group = Group {
             rule,
             settings,
@@ -532,22 +495,19 @@ impl Optimizer {
             swapped: false,
             steps: 0,
             pending: 0,
-            owned: Arena::default(),
-            states: Arena::default(),
-            scalars: Arena::new(kept.into_iter().map(String::from).collect()),
-            scalar: None,
+            storage: Vec::new(),
+            owned: Arena::new(Vec::new()),
+            states: Arena::new(Vec::new()),
+            others: Vec::new(),
+            shared: Memory::F64(Vectors { own: None, states: Vec::new() }),
         };
+        group.list_storage();
         group.make_arenas();
         if let Device::Gpu(gpu) = &self.device {
             gpu.check_alive()?;
             step::compile(gpu, &group.rule, &group.settings, group.extras(false))?;
         }
-        if let Some(Storage { initial, .. }) = group.kept(Extent::Group) {
-            group.scalar = Some(match self.device.clone() {
-                Device::Cpu => Scalar::Cpu(initial),
-                Device::Gpu(gpu) => Scalar::Gpu(group.take_scalar(&gpu, "the group")?.1),
-            });
-        }
+        group.shared = group.make_shared(&self.device)?;
         self.groups.push(group);
         self.invalidate(Change::Step);
         Ok(self.groups.len() - 1)

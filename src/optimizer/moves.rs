@@ -1,7 +1,9 @@
 //! Parameters that get another name or another group, with all that the optimizer keeps for them.
 
+use super::storage::Stored;
 use super::{Change, Group, Key, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
+use crate::formats::Storage;
 use crate::schedule::Schedule;
 
 impl Optimizer {
@@ -60,7 +62,13 @@ impl Optimizer {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
         let (from, to) = (self.group(parameter.group)?, self.group(group)?);
-        let kept = |group: &Group| (group.slots(), group.rule.reduce().map(|reduce| (reduce.over, reduce.keeps)));
+        let kept = |group: &Group| {
+            let storage = group.storage.iter().map(|Stored { role, storage }| {
+                let Storage { name, extent, format, .. } = *storage;
+                (*role, name, extent, format)
+            });
+            (storage.collect::<Vec<_>>(), group.rule.reduces_over())
+        };
         let reason = if kept(from) != kept(to) {
             Some("the groups keep different states")
         } else if from.swapped || to.swapped {

@@ -48,10 +48,11 @@ impl Optimizer {
             if !foreign || places.insert(place.id.0, place).is_some() {
                 return Err(parameter.unsupported("place", "it is not in the caller's buffer, or is named twice"));
             }
-            for (name, range) in [("", Some(&place.parameter)), ("gradient of ", place.gradient.as_ref())] {
-                let Some(range) = range else { continue };
-                parameter.check_len(range.len)?;
-                range.check(&format!("{name}{}", parameter.name))?;
+            parameter.check_len(place.parameter.len)?;
+            place.parameter.check(&parameter.name)?;
+            if let Some(gradient) = &place.gradient {
+                parameter.check_len(gradient.len)?;
+                gradient.check_gradient(&format!("gradient of {}", parameter.name))?;
             }
         }
         let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {
@@ -101,7 +102,7 @@ impl Optimizer {
                 None => continue,
             };
             let zeroed = self.groups[parameter.group].settings.writes_gradient();
-            let ours = tensor.slots.iter().map(|slot| (slot, true, "a state of"));
+            let ours = tensor.states.iter().map(|state| (state, true, "a state of"));
             let all =
                 [at.map(|range| (range, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
             for (range, written, what) in all.into_iter().flatten().chain(ours) {

@@ -1,16 +1,15 @@
 //! Which tensors step together, and in which runs: the program that `step.rs` records.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
 
-use super::{Group, Memory, Optimizer, Parameter, Scalar};
+use super::{Group, Memory, Optimizer, Parameter};
 use crate::error::Result;
 use crate::formats::Extent;
 use crate::gpu::Gpu;
 use crate::gpu::decision::Ratio;
 use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::lines::{self, Shaped};
-use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::memory::{BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Builder, Program, Span};
 use crate::gpu::runs::Run;
 use crate::gpu::tiles::Unit;
@@ -88,7 +87,8 @@ impl Optimizer {
                 false => GradientAccess::Read,
             };
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
-            let ranges = ranges(tensor, Some(gradient), 0..tensor.slots.len(), in_arena);
+            let states = self.groups[parameter.group].states_of_elements().map(|(k, _)| k);
+            let ranges = ranges(tensor, Some(gradient), states, in_arena);
             let tiled = self.groups[parameter.group].alone();
             let out = outs.get(&id).copied().unwrap_or_default();
             let run = Run::of(ranges, access, row, parameter.len, tiled).with_results(out);
@@ -109,9 +109,9 @@ impl Optimizer {
             let extras = Extras { two_factors: extras.two_factors || measures, ..extras };
             let ours: Vec<_> = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
             if let Some(reduce) = group.rule.reduce() {
-                let (states, key) =
-                    (group.slots(), || KernelKey::of_norms(group.rule.description(), Driver::Measure, extras));
-                let read = || reduce.reads.iter().filter_map(|read| states.iter().position(|state| state == read));
+                let key = || KernelKey::of_norms(group.rule.description(), Driver::Measure, extras);
+                let at = |state: &&str| group.states_of_elements().position(|(_, name)| name == *state);
+                let read = || reduce.reads.iter().filter_map(at);
                 let measured: Vec<_> = ours.iter().map(|run| run.measured(read())).collect();
                 builder.add_reduction(reduce, key, &measured, ratios.remove(&k).unwrap_or_default())?;
             }
@@ -178,9 +178,9 @@ impl Optimizer {
             let kernel = gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Extras::default()))?;
             // What is bound of the buffer is cut to what the device binds.
             let bound = kept.map(|range| {
-                let BufferRange { buffer, offset, .. } = range;
-                let base = offset / window * window;
-                (BufferRange::new(buffer, base, (window.min(buffer.size() - base) / 4) as usize), (offset - base) / 4)
+                let most = window / range.format.size();
+                let base = range.first() / most * most;
+                (range.window(base, most), range.first() - base)
             });
             let (kept, at) = bound.unzip();
             let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
@@ -200,13 +200,13 @@ impl Optimizer {
         for (id, row, parameter) in members {
             let Some(over) = self.groups[parameter.group].rule.reduces_over() else { continue };
             let (first, count) = (outs.get(id).copied().unwrap_or_default(), builder.results(parameter.len));
-            match (over, &parameter.memory) {
-                (Extent::Tensor, Memory::Gpu(tensor)) => {
+            match over {
+                Extent::Tensor => {
                     let unit = Unit { first, count, row, rows: 1, ..Unit::default() };
-                    push(parameter.group, tensor.scalar.as_ref().map(|(_, range)| range), unit)?;
+                    let group = &self.groups[parameter.group];
+                    push(parameter.group, group.kept().and_then(|role| group.range(parameter, role)), unit)?;
                 }
-                (Extent::Tensor, _) => {}
-                (_, _) => {
+                _ => {
                     let unit = whole.entry(parameter.group).or_insert(Unit { first, row, ..Unit::default() });
                     let last = row.max((unit.row + unit.rows).saturating_sub(1));
                     (unit.first, unit.row) = (unit.first.min(first), unit.row.min(row));
@@ -215,8 +215,8 @@ impl Optimizer {
             }
         }
         for (k, unit) in whole {
-            let scalar = if let Some(Scalar::Gpu(range)) = &self.groups[k].scalar { Some(range) } else { None };
-            push(k, scalar, unit)?;
+            let group = &self.groups[k];
+            push(k, group.kept().and_then(|role| group.shared_range(role)), unit)?;
         }
         Ok(ratios)
     }
@@ -247,10 +247,10 @@ impl Optimizer {
             let mut cohorts = HashMap::<Cohort, usize>::new();
             let mut runs = Vec::<(usize, Run)>::new();
             for (id, parameter, tensor) in optimizer.tensors_in_place() {
-                let slot = optimizer.groups[parameter.group].slots().iter().position(|slot| *slot == state);
-                let Some(slot) = slot.filter(|_| members.binary_search(&id).is_ok()) else { continue };
+                let found = optimizer.groups[parameter.group].states_of_elements().find(|(_, name)| *name == state);
+                let Some((found, _)) = found.filter(|_| members.binary_search(&id).is_ok()) else { continue };
                 let row = builder.join(id, cohort(id, parameter, &optimizer.groups), &mut cohorts);
-                let ranges = ranges(tensor, None, slot..slot + 1, tensor.owned);
+                let ranges = ranges(tensor, None, [found], tensor.owned);
                 let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
                 push_run(&mut runs, parameter.group, Run { owned: tensor.owned, ..run });
             }
@@ -277,7 +277,7 @@ impl Optimizer {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
             let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
-            known.extend(gradients.chain(&tensor.parameter).chain(&tensor.slots).map(|range| range.buffer.clone()));
+            known.extend(gradients.chain(&tensor.parameter).chain(&tensor.states).map(|range| range.buffer.clone()));
         }
         let many = self.bind_groups.len() > 256 + 8 * self.parameters.len();
         self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
@@ -295,10 +295,16 @@ impl Optimizer {
 }
 
 /// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
-fn ranges(tensor: &Tensor, gradient: Option<&BufferRange>, slots: Range<usize>, padded: bool) -> Vec<BufferRange> {
-    let ranges = tensor.parameter.iter().chain(gradient).chain(&tensor.slots[slots]);
+fn ranges(
+    tensor: &Tensor,
+    gradient: Option<&BufferRange>,
+    states: impl IntoIterator<Item = usize>,
+    padded: bool,
+) -> Vec<BufferRange> {
+    let states = states.into_iter().filter_map(|k| tensor.states.get(k));
+    let ranges = tensor.parameter.iter().chain(gradient).chain(states);
     let pad = |range: &BufferRange| {
-        let len = if padded { Arena::padded(range.len) as usize } else { range.len };
+        let len = if padded { tensor.place.len as usize } else { range.len };
         BufferRange { len, ..range.clone() }
     };
     ranges.map(pad).collect()

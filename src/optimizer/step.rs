@@ -284,7 +284,7 @@ impl Optimizer {
                 let members = self.look_ahead_members();
                 for &(id, shift) in &members {
                     let Some(parameter) = self.parameters.get_mut(&id) else { continue };
-                    let v = parameter.momentum_slot(&self.groups);
+                    let v = parameter.momentum(&self.groups);
                     match &mut parameter.memory {
                         Memory::Gpu(_) => {}
                         Memory::F32(vectors) => vectors.look_ahead(v, shift),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Scalar, Vectors};
+use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::cpu::{self, AnyJob, Job};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format};
@@ -31,32 +31,8 @@ struct Work<'a> {
     step: Step,
     coefficients: Coefficients,
     job: AnyJob<'a>,
-    /// The number that a norm-based rule keeps for it.
-    kept: Option<Kept<'a>>,
     /// What its rule's reduction says.
     ratio: f64,
-}
-
-/// A number that is kept, in one of the two precisions.
-enum Kept<'a> {
-    F32(&'a mut f32),
-    F64(&'a mut f64),
-}
-
-impl Kept<'_> {
-    fn get(&self) -> f64 {
-        match self {
-            Self::F32(x) => f64::from(**x),
-            Self::F64(x) => **x,
-        }
-    }
-
-    fn set(&mut self, value: f64) {
-        match self {
-            Self::F32(x) => **x = f32::of(value),
-            Self::F64(x) => **x = value,
-        }
-    }
 }
 
 impl<'a> Work<'a> {
@@ -64,15 +40,15 @@ impl<'a> Work<'a> {
         id: u64,
         parameter: &'a mut Parameter,
         (groups, window): (&[Group], u32),
-        job: impl FnOnce(&'a mut Memory) -> Option<(AnyJob<'a>, Option<Kept<'a>>)>,
+        job: impl FnOnce(&Group, &'a mut Memory) -> Option<AnyJob<'a>>,
     ) -> Option<Self> {
         let group = &groups[parameter.group];
         let at = parameter.at(group, window);
         let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
-        let (group, shape) = (parameter.group, parameter.options.shape);
-        let Parameter { name, memory, .. } = parameter;
-        let (job, kept) = job(memory)?;
-        Some(Self { id, name, group, shape, step, coefficients, job, kept, ratio: 1.0 })
+        let shape = parameter.options.shape;
+        let Parameter { name, memory, group: k, .. } = parameter;
+        let job = job(group, memory)?;
+        Some(Self { id, name, group: *k, shape, step, coefficients, job, ratio: 1.0 })
     }
 }
 
@@ -81,14 +57,6 @@ impl Work<'_> {
         let Work { group, step, coefficients, job, ratio, .. } = self;
         groups[group].rule.0.update(job, &coefficients, &step, ratio);
     }
-}
-
-fn narrow<'a>((job, scalar): (Job<'a, f32>, Option<&'a mut f32>)) -> (AnyJob<'a>, Option<Kept<'a>>) {
-    (AnyJob::F32(job), scalar.map(Kept::F32))
-}
-
-fn wide<'a>((job, scalar): (Job<'a, f64>, Option<&'a mut f64>)) -> (AnyJob<'a>, Option<Kept<'a>>) {
-    (AnyJob::F64(job), scalar.map(Kept::F64))
 }
 
 /// What concerns all parameters of a step.
@@ -181,20 +149,20 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
         match over {
             Extent::Tensor => {
                 for (work, norms) in ours.iter_mut().zip(norms) {
-                    let mut kept = work.kept.as_ref().map_or(0.0, Kept::get);
+                    let mut kept = work.job.kept();
                     work.ratio = rule.trust(norms, &mut kept, work.job.format(), &work.step);
-                    work.kept.iter_mut().for_each(|number| number.set(kept));
+                    work.job.keep(kept);
                 }
             }
             _ => {
                 let join = |a: [f64; 2], b: [f64; 2]| [cpu::hypot(a[0], b[0]), cpu::hypot(a[1], b[1])];
                 let whole = norms.into_iter().fold([0.0; 2], join);
                 let mut none = 0.0;
-                let scalar = match &mut group.scalar {
-                    Some(Scalar::Cpu(scalar)) => scalar,
-                    _ => &mut none,
+                let kept = match &mut group.shared {
+                    Memory::F64(shared) => shared.states.first_mut().and_then(|state| state.first_mut()),
+                    _ => None,
                 };
-                let ratio = rule.trust(whole, scalar, Format::F64, &ours[0].step);
+                let ratio = rule.trust(whole, kept.unwrap_or(&mut none), Format::F64, &ours[0].step);
                 ours.iter_mut().for_each(|work| work.ratio = ratio);
             }
         }
@@ -210,10 +178,10 @@ impl Optimizer {
         let stepped: Vec<_> = kinds.into_iter().map(|[own, slices]| own || !slices).collect();
         let window = self.window;
         let members = self.parameters.iter_mut().filter(|(_, parameter)| !parameter.stays());
-        let job = |memory| match memory {
+        let job = |group: &Group, memory| match memory {
             &mut Memory::Gpu(_) => None,
-            Memory::F32(v) => v.job().map(narrow),
-            Memory::F64(v) => v.job().map(wide),
+            Memory::F32(v) => v.job(group).map(AnyJob::F32),
+            Memory::F64(v) => v.job(group).map(AnyJob::F64),
         };
         let taken = match whole.gathers(&self.groups) {
             true => {
@@ -286,10 +254,14 @@ impl Optimizer {
         let mut work = Vec::new();
         for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
             let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
-            work.extend(Work::new(*id, parameter, (&self.groups, 0), |memory| match memory {
+            work.extend(Work::new(*id, parameter, (&self.groups, 0), |group, memory| match memory {
                 Memory::Gpu(_) => None,
-                Memory::F32(v) => Some(narrow(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
-                Memory::F64(v) => Some(wide(v.job_on(bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g)))),
+                Memory::F32(v) => {
+                    Some(AnyJob::F32(v.job_on(group, bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g))))
+                }
+                Memory::F64(v) => {
+                    Some(AnyJob::F64(v.job_on(group, bytemuck::cast_slice_mut(w), bytemuck::cast_slice(g))))
+                }
             }));
         }
         let taken = Whole { guard: self.guard, kind, measures, zero }.step(&mut self.groups, work, &mut self.report);
@@ -308,14 +280,14 @@ impl Optimizer {
         let groups = &self.groups;
         for (id, parameter) in &mut self.parameters {
             let (Some(tensor), Some(shift)) = (places.remove(id), parameter.look_ahead(groups)) else { continue };
-            let v = parameter.momentum_slot(groups);
+            let v = parameter.momentum(groups);
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
                 Memory::F32(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v], shift);
                 }
                 Memory::F64(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.slots[v], shift);
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v], shift);
                 }
             }
             parameter.shift = shift;
@@ -368,33 +340,43 @@ impl Parameter {
     }
 
     /// Which of its states is the velocity; a rule with a look-ahead has one.
-    pub(super) fn momentum_slot(&self, groups: &[Group]) -> usize {
-        groups[self.group].rule.states().iter().position(|slot| *slot == MOMENTUM).unwrap_or(0)
+    pub(super) fn momentum(&self, groups: &[Group]) -> usize {
+        groups[self.group].states_of_parameters().position(|state| state.name == MOMENTUM).unwrap_or(0)
     }
 }
 
 impl<F: Real> Vectors<F> {
-    fn job(&mut self) -> Option<(Job<'_, F>, Option<&mut F>)> {
+    fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
         let Own { parameter, gradient } = self.own.as_mut()?;
-        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        Some((Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots }, self.scalar.first_mut()))
+        let (slots, others) = by_extent(group, &mut self.states);
+        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots, others })
     }
 
-    fn job_on<'a>(&'a mut self, parameter: &'a mut [F], gradient: &'a [F]) -> (Job<'a, F>, Option<&'a mut F>) {
-        let slots = self.slots.iter_mut().map(Vec::as_mut_slice).collect();
-        (Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots }, self.scalar.first_mut())
+    fn job_on<'a>(&'a mut self, group: &Group, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
+        let (slots, others) = by_extent(group, &mut self.states);
+        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots, others }
     }
 
     /// The average is the last of the states.
     pub(super) fn swap(&mut self) {
-        if let (Some(own), Some(average)) = (&mut self.own, self.slots.last_mut()) {
+        if let (Some(own), Some(average)) = (&mut self.own, self.states.last_mut()) {
             std::mem::swap(&mut own.parameter, average);
         }
     }
 
     pub(super) fn look_ahead(&mut self, v: usize, shift: f64) {
-        if let (Some(own), Some(v)) = (&mut self.own, self.slots.get(v)) {
+        if let (Some(own), Some(v)) = (&mut self.own, self.states.get(v)) {
             cpu::look_ahead(&mut own.parameter, v, shift);
         }
     }
+}
+
+/// A parameter's states of its elements, and those of other extents.
+fn by_extent<'a, F>(group: &Group, states: &'a mut [Vec<F>]) -> (Vec<&'a mut [F]>, Vec<&'a mut [F]>) {
+    let (mut of_elements, mut others) = (Vec::with_capacity(states.len()), Vec::new());
+    for (state, storage) in states.iter_mut().zip(group.states_of_parameters()) {
+        let of_its_extent = if storage.extent == Extent::Element { &mut of_elements } else { &mut others };
+        of_its_extent.push(state.as_mut_slice());
+    }
+    (of_elements, others)
 }

@@ -4,8 +4,8 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Momentum, NAdam, RmsProp, Sgd};
 use wgpu_optim::{
-    AnyRule, BufferRange, Device, Error, Fields, Gpu, Gradient, Optimizer, Real, Result, Rule, Settings, Slices, Step,
-    WeightDecay, rules,
+    AnyRule, BufferRange, Device, Error, Fields, Format, Gpu, Gradient, Optimizer, Placed, Real, Result, Rule,
+    Settings, Slices, Step, WeightDecay, rules,
 };
 
 use crate::compare::{ensure, same};
@@ -172,6 +172,22 @@ fn wrong_input_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
     refuses!("buffer name", |o| o.add_buffer(1, "own", at(&free, 0, 9)), Error::DuplicateName { .. });
     refuses!("f64", |o| o.add(0, "x", &[1.0f64]), Error::ElementType { expected: "f32", found: "f64", .. });
     refuses!("f64 write", |o| o.write("own", &[1.0f64; 100]), Error::ElementType { .. });
+    let wide = BufferRange::of(&free, 0, 100, Format::F64);
+    refuses!(
+        "f64 range",
+        |o| o.add_buffer(0, "x", wide.clone()),
+        Error::ElementType { expected: "f32", found: "f64", .. }
+    );
+    let gradient = Gradient::Buffer(wide.clone());
+    refuses!("f64 gradient", |o| o.set_gradient("foreign", gradient), Error::ElementType { found: "f64", .. });
+    let id = scene.optimizer.id("foreign")?;
+    let moved = Placed { id, parameter: wide.clone(), gradient: None };
+    refuses!("f64 place", |o| o.place(&[moved]), Error::ElementType { found: "f64", .. });
+    let moved = Placed { id, parameter: at(&free, 0, 100), gradient: Some(wide.clone()) };
+    refuses!("f64 gradient's place", |o| o.place(&[moved]), Error::ElementType { found: "f64", .. });
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let batch = [(id, wide)];
+    refuses!("f64 batch", |o| o.encode_accumulate(&mut encoder, &batch), Error::ElementType { found: "f64", .. });
     refuses!("own gradient", |o| o.set_gradient("foreign", Gradient::Own), Error::Unsupported { .. });
     refuses!("another rule", |o| o.set_rule(0, Sgd), Error::Unsupported { .. });
     refuses!("another state", |o| o.set_rule(0, Adam::amsgrad()), Error::Unsupported { .. });

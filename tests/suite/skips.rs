@@ -379,7 +379,7 @@ fn a_schedule_set_among_skips(gpu: &Gpu) -> Result<(), Failed> {
 
 fn the_scale_is_a_buffer(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = many(&gpu.into(), 1, |_| Ok(()))?;
-    let BufferRange { buffer, offset, len } = optimizer.loss_scale()?;
+    let BufferRange { buffer, offset, len, .. } = optimizer.loss_scale()?;
     ensure(len == 1 && content(gpu, &buffer)?[offset as usize / 4] == 1.0, "without a scaler it is 1")?;
     optimizer.set_loss_scaler(LossScaler { growth_interval: 1, ..LossScaler::default() })?;
     optimizer.step()?;

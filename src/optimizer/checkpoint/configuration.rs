@@ -11,7 +11,7 @@ use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Mismatch, Result, require};
 use crate::gpu::Device;
-use crate::optimizer::access::Part;
+use crate::optimizer::storage::Role;
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};
 use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
@@ -85,18 +85,22 @@ impl Fitting {
     /// fit either; without a group's number, the states of all its parameters do not.
     pub(super) fn leave_out(&mut self, place: Place) {
         match place {
-            Place::Part(_, Part::Parameter) | Place::Number(_) => {}
-            Place::Part(id, _) => _ = self.parameters.remove(&id),
-            Place::Group(k) => self.rules[k] = None,
+            Place::Of(_, Role::Parameter) | Place::Number(_) => {}
+            Place::Of(id, _) => _ = self.parameters.remove(&id),
+            Place::Group(k, _) => self.rules[k] = None,
         }
     }
 
     pub(super) fn takes(&self, place: Place) -> bool {
         match place {
-            Place::Part(_, Part::Parameter) | Place::Number(_) => true,
-            Place::Part(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes(Place::Group(*k))),
-            Place::Group(k) => self.rules.get(k).is_some_and(Option::is_some),
+            Place::Of(_, Role::Parameter) | Place::Number(_) => true,
+            Place::Of(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes_group(*k)),
+            Place::Group(k, _) => self.takes_group(k),
         }
+    }
+
+    fn takes_group(&self, k: usize) -> bool {
+        self.rules.get(k).is_some_and(Option::is_some)
     }
 }
 
@@ -263,7 +267,7 @@ impl Optimizer {
             let begun = if fitting.averages.contains(&id) { Some(record.steps) } else { record.average_begun };
             self.parameters.entry(id).and_modify(|p| (p.steps, p.pending, p.average_begun) = (record.steps, 0, begun));
         }
-        for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes(Place::Group(*k))) {
+        for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes_group(*k)) {
             (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
         }
         self.end_window();
@@ -274,7 +278,7 @@ impl Optimizer {
     fn records<'a>(&self, file: &'a Configuration, fitting: &Fitting) -> Result<Vec<(u64, &'a ParameterRecord)>> {
         let mut records = Vec::new();
         for (id, k) in &fitting.parameters {
-            if !fitting.takes(Place::Group(*k)) {
+            if !fitting.takes_group(*k) {
                 continue;
             }
             let Some(record) = self.parameters.get(id).and_then(|p| file.parameters.get(&p.name)) else { continue };
@@ -300,6 +304,7 @@ impl Optimizer {
     pub(super) fn replace(&mut self, Replaced { groups, guard, options }: Replaced) {
         for (group, new) in self.groups.iter_mut().zip(groups) {
             (group.rule, group.settings, group.schedule, group.averaging) = new;
+            group.list_storage();
         }
         self.guard = guard;
         for (id, options) in options {

@@ -8,7 +8,7 @@ use super::torch::Note;
 use super::{Entry, Place};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::optimizer::access::Part;
+use crate::optimizer::storage::Role;
 use crate::optimizer::{Optimizer, Parameter, ParameterId};
 use crate::rules::NAdam;
 use crate::torch;
@@ -74,7 +74,7 @@ impl Optimizer {
         }
         // PyTorch has no states before the first step, except Adagrad's.
         entries.retain(|entry| match entry.place {
-            Place::Part(id, Part::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
+            Place::Of(id, Role::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
             _ => true,
         });
         let note = Note { optimizer: class.unwrap_or_default().into(), param_groups };

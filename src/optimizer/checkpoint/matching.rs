@@ -107,15 +107,14 @@ impl Optimizer {
         }
 
         let ids: HashMap<_, _> = found.iter().map(|(&id, theirs)| (theirs.name, id)).collect();
-        let slots: Vec<_> = self.groups.iter().map(|group| group.slots()).collect();
-        let kept = |owner: &str, slot: &str| match ids.get(owner).and_then(|id| self.parameters.get(id)) {
-            Some(parameter) => slots[parameter.group].contains(&slot) || COUNTS.contains(&slot),
+        let kept = |owner: &str, state: &str| match ids.get(owner).and_then(|id| self.parameters.get(id)) {
+            Some(parameter) => self.groups[parameter.group].state(state).is_some() || COUNTS.contains(&state),
             None => ignored.contains(owner),
         };
         let missing = |name: &&&str| !ids.contains_key(**name) && !ignored.contains(**name);
         mismatch.unexpected.extend(grouped.keys().filter(missing).map(|name| (*name).to_owned()));
         let states = tensors.iter().filter(|name| !grouped.contains_key(name.as_str()));
-        let unknown = states.filter(|name| state(name).is_some_and(|(owner, slot)| !kept(owner, slot)));
+        let unknown = states.filter(|name| state(name).is_some_and(|(owner, state)| !kept(owner, state)));
         mismatch.unexpected.extend(unknown.cloned());
         Ok(found)
     }

@@ -12,13 +12,15 @@ use std::ops::Range;
 use safetensors::Dtype;
 
 use self::header::{Header, Tensor};
-use super::access::Part;
-use super::{Memory, Optimizer, Scalar, Vectors};
+use super::place::NOWHERE;
+use super::storage::{Role, Stored};
+use super::{Memory, Optimizer, ParameterId, Vectors};
 use crate::error::{Error, Mismatch, Result};
-use crate::formats::Extent;
-use crate::gpu::Device;
+use crate::formats::{Extent, Format};
+use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
 use crate::gpu::transfer::PIECE;
+use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 
 mod configuration;
@@ -105,9 +107,9 @@ fn fits(entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool, mi
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
-    Part(u64, Part),
-    /// The number that a group's rule keeps.
-    Group(usize),
+    Of(u64, Role),
+    /// A state of a group: which group, and which of its own states.
+    Group(usize, usize),
     /// A number that only the file has.
     Number(f32),
 }
@@ -254,9 +256,9 @@ impl Optimizer {
 
     /// The parameter whose average this is, if it is an average.
     fn averaged(&self, place: Place) -> Option<u64> {
-        let Place::Part(id, Part::State(k)) = place else { return None };
-        let parameter = self.parameters.get(&id)?;
-        (self.groups[parameter.group].of_elements().count() == k).then_some(id)
+        let Place::Of(id, role) = place else { return None };
+        let group = &self.groups[self.parameters.get(&id)?.group];
+        group.state(AVERAGE).is_some_and(|average| average.role == role).then_some(id)
     }
 
     /// Refuses what a file cannot hold.
@@ -282,24 +284,29 @@ impl Optimizer {
             let dtype = if parameter.element() == f64::NAME { Dtype::F64 } else { Dtype::F32 };
             let shape = parameter.options.shape.map_or(vec![parameter.len], |shape| shape.to_vec());
             let (name, len) = (&parameter.name, parameter.len);
-            let mut push = |name: String, part, len, shape| {
-                entries.push(Entry { name, place: Place::Part(id, part), len, dtype, shape });
+            let mut push = |name: String, role, len, shape| {
+                entries.push(Entry { name, place: Place::Of(id, role), len, dtype, shape });
             };
             if parameters && !parameter.in_slice() {
-                push(name.clone(), Part::Parameter, len, shape.clone());
+                push(name.clone(), Role::Parameter, len, shape.clone());
             }
             let group = &self.groups[parameter.group];
-            for (k, slot) in group.slots().into_iter().enumerate() {
-                push(format!("{name}.{slot}"), Part::State(k), len, shape.clone());
-            }
-            if let Some(state) = group.kept(Extent::Tensor) {
-                push(format!("{name}.{}", state.name), Part::Scalar, 1, Vec::new());
+            for Stored { role, storage } in group.states() {
+                let len = group.len_of(parameter, *role);
+                let shape = match (role, storage.extent) {
+                    // It is written once, for its group.
+                    (Role::Shared(_), _) => continue,
+                    (_, Extent::Element) => shape.clone(),
+                    (_, Extent::Tensor) => Vec::new(),
+                    _ => vec![len],
+                };
+                push(format!("{name}.{}", storage.name), *role, len, shape);
             }
         }
         for (k, group) in self.groups.iter().enumerate() {
-            if let Some(state) = group.kept(Extent::Group) {
-                let name = format!("group.{k}.{}", state.name);
-                entries.push(Entry { name, place: Place::Group(k), len: 1, dtype: Dtype::F64, shape: Vec::new() });
+            for (state, storage) in group.shared_states().enumerate() {
+                let (name, place) = (format!("group.{k}.{}", storage.name), Place::Group(k, state));
+                entries.push(Entry { name, place, len: 1, dtype: Dtype::F64, shape: Vec::new() });
             }
         }
         entries
@@ -331,30 +338,41 @@ impl Optimizer {
 
     /// A piece of a tensor, as bytes.
     async fn take(&self, entry: &Entry, piece: Range<usize>) -> Result<Cow<'_, [u8]>> {
-        match entry.place {
-            Place::Group(k) => Ok(Cow::Owned(self.group_scalar(k).await?.to_le_bytes().to_vec())),
-            Place::Number(number) => Ok(Cow::Owned(number.to_le_bytes().to_vec())),
-            Place::Part(id, part) => {
-                let parameter = self.get(super::ParameterId(id))?;
-                let vectors: &[u8] = match (&parameter.memory, &self.device) {
-                    (Memory::Gpu(_), Device::Gpu(gpu)) => {
-                        let values = gpu.read(&self.range(parameter, part)?.part(piece), &parameter.name).await?;
-                        return Ok(Cow::Owned(bytemuck::cast_slice(&values).to_vec()));
-                    }
-                    (Memory::F32(v), _) => bytemuck::cast_slice(&v.part(part, parameter)?[piece]),
-                    (Memory::F64(v), _) => bytemuck::cast_slice(&v.part(part, parameter)?[piece]),
-                    (Memory::Gpu(_), Device::Cpu) => return Err(Error::DeviceLost),
-                };
-                Ok(Cow::Borrowed(vectors))
+        if let Place::Number(number) = entry.place {
+            return Ok(Cow::Owned(number.to_le_bytes().to_vec()));
+        }
+        let vector: Option<&[u8]> = match self.memory(entry.place) {
+            Some((Memory::F32(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
+            Some((Memory::F64(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
+            _ => {
+                let (range, gpu) = self.range_of(entry)?;
+                let values = gpu.read(&range.part(piece.start as u64..piece.end as u64), &entry.name).await?;
+                return Ok(Cow::Owned(entry.format().encode(&values).into_owned()));
             }
+        };
+        let (operation, reason) = ("saving", "it is in the caller's slice");
+        vector.map(Cow::Borrowed).ok_or_else(|| Error::Unsupported { operation, name: entry.name.clone(), reason })
+    }
+
+    /// The memory that has a tensor, and its role there.
+    fn memory(&self, place: Place) -> Option<(&Memory, Role)> {
+        match place {
+            Place::Of(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
+            Place::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
+            Place::Number(_) => None,
         }
     }
 
-    async fn group_scalar(&self, k: usize) -> Result<f64> {
-        match (&self.group(k)?.scalar, &self.device) {
-            (Some(Scalar::Gpu(range)), Device::Gpu(gpu)) => Ok(gpu.read(range, "the group's number").await?[0].into()),
-            (Some(Scalar::Cpu(number)), _) => Ok(*number),
-            _ => Ok(0.0),
+    /// Where a tensor is on the GPU.
+    fn range_of(&self, entry: &Entry) -> Result<(&BufferRange, &Gpu)> {
+        let range = self.memory(entry.place).and_then(|(memory, role)| memory.range(role));
+        let refused = || {
+            let (operation, reason) = ("a buffer range", NOWHERE);
+            Error::Unsupported { operation, name: entry.name.clone(), reason }
+        };
+        match (&self.device, range) {
+            (Device::Gpu(gpu), Some(range)) => Ok((range, gpu)),
+            _ => Err(refused()),
         }
     }
 
@@ -366,11 +384,9 @@ impl Optimizer {
     ) -> Result<()> {
         // Find a caller's buffer that cannot be written to before anything is written.
         for (entry, _) in &tensors {
-            if let Place::Part(id, part) = entry.place {
-                let parameter = self.get(super::ParameterId(id))?;
-                if let Memory::Gpu(_) = parameter.memory {
-                    self.range(parameter, part)?.check_usage(&parameter.name, wgpu::BufferUsages::COPY_DST)?;
-                }
+            if let (Device::Gpu(_), Place::Of(id, _)) = (&self.device, entry.place) {
+                let name = &self.get(ParameterId(id))?.name;
+                self.range_of(entry)?.0.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
             }
         }
         tensors.sort_by_key(|(_, tensor)| tensor.start);
@@ -399,61 +415,45 @@ impl Optimizer {
 
     /// Sets a piece of a tensor from bytes that are aligned for `f64`.
     fn put(&mut self, entry: &Entry, piece: Range<usize>, bytes: &[u8]) -> Result<()> {
-        match entry.place {
-            Place::Group(k) => {
-                let number: f64 = bytemuck::cast_slice(bytes)[0];
-                match (&mut self.groups[k].scalar, &self.device) {
-                    (Some(Scalar::Gpu(range)), Device::Gpu(gpu)) => {
-                        gpu.write(range, &[f32::of(number)], "the group's number")?;
-                    }
-                    (Some(Scalar::Cpu(scalar)), _) => *scalar = number,
-                    _ => {}
-                }
-                Ok(())
-            }
-            Place::Number(_) => Ok(()),
-            Place::Part(id, part) => {
-                if let Device::Gpu(gpu) = &self.device {
-                    let parameter = self.get(super::ParameterId(id))?;
-                    let range = self.range(parameter, part)?.part(piece);
-                    return gpu.write(&range, bytemuck::cast_slice(bytes), &parameter.name);
-                }
-                let memory = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory);
-                match memory {
-                    Some(Memory::F32(v)) => v.put(part, piece, bytes),
-                    Some(Memory::F64(v)) => v.put(part, piece, bytes),
-                    _ => {}
-                }
-                Ok(())
-            }
+        if let Place::Number(_) = entry.place {
+            return Ok(());
         }
+        if let Device::Gpu(_) = &self.device {
+            let (range, gpu) = self.range_of(entry)?;
+            let range = range.part(piece.start as u64..piece.end as u64);
+            return gpu.write(&range, &entry.format().decode(bytes), &entry.name);
+        }
+        let (memory, role) = match entry.place {
+            Place::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
+            Place::Of(id, role) => (self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory), role),
+            Place::Number(_) => return Ok(()),
+        };
+        match memory {
+            Some(Memory::F32(v)) => v.put(role, piece, bytes),
+            Some(Memory::F64(v)) => v.put(role, piece, bytes),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
 impl Entry {
-    /// Bytes of an element.
-    fn width(&self) -> usize {
-        if self.dtype == Dtype::F64 { 8 } else { 4 }
+    /// How it is stored in the file.
+    fn format(&self) -> Format {
+        if self.dtype == Dtype::F64 { Format::F64 } else { Format::F32 }
     }
 
     /// Bytes.
     fn size(&self) -> u64 {
-        (self.len * self.width()) as u64
+        self.format().size() * self.len as u64
     }
 }
 
 impl<F: Real> Vectors<F> {
-    fn put(&mut self, part: Part, piece: Range<usize>, bytes: &[u8]) {
-        if let Some(vector) = self.part_mut(part) {
+    fn put(&mut self, role: Role, piece: Range<usize>, bytes: &[u8]) {
+        if let Some(vector) = self.of_mut(role) {
             vector[piece].copy_from_slice(bytemuck::cast_slice(bytes));
         }
-    }
-}
-
-impl BufferRange {
-    /// These elements of it.
-    fn part(&self, piece: Range<usize>) -> Self {
-        Self::new(&self.buffer, self.offset + 4 * piece.start as u64, piece.len())
     }
 }
 

@@ -13,7 +13,7 @@ use super::matching::{Groups, Theirs};
 use super::{Entry, Place, Progress, fits, numbers};
 use crate::error::{Error, Mismatch, Result};
 use crate::gpu::Device;
-use crate::optimizer::access::Part;
+use crate::optimizer::storage::Role;
 use crate::optimizer::{Memory, Optimizer, ParameterId};
 use crate::rule::Real;
 
@@ -201,8 +201,8 @@ impl Optimizer {
     ) -> Result<Option<Count>> {
         let parameter = self.get(ParameterId(id))?;
         let of_file = |part: &str| format!("{}.{part}", theirs.name);
-        let slots = self.groups[parameter.group].slots();
-        let states = slots.iter().any(|slot| header.tensor(&of_file(slot)).is_some());
+        let group = &self.groups[parameter.group];
+        let states = group.states().any(|stored| header.tensor(&of_file(stored.storage.name)).is_some());
         let name = of_file(COUNTS[0]);
         let taken = match header.tensor(&name) {
             Some(tensor) => number(file, &name, &tensor)?,
@@ -233,10 +233,10 @@ impl Optimizer {
         let values = parameters && theirs.iter().any(has_value);
         let (mut found, mut lost) = (Vec::new(), HashSet::new());
         for entry in self.entries(values) {
-            let Place::Part(id, part) = entry.place else { continue };
+            let Place::Of(id, part) = entry.place else { continue };
             let (Some(parameter), Some(theirs)) = (self.parameters.get(&id), theirs.get(&id)) else { continue };
             let count = counts.get(&id);
-            let value = part == Part::Parameter;
+            let value = part == Role::Parameter;
             if !value && count.is_none() {
                 continue;
             }
@@ -258,7 +258,7 @@ impl Optimizer {
         }
         counts.retain(|id, _| !lost.contains(id));
         let kept = |entry: &Entry| match entry.place {
-            Place::Part(id, part) => part == Part::Parameter || counts.contains_key(&id),
+            Place::Of(id, part) => part == Role::Parameter || counts.contains_key(&id),
             _ => false,
         };
         found.retain(|(entry, _)| kept(entry));
@@ -267,16 +267,16 @@ impl Optimizer {
 
     /// Sets a state to its initial value.
     pub(super) fn begin(&mut self, entry: &Entry) -> Result<()> {
-        let Place::Part(id, Part::State(k)) = entry.place else { return Ok(()) };
+        let Place::Of(id, role @ Role::State(_)) = entry.place else { return Ok(()) };
         let parameter = self.get(ParameterId(id))?;
-        let initial = self.groups[parameter.group].initial()[k];
+        let initial = self.groups[parameter.group].storage_of(role).map_or(0.0, |storage| storage.initial);
         if let Device::Gpu(gpu) = &self.device {
-            let range = self.range(parameter, Part::State(k))?;
+            let range = self.range(parameter, role)?;
             return gpu.fill(std::slice::from_ref(range), &[initial], entry.len as u64, &parameter.name);
         }
         match self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
-            Some(Memory::F32(v)) => v.slots[k].fill(f32::of(initial)),
-            Some(Memory::F64(v)) => v.slots[k].fill(initial),
+            Some(Memory::F32(v)) => v.of_mut(role).into_iter().for_each(|state| state.fill(f32::of(initial))),
+            Some(Memory::F64(v)) => v.of_mut(role).into_iter().for_each(|state| state.fill(initial)),
             _ => {}
         }
         Ok(())
