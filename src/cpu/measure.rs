@@ -149,7 +149,7 @@ mod tests {
     /// The norms of a parameter and of its gradient.
     fn norms<F: Real>(w: &[F], g: &[F]) -> [f64; 2] {
         let mut w = w.to_vec();
-        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), slots: Vec::new() };
+        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), slots: Vec::new(), others: Vec::new() };
         let c = Coefficients {
             grad_scale: 1.0,
             clip_value: None,
