@@ -7,15 +7,16 @@ use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
 use crate::scaling::factors;
 use crate::settings::{Coefficients, Settings};
 
+mod gradient;
 mod machine;
 mod measure;
 mod norm;
 
+pub(crate) use gradient::Gradient;
 pub(crate) use machine::map;
 use machine::{prefetch, widest};
 pub(crate) use measure::measure;
-use norm::overflows;
-pub(crate) use norm::{Measure, hypot, join, norm};
+pub(crate) use norm::{Measure, hypot, join};
 
 /// Elements that are loaded, computed and stored at a time: four of AVX2's vectors of f32.
 const TILE: usize = 32;
@@ -41,55 +42,6 @@ pub(crate) struct Job<'a, F> {
 pub(crate) enum AnyJob<'a> {
     F32(Job<'a, f32>),
     F64(Job<'a, f64>),
-}
-
-/// A gradient, ours to clear or the caller's to read.
-#[derive(Debug)]
-pub(crate) enum Gradient<'a, F> {
-    Ours(&'a mut [F]),
-    Callers(&'a [F]),
-    /// A copy of the caller's, rewritten.
-    Changed(Vec<F>),
-}
-
-impl<'a, F: Real> Gradient<'a, F> {
-    fn get(&self) -> &[F] {
-        match self {
-            Self::Ours(g) => g,
-            Self::Callers(g) => g,
-            Self::Changed(g) => g,
-        }
-    }
-
-    /// To be rewritten; the caller's is copied for that.
-    fn change(&mut self) -> &mut [F] {
-        if let Self::Callers(g) = self {
-            *self = Self::Changed(g.to_vec());
-        }
-        match self {
-            Self::Ours(g) => g,
-            Self::Changed(g) => g,
-            Self::Callers(_) => &mut [],
-        }
-    }
-
-    #[cfg(not(target_family = "wasm"))]
-    fn split_at(self, at: usize) -> (Self, Self) {
-        match self {
-            Self::Ours(g) => {
-                let (a, b) = g.split_at_mut(at);
-                (Self::Ours(a), Self::Ours(b))
-            }
-            Self::Callers(g) => {
-                let (a, b) = g.split_at(at);
-                (Self::Callers(a), Self::Callers(b))
-            }
-            Self::Changed(mut a) => {
-                let b = a.split_off(at);
-                (Self::Changed(a), Self::Changed(b))
-            }
-        }
-    }
 }
 
 impl AnyJob<'_> {
@@ -129,16 +81,16 @@ impl AnyJob<'_> {
     /// The gradient's norm.
     pub(crate) fn norm(&self, kind: u32, zero: bool) -> Measure {
         match self {
-            Self::F32(job) => norm(job.gradient.get(), kind, zero),
-            Self::F64(job) => norm(job.gradient.get(), kind, zero),
+            Self::F32(job) => job.gradient.view().norm(kind, zero),
+            Self::F64(job) => job.gradient.view().norm(kind, zero),
         }
     }
 
     /// Whether a finite element of a gradient of this norm, times `scale`, is infinite.
     pub(crate) fn overflows(&self, norm: f64, scale: f64) -> bool {
         match self {
-            Self::F32(job) => overflows(job.gradient.get(), norm, scale),
-            Self::F64(job) => overflows(job.gradient.get(), norm, scale),
+            Self::F32(job) => job.gradient.view().overflows(norm, scale),
+            Self::F64(job) => job.gradient.view().overflows(norm, scale),
         }
     }
 
@@ -270,9 +222,9 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
         // Copies, which nothing that is written can alias.
         let (rule, h) = (rule.clone(), *h);
         let mut states = kept.each_mut().map(|slot| slot.as_mut().map(|slot| slot.as_chunks_mut().0));
-        let (w, g) = (parameter.as_chunks_mut().0, gradient.get().as_chunks().0);
+        let (w, g) = (parameter.as_chunks_mut().0, gradient.view());
         let mut average = average.as_mut().map(|average| average.as_chunks_mut().0);
-        for (at, (w, g)) in w.iter_mut().zip(g).enumerate() {
+        for (at, w) in w.iter_mut().enumerate() {
             let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
             for k in 0..states_of::<R, F>() {
                 if let Some(state) = &states[k] {
@@ -281,8 +233,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
                 }
             }
             prefetch(w);
-            prefetch(g);
-            *w = update_tile::<R, F, EXTRAS>(&rule, *w, *g, &mut tile, &h, &driver, first + at * TILE);
+            *w = update_tile::<R, F, EXTRAS>(&rule, *w, g.tile(at), &mut tile, &h, &driver, first + at * TILE);
             for k in 0..states_of::<R, F>() {
                 if let Some(state) = &mut states[k] {
                     state[at] = tile[k];
@@ -301,7 +252,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
             tile[..from.len()].copy_from_slice(from);
             tile
         };
-        let (len, g) = (rest.len(), padded(&gradient.get()[whole..]));
+        let (len, g) = (rest.len(), gradient.view().rest());
         let mut tile =
             kept.each_ref().map(|slot| slot.as_ref().map_or([F::zero(); TILE], |slot| padded(&slot[whole..])));
         let w = update_tile::<R, F, EXTRAS>(rule, padded(rest), g, &mut tile, h, &driver, first + whole);

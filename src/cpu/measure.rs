@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::gradient::View;
 use super::{CHUNK, Driver, Job, LANES, MAX_SLOTS, TILE, hyper, map, prefetch, states_of, widest};
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
@@ -9,7 +10,7 @@ use crate::settings::Coefficients;
 /// The memory of a parameter that is measured. States that the rule does not measure are `None`.
 struct Measured<'a, F> {
     parameter: &'a [F],
-    gradient: &'a [F],
+    gradient: View<'a, F>,
     states: [Option<&'a [F]>; MAX_SLOTS],
 }
 
@@ -22,12 +23,12 @@ impl<'a, F: Real> Measured<'a, F> {
         for (k, slot) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
             states[k] = Some(&**slot);
         }
-        Self { parameter: &*job.parameter, gradient: job.gradient.get(), states }
+        Self { parameter: &*job.parameter, gradient: job.gradient.view(), states }
     }
 
     fn part(&self, part: Range<usize>) -> Self {
         let states = self.states.map(|state| state.map(|state| &state[part.clone()]));
-        Self { parameter: &self.parameter[part.clone()], gradient: &self.gradient[part], states }
+        Self { parameter: &self.parameter[part.clone()], gradient: self.gradient.part(part), states }
     }
 }
 
@@ -65,10 +66,9 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
     // Copies, which stay in registers.
     let (rule, h, driver) = (rule.clone(), *h, Driver::<F>::of(c));
     let (w, w_rest) = part.parameter.as_chunks::<TILE>();
-    let (g, g_rest) = part.gradient.as_chunks::<TILE>();
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
     let mut lanes = [[0.0; LANES]; 2];
-    for (at, (w, g)) in w.iter().zip(g).enumerate() {
+    for (at, w) in w.iter().enumerate() {
         let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
         for k in 0..states_of::<R, F>() {
             if let Some((state, _)) = &states[k] {
@@ -77,8 +77,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
             }
         }
         prefetch(w);
-        prefetch(g);
-        let x = measured::<R, F, EXTRAS>(&rule, w, g, &tile, &h, &driver, first + at * TILE);
+        let x = measured::<R, F, EXTRAS>(&rule, w, &part.gradient.tile(at), &tile, &h, &driver, first + at * TILE);
         add_squares(&mut lanes[0], w);
         add_squares(&mut lanes[1], &x);
     }
@@ -92,7 +91,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
         };
         let tile = states.map(|state| state.map_or([F::zero(); TILE], |(_, rest)| padded(rest)));
         let at = first + w.len() * TILE;
-        let x = measured::<R, F, EXTRAS>(&rule, &padded(w_rest), &padded(g_rest), &tile, &h, &driver, at);
+        let x = measured::<R, F, EXTRAS>(&rule, &padded(w_rest), &part.gradient.rest(), &tile, &h, &driver, at);
         for (&w, &x) in w_rest.iter().zip(&x) {
             rest[0] += square(w);
             rest[1] += square(x);

@@ -1,5 +1,6 @@
 //! How a number is stored, and what one stored number belongs to.
 
+mod bf16;
 mod f32;
 
 use std::borrow::Cow;
@@ -15,17 +16,20 @@ pub enum Format {
     F32,
     /// IEEE 754 binary64: on the CPU, and for what a group keeps there.
     F64,
+    /// bfloat16, the upper half of an f32: of gradients, which are read.
+    Bf16,
 }
 
 impl Format {
     /// Bytes of a number of the smallest format.
-    pub(crate) const SMALLEST: u64 = 4;
+    pub(crate) const SMALLEST: u64 = 2;
 
     /// Bytes of a number.
     pub const fn size(self) -> u64 {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
+            Self::Bf16 => 2,
         }
     }
 
@@ -34,6 +38,7 @@ impl Format {
         match self {
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::Bf16 => "bf16",
         }
     }
 
@@ -42,6 +47,7 @@ impl Format {
         match self {
             Self::F32 => Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
+            Self::Bf16 => Cow::Owned(bf16::encode(values)),
         }
     }
 
@@ -53,6 +59,7 @@ impl Format {
                 aligned.unwrap_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)))
             }
             Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
+            Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
         }
     }
 
@@ -60,6 +67,7 @@ impl Format {
     fn wgsl(self) -> &'static Wgsl {
         match self {
             Self::F32 | Self::F64 => &f32::WGSL,
+            Self::Bf16 => &bf16::WGSL,
         }
     }
 

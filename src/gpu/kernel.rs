@@ -116,6 +116,11 @@ impl KernelKey {
         Self { extras: Extras { pooled: true, ..self.extras }, bindings, ..self }
     }
 
+    /// The same of gradients that are stored in this format.
+    pub(crate) fn reading(self, gradient_format: Format) -> Self {
+        Self { gradient_format, ..self }
+    }
+
     /// A norm-based rule's other passes.
     pub(crate) fn of_norms(rule: &dyn Description, stage: Driver, extras: Extras) -> Self {
         let used = rule.reduce().map(|reduce| reduce.reads.to_vec()).unwrap_or_default();

@@ -14,7 +14,7 @@ pub(crate) const ALIGN: u64 = STRICTEST / Format::SMALLEST;
 /// What kernels read and write as parameters.
 const PARAMETERS: &[Format] = &[Format::F32];
 /// What kernels read as gradients.
-const GRADIENTS: &[Format] = &[Format::F32];
+const GRADIENTS: &[Format] = &[Format::F32, Format::Bf16];
 /// Elements up to which an arena makes room for 16 times what it holds.
 const SMALL: u64 = 1 << 12;
 const SIBLINGS: u64 = 16;
@@ -79,10 +79,15 @@ impl BufferRange {
         self.offset.saturating_add(self.size())
     }
 
+    /// Bytes of the words that it lies in.
+    pub(crate) fn words(&self) -> u64 {
+        self.size().next_multiple_of(4)
+    }
+
     /// The range as a resource of your bind groups.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
         // An empty range cannot be bound. Its padding can. What is bound has whole words.
-        let size = wgpu::BufferSize::new(self.size().max(4).next_multiple_of(4));
+        let size = wgpu::BufferSize::new(self.words().max(4));
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
@@ -144,10 +149,11 @@ impl BufferRange {
         if !found.contains(usage) {
             return Err(Error::MissingUsage { name: name.into(), usage, found });
         }
-        if self.end() > self.buffer.size() {
-            return Err(Error::OutOfBounds { name: name.into(), end: self.end(), size: self.buffer.size() });
-        }
         // WGSL addresses words.
+        let end = self.offset.saturating_add(self.words());
+        if end > self.buffer.size() {
+            return Err(Error::OutOfBounds { name: name.into(), end, size: self.buffer.size() });
+        }
         let alignment = self.format.size().max(4);
         if !self.offset.is_multiple_of(alignment) {
             return Err(Error::Misaligned { name: name.into(), offset: self.offset, alignment });

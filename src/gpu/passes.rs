@@ -51,7 +51,7 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 /// The WGSL of the passes before the update: name, entry point, text.
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     let (norm, prepare) = (norm_text(1, true, Format::F32), prepare_text());
-    let mut shaders = vec![("norm", "main", norm)];
+    let mut shaders = vec![("norm", "main", norm), ("norm of bf16", "main", norm_text(1, true, Format::Bf16))];
     for entry in ["total", "prepare", "rows_main"] {
         shaders.push(("prepare", entry, prepare.clone()));
     }
@@ -104,9 +104,9 @@ fn units_text(shared: bool) -> String {
 }
 
 impl Gpu {
-    /// Partial norms.
-    pub(crate) fn norm_pass(&self, kind: u32, zero: bool) -> Result<Arc<Pass>> {
-        self.pass("norm", norm_text(kind, zero, Format::F32), "main", &[&[true, false], &[true]])
+    /// Partial norms of gradients that are stored in this format.
+    pub(crate) fn norm_pass(&self, kind: u32, zero: bool, format: Format) -> Result<Arc<Pass>> {
+        self.pass("norm", norm_text(kind, zero, format), "main", &[&[true, false], &[true]])
     }
 
     /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only

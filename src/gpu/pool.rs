@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use super::Gpu;
+use super::kernel::GradientAccess;
 use super::memory::{ALIGN, BufferRange};
 use super::runs::Run;
+use crate::formats::Format;
 
 /// A part of a tensor all of which one dispatch can reach.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +91,12 @@ pub(crate) fn pools<'a>(
 }
 
 impl Pool {
+    /// How the gradients in it are stored.
+    pub(crate) fn gradient_format(&self, access: GradientAccess) -> Format {
+        let gradient = if access == GradientAccess::None { None } else { self.bindings.get(1) };
+        gradient.map_or(Format::F32, |&at| self.windows[at].format)
+    }
+
     fn new(of_all: &[BufferRange], width: u64) -> Self {
         let (mut windows, mut bindings) = (Vec::<BufferRange>::new(), Vec::new());
         for window in of_all {

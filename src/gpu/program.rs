@@ -165,7 +165,7 @@ impl<'a> Builder<'a> {
     ) -> Result<()> {
         let (alone, pooled) = split(self.gpu, runs);
         for run in &alone {
-            self.add_run(|lane| key(lane, run.access), run)?;
+            self.add_run(|lane| key(lane, run.access).reading(run.gradient_format()), run)?;
         }
         for (access, runs) in &pooled {
             self.add_pools(|lane| key(lane, *access), *access, runs)?;
@@ -250,7 +250,7 @@ impl<'a> Builder<'a> {
         let tile = self.tiles.size;
         for pool in pools(self.gpu, runs, access != GradientAccess::None, 4, tile, Padding::With) {
             let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
-            let key = key(lane).pooled(pool.bindings.clone());
+            let key = key(lane).pooled(pool.bindings.clone()).reading(pool.gradient_format(access));
             let tiled = key.tiled();
             let (kernel, ranges) = self.bind_windows(key, access, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
@@ -275,17 +275,18 @@ impl<'a> Builder<'a> {
         batches
     }
 
-    /// Adds the norms of gradients: runs of one tensor and one range each.
-    pub(crate) fn add_norms(&mut self, kernel: &Arc<Pass>, gradients: &[Run]) -> Result<()> {
+    /// Adds the norms of this kind of gradients: runs of one tensor and one range each. With `zero`, of finite elements.
+    pub(crate) fn add_norms(&mut self, kind: u32, zero: bool, gradients: &[Run]) -> Result<()> {
         for part in gradients.iter().flat_map(|run| &run.parts) {
             self.ranges.insert(part.row, [part.out, self.tiles.results(part.len)]);
         }
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         for pool in pools(self.gpu, gradients, false, 1, self.tiles.size, Padding::Without) {
-            let ranges = self.bind_group(kernel, &pool.windows, [true, true])?;
+            let kernel = self.gpu.norm_pass(kind, zero, pool.windows[0].format)?;
+            let ranges = self.bind_group(&kernel, &pool.windows, [true, true])?;
             for batch in self.cut_pool(&pool, most) {
                 let workgroups = [batch.count, 1];
-                self.norms.push(Pending { workgroups, ..Pending::of_blocks(kernel, &ranges, batch) });
+                self.norms.push(Pending { workgroups, ..Pending::of_blocks(&kernel, &ranges, batch) });
             }
         }
         Ok(())
@@ -302,7 +303,8 @@ impl<'a> Builder<'a> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         let mut measures = Vec::new();
         for pool in pools(self.gpu, runs, true, 1, self.tiles.size, Padding::Without) {
-            let key = key().pooled(pool.bindings.clone());
+            let format = pool.gradient_format(GradientAccess::Read);
+            let key = key().pooled(pool.bindings.clone()).reading(format);
             let (kernel, ranges) = self.bind_windows(key, GradientAccess::Read, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
                 let workgroups = [batch.count, 1];

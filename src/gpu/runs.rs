@@ -7,6 +7,7 @@ use super::kernel::GradientAccess;
 use super::memory::BufferRange;
 use super::pool::Padding;
 use super::tiles::Part;
+use crate::formats::Format;
 
 /// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs
 /// no table.
@@ -33,6 +34,12 @@ impl Run {
         Self { ranges, access, parts, tiled, owned: false }
     }
 
+    /// How its gradient is stored, if it has one.
+    pub(crate) fn gradient_format(&self) -> Format {
+        let gradient = if self.access == GradientAccess::None { None } else { self.ranges.get(1) };
+        gradient.map_or(Format::F32, |range| range.format)
+    }
+
     /// Bytes of an element of the largest of its formats.
     pub(crate) fn widest(&self) -> u64 {
         self.ranges.iter().map(|range| range.format.size()).max().unwrap_or(1)
@@ -54,16 +61,17 @@ impl Run {
     }
 
     /// The buffers that it lies in, how, and the coefficients of all of it, if they are the same.
-    fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Option<usize>) {
+    fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Format, Option<usize>) {
         let buffers = self.ranges.iter().map(|range| range.buffer.clone()).collect();
-        (buffers, self.access, (!self.tiled).then_some(self.parts[0].row))
+        (buffers, self.access, self.gradient_format(), (!self.tiled).then_some(self.parts[0].row))
     }
 
     /// Joins a tensor that lies just behind, padding included.
     pub(crate) fn extend(&mut self, next: &Self) -> bool {
         let pairs = || self.ranges.iter().zip(&next.ranges);
         let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
-        let same = (self.access, self.tiled) == (next.access, next.tiled) && self.ranges.len() == next.ranges.len();
+        let kind = |run: &Self| (run.access, run.tiled, run.ranges.len(), run.gradient_format());
+        let same = kind(self) == kind(next);
         let one_row = self.parts[0].row == next.parts[0].row;
         if !self.owned || !next.owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
             return false;

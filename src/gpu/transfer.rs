@@ -22,12 +22,12 @@ impl Gpu {
         let copied = self.scoped("a read-back", || {
             let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim read-back"),
-                size: range.size(),
+                size: range.words(),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
             let mut encoder = self.encoder();
-            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.size());
+            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.words());
             let submission = self.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
             (staging, submission)
@@ -39,7 +39,7 @@ impl Gpu {
         self.mapped(&submission, mapped).await?;
         let view =
             staging.get_mapped_range(..).map_err(|e| self.check_alive().err().unwrap_or(failed(e.to_string())))?;
-        Ok(range.format.decode(&view).into_owned())
+        Ok(range.format.decode(&view[..range.size() as usize]).into_owned())
     }
 
     /// Waits for a mapping that was asked for after this submission.
@@ -65,7 +65,13 @@ impl Gpu {
         self.scoped("a write", || {
             let offsets = (range.offset..).step_by(range.format.size() as usize * PIECE);
             for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
-                self.queue().write_buffer(&range.buffer, offset, &range.format.encode(piece));
+                let mut bytes = range.format.encode(piece);
+                if !bytes.len().is_multiple_of(4) {
+                    // The half behind the last number belongs to nobody: ranges start at words.
+                    let words = bytes.len().next_multiple_of(4);
+                    bytes.to_mut().resize(words, 0);
+                }
+                self.queue().write_buffer(&range.buffer, offset, &bytes);
                 if self.0.unsent.fetch_add(piece.len(), Relaxed) + piece.len() >= PIECE {
                     self.0.unsent.store(0, Relaxed);
                     self.queue().submit([]);

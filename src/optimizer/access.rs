@@ -2,11 +2,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use half::bf16;
+
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::place::NOWHERE;
-use super::storage::Role;
-use super::{Change, Gradient, Key, Memory, Optimizer, Parameter, ParameterId, Vectors};
+use super::storage::{Role, check_gradient_format};
+use super::{Change, Gradient, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result, require};
 use crate::formats::Extent;
 use crate::gpu::Device;
@@ -98,7 +100,7 @@ impl Optimizer {
     }
 
     /// Sets the gradient, before the work that is submitted next. It is then present, and stays until it is written
-    /// again.
+    /// again. A gradient in 16 bits gets the nearest numbers.
     ///
     /// # Errors
     /// As [`Optimizer::write`], and [`Error::Unsupported`] if there is none.
@@ -172,6 +174,7 @@ impl Optimizer {
                 let name = format!("gradient of {}", parameter.name);
                 range.check_gradient(&name)?;
                 let zeroed = self.groups[parameter.group].settings.writes_gradient();
+                check_gradient_format(&parameter.name, range.format, zeroed)?;
                 let (name, role) = (parameter.name.clone(), if zeroed { Binding::Zeroed } else { Binding::Gradient });
                 self.check_overlap(Some(id), &name, range, role)?;
                 (Some(range.clone()), false)
@@ -247,8 +250,8 @@ impl Optimizer {
         self.end_window();
         for parameter in self.parameters.values_mut() {
             match &mut parameter.memory {
-                Memory::F32(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
-                Memory::F64(Vectors { own: Some(own), .. }) => own.gradient.fill(0.0),
+                Memory::F32(Vectors { own: Some(own), .. }) => own.zero_gradient(),
+                Memory::F64(Vectors { own: Some(own), .. }) => own.zero_gradient(),
                 _ => {}
             }
         }
@@ -273,7 +276,7 @@ impl Optimizer {
             }
         }
         for range in ranges {
-            encoder.clear_buffer(&range.buffer, range.offset, Some(range.size()));
+            encoder.clear_buffer(&range.buffer, range.offset, Some(range.words()));
         }
         self.end_window();
         Ok(())
@@ -305,8 +308,8 @@ impl Optimizer {
         }
         let (memory, role) = self.groups[parameter.group].memory(parameter, role);
         let values = match memory {
-            Memory::F32(v) => v.of(role).map(converted),
-            Memory::F64(v) => v.of(role).map(converted),
+            Memory::F32(v) => v.of(role).map(converted).or_else(|| v.narrow_gradient(role)),
+            Memory::F64(v) => v.of(role).map(converted).or_else(|| v.narrow_gradient(role)),
             Memory::Gpu(_) => None,
         };
         values.ok_or_else(|| parameter.unsupported("reading", "it is in the caller's slice"))
@@ -359,8 +362,8 @@ impl Optimizer {
         let reason = "it is in the caller's slice";
         let refused = parameter.unsupported("writing", reason);
         let written = self.memory_mut(id, part).and_then(|(memory, role)| match memory {
-            Memory::F32(v) => v.of_mut(role).map(|to| convert(to, values)),
-            Memory::F64(v) => v.of_mut(role).map(|to| convert(to, values)),
+            Memory::F32(v) => v.write(role, values),
+            Memory::F64(v) => v.write(role, values),
             Memory::Gpu(_) => None,
         });
         written.ok_or(refused)
@@ -373,6 +376,31 @@ impl Optimizer {
             Role::Shared(k) => Some((&mut self.groups[parameter.group].shared, Role::State(k))),
             _ => Some((&mut parameter.memory, role)),
         }
+    }
+}
+
+impl<F: Real> Own<F> {
+    fn zero_gradient(&mut self) {
+        self.gradient.fill(F::zero());
+        self.bf16.iter_mut().for_each(|gradient| gradient.fill(bf16::ZERO));
+    }
+}
+
+impl<F: Real> Vectors<F> {
+    /// A gradient in bfloat16, if this role is that.
+    fn narrow_gradient<G: Real>(&self, role: Role) -> Option<Vec<G>> {
+        let gradient = self.own.as_ref()?.bf16.as_ref().filter(|_| role == Role::Gradient)?;
+        Some(gradient.iter().map(|&x| G::of(x.to_f64())).collect())
+    }
+
+    /// Sets what has this role; a gradient in bfloat16 to the nearest numbers.
+    fn write<G: Real>(&mut self, role: Role, values: &[G]) -> Option<()> {
+        if let Some(gradient) = self.own.as_mut().and_then(|own| own.bf16.as_mut()).filter(|_| role == Role::Gradient) {
+            let narrow = |x: &G| bf16::from_f64(x.to_f64().unwrap_or(f64::NAN));
+            gradient.iter_mut().zip(values).for_each(|(to, x)| *to = narrow(x));
+            return Some(());
+        }
+        self.of_mut(role).map(|to| convert(to, values))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::storage::Role;
+use super::storage::{Role, check_gradient_format};
 use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{GradientAccess, KernelKey};
@@ -108,11 +108,12 @@ impl Optimizer {
         for (id, range) in gradients {
             let parameter = self.get(*id)?;
             parameter.check_len(range.len)?;
-            range.check(&format!("micro-batch of {}", parameter.name))?;
+            range.check_gradient(&format!("micro-batch of {}", parameter.name))?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             let Some(gradient) = tensor.gradient.clone() else {
                 return Err(parameter.unsupported("encode_accumulate", "it has no memory for a gradient: set_gradient"));
             };
+            check_gradient_format(&parameter.name, gradient.format, true)?;
             additions.push(Addition { id: id.0, gradient, range: range.clone(), first: parameter.batches() == 0 });
         }
         let known = self.accumulations.iter().position(|(of, _)| *of == additions);
@@ -207,6 +208,7 @@ impl Optimizer {
         if expected != found {
             return Err(Error::ElementType { name, expected, found });
         }
+        check_gradient_format(&name, self.groups[parameter.group].gradient_format, !parameter.is_foreign())?;
         if let Device::Gpu(gpu) = self.device.clone() {
             return self.accumulate_from_host(&gpu, id, bytemuck::cast_slice(gradient));
         }

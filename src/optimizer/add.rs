@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
+use half::bf16;
+
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::storage::{Role, Stored};
 use super::{Change, Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result};
-use crate::formats::Storage;
+use crate::formats::{Format, Storage};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
@@ -95,7 +97,12 @@ impl Optimizer {
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
         let state = |state: &Storage| vec![F::of(state.initial); state.extent.len(len, None)];
         let states = self.groups[group].states_of_parameters().map(state).collect();
-        let own = values.map(|values| Own { parameter: values.to_vec(), gradient: vec![F::zero(); len] });
+        let in_bf16 = self.groups[group].gradient_format == Format::Bf16;
+        let own = values.map(|values| Own {
+            parameter: values.to_vec(),
+            gradient: vec![F::zero(); if in_bf16 { 0 } else { len }],
+            bf16: in_bf16.then(|| vec![bf16::ZERO; len]),
+        });
         let vectors = Vectors { own, states };
         match F::NAME == f64::NAME {
             true => Memory::F64(vectors.cast()),
@@ -205,13 +212,17 @@ impl Optimizer {
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU, [`Error::OverLimit`] for a
-    /// length that no slice has.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU and in a group whose gradients
+    /// are not f32, [`Error::OverLimit`] for a length that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.check_swapped(group, "adding")?;
         self.check_new(name)?;
         if let Device::Gpu(_) = self.device {
             let reason = "the optimizer runs on a GPU";
+            return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
+        }
+        if self.groups[group].gradient_format != Format::F32 {
+            let reason = "the gradients of slices are slices of the same type";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
         }
         // No slice is longer than this, so neither is one of its states.
@@ -290,7 +301,8 @@ impl<F: Real> Vectors<F> {
     /// The same vectors, `G` being the same type as `F`.
     fn cast<G: Real>(self) -> Vectors<G> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
-        let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
+        let own =
+            self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient), bf16: own.bf16 });
         Vectors { own, states: self.states.into_iter().map(cast).collect() }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::storage::check_gradient_format;
 use super::{Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::gpu::memory::BufferRange;
@@ -128,6 +129,7 @@ impl Optimizer {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             if let Some(gradient) = tensor.gradient.clone() {
                 let name = parameter.name.clone();
+                check_gradient_format(&name, gradient.format, true)?;
                 self.check_overlap(Some(ParameterId(id)), &name, &gradient, Binding::Zeroed)?;
             }
         }

@@ -1,8 +1,10 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
+use super::storage::check_gradient_format;
 use super::{Change, Key, Optimizer, ParameterId, step};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
+use crate::formats::Format;
 use crate::gpu::Device;
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
@@ -57,6 +59,7 @@ impl Optimizer {
             self.check_gradients(|parameter| parameter.group == group)?;
         }
         let now = self.group(group)?;
+        check_gradient_format("the group", now.gradient_format, settings.writes_gradient())?;
         let kind = |settings: &Settings| {
             [settings.clip_norm, settings.group_clip_norm].map(|clip| clip.map(|clip| clip.norm.kind()))
         };
@@ -74,6 +77,47 @@ impl Optimizer {
             self.claims = None;
         }
         self.groups[group].settings = settings;
+        Ok(())
+    }
+
+    /// How the gradients of a group's parameters are stored: [`Format::F32`], or [`Format::Bf16`] for backward passes
+    /// that give 16 bits, at half the memory and traffic. For parameters of [`Optimizer::add`], while the group has none
+    /// yet. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
+    ///
+    /// ```
+    /// use wgpu_optim::{Device, Format, Optimizer, rules::Sgd};
+    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
+    /// sgd.set_gradient_format(0, Format::Bf16)?;
+    /// sgd.add(0, "w", &[0.0f32])?;
+    /// sgd.write_gradient("w", &[1.001f32])?; // the nearest number with eight bits is 1
+    /// sgd.step()?;
+    /// assert_eq!(sgd.read_blocking::<f32>("w")?, [-1.0]);
+    /// # Ok::<(), wgpu_optim::Error>(())
+    /// ```
+    ///
+    /// A gradient in bf16 is only read. It has no [`Settings::zero_grad`], [`Settings::centralize`] or
+    /// [`Settings::adaptive_clip`], and no micro-batches are added to it; micro-batches themselves may be in bf16.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for another format, for a group that has parameters, or whose
+    /// settings write gradients; on a GPU those of [`Optimizer::new`].
+    pub fn set_gradient_format(&mut self, group: usize, format: Format) -> Result<()> {
+        let now = self.group(group)?;
+        let refuse = |reason| {
+            let (operation, name) = ("set_gradient_format", format!("group {group}"));
+            Err(Error::Unsupported { operation, name, reason })
+        };
+        if !matches!(format, Format::F32 | Format::Bf16) {
+            return refuse("gradients are F32 or Bf16");
+        }
+        if self.parameters.values().any(|parameter| parameter.group == group) {
+            return refuse("it has parameters: set the format before they are added");
+        }
+        check_gradient_format("the group", format, now.settings.writes_gradient())?;
+        let group = &mut self.groups[group];
+        group.gradient_format = format;
+        group.list_storage();
+        group.make_arenas();
         Ok(())
     }
 

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 
+use half::bf16;
+
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
-use crate::formats::Extent;
+use crate::formats::{Extent, Format};
 use crate::gpu::Device;
 use crate::gpu::control::{Control, InFlight};
 use crate::gpu::kernel::{AVERAGE, Extras};
@@ -143,6 +145,7 @@ pub enum Gradient {
 /// - Schedule: [`set_schedule`](Self::set_schedule), [`schedule_step`](Self::schedule_step),
 ///   [`set_schedule_step`](Self::set_schedule_step), [`copy_schedule`](Self::copy_schedule).
 /// - Rule, with other β, ε, …: [`rule`](Self::rule), [`set_rule`](Self::set_rule).
+/// - Gradients in 16 bits: [`set_gradient_format`](Self::set_gradient_format).
 /// - One parameter frozen, with a rate of its own, or without decay: [`options`](Self::options),
 ///   [`set_options`](Self::set_options), [`set_options_where`](Self::set_options_where).
 ///
@@ -250,6 +253,8 @@ struct Group {
     averaging: Option<Averaging>,
     /// The averages stand where the parameters belong.
     swapped: bool,
+    /// How the gradients of [`Optimizer::add`] are stored.
+    gradient_format: Format,
     /// Steps that the schedule has seen for certain.
     steps: u64,
     /// Recorded steps that the device may have skipped, by [`Control::bit`].
@@ -305,7 +310,9 @@ struct Vectors<F> {
 #[derive(Debug)]
 struct Own<F> {
     parameter: Vec<F>,
+    /// Empty if the gradient is stored in bfloat16.
     gradient: Vec<F>,
+    bf16: Option<Vec<bf16>>,
 }
 
 impl Group {
@@ -493,6 +500,7 @@ impl Optimizer {
             schedule: None,
             averaging: None,
             swapped: false,
+            gradient_format: Format::F32,
             steps: 0,
             pending: 0,
             storage: Vec::new(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::accumulate::Held;
+use super::storage::check_gradient_format;
 use super::{Change, Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result};
 #[cfg(feature = "burn")]
@@ -24,6 +25,11 @@ pub struct Placed {
 pub(super) const NOWHERE: &str = "it has no place: see Optimizer::place";
 
 impl Parameter {
+    /// Whether it is in the caller's buffer.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(&self.memory, Memory::Gpu(tensor) if !tensor.owned)
+    }
+
     pub(super) fn is_nowhere(&self) -> bool {
         matches!(&self.memory, Memory::Gpu(tensor) if tensor.parameter.is_none())
     }
@@ -53,6 +59,8 @@ impl Optimizer {
             if let Some(gradient) = &place.gradient {
                 parameter.check_len(gradient.len)?;
                 gradient.check_gradient(&format!("gradient of {}", parameter.name))?;
+                let written = self.groups[parameter.group].settings.writes_gradient();
+                check_gradient_format(&parameter.name, gradient.format, written)?;
             }
         }
         let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {

@@ -121,7 +121,7 @@ impl Optimizer {
         match control {
             Some(control) if measures || !builder.is_empty() => {
                 if measures {
-                    builder.add_norms(&gpu.norm_pass(self.norm_kind(), zero)?, &gradients)?;
+                    builder.add_norms(self.norm_kind(), zero, &gradients)?;
                 }
                 let lines = lines::stages(gpu, control, &self.shaped(&shaped))?;
                 builder.finish_controlled(control, lines, results)

@@ -2,6 +2,7 @@
 
 use super::{Group, Memory, Parameter, Vectors};
 use crate::any_rule::AnyRule;
+use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::{Arena, BufferRange};
@@ -44,9 +45,10 @@ const fn of_elements(name: &'static str) -> Storage {
 }
 
 /// All storage of a group: parameter, gradient, the rule's states, the average.
-pub(super) fn stored(rule: &AnyRule, averages: bool) -> Vec<Stored> {
+pub(super) fn stored(rule: &AnyRule, averages: bool, gradient_format: Format) -> Vec<Stored> {
     let parameter = Stored { role: Role::Parameter, storage: of_elements("parameter") };
-    let gradient = Stored { role: Role::Gradient, storage: of_elements("gradient") };
+    let gradient = Storage { format: gradient_format, ..of_elements("gradient") };
+    let gradient = Stored { role: Role::Gradient, storage: gradient };
     let average = averages.then_some(AVERAGE_STORAGE);
     let (mut states, mut shared) = (0.., 0..);
     let state = |storage: Storage| {
@@ -62,7 +64,7 @@ pub(super) fn stored(rule: &AnyRule, averages: bool) -> Vec<Stored> {
 impl Group {
     /// Lists its storage, after its rule or its averaging has changed.
     pub(super) fn list_storage(&mut self) {
-        self.storage = stored(&self.rule, self.averaging.is_some());
+        self.storage = stored(&self.rule, self.averaging.is_some(), self.gradient_format);
     }
 
     /// The states that its rule keeps, and the average.
@@ -164,7 +166,7 @@ impl Memory {
         }
     }
 
-    /// How many numbers it has of this role; `None` for what is elsewhere.
+    /// How many numbers it has of this role; `None` for what is elsewhere, and for a gradient in bfloat16.
     fn len(&self, role: Role) -> Option<usize> {
         match self {
             Self::Gpu(_) => self.range(role).map(|range| range.len),
@@ -174,13 +176,22 @@ impl Memory {
     }
 }
 
+/// Refuses to write gradients that are only read.
+pub(super) fn check_gradient_format(name: &str, format: Format, written: bool) -> Result<()> {
+    if !written || format == Format::F32 {
+        return Ok(());
+    }
+    let reason = "a gradient in bf16 is only read: zero_grad, centralize, adaptive_clip and accumulation need f32";
+    Err(Error::Unsupported { operation: "writing a gradient in a step", name: name.into(), reason })
+}
+
 impl<F: Real> Vectors<F> {
     /// Of this role; `None` for what is in the caller's slice.
     pub(super) fn of(&self, role: Role) -> Option<&[F]> {
         match (role, &self.own) {
             (Role::State(k), _) => self.states.get(k),
             (Role::Parameter, Some(own)) => Some(&own.parameter),
-            (Role::Gradient, Some(own)) => Some(&own.gradient),
+            (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&own.gradient),
             _ => None,
         }
         .map(Vec::as_slice)
@@ -190,7 +201,7 @@ impl<F: Real> Vectors<F> {
         match (role, &mut self.own) {
             (Role::State(k), _) => self.states.get_mut(k),
             (Role::Parameter, Some(own)) => Some(&mut own.parameter),
-            (Role::Gradient, Some(own)) => Some(&mut own.gradient),
+            (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&mut own.gradient),
             _ => None,
         }
         .map(Vec::as_mut_slice)
@@ -205,7 +216,7 @@ mod tests {
     #[test]
     fn states_are_numbered_by_owner_in_the_order_of_the_list() {
         let listed = |rule: AnyRule| {
-            let all = stored(&rule, true).into_iter().map(|stored| (stored.storage.name, stored.role));
+            let all = stored(&rule, true, Format::F32).into_iter().map(|stored| (stored.storage.name, stored.role));
             all.skip(2).collect::<Vec<_>>()
         };
         let novograd = [("exp_avg", Role::State(0)), ("exp_avg_sq", Role::State(1)), (AVERAGE, Role::State(2))];

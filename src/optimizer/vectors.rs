@@ -347,9 +347,13 @@ impl Parameter {
 
 impl<F: Real> Vectors<F> {
     fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
-        let Own { parameter, gradient } = self.own.as_mut()?;
+        let Own { parameter, gradient, bf16 } = self.own.as_mut()?;
         let (slots, others) = by_extent(group, &mut self.states);
-        Some(Job { parameter, gradient: cpu::Gradient::Ours(gradient), slots, others })
+        let gradient = match bf16 {
+            Some(g) => cpu::Gradient::Bf16(g),
+            None => cpu::Gradient::Ours(gradient),
+        };
+        Some(Job { parameter, gradient, slots, others })
     }
 
     fn job_on<'a>(&'a mut self, group: &Group, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
