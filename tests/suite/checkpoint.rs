@@ -5,11 +5,11 @@ use std::io::Cursor;
 use libtest_mimic::{Failed, Trial};
 use wgpu_optim::rules::{AdaGradNorm, Adam, Momentum, NovoGrad};
 use wgpu_optim::{
-    AnyRule, Averaging, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LoadOptions, LossScaler, Mismatch, Noise,
-    Optimizer, Options, Real, Rule, SaveOptions, Schedule, Settings, Step, WeightDecay, fields, rules,
+    AnyRule, Averaging, BufferRange, ClipNorm, Device, Error, Extent, Gpu, Gradient, LoadOptions, LossScaler, Mismatch,
+    Noise, Optimizer, Options, Real, Rule, SaveOptions, Schedule, Settings, Step, WeightDecay, fields, rules,
 };
 
-use crate::compare::ensure;
+use crate::compare::{ensure, same};
 use crate::fixture::{FOREIGN, buffer, parameters};
 use crate::tests;
 
@@ -20,13 +20,15 @@ tests!(
     every_rule_resumes,
     a_large_state_is_never_on_the_host_as_a_whole,
     callers_buffers_are_saved_and_loaded,
+    a_file_of_version_1_loads_on_a_gpu,
 );
 
 pub(crate) type OnCpu = fn() -> Result<(), Failed>;
 
 /// Those that need no GPU.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cpu: [(&str, OnCpu); 3] = [
+    let cpu: [(&str, OnCpu); 4] = [
+        ("a_file_of_version_1_loads", a_file_of_version_1_loads),
         ("a_custom_rule_keeps_its_configuration", a_custom_rule_keeps_its_configuration),
         ("states_alone", states_alone),
         ("f64_is_kept", f64_is_kept),
@@ -330,4 +332,67 @@ fn f64_is_kept() -> Result<(), Failed> {
     single.add(0, "w", &[0.0f32; 2])?;
     let Err(Error::Mismatch(mismatch)) = load(&mut single, &file) else { return Err("no mismatch".into()) };
     ensure(mismatch.different == ["w ([2] of F64 in the file, [2] of F32 here)"], format!("{mismatch:?}"))
+}
+
+/// Written by the last commit before version 2, by what [`trained`] does.
+const VERSION_1: &[u8] = include_bytes!("version_1.safetensors");
+
+const TENSORS: [(usize, &str, usize); 6] = [
+    (0, "a.weight", 5),
+    (0, "a.bias", 2),
+    (1, "b.weight", 4),
+    (1, "b.bias", 1),
+    (2, "c.weight", 3),
+    (3, "d.weight", 2),
+];
+
+/// A state of each extent, and an average.
+fn of_each_extent(device: &Device) -> Result<Optimizer, Error> {
+    let mut optimizer = Optimizer::new(device, NovoGrad::paper(), 0.02)?;
+    optimizer.add_group(AdaGradNorm::default(), 0.03)?;
+    optimizer.add_group(Adam::default(), 0.01)?;
+    optimizer.set_averaging(2, Averaging::Ema(0.9))?;
+    optimizer.add_group(AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() }, 0.04)?;
+    for (group, name, len) in TENSORS {
+        optimizer.add(group, name, &(0..len).map(|k| k as f32 - 1.5).collect::<Vec<_>>())?;
+    }
+    Ok(optimizer)
+}
+
+fn trained() -> Result<Optimizer, Error> {
+    let mut optimizer = of_each_extent(&Device::Cpu)?;
+    for step in 1..4 {
+        for (_, name, len) in TENSORS {
+            let gradient: Vec<_> = (0..len).map(|k| (k as f32 - 0.75) * step as f32).collect();
+            optimizer.write_gradient(name, &gradient)?;
+        }
+        optimizer.step()?;
+    }
+    Ok(optimizer)
+}
+
+/// Its groups say nothing of their storage, and AdaGrad-Norm's `over` is called `scope` in it.
+fn a_file_of_version_1_loads() -> Result<(), Failed> {
+    let header = String::from_utf8_lossy(VERSION_1);
+    ensure(header.contains("version\\\":1,") && header.contains("\\\"scope\\\":\\\"group\\\""), "it is another file")?;
+    ensure(!header.contains("storage"), "it is another file")?;
+    let mut loaded = of_each_extent(&Device::Cpu)?;
+    load(&mut loaded, VERSION_1)?;
+    // What the file lacks is added, and nothing else differs.
+    ensure(saved(&mut loaded)? == saved(&mut trained()?)?, "something was not loaded")
+}
+
+fn a_file_of_version_1_loads_on_a_gpu(gpu: &Gpu) -> Result<(), Failed> {
+    let (mut loaded, from) = (of_each_extent(&gpu.into())?, trained()?);
+    load(&mut loaded, VERSION_1)?;
+    for (group, name, _) in TENSORS {
+        ensure(loaded.steps(name)? == 3, name)?;
+        same(name, &loaded.read_blocking::<f32>(name)?, &from.read_blocking(name)?)?;
+        let average = (group == 2).then_some("average");
+        for state in loaded.rule(group)?.states().into_iter().chain(average) {
+            let [here, there] = [&loaded, &from].map(|optimizer| optimizer.read_state_blocking::<f32>(name, state));
+            same(&format!("{name}.{state}"), &here?, &there?)?;
+        }
+    }
+    Ok(())
 }

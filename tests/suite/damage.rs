@@ -27,7 +27,7 @@ fn with_header(file: &[u8], change: impl FnOnce(&mut Value)) -> Result<Vec<u8>, 
 }
 
 /// The file with another configuration.
-fn with_configuration(file: &[u8], change: impl FnOnce(&mut Value)) -> Result<Vec<u8>, Failed> {
+pub(crate) fn with_configuration(file: &[u8], change: impl FnOnce(&mut Value)) -> Result<Vec<u8>, Failed> {
     with_header(file, |header| {
         let note = &mut header["__metadata__"]["wgpu-optim"];
         let mut configuration = note.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -80,8 +80,18 @@ fn damaged_files_are_refused() -> Result<(), Failed> {
 fn wrong_configurations_are_refused() -> Result<(), Failed> {
     let file = saved(&mut two(["a", "b"], [4, 2], Adam::default())?)?;
     let checkpoint = |e: &Error| matches!(e, Error::Checkpoint { .. });
-    let version = with_configuration(&file, |note| note["version"] = 2.into())?;
-    refused("version", &version, |e| e.to_string().contains("version 2, this code reads 1"))?;
+    for version in [0, 3] {
+        let changed = with_configuration(&file, |note| note["version"] = version.into())?;
+        let said = format!("version {version}, this code reads 1 to 2");
+        refused("version", &changed, |e| checkpoint(e) && e.to_string().contains(&said))?;
+    }
+    let unlisted = |note: &mut Value| _ = note["groups"][0].as_object_mut().and_then(|group| group.remove("storage"));
+    let without = with_configuration(&file, unlisted)?;
+    refused("no storage", &without, |e| checkpoint(e) && e.to_string().contains("group 0 does not list its storage"))?;
+    let of_version_1 = with_configuration(&file, |note| note["version"] = 1.into())?;
+    refused("storage", &of_version_1, |e| checkpoint(e) && e.to_string().contains("lists its storage in version 1"))?;
+    let format = |note: &mut Value| note["groups"][0]["storage"][0]["format"] = "f128".into();
+    refused("format", &with_configuration(&file, format)?, |e| checkpoint(e) && e.to_string().contains("`f128`"))?;
     refused("unknown", &with_configuration(&file, |note| note["more"] = 1.into())?, checkpoint)?;
     refused("null", &with_configuration(&file, |note| note["groups"][0]["settings"]["lr"] = Value::Null)?, checkpoint)?;
     type Change = fn(&mut Value);

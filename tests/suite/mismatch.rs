@@ -8,9 +8,11 @@ use wgpu_optim::{Averaging, Device, Error, LoadOptions, Optimizer, Options, Save
 
 use crate::checkpoint::{OnCpu, load, saved, two};
 use crate::compare::ensure;
+use crate::damage::with_configuration;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cpu: [(&str, OnCpu); 5] = [
+    let cpu: [(&str, OnCpu); 6] = [
+        ("storage_of_another_kind_is_left_out", storage_of_another_kind_is_left_out),
         ("strict_loading_lists_everything", strict_loading_lists_everything),
         ("lenient_loading_takes_what_fits", lenient_loading_takes_what_fits),
         ("a_missing_state_is_left_out_alone", a_missing_state_is_left_out_alone),
@@ -193,4 +195,30 @@ fn a_late_average_goes_on() -> Result<(), Failed> {
         ensure(saved(&mut resumed)? == saved(&mut through)?, format!("{kind:?} goes on otherwise"))?;
     }
     Ok(())
+}
+
+/// A state of another extent or format has numbers that would mean something else: none of its group is loaded.
+fn storage_of_another_kind_is_left_out() -> Result<(), Failed> {
+    let from = || two(["a", "b"], [4, 2], Adam { beta1: 0.5, ..Adam::default() });
+    let mut file = Vec::new();
+    for (key, value, said) in [
+        ("extent", "row", "the state exp_avg_sq of group 0 (row of f32 in the file, element of f32 here)"),
+        ("format", "f64", "the state exp_avg_sq of group 0 (element of f64 in the file, element of f32 here)"),
+    ] {
+        file = with_configuration(&saved(&mut from()?)?, |note| note["groups"][0]["storage"][1][key] = value.into())?;
+        let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
+        let before = saved(&mut optimizer)?;
+        let Err(Error::Mismatch(mismatch)) = load(&mut optimizer, &file) else { return Err("no mismatch".into()) };
+        ensure(mismatch.different == [said], format!("{mismatch:?}"))?;
+        ensure(saved(&mut optimizer)? == before, "something was loaded")?;
+    }
+    let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
+    optimizer.step()?;
+    let values = optimizer.read_blocking::<f32>("a")?;
+    let states = optimizer.read_state_blocking::<f32>("a", "exp_avg")?;
+    let options = LoadOptions { strict: false, ..LoadOptions::default() };
+    optimizer.load_from(&mut Cursor::new(&file), options)?;
+    ensure(optimizer.read_blocking::<f32>("a")? != values, "values were not loaded")?;
+    ensure(optimizer.read_state_blocking::<f32>("a", "exp_avg")? == states, "states were loaded")?;
+    ensure(optimizer.steps("a")? == 2, "the step count was loaded")
 }

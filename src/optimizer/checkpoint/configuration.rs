@@ -10,6 +10,7 @@ use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Mismatch, Result, require};
+use crate::formats::{Extent, Format, Storage};
 use crate::gpu::Device;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};
@@ -17,8 +18,8 @@ use crate::scaling::{Guard, LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
 
-/// The version that this code reads and writes.
-const VERSION: u32 = 1;
+/// The version that this code writes. It reads the older ones, too: a group of version 1 does not list its storage.
+const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +48,30 @@ struct GroupRecord {
     schedule: Option<Schedule>,
     schedule_step: u64,
     averaging: Option<Averaging>,
+    /// Its states and its average; `None` in a file of version 1, whose storage is that of the group as it is.
+    #[serde(default)]
+    storage: Option<Vec<StorageRecord>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StorageRecord {
+    name: String,
+    extent: Extent,
+    format: Format,
+}
+
+impl GroupRecord {
+    /// What it says of the state of this name.
+    fn stored(&self, name: &str) -> Option<&StorageRecord> {
+        self.storage.iter().flatten().find(|state| state.name == name)
+    }
+}
+
+impl StorageRecord {
+    fn of(&Storage { name, extent, format, .. }: &Storage) -> Self {
+        Self { name: name.into(), extent, format }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,10 +140,19 @@ impl Configuration {
             version: u32,
         }
         let wrong = |e: serde_json::Error| Error::Checkpoint { reason: format!("its configuration is wrong: {e}") };
-        match serde_json::from_str(text).map_err(wrong)? {
-            Version { version: VERSION } => serde_json::from_str(text).map_err(wrong),
-            Version { version } => {
-                Err(Error::Checkpoint { reason: format!("it is of version {version}, this code reads {VERSION}") })
+        let Version { version } = serde_json::from_str(text).map_err(wrong)?;
+        if !(1..=VERSION).contains(&version) {
+            let reason = format!("it is of version {version}, this code reads 1 to {VERSION}");
+            return Err(Error::Checkpoint { reason });
+        }
+        let read: Self = serde_json::from_str(text).map_err(wrong)?;
+        match read.groups.iter().position(|group| group.storage.is_some() != (version > 1)) {
+            None => Ok(read),
+            Some(k) if version > 1 => {
+                Err(Error::Checkpoint { reason: format!("its group {k} does not list its storage") })
+            }
+            Some(k) => {
+                Err(Error::Checkpoint { reason: format!("its group {k} lists its storage in version {version}") })
             }
         }
     }
@@ -151,6 +185,7 @@ impl Optimizer {
                 schedule: group.schedule.clone(),
                 schedule_step: group.steps,
                 averaging: group.averaging,
+                storage: Some(group.states().map(|stored| StorageRecord::of(&stored.storage)).collect()),
             }
         });
         let parameters = self.parameters.values().map(|parameter| {
@@ -189,10 +224,20 @@ impl Optimizer {
             let same_name = record.rule == group.rule.name();
             let restored = same_name.then(|| group.rule.0.restore(&saved)).flatten();
             rules[k] = restored.filter(|rule| group.rule.compatible_with(rule));
+            let ours = group.states().map(|stored| StorageRecord::of(&stored.storage));
+            let stored = ours.flat_map(|here| Some((record.stored(&here.name)?, here)));
+            let stored: Vec<_> = stored.filter(|(file, here)| *file != here).collect();
+            for (file, here) in &stored {
+                let [theirs, ours] = [*file, here].map(|of| format!("{} of {}", of.extent.name(), of.format.name()));
+                different(format!("the state {} of group {k} ({theirs} in the file, {ours} here)", here.name));
+            }
             if rules[k].is_none() {
                 let here = (group.rule.name(), group.rule.0.save());
                 let GroupRecord { rule, .. } = record;
                 different(format!("the rule of group {k} ({rule} {saved} in the file, {} {} here)", here.0, here.1));
+            } else if !stored.is_empty() {
+                // Its numbers would mean something else here.
+                rules[k] = None;
             } else if record.averaging.is_some() != group.averaging.is_some() {
                 let [file, here] = [record.averaging, group.averaging];
                 different(format!("the averaging of group {k} ({file:?} in the file, {here:?} here)"));
