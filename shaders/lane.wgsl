@@ -1,5 +1,5 @@
 // Behind each rule and before its driver: the row of coefficients, and what every lane needs. src/gpu/wgsl.rs generates
-// `Lane`, `Bits`, `Mask`, `TAIL` and `ROW_REST`.
+// `Lane`, `Bits`, `Mask`, and the constants.
 
 struct Row {
     grad_scale: f32,            // neutral 1; negative to maximize
@@ -64,4 +64,27 @@ fn clip(x: Lane, limit: f32) -> Lane {
 // The larger; NaN and ∞ pass through, where `max` may drop a NaN.
 fn largest(a: Lane, b: Lane) -> Lane {
     return select(b, select(a, max(a, b), finite(a)), finite(b));
+}
+
+// The gradient as the rule gets it. A feature that is off leaves no trace in the arithmetic: x + 0.0 is not always x.
+fn rule_gradient(read: Lane, w: Lane, at: At, row: Row) -> Lane {
+    if !WITH_SETTINGS {
+        return read;
+    }
+    var g = read;
+    if WITH_TWO_FACTORS {
+        g = scaled(g, row);
+    } else {
+        g = row.grad_scale * g;
+    }
+    if WITH_ZERO {
+        g = only_finite(g);
+    }
+    if WITH_CLIP {
+        g = clip(g, row.clip_value);
+    }
+    if WITH_NOISE {
+        g = g + noise(row, at.first, at.limit);
+    }
+    return g + row.l2 * w;
 }

@@ -1,5 +1,5 @@
 // Norms of parameters, and of what a norm-based rule measures: a partial result of each for each tile. Nothing is
-// stored. Behind a rule, lane.wgsl, reduce.wgsl and gradient.wgsl. CPU twin: cpu::measure.
+// stored. Behind a rule, lane.wgsl and reduce.wgsl. CPU twin: cpu::measure.
 
 @group(0) @binding(0) var<storage, read> rows: array<Slot>;
 @group(0) @binding(1) var<storage, read> tiles: array<Tile>;
@@ -12,7 +12,7 @@ fn measured(tile: Tile, k: u32) -> vec2<f32> {
     let at = in_tile(tile, k);
     let row = rows[tile.row].row;
     let w = load_param(at);
-    let g = rule_gradient(at, w, row);
+    let g = rule_gradient(load_grad(at), w, at, row);
     return vec2(w, rule_measure(w - row.decay * w, g, load_state(at), row.hyper));
 }
 

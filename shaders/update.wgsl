@@ -1,6 +1,6 @@
-// The step itself: loads what a lane has, calls the rule, and stores. Everything that no rule owns happens here and in
-// gradient.wgsl, once. src/gpu/wgsl.rs says what stands before it: the rule, lane.wgsl, and the bindings, accessors and
-// constants of this configuration. CPU twin: cpu::update.
+// The step itself: loads what a lane has, calls the rule, and stores. Everything that no rule owns happens here, once.
+// Before it stand the rule, lane.wgsl, and the bindings, accessors and constants of this configuration, which
+// src/gpu/wgsl.rs generates. CPU twin: cpu::update.
 
 @compute @workgroup_size(256)
 fn main(
@@ -18,7 +18,7 @@ fn main(
         return;
     }
     var w = load_param(at);
-    let g = rule_gradient(at, w, row);
+    let g = rule_gradient(load_grad(at), w, at, row);
     var s = load_state(at);
     if WITH_SETTINGS {
         w = w - row.decay * w;

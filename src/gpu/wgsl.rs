@@ -10,7 +10,6 @@ use crate::formats::{Format, Lane};
 use crate::settings::ROW_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
-const GRADIENT: &str = include_str!("../../shaders/gradient.wgsl");
 const NOISE: &str = include_str!("../../shaders/noise.wgsl");
 const UPDATE: &str = include_str!("../../shaders/update.wgsl");
 const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
@@ -28,15 +27,15 @@ impl KernelKey {
     /// the driver.
     pub(crate) fn compose(&self) -> String {
         let noise = if self.extras.noise { NOISE } else { "" };
-        let (passes, driver) = match self.stage {
-            Driver::Update => ([GRADIENT, noise, ""], UPDATE),
-            Driver::Measure => ([GRADIENT, noise, REDUCE], MEASURE),
-            Driver::Trust => ([REDUCE, "", ""], TRUST),
+        let (reduce, driver) = match self.stage {
+            Driver::Update => ("", UPDATE),
+            Driver::Measure => (REDUCE, MEASURE),
+            Driver::Trust => (REDUCE, TRUST),
         };
         let mut formats = vec![Format::F32];
         formats.extend((self.gradient_format != Format::F32).then_some(self.gradient_format));
-        let mut texts = vec![self.shader, LANE];
-        texts.extend(passes.iter().filter(|text| !text.is_empty()));
+        let mut texts = vec![self.shader, LANE, noise, reduce];
+        texts.retain(|text| !text.is_empty());
         texts.extend(formats.into_iter().map(Format::shader));
         format!("{}\n{}\n{driver}", texts.join("\n"), self.generated())
     }
@@ -46,6 +45,7 @@ impl KernelKey {
         let rest = (COEFFICIENT_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
         let mut text = of_lane(self.lane).to_owned();
         _ = writeln!(text, "const ROW_REST = {rest};");
+        text += &self.features();
         match self.stage {
             Driver::Update => {
                 text += &self.coefficients();
@@ -126,7 +126,7 @@ impl KernelKey {
         text
     }
 
-    /// Accessors of parameter, gradient, states and average, and what acts on a gradient.
+    /// Accessors of parameter, gradient, states and average.
     fn accessors(&self) -> String {
         let ranges = self.ranges();
         let of = |name, at| {
@@ -136,8 +136,7 @@ impl KernelKey {
         let (param, grad) = (of("param", "at.param"), of("grad", "at.grad"));
         let average = of(AVERAGE, "at.state").filter(|_| self.extras.average);
         let states: Vec<_> = self.used.iter().filter_map(|state| Some((state, of(state, "at.state")?))).collect();
-        let mut text = self.features();
-        text += &match self.declared.is_empty() {
+        let mut text = match self.declared.is_empty() {
             true => "struct Kept { none: u32 }\n".to_owned(),
             false => "alias Kept = State;\n".to_owned(),
         };

@@ -49,8 +49,9 @@ fn noisy(device: &Device, noise: Noise, len: usize) -> Result<Optimizer, Failed>
 /// The shader's generator against ours, on a million counters.
 fn the_generator_is_the_same_everywhere(gpu: &Gpu) -> Result<(), Failed> {
     let len = 1 << 18;
-    let head = "const ROW_REST = 12; alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true;
-                struct Hyper { x: f32 }
+    let head = "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; const ROW_REST = 12;
+                const WITH_SETTINGS = true; const WITH_TWO_FACTORS = false; const WITH_ZERO = false;
+                const WITH_CLIP = false; const WITH_NOISE = true; struct Hyper { x: f32 }
                 fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; }";
     let lane = include_str!("../../shaders/lane.wgsl");
     let noise = include_str!("../../shaders/noise.wgsl");
