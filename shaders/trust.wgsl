@@ -1,7 +1,7 @@
 // What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it
 // may keep. Behind a rule, lane.wgsl and reduce.wgsl. CPU twin: `trust` in src/optimizer/vectors.rs.
 
-struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused0: u32, unused1: u32, unused2: u32 }
+struct Unit { first: u32, count: u32, row: u32, rows: u32, scalar: u32, unused: array<u32, 3> }
 
 @group(0) @binding(0) var<storage, read> units: array<Unit>;
 @group(0) @binding(1) var<storage, read> norms: array<vec4<f32>>;

@@ -116,17 +116,34 @@ impl ClipNorm {
         }
     }
 
-    /// `KIND` … `FACTOR` of shaders/prepare.wgsl.
-    pub(crate) fn words(clip: Option<&Self>, len: usize) -> [u32; 5] {
+    /// What the shaders get of this limit on a norm of `len` elements.
+    pub(crate) fn limit(clip: Option<&Self>, len: usize) -> Limit {
         let Some(clip) = clip else {
-            return [Norm::L2.kind(), 0, 0, 2, 1f32.to_bits()];
+            return Limit { kind: Norm::L2.kind(), max_norm: 0.0, eps: 0.0, form: Limit::NONE, factor: 1.0 };
         };
-        let bits = |x: f64| (x as f32).to_bits();
-        let factor = bits(clip.norm.factor(len));
         // No limit is a form of its own: a device may assume that no number is infinite.
-        let (most, form) = if clip.max_norm.is_finite() { (clip.max_norm, clip.only_down.into()) } else { (0.0, 2) };
-        [clip.norm.kind(), bits(most), bits(clip.eps), form, factor]
+        let limited = clip.max_norm.is_finite();
+        let (max_norm, form) = if limited { (clip.max_norm, clip.only_down.into()) } else { (0.0, Limit::NONE) };
+        let (eps, factor) = (clip.eps as f32, clip.norm.factor(len) as f32);
+        Limit { kind: clip.norm.kind(), max_norm: max_norm as f32, eps, form, factor }
     }
+}
+
+/// A limit on a norm, as shaders/step_input.wgsl reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Limit {
+    pub(crate) kind: u32,
+    pub(crate) max_norm: f32,
+    pub(crate) eps: f32,
+    /// 1 if it only shrinks.
+    pub(crate) form: u32,
+    pub(crate) factor: f32,
+}
+
+impl Limit {
+    /// The form of no limit.
+    pub(crate) const NONE: u32 = 2;
 }
 
 mod infinity_as_null {

@@ -1,10 +1,19 @@
 //! What the tests and the binary need beside the public interface. Nothing here keeps its form between versions, and no
 //! other file of the library imports it.
 
+use std::mem::offset_of;
+
 use crate::any_rule::AnyRule;
+use crate::clipping::{Limit, NonFinite, Norm};
+use crate::gpu::control::{Head, MEASURED, SIZE, StepEntry, StepHead, ZEROED};
+use crate::gpu::decision::{COEFFICIENT_STRIDE, PARTIAL};
 use crate::gpu::kernel::KernelKey;
 pub use crate::gpu::kernel::{Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, swap_shader};
+use crate::gpu::lines::Job;
+use crate::gpu::ring::MAX_IN_FLIGHT;
+use crate::gpu::tiles::{Tile, Unit};
 pub use crate::noise::philox;
+use crate::settings::RowHead;
 use crate::{gpu, solve};
 
 /// The WGSL of the passes before the update, and of the solvers' passes: name, entry point, text.
@@ -30,4 +39,88 @@ pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extr
 /// The WGSL of a norm-based rule's own passes.
 pub fn norm_shader(rule: &AnyRule, driver: Driver, extras: Extras) -> String {
     KernelKey::of_norms(rule.description(), driver, extras).compose()
+}
+
+/// A struct that Rust and WGSL share, as Rust lays it out.
+#[derive(Debug)]
+pub struct Layout {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// Bytes.
+    pub size: usize,
+    /// Names of the fields, and where they begin, in bytes.
+    pub fields: Vec<(&'static str, usize)>,
+}
+
+macro_rules! layout {
+    ($name:literal, $type:ty: $($field:ident)+) => {
+        Layout {
+            name: $name,
+            size: size_of::<$type>(),
+            fields: vec![$((stringify!($field), offset_of!($type, $field))),+],
+        }
+    };
+}
+
+/// All structs that both sides share whole.
+pub fn layouts() -> [Layout; 3] {
+    [
+        layout!("Tile", Tile: start grad state len out row first limit),
+        layout!("Unit", Unit: first count row rows scalar unused),
+        layout!("Job", Job: param grad units unit_step count step width adaptive clipping eps row parts turns),
+    ]
+}
+
+/// All structs of which Rust has the first fields.
+pub fn heads() -> [Layout; 2] {
+    [
+        layout!("Row", RowHead: grad_scale l2 decay average clip_value skip noise grad_power draw),
+        layout!("Control", Head: scale growth_tracker skipped bad norm norm_exponent last),
+    ]
+}
+
+macro_rules! words {
+    ($($type:ty: $($name:literal $(. $field:ident)+),+;)+) => {
+        [$($(($name, offset_of!($type, $($field).+) / 4)),+),+]
+    };
+}
+
+/// The constants of shaders/step_input.wgsl and shaders/prepare.wgsl that say where a number is, in words, and how many
+/// words a struct has.
+pub fn offsets() -> Vec<(&'static str, usize)> {
+    let fields = words! {
+        StepHead: "STEP".step, "POLICY".policy, "PARTIALS".partials, "CLIP".clip, "SCALING".scaling,
+            "GROWTH".scaler.growth, "BACKOFF".scaler.backoff, "INTERVAL".scaler.interval,
+            "MIN_SCALE".scaler.min_scale, "MEASURES".measures, "NAN".nan, "ROWS".rows, "MEASURED".measured;
+        StepEntry: "CANDIDATES".candidates, "WIDTH".width, "WORDS".words, "WEIGHT".weight, "TAKEN".taken,
+            "SCHEDULED".scheduled, "FIRST".first, "COUNT".count, "WEIGHT_POWER".weight_power, "ENTRY_CLIP".clip,
+            "GROUP_FIRST".group_first, "GROUP_COUNT".group_count, "GROUP_CLIP".group_clip;
+        Limit: "KIND".kind, "MAX_NORM".max_norm, "EPS".eps, "FORM".form, "FACTOR".factor;
+        RowHead: "ROW_GRAD_SCALE".grad_scale, "ROW_SKIP".skip, "ROW_GRAD_POWER".grad_power;
+    };
+    let sizes = [
+        ("HEAD", size_of::<StepHead>() / 4),
+        ("ENTRY", size_of::<StepEntry>() / 4),
+        ("ROW", COEFFICIENT_STRIDE as usize / 4),
+    ];
+    fields.into_iter().chain(sizes).collect()
+}
+
+/// Constants that both sides share, but for [`offsets`].
+pub fn constants() -> [(&'static str, usize); 7] {
+    [
+        ("NO_CLIP", Limit::NONE as usize),
+        ("SKIP", NonFinite::Skip as usize),
+        ("ZERO", NonFinite::Zero as usize),
+        ("ZEROED", ZEROED as usize),
+        ("L1", Norm::L1.kind() as usize),
+        ("L2", Norm::L2.kind() as usize),
+        ("MAX", Norm::Max.kind() as usize),
+    ]
+}
+
+/// Bytes that Rust counts on: of a cohort's coefficients, a partial norm, the control buffer; where that has outcomes,
+/// how many, and where the norm of a step in two halves.
+pub fn sizes() -> [usize; 6] {
+    [COEFFICIENT_STRIDE as usize, PARTIAL as usize, SIZE as usize, size_of::<Head>(), MAX_IN_FLIGHT, MEASURED as usize]
 }

@@ -72,13 +72,22 @@ impl LossScaler {
         require(normal(least) && least <= self.init_scale, "min_scale", least, "a normal f32, at most init_scale")
     }
 
-    /// `GROWTH` … `MIN_SCALE` of shaders/prepare.wgsl.
-    pub(crate) fn words(&self) -> [u32; 6] {
-        let [growth, backoff] = [self.growth_factor, self.backoff_factor].map(f64::to_bits);
-        let (upper, lower) = (|bits: u64| (bits >> 32) as u32, |bits: u64| bits as u32);
-        let (interval, least) = (self.growth_interval, (self.min_scale as f32).to_bits());
-        [upper(growth), lower(growth), upper(backoff), lower(backoff), interval, least]
+    /// What the shaders get of it.
+    pub(crate) fn factors(&self) -> ScaleFactors {
+        let halves = |x: f64| [(x.to_bits() >> 32) as u32, x.to_bits() as u32];
+        let [growth, backoff] = [self.growth_factor, self.backoff_factor].map(halves);
+        ScaleFactors { growth, backoff, interval: self.growth_interval, min_scale: self.min_scale as f32 }
     }
+}
+
+/// How the loss scale changes, as shaders/step_input.wgsl reads it. Of an f64 the upper half comes first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct ScaleFactors {
+    pub(crate) growth: [u32; 2],
+    pub(crate) backoff: [u32; 2],
+    pub(crate) interval: u32,
+    pub(crate) min_scale: f32,
 }
 
 /// A factor as x·y, y a power of two: 1 where x is then 0 or a normal number. x·(y·g) loses nothing where x·y alone

@@ -246,8 +246,23 @@ impl From<f64> for Settings {
     }
 }
 
-/// Numbers in a row before the rule's own: the shader's `Row`, padded to 16 bytes.
-pub(crate) const ROW_HEAD: usize = 12;
+/// Words in a row before the rule's own.
+pub(crate) const ROW_HEAD: usize = size_of::<RowHead>() / 4;
+
+/// The shader's `Row` before the rule's own numbers.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct RowHead {
+    pub(crate) grad_scale: f32,
+    pub(crate) l2: f32,
+    pub(crate) decay: f32,
+    pub(crate) average: f32,
+    pub(crate) clip_value: f32,
+    pub(crate) skip: u32,
+    pub(crate) noise: f32,
+    pub(crate) grad_power: f32,
+    pub(crate) draw: [u32; 4],
+}
 
 /// [`Settings`] as the driver around a rule uses them, each with a neutral value.
 #[derive(Clone, Copy, Debug)]
@@ -273,15 +288,21 @@ impl Coefficients {
 
     /// The head of a row of the uniform buffer.
     pub(crate) fn row(&self) -> [u32; ROW_HEAD] {
-        let (average, clip_value) = (self.average.unwrap_or(0.0), self.clip_value.unwrap_or(0.0));
-        let bits = |x: f64| coefficient::<f32>(x).to_bits();
-        let mut row = [0; ROW_HEAD];
-        row[1..5].copy_from_slice(&[self.l2, self.decay, average, clip_value].map(bits));
-        [row[0], row[7]] = factors::<f32>(self.grad_scale).map(f32::to_bits);
-        if let Some(Stream { deviation, step, seed, tensor }) = self.noise {
-            row[6] = bits(deviation);
-            row[8..].copy_from_slice(&[step, seed[0], seed[1], tensor]);
-        }
-        row
+        let [grad_scale, grad_power] = factors(self.grad_scale);
+        let (noise, draw) = match self.noise {
+            Some(Stream { deviation, step, seed, tensor }) => (deviation, [step, seed[0], seed[1], tensor]),
+            None => (0.0, [0; 4]),
+        };
+        bytemuck::cast(RowHead {
+            grad_scale,
+            l2: coefficient(self.l2),
+            decay: coefficient(self.decay),
+            average: coefficient(self.average.unwrap_or(0.0)),
+            clip_value: coefficient(self.clip_value.unwrap_or(0.0)),
+            skip: 0,
+            noise: coefficient(noise),
+            grad_power,
+            draw,
+        })
     }
 }

@@ -5,8 +5,8 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::internals::{
-    Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, norm_shader, pass_shaders, shader,
-    swap_shader,
+    Driver, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader, norm_shader,
+    offsets, pass_shaders, shader, sizes, swap_shader,
 };
 use wgpu_optim::{AnyRule, rules};
 
@@ -168,6 +168,124 @@ fn both_halves_of_a_rule_agree() {
             .collect();
         let expected: Vec<_> = ["param", "grad"].into_iter().chain(rule.states()).collect();
         assert_eq!(globals, expected, "{name}: bindings");
+    }
+}
+
+/// A struct of the module: its members with their offsets, and its bytes.
+fn laid_out(module: &Module, name: &str) -> (Vec<(String, usize)>, usize) {
+    let found = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name));
+    match found.map(|(_, ty)| &ty.inner) {
+        Some(TypeInner::Struct { members, span }) => {
+            let of = |member: &naga::StructMember| (member.name.clone().unwrap(), member.offset as usize);
+            (members.iter().map(of).collect(), *span as usize)
+        }
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// All modules, with their names: those of rules in one variant.
+fn modules() -> Vec<(String, Module)> {
+    let mut texts: Vec<_> = pass_shaders().into_iter().map(|(name, _, text)| (name.to_owned(), text)).collect();
+    let tiled = Extras { tiled: true, ..Extras::default() };
+    for (name, rule) in rules::all() {
+        texts.push((name.to_owned(), shader(&rule, Lane::Four, GradientAccess::Read, tiled)));
+        for stage in [Driver::Measure, Driver::Trust].into_iter().filter(|_| rule.reduce().is_some()) {
+            texts.push((format!("{name} {stage:?}"), norm_shader(&rule, stage, Extras::default())));
+        }
+    }
+    texts.into_iter().map(|(name, text)| (name.clone(), validate(&name, &text).0)).collect()
+}
+
+/// Modules that have this struct and are the optimizer's: a solver may have another one of that name.
+fn with<'a>(modules: &'a [(String, Module)], name: &'a str) -> impl Iterator<Item = &'a (String, Module)> {
+    let own = ["norm", "prepare", "units", "units in one window"];
+    let own =
+        move |module: &str| own.contains(&module) || rules::all().iter().any(|(rule, _)| module.starts_with(rule));
+    modules
+        .iter()
+        .filter(move |(of, module)| own(of) && module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)))
+}
+
+/// What the host writes is what the shaders read: names, order, offsets, sizes.
+#[test]
+fn structs_have_one_layout() {
+    let modules = modules();
+    for layout in layouts() {
+        let expected: Vec<_> = layout.fields.iter().map(|&(name, at)| (name.to_owned(), at)).collect();
+        let mut seen = 0;
+        for (name, module) in with(&modules, layout.name) {
+            assert_eq!(laid_out(module, layout.name), (expected.clone(), layout.size), "{name}: {}", layout.name);
+            seen += 1;
+        }
+        assert!(seen > 0, "no shader has {}", layout.name);
+    }
+    for layout in heads() {
+        let mut seen = 0;
+        for (name, module) in with(&modules, layout.name) {
+            let (members, _) = laid_out(module, layout.name);
+            let (head, rest) = members.split_at(layout.fields.len());
+            let expected: Vec<_> = layout.fields.iter().map(|&(name, at)| (name.to_owned(), at)).collect();
+            assert_eq!(head, expected, "{name}: {}", layout.name);
+            assert_eq!(rest[0].1, layout.size, "{name}: {} begins where the head ends", rest[0].0);
+            seen += 1;
+        }
+        assert!(seen > 0, "no shader has {}", layout.name);
+    }
+}
+
+#[test]
+fn sizes_of_buffers_agree() {
+    let [row, partial, control, head, in_flight, measured] = sizes();
+    let modules = modules();
+    let mut seen = [0; 3];
+    for (name, module) in with(&modules, "Slot") {
+        let array = module.types.iter().find_map(|(_, ty)| match ty.inner {
+            TypeInner::Array { base, stride, .. } => {
+                (module.types[base].name.as_deref() == Some("Slot")).then_some(stride as usize)
+            }
+            _ => None,
+        });
+        assert_eq!(laid_out(module, "Slot").1, row, "{name}: Slot");
+        assert_eq!(array.unwrap_or(row), row, "{name}: from Slot to Slot");
+        seen[0] += usize::from(array.is_some());
+    }
+    for (name, module) in with(&modules, "Partial") {
+        assert_eq!(laid_out(module, "Partial").1, partial, "{name}: Partial");
+        seen[1] += 1;
+    }
+    for (name, module) in with(&modules, "Control") {
+        let (members, size) = laid_out(module, "Control");
+        let at = |field: &str| members.iter().find(|(name, _)| name == field).unwrap().1;
+        assert_eq!((size, at("outcomes"), at("measured")), (control, head, measured), "{name}: Control");
+        assert_eq!(at("coefficient") - at("outcomes"), 4 * in_flight, "{name}: outcomes");
+        seen[2] += 1;
+    }
+    assert!(seen.iter().all(|&count| count > 0), "{seen:?}");
+}
+
+/// A constant of the module that is a u32.
+fn constant(module: &Module, name: &str) -> Option<usize> {
+    let (_, found) = module.constants.iter().find(|(_, constant)| constant.name.as_deref() == Some(name))?;
+    match module.global_expressions[found.init] {
+        naga::Expression::Literal(naga::Literal::U32(value)) => Some(value as usize),
+        ref other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn constants_have_one_value() {
+    let modules = modules();
+    let of = |name: &str| &modules.iter().find(|(module, _)| module == name).unwrap().1;
+    let prepare = of("prepare");
+    let all: Vec<_> = offsets().into_iter().chain(constants()).collect();
+    for &(name, value) in &all {
+        assert_eq!(constant(prepare, name), Some(value), "{name}");
+    }
+    // Each constant of the text is among them, and the units' pass has the same ones.
+    for line in include_str!("../shaders/step_input.wgsl").lines() {
+        let Some((name, _)) = line.strip_prefix("const ").and_then(|line| line.split_once(' ')) else { continue };
+        assert!(all.iter().any(|(known, _)| *known == name), "{name} has no Rust half");
+        assert_eq!(constant(of("units"), name), constant(prepare, name), "{name} of units.wgsl");
     }
 }
 

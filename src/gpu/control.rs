@@ -11,17 +11,61 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Gpu;
 use super::ring::{self, InUse, MAX_IN_FLIGHT, Ring};
+use crate::clipping::Limit;
 use crate::error::{Error, Result};
-use crate::scaling::Report;
+use crate::scaling::{Report, ScaleFactors};
 
 /// Bytes of the control buffer's head, which a step copies to the host, and of the whole buffer.
-const HEAD: u64 = 32;
-const SIZE: u64 = MEASURED + 32;
+const HEAD: u64 = size_of::<Head>() as u64;
+pub(crate) const SIZE: u64 = MEASURED + 32;
 /// Where the buffer has the norm that `Optimizer::encode_measure` leaves.
 pub(crate) const MEASURED: u64 = 768;
-/// Words of a step's head, and of a cohort's entry behind it. prepare.wgsl has the same layout.
-pub(crate) const STEP_HEAD: usize = 20;
-pub(crate) const ENTRY: usize = 28;
+/// In [`Head::bad`]: elements that are not finite count as 0.
+pub(crate) const ZEROED: u32 = 4;
+
+/// What the host says about a step that the device decides, as shaders/step_input.wgsl reads it: behind it a
+/// [`StepEntry`] for each cohort, and then each cohort's possible coefficients.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct StepHead {
+    pub(crate) step: u32,
+    pub(crate) policy: u32,
+    pub(crate) partials: u32,
+    pub(crate) clip: Limit,
+    pub(crate) scaling: u32,
+    pub(crate) scaler: ScaleFactors,
+    pub(crate) measures: u32,
+    pub(crate) nan: f32,
+    pub(crate) rows: u32,
+    pub(crate) measured: u32,
+    pub(crate) unused: u32,
+}
+
+/// What the host says about one cohort.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct StepEntry {
+    /// Where its possible coefficients begin, in words.
+    pub(crate) candidates: u32,
+    /// How many sets there are for each step count.
+    pub(crate) width: u32,
+    /// Words of one set.
+    pub(crate) words: u32,
+    pub(crate) weight: f32,
+    /// Steps whose outcome is not known: those that it took part in, and those that moved its group's schedule.
+    pub(crate) taken: [u32; 4],
+    pub(crate) scheduled: [u32; 4],
+    /// Its partial norms.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) weight_power: f32,
+    pub(crate) clip: Limit,
+    /// Its group's partial norms.
+    pub(crate) group_first: u32,
+    pub(crate) group_count: u32,
+    pub(crate) group_clip: Limit,
+    pub(crate) unused: u32,
+}
 
 /// The control buffer, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
@@ -37,8 +81,19 @@ pub(crate) struct Control {
 
 /// `None` for a step that the device did not execute: it was never submitted, or wgpu refused it.
 type Outcome = Option<Head>;
-/// The words of the control buffer's head.
-type Head = [u32; 8];
+
+/// The head of the control buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Head {
+    pub(crate) scale: f32,
+    pub(crate) growth_tracker: u32,
+    pub(crate) skipped: u32,
+    pub(crate) bad: u32,
+    pub(crate) norm: [f32; 2],
+    pub(crate) norm_exponent: i32,
+    pub(crate) last: u32,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -168,7 +223,7 @@ impl Control {
         let mut known = Vec::new();
         while let Some((step, outcome)) = self.pending.front().and_then(|(step, outcome)| Some((*step, (*outcome)?))) {
             self.pending.pop_front();
-            known.push((step, outcome.is_some_and(|head| head[7] == taken(step))));
+            known.push((step, outcome.is_some_and(|head| head.last == taken(step))));
         }
         known
     }
@@ -212,10 +267,10 @@ impl Control {
             match view {
                 Some(view) => {
                     let word = |k: usize| u32::from_le_bytes(std::array::from_fn(|byte| view[4 * k + byte]));
-                    let head: Head = std::array::from_fn(word);
+                    let words: [u32; HEAD as usize / 4] = std::array::from_fn(word);
                     // The staging buffer of a refused submission is mapped, too. It holds the report of an earlier
                     // step.
-                    step.outcome = Some(head).filter(|head| head[7] & !1 == taken(step.step));
+                    step.outcome = Some(bytemuck::cast(words)).filter(|head: &Head| head.last & !1 == taken(step.step));
                     drop(view);
                     mapped.unmap();
                 }
@@ -230,7 +285,8 @@ impl Control {
     pub(crate) async fn read(&self, gpu: &Gpu) -> Result<Report> {
         let range = super::memory::BufferRange::new(&self.buffer, 0, HEAD as usize / 4);
         let words = gpu.read(&range, "the control buffer").await?;
-        Ok(report(std::array::from_fn(|k| words[k].to_bits())))
+        let words: [f32; HEAD as usize / 4] = std::array::from_fn(|k| words[k]);
+        Ok(report(bytemuck::cast(words)))
     }
 }
 
@@ -268,15 +324,14 @@ impl StepBuffers {
 }
 
 fn report(head: Head) -> Report {
-    let [scale, growth_tracker, skipped, bad, norm_scale, norm_root, norm_exponent, _] = head;
-    let number = |bits| f64::from(f32::from_bits(bits));
+    let Head { scale, growth_tracker, skipped, bad, norm, norm_exponent, .. } = head;
     // With `NonFinite::Zero` the norm is that of the finite elements.
-    let grad_norm = match if bad & 4 == 0 { bad & 3 } else { 0 } {
-        0 => number(norm_scale) * number(norm_root) * f64::from(norm_exponent as i32).exp2(),
+    let grad_norm = match if bad & ZEROED == 0 { bad & 3 } else { 0 } {
+        0 => f64::from(norm[0]) * f64::from(norm[1]) * f64::from(norm_exponent).exp2(),
         1 => f64::INFINITY,
         _ => f64::NAN,
     };
-    let found_inf = bad & !4 > 0;
+    let found_inf = bad & !ZEROED > 0;
     let skipped_steps = skipped.into();
-    Report { grad_norm, found_inf, loss_scale: number(scale), growth_tracker, skipped_steps }
+    Report { grad_norm, found_inf, loss_scale: scale.into(), growth_tracker, skipped_steps }
 }

@@ -13,6 +13,8 @@ use crate::error::Result;
 
 /// Bytes from one cohort's coefficients to the next one's.
 pub(crate) const COEFFICIENT_STRIDE: u32 = 256;
+/// Bytes of a partial norm.
+pub(crate) const PARTIAL: u64 = 16;
 
 /// Buffers of a program about whose steps the device decides.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Decision {
                 gpu.device().create_buffer(&descriptor)
             };
             let usage = wgpu::BufferUsages::STORAGE;
-            let partial_norms = storage("wgpu-optim partial norms", 16 * u64::from(partials.max(1)), usage);
+            let partial_norms = storage("wgpu-optim partial norms", PARTIAL * u64::from(partials.max(1)), usage);
             let rule_norms = storage("wgpu-optim norms of rules", 16 * u64::from(results.max(1)), usage);
             let size = u64::from(COEFFICIENT_STRIDE) * ranges.len().max(1) as u64;
             let chosen = storage("wgpu-optim coefficients", size, usage | wgpu::BufferUsages::UNIFORM);

@@ -19,20 +19,20 @@ const MOST_PARTS: u32 = 4096;
 /// `Job` of shaders/units.wgsl.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    param: u32,
-    grad: u32,
-    units: u32,
-    unit_step: u32,
-    count: u32,
-    step: u32,
-    width: u32,
-    adaptive: u32,
-    clipping: f32,
-    eps: f32,
-    row: u32,
-    parts: u32,
-    turns: u32,
+pub(crate) struct Job {
+    pub(crate) param: u32,
+    pub(crate) grad: u32,
+    pub(crate) units: u32,
+    pub(crate) unit_step: u32,
+    pub(crate) count: u32,
+    pub(crate) step: u32,
+    pub(crate) width: u32,
+    pub(crate) adaptive: u32,
+    pub(crate) clipping: f32,
+    pub(crate) eps: f32,
+    pub(crate) row: u32,
+    pub(crate) parts: u32,
+    pub(crate) turns: u32,
 }
 
 impl Job {

@@ -1,9 +1,9 @@
 //! What the optimizer does about a step as a whole: clipping by the norm of all gradients, overflow, loss scaling.
 
 use super::{At, Change, Group, Optimizer};
-use crate::clipping::{ClipNorm, NonFinite};
+use crate::clipping::{ClipNorm, Limit, NonFinite};
 use crate::error::{Error, Result};
-use crate::gpu::control::{Control, ENTRY, STEP_HEAD};
+use crate::gpu::control::{Control, StepEntry, StepHead};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
 use crate::gpu::{Device, Gpu};
@@ -12,6 +12,9 @@ use crate::settings::{ROW_HEAD, Settings};
 
 /// The most sets of coefficients that a step offers the device to choose from.
 const MAX_CANDIDATES: usize = 1 << 14;
+/// Words of what a step uploads before coefficients.
+const HEAD_WORDS: usize = size_of::<StepHead>() / 4;
+const ENTRY_WORDS: usize = size_of::<StepEntry>() / 4;
 
 impl Optimizer {
     /// Limits the norm of all gradients together, of every group, from the next recorded step on; `None` for no limit.
@@ -244,30 +247,30 @@ impl Optimizer {
         }
     }
 
-    /// The inputs of the next step (`measured`: behind [`Optimizer::encode_measure`]): head, an entry a row, each row's candidates. Laid out as shaders/prepare.wgsl reads
-    /// it.
+    /// What the device reads of the next step: a head, an entry for each cohort, each cohort's possible coefficients.
+    /// `measured` is true behind [`Optimizer::encode_measure`].
     pub(super) fn step_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
         self.check_candidates(program)?;
         let Some(decision) = &program.decision else { return Ok(Vec::new()) };
         let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
         let mut words = std::mem::take(&mut self.rows);
         words.clear();
-        words.extend([step as u32, self.guard.policy() as u32, decision.partials]);
         let len =
             program.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
-        let mut whole = ClipNorm::words(self.guard.clip.as_ref(), len);
-        whole[0] = self.norm_kind();
-        words.extend(whole);
-        let scaler = self.guard.scaler.unwrap_or_default();
-        words.push(u32::from(self.guard.scaler.is_some()));
-        words.extend(scaler.words());
-        words.extend([
-            u32::from(self.measures()),
-            f32::NAN.to_bits(),
-            program.cohorts.len() as u32,
-            u32::from(measured),
-        ]);
-        words.resize(STEP_HEAD + ENTRY * program.cohorts.len(), 0);
+        words.extend(bytemuck::cast::<_, [u32; HEAD_WORDS]>(StepHead {
+            step: step as u32,
+            policy: self.guard.policy() as u32,
+            partials: decision.partials,
+            clip: Limit { kind: self.norm_kind(), ..ClipNorm::limit(self.guard.clip.as_ref(), len) },
+            scaling: self.guard.scaler.is_some().into(),
+            scaler: self.guard.scaler.unwrap_or_default().factors(),
+            measures: self.measures().into(),
+            nan: f32::NAN,
+            rows: program.cohorts.len() as u32,
+            measured: measured.into(),
+            unused: 0,
+        }));
+        words.resize(HEAD_WORDS + ENTRY_WORDS * program.cohorts.len(), 0);
         for (row, leader) in program.cohorts.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
             let group = &self.groups[parameter.group];
@@ -287,23 +290,28 @@ impl Optimizer {
             }
             let clip = group.settings.clip_norm;
             let [start, count] = if clip.is_some() { decision.ranges[row] } else { [0, 0] };
-            let entry = &mut words[STEP_HEAD + ENTRY * row..][..ENTRY];
-            let size = ROW_HEAD + group.rule.hyper_names().len();
-            let [weight, power] = factors::<f32>(parameter.share(group, window) * group.settings.grad_scale.abs());
-            entry[..4].copy_from_slice(&[first, width, size as u32, weight.to_bits()]);
-            entry[14] = power.to_bits();
-            for (k, word) in entry[4..8].iter_mut().enumerate() {
-                *word = (taken >> (32 * k)) as u32;
-            }
-            for (k, word) in entry[8..12].iter_mut().enumerate() {
-                *word = (seen >> (32 * k)) as u32;
-            }
-            entry[12..14].copy_from_slice(&[start, count]);
-            entry[15..20].copy_from_slice(&ClipNorm::words(clip.as_ref(), parameter.len));
-            let clip = group.settings.group_clip_norm;
-            let span = program.spans.get(&parameter.group).filter(|_| clip.is_some()).copied().unwrap_or_default();
-            entry[20..22].copy_from_slice(&[span.first, span.count]);
-            entry[22..27].copy_from_slice(&ClipNorm::words(clip.as_ref(), span.len));
+            let [weight, weight_power] = factors(parameter.share(group, window) * group.settings.grad_scale.abs());
+            let group_clip = group.settings.group_clip_norm;
+            let span = program.spans.get(&parameter.group).filter(|_| group_clip.is_some()).copied();
+            let span = span.unwrap_or_default();
+            let steps = |set: u128| std::array::from_fn(|k| (set >> (32 * k)) as u32);
+            let entry: [u32; ENTRY_WORDS] = bytemuck::cast(StepEntry {
+                candidates: first,
+                width,
+                words: (ROW_HEAD + group.rule.hyper_names().len()) as u32,
+                weight,
+                taken: steps(taken),
+                scheduled: steps(seen),
+                first: start,
+                count,
+                weight_power,
+                clip: ClipNorm::limit(clip.as_ref(), parameter.len),
+                group_first: span.first,
+                group_count: span.count,
+                group_clip: ClipNorm::limit(group_clip.as_ref(), span.len),
+                unused: 0,
+            });
+            words[HEAD_WORDS + ENTRY_WORDS * row..][..ENTRY_WORDS].copy_from_slice(&entry);
         }
         Ok(words)
     }
