@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
 
 mod averages;
+mod bf16;
 mod checkpoint;
 mod compare;
 mod convergence;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
         averages::TESTS,
+        bf16::TESTS,
         checkpoint::TESTS,
         convergence::TESTS,
         errors::TESTS,

@@ -1,0 +1,239 @@
+//! Gradients in bfloat16: read where they are, packed two in a word. The step is that of the same numbers in f32.
+
+use half::bf16;
+use libtest_mimic::Failed;
+use wgpu_optim::{
+    AdaptiveClip, AnyRule, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LossScaler, Noise, Optimizer,
+    ParameterId, Result, Settings, WeightDecay, rules,
+};
+
+use crate::compare::ensure;
+
+crate::tests!(
+    every_rule_in_the_optimizers_memory,
+    ranges_of_the_callers_buffers,
+    one_buffer_of_both_formats,
+    micro_batches_are_added_from_16_bits,
+    nothing_writes_to_16_bits
+);
+
+const LENS: [usize; 7] = [1, 3, 4, 63, 130, 4097, 300_001];
+
+/// Numbers that bfloat16 has.
+fn gradient(len: usize, t: usize) -> Vec<f32> {
+    let of = |k: usize| ((k * 7919 + t * 104_729) % 2003) as f32 / 1000.0 - 1.0;
+    (0..len).map(|k| bf16::from_f32(of(k)).to_f32()).collect()
+}
+
+fn settings(rich: bool) -> Settings {
+    let plain = Settings::lr(0.01);
+    match rich {
+        false => plain,
+        true => Settings {
+            weight_decay: WeightDecay::L2(0.01),
+            clip_value: Some(0.9),
+            clip_norm: Some(ClipNorm::torch(3.0)),
+            noise: Some(Noise { eta: 1e-6, gamma: 0.55, seed: 7 }),
+            ..plain
+        },
+    }
+}
+
+fn optimizer(device: &Device, rule: &AnyRule, rich: bool) -> Result<Optimizer> {
+    let mut optimizer = Optimizer::new(device, rule.clone(), settings(rich))?;
+    if rich {
+        optimizer.set_clip_norm(ClipNorm::torch(10.0))?;
+        optimizer.set_loss_scaler(LossScaler { init_scale: 2.0, ..LossScaler::default() })?;
+    }
+    Ok(optimizer)
+}
+
+/// All bits of parameters and states.
+fn bits(optimizer: &Optimizer, rule: &AnyRule, ids: &[ParameterId]) -> Result<Vec<u32>> {
+    let mut all = Vec::new();
+    for &id in ids {
+        all.extend(optimizer.read_blocking::<f32>(id)?);
+        for state in rule.states() {
+            all.extend(optimizer.read_state_blocking::<f32>(id, state)?);
+        }
+    }
+    Ok(all.into_iter().map(f32::to_bits).collect())
+}
+
+fn start(len: usize) -> Vec<f32> {
+    (0..len).map(|k| (k % 97) as f32 / 50.0 - 1.0).collect()
+}
+
+fn in_memory(device: &Device, rule: &AnyRule, rich: bool, format: Format) -> Result<Vec<u32>> {
+    let mut optimizer = optimizer(device, rule, rich)?;
+    optimizer.set_gradient_format(0, format)?;
+    let values = LENS.map(start);
+    let names = LENS.map(|len| format!("w{len}"));
+    let tensors: Vec<_> = names.iter().zip(&values).map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+    let ids = optimizer.add_all(0, &tensors)?;
+    for t in 0..3 {
+        for (id, len) in ids.iter().zip(LENS) {
+            optimizer.write_gradient(*id, &gradient(len, t))?;
+        }
+        optimizer.step()?;
+    }
+    bits(&optimizer, rule, &ids)
+}
+
+fn every_rule_in_the_optimizers_memory(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [Device::Cpu, gpu.into()] {
+        for (name, rule) in rules::all() {
+            for rich in [false, true] {
+                let full = in_memory(&device, &rule, rich, Format::F32)?;
+                let narrow = in_memory(&device, &rule, rich, Format::Bf16)?;
+                let differ = full.iter().zip(&narrow).filter(|(a, b)| a != b).count();
+                ensure(differ == 0, format!("{name} on {}, rich {rich}: {differ} differ", device.name()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu::Buffer {
+    use wgpu::BufferUsages as Usage;
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: bytes.len().next_multiple_of(4) as u64,
+        usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    gpu.queue().write_buffer(&buffer, 0, &padded);
+    buffer
+}
+
+fn encoded(values: &[f32], format: Format) -> Vec<u8> {
+    match format {
+        Format::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
+        _ => bytemuck::cast_slice(values).to_vec(),
+    }
+}
+
+/// Tensors behind each other in one buffer, each at a word, and their offsets.
+fn pool(tensors: &[Vec<f32>], format: Format) -> (Vec<u8>, Vec<u64>) {
+    let (mut bytes, mut offsets) = (vec![0xff; 4], Vec::new());
+    for tensor in tensors {
+        offsets.push(bytes.len() as u64);
+        bytes.extend(encoded(tensor, format));
+        bytes.resize(bytes.len().next_multiple_of(4), 0xff);
+    }
+    (bytes, offsets)
+}
+
+/// Parameters in one pool, gradients in another: odd lengths, so that a word holds the end of one tensor and a NaN.
+fn ranges_of_the_callers_buffers(gpu: &Gpu) -> Result<(), Failed> {
+    for (name, rule) in ["sgd", "adam", "lamb", "adagrad-norm"].map(|name| (name, rules::by_name(name))) {
+        let rule = rule?;
+        for rich in [false, true] {
+            let mut found = Vec::new();
+            for format in [Format::F32, Format::Bf16] {
+                let mut optimizer = optimizer(&gpu.into(), &rule, rich)?;
+                let (bytes, offsets) = pool(&LENS.map(start), Format::F32);
+                let parameters = buffer(gpu, &bytes);
+                let names = LENS.map(|len| format!("w{len}"));
+                let at = |k: usize| BufferRange::new(&parameters, offsets[k], LENS[k]);
+                let tensors: Vec<_> = names.iter().enumerate().map(|(k, name)| (name.as_str(), at(k))).collect();
+                let ids = optimizer.add_buffers(0, &tensors)?;
+                for t in 0..3 {
+                    let (bytes, offsets) = pool(&LENS.map(|len| gradient(len, t)), format);
+                    let gradients = buffer(gpu, &bytes);
+                    for (k, &id) in ids.iter().enumerate() {
+                        let range = BufferRange::of(&gradients, offsets[k], LENS[k], format);
+                        optimizer.set_gradient(id, Gradient::Buffer(range))?;
+                        let back = optimizer.read_gradient_blocking::<f32>(id)?;
+                        ensure(back == gradient(LENS[k], t), format!("{name}: gradient {k} read back"))?;
+                    }
+                    optimizer.step()?;
+                }
+                found.push(bits(&optimizer, &rule, &ids)?);
+            }
+            let differ = found[0].iter().zip(&found[1]).filter(|(a, b)| a != b).count();
+            ensure(differ == 0, format!("{name}, rich {rich}: {differ} differ"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A parameter in f32 and its gradient in bf16 behind it, in one buffer.
+fn one_buffer_of_both_formats(gpu: &Gpu) -> Result<(), Failed> {
+    for len in [5, 64, 1001] {
+        let mut found = Vec::new();
+        for format in [Format::F32, Format::Bf16] {
+            let mut bytes = encoded(&start(len), Format::F32);
+            bytes.resize(bytes.len().next_multiple_of(256), 0);
+            let offset = bytes.len() as u64;
+            bytes.extend(encoded(&gradient(len, 1), format));
+            let both = buffer(gpu, &bytes);
+            let mut adam = Optimizer::new(&gpu.into(), rules::Adam::default(), 0.01)?;
+            let id = adam.add_buffer(0, "w", BufferRange::new(&both, 0, len))?;
+            adam.set_gradient(id, Gradient::Buffer(BufferRange::of(&both, offset, len, format)))?;
+            adam.step()?;
+            adam.step()?;
+            found.push(bits(&adam, &rules::Adam::default().into(), &[id])?);
+        }
+        ensure(found[0] == found[1], format!("{len} elements differ"))?;
+    }
+    Ok(())
+}
+
+fn micro_batches_are_added_from_16_bits(gpu: &Gpu) -> Result<(), Failed> {
+    for len in [3, 4097] {
+        let mut found = Vec::new();
+        for format in [Format::F32, Format::Bf16] {
+            let mut sgd = Optimizer::new(&gpu.into(), rules::Sgd, 0.5)?;
+            let id = sgd.add(0, "w", &start(len))?;
+            let batches = [0, 1].map(|t| buffer(gpu, &encoded(&gradient(len, t), format)));
+            for batch in &batches {
+                let mut encoder = gpu.device().create_command_encoder(&Default::default());
+                sgd.encode_accumulate(&mut encoder, &[(id, BufferRange::of(batch, 0, len, format))])?;
+                gpu.queue().submit([encoder.finish()]);
+            }
+            sgd.step()?;
+            found.push(bits(&sgd, &rules::Sgd.into(), &[id])?);
+        }
+        ensure(found[0] == found[1], format!("{len} elements differ"))?;
+    }
+    Ok(())
+}
+
+fn nothing_writes_to_16_bits(gpu: &Gpu) -> Result<(), Failed> {
+    let refused = |result: Result<()>| matches!(result, Err(Error::Unsupported { .. }));
+    let writing = [
+        Settings { zero_grad: true, ..Settings::lr(0.1) },
+        Settings { centralize: true, ..Settings::lr(0.1) },
+        Settings { adaptive_clip: Some(AdaptiveClip::torch(0.1)), ..Settings::lr(0.1) },
+    ];
+    for device in [Device::Cpu, gpu.into()] {
+        let mut sgd = Optimizer::new(&device, rules::Sgd, 0.1)?;
+        sgd.set_gradient_format(0, Format::Bf16)?;
+        let id = sgd.add(0, "w", &[1.0f32, 2.0, 3.0])?;
+        for settings in writing {
+            ensure(refused(sgd.set_settings(0, settings)), "settings that write gradients")?;
+            let mut other = Optimizer::new(&device, rules::Sgd, settings)?;
+            ensure(refused(other.set_gradient_format(0, Format::Bf16)), "16 bits under such settings")?;
+        }
+        ensure(refused(sgd.accumulate(id, &[1.0f32; 3])), "micro-batches in 16 bits")?;
+        ensure(refused(sgd.set_gradient_format(0, Format::F32)), "a format while there are parameters")?;
+        ensure(refused(sgd.set_gradient_format(0, Format::F64)), "gradients in f64")?;
+        sgd.write_gradient(id, &[1.0f32, -2.0, 1e-3])?;
+        sgd.zero_grad()?;
+        ensure(sgd.read_gradient_blocking::<f32>(id)? == [0.0; 3], "zero_grad")?;
+    }
+    let words = buffer(gpu, &[0; 16]);
+    let mut sgd = Optimizer::new(&gpu.into(), rules::Sgd, writing[0])?;
+    let range = BufferRange::of(&words, 0, 3, Format::Bf16);
+    ensure(matches!(sgd.add_buffer(0, "w", range.clone()), Err(Error::ElementType { .. })), "a parameter in 16 bits")?;
+    let id = sgd.add(0, "v", &[0.0f32; 3])?;
+    ensure(refused(sgd.set_gradient(id, Gradient::Buffer(range))), "a gradient that is zeroed, in 16 bits")?;
+    sgd.set_settings(0, 0.1)?;
+    let odd = BufferRange::of(&words, 2, 3, Format::Bf16);
+    ensure(matches!(sgd.set_gradient(id, Gradient::Buffer(odd)), Err(Error::Misaligned { .. })), "half a word")?;
+    let long = BufferRange::of(&words, 12, 3, Format::Bf16);
+    ensure(matches!(sgd.set_gradient(id, Gradient::Buffer(long)), Err(Error::OutOfBounds { .. })), "half outside")
+}
