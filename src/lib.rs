@@ -147,7 +147,7 @@ pub use gpu::memory::BufferRange;
 pub use gpu::{Device, Gpu};
 pub use noise::Noise;
 pub use optimizer::{
-    Gradient, Key, LoadOptions, Optimizer, ParameterId, Placed, Progress, SaveOptions, Slices, TorchOptions,
+    Gradient, Key, LoadOptions, Location, Optimizer, ParameterId, Progress, SaveOptions, Slices, TorchOptions,
 };
 #[doc(hidden)]
 pub use rule::__next;

@@ -21,7 +21,7 @@ use super::{Context, Found, ModuleOptimizer, StepError};
 use crate::error::{Error, Result};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::runs::POOLED;
-use crate::optimizer::Placed;
+use crate::optimizer::Location;
 
 type Fused = <CubeBackend as FusionBackend>::FusionRuntime;
 type Server = WgpuServer<AutoCompiler>;
@@ -109,10 +109,10 @@ impl ModuleOptimizer {
         for (id, parameter, gradient, len) in &pinned {
             let Some(&id) = self.known.get(id) else { continue };
             let (parameter, gradient) = (range(parameter.resource(), *len), range(gradient.resource(), *len));
-            placed.push(Placed { id, parameter, gradient: Some(gradient) });
+            placed.push(Location { id, parameter, gradient: Some(gradient) });
         }
         self.pooled.extend(placed.iter().map(|place| place.id));
-        self.optimizer.place(&placed)?;
+        self.optimizer.relocate(&placed)?;
         self.optimizer.step()
     }
 }

@@ -182,7 +182,7 @@ pub(crate) struct Tensor {
     pub(crate) home: usize,
     /// Its place in the arena: of parameter, gradient and states, or of the states alone.
     pub(crate) place: Place,
-    /// `None` while it has no place: see `Optimizer::place`.
+    /// `None` while it has no place: see `Optimizer::relocate`.
     pub(crate) parameter: Option<BufferRange>,
     /// What the next step reads.
     pub(crate) gradient: Option<BufferRange>,

@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::accumulate::Held;
 use super::claims::Binding;
-use super::place::NOWHERE;
+use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
 use super::{Change, Gradient, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
 use crate::error::{Error, Result, require};
@@ -157,8 +157,8 @@ impl Optimizer {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
         let refuse = |reason| Err(parameter.unsupported("set_gradient", reason));
-        if parameter.is_nowhere() {
-            return refuse(NOWHERE);
+        if parameter.is_unbound() {
+            return refuse(UNBOUND);
         }
         let (range, missing) = match (&parameter.memory, &gradient) {
             (Memory::Gpu(tensor), Gradient::Missing) => (tensor.own_gradient.clone(), true),
@@ -295,7 +295,7 @@ impl Optimizer {
             return Err(refuse("a buffer range", "the optimizer runs on the CPU"));
         }
         self.groups[parameter.group].range(parameter, role).ok_or_else(|| match role {
-            Role::Parameter => refuse("a buffer range", NOWHERE),
+            Role::Parameter => refuse("a buffer range", UNBOUND),
             _ => refuse("the gradient", "the parameter has none"),
         })
     }

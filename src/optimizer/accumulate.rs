@@ -255,7 +255,7 @@ impl Optimizer {
         let added = match added {
             Err(Error::TooManyStepsInFlight { .. }) => {
                 gpu.wait_for_all()?;
-                self.linger(|optimizer| optimizer.ring.as_ref().is_none_or(|ring| ring.check_room().is_ok()));
+                self.poll_until(|optimizer| optimizer.ring.as_ref().is_none_or(|ring| ring.check_room().is_ok()));
                 add(self)
             }
             added => added,

@@ -154,7 +154,7 @@ impl Optimizer {
             return Err(Error::Overlap { a: name(a.max(b)), b: name(a.min(b)) });
         }
         let lens: Vec<_> = tensors.iter().map(|(name, range)| (*name, range.len)).collect();
-        let ids = self.add_nowhere(&gpu, group, &lens, exact)?;
+        let ids = self.add_unbound(&gpu, group, &lens, exact)?;
         for (id, (_, range)) in ids.iter().zip(tensors) {
             if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
                 tensor.parameter = Some(range.clone());
@@ -165,7 +165,7 @@ impl Optimizer {
     }
 
     /// Adds parameters of these lengths that have states and no place yet.
-    pub(super) fn add_nowhere(
+    pub(super) fn add_unbound(
         &mut self,
         gpu: &Gpu,
         group: usize,

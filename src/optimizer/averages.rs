@@ -140,8 +140,8 @@ impl Optimizer {
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.shift != 0.0) {
             return refuse("some of its parameters stand at their look-ahead point: step first");
         }
-        if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_nowhere()) {
-            return refuse("some of its parameters have no place: see Optimizer::place");
+        if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_unbound()) {
+            return refuse("some of its parameters have no place: see Optimizer::relocate");
         }
         if let Device::Gpu(gpu) = self.device.clone() {
             self.settle_here()?;

@@ -129,7 +129,7 @@ impl Optimizer {
             self.read_report().await?;
             self.resolve();
             #[cfg(not(target_family = "wasm"))]
-            self.linger(|optimizer| {
+            self.poll_until(|optimizer| {
                 optimizer.resolve();
                 optimizer.unresolved() == 0
             });
@@ -151,7 +151,7 @@ impl Optimizer {
 
     /// After a wait for the device: another thread that polls it may still be calling us back.
     #[cfg(not(target_family = "wasm"))]
-    pub(super) fn linger(&mut self, done: impl Fn(&mut Self) -> bool) {
+    pub(super) fn poll_until(&mut self, done: impl Fn(&mut Self) -> bool) {
         for _ in 0..100 {
             if done(self) {
                 break;
@@ -185,7 +185,7 @@ impl Optimizer {
 
     /// Whether the device has to decide something about the next step.
     pub(super) fn controlled(&self) -> bool {
-        let apart = |group: &Group| group.alone() || group.rule.reduce().is_some() || group.settings.reshapes();
+        let apart = |group: &Group| group.per_parameter() || group.rule.reduce().is_some() || group.settings.reshapes();
         let pending = || self.parameters.values().any(|parameter| parameter.pending != 0);
         self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group)) || pending()
     }

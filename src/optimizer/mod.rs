@@ -32,14 +32,14 @@ mod claims;
 mod groups;
 mod guard;
 mod moves;
-mod place;
 mod program;
+mod relocate;
 mod step;
 mod storage;
 mod vectors;
 
 pub use checkpoint::{LoadOptions, Progress, SaveOptions, TorchOptions};
-pub use place::Placed;
+pub use relocate::Location;
 pub use vectors::Slices;
 
 use accumulate::Held;
@@ -111,7 +111,7 @@ pub enum Gradient {
 /// **Add parameters.**
 ///
 /// - In the optimizer's memory: [`add`](Self::add), [`add_all`](Self::add_all).
-/// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers); [`place`](Self::place) when
+/// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers); [`relocate`](Self::relocate) when
 ///   they move.
 /// - In your slices, on the CPU: [`add_slice`](Self::add_slice).
 /// - Later: [`remove`](Self::remove), [`rename`](Self::rename), [`move_to_group`](Self::move_to_group) with its state.
@@ -326,7 +326,7 @@ impl Group {
             average: self.averaging.is_some(),
             clip: settings.clip_value.is_some(),
             zero,
-            tiled: self.alone_with(settings),
+            tiled: self.per_parameter_with(settings),
             pooled: false,
             two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
@@ -334,11 +334,11 @@ impl Group {
     }
 
     /// Whether each of its parameters has coefficients of its own.
-    fn alone(&self) -> bool {
-        self.alone_with(&self.settings)
+    fn per_parameter(&self) -> bool {
+        self.per_parameter_with(&self.settings)
     }
 
-    fn alone_with(&self, settings: &Settings) -> bool {
+    fn per_parameter_with(&self, settings: &Settings) -> bool {
         let Settings { clip_norm, noise, .. } = settings;
         clip_norm.is_some() || noise.is_some() || self.rule.reduces_over() == Some(Extent::Tensor)
     }

@@ -24,7 +24,7 @@ fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
     let Parameter { group, options, steps, pending, shift, .. } = parameter;
     let begun = if groups[*group].averaging.is_some() { parameter.begun() } else { 0 };
     let counts = (*steps, *pending, begun);
-    let (alone, accumulated) = (groups[*group].alone().then_some(id), parameter.is_accumulated());
+    let (alone, accumulated) = (groups[*group].per_parameter().then_some(id), parameter.is_accumulated());
     (*group, options.lr_scale.to_bits(), options.weight_decay, counts, shift.to_bits(), accumulated, alone)
 }
 
@@ -89,7 +89,7 @@ impl Optimizer {
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let states = self.groups[parameter.group].states_of_elements().map(|(k, _)| k);
             let ranges = ranges(tensor, Some(gradient), states, in_arena);
-            let tiled = self.groups[parameter.group].alone();
+            let tiled = self.groups[parameter.group].per_parameter();
             let out = outs.get(&id).copied().unwrap_or_default();
             let run = Run::of(ranges, access, row, parameter.len, tiled).with_results(out);
             push_run(&mut runs, parameter.group, Run { owned: in_arena, ..run });

@@ -223,7 +223,7 @@ impl Optimizer {
             return room;
         }
         gpu.wait_for_all()?;
-        self.linger(|optimizer| !full(&optimizer.has_room()));
+        self.poll_until(|optimizer| !full(&optimizer.has_room()));
         self.has_room()
     }
 
@@ -450,7 +450,7 @@ impl Optimizer {
 
     /// Parameters that a look-ahead moves, and their shift.
     fn look_ahead_members(&self) -> Vec<(u64, f64)> {
-        let ours = self.parameters.iter().filter(|(_, parameter)| !parameter.in_slice() && !parameter.is_nowhere());
+        let ours = self.parameters.iter().filter(|(_, parameter)| !parameter.in_slice() && !parameter.is_unbound());
         ours.filter_map(|(&id, parameter)| Some((id, parameter.look_ahead(&self.groups)?))).collect()
     }
 

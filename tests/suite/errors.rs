@@ -4,7 +4,7 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Momentum, NAdam, RmsProp, Sgd};
 use wgpu_optim::{
-    AnyRule, BufferRange, Device, Error, Fields, Format, Gpu, Gradient, Optimizer, Placed, Real, Result, Rule,
+    AnyRule, BufferRange, Device, Error, Fields, Format, Gpu, Gradient, Location, Optimizer, Real, Result, Rule,
     Settings, Slices, Step, WeightDecay, rules,
 };
 
@@ -181,10 +181,10 @@ fn wrong_input_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
     let gradient = Gradient::Buffer(wide.clone());
     refuses!("f64 gradient", |o| o.set_gradient("foreign", gradient), Error::ElementType { found: "f64", .. });
     let id = scene.optimizer.id("foreign")?;
-    let moved = Placed { id, parameter: wide.clone(), gradient: None };
-    refuses!("f64 place", |o| o.place(&[moved]), Error::ElementType { found: "f64", .. });
-    let moved = Placed { id, parameter: at(&free, 0, 100), gradient: Some(wide.clone()) };
-    refuses!("f64 gradient's place", |o| o.place(&[moved]), Error::ElementType { found: "f64", .. });
+    let moved = Location { id, parameter: wide.clone(), gradient: None };
+    refuses!("f64 place", |o| o.relocate(&[moved]), Error::ElementType { found: "f64", .. });
+    let moved = Location { id, parameter: at(&free, 0, 100), gradient: Some(wide.clone()) };
+    refuses!("f64 gradient's place", |o| o.relocate(&[moved]), Error::ElementType { found: "f64", .. });
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     let batch = [(id, wide)];
     refuses!("f64 batch", |o| o.encode_accumulate(&mut encoder, &batch), Error::ElementType { found: "f64", .. });

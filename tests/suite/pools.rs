@@ -4,8 +4,8 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum};
 use wgpu_optim::{
-    AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Gpu, Gradient, LossScaler, Noise, Optimizer, Options,
-    ParameterId, Placed, Settings, WeightDecay, rules,
+    AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Gpu, Gradient, Location, LossScaler, Noise, Optimizer,
+    Options, ParameterId, Settings, WeightDecay, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -387,10 +387,10 @@ fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
             pools.arena.set_gradient(name.as_str(), if missing { Gradient::Missing } else { Gradient::Own })?;
             if !missing {
                 let gradient = Some(at(&pools.gradients, grad_places[k]));
-                placed.push(Placed { id, parameter: at(&pools.parameters, places[k]), gradient });
+                placed.push(Location { id, parameter: at(&pools.parameters, places[k]), gradient });
             }
         }
-        pools.optimizer.place(&placed)?;
+        pools.optimizer.relocate(&placed)?;
         pools.step()?;
         for place in &placed {
             let found = pools.optimizer.read_blocking::<f32>(place.id)?;
@@ -400,14 +400,15 @@ fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
         }
     }
     // Two in one place, a length, one that lies in the optimizer's own memory, one named twice: nothing changes.
-    let place = |k: usize, start: usize| Placed { id: ids[k], parameter: at(&pools.parameters, start), gradient: None };
+    let place =
+        |k: usize, start: usize| Location { id: ids[k], parameter: at(&pools.parameters, start), gradient: None };
     let mut bad = vec![vec![place(0, 4), place(1, 8)], vec![place(0, 4), place(0, 100)]];
-    bad.push(vec![Placed { parameter: BufferRange::new(&pools.parameters, 0, 63), ..place(0, 4) }]);
+    bad.push(vec![Location { parameter: BufferRange::new(&pools.parameters, 0, 63), ..place(0, 4) }]);
     for placed in &bad {
-        let refused = pools.optimizer.place(placed);
+        let refused = pools.optimizer.relocate(placed);
         ensure(refused.is_err(), format!("{placed:?}"))?;
     }
-    let refused = pools.arena.place(&[place(0, 4)]);
+    let refused = pools.arena.relocate(&[place(0, 4)]);
     ensure(matches!(refused, Err(wgpu_optim::Error::Unsupported { .. })), format!("{refused:?}"))?;
     pools.optimizer.step()?;
     ensure(pools.optimizer.steps(ids[0])? == 7, "the last good places hold")
@@ -427,9 +428,9 @@ fn without_a_place_states_stay(gpu: &Gpu) -> Result<(), Failed> {
     optimizer.save(file.path())?;
     let place = |k: usize, range: &BufferRange| {
         let gradient = Some(zero.clone());
-        Placed { id: ids[k], parameter: range.clone(), gradient }
+        Location { id: ids[k], parameter: range.clone(), gradient }
     };
-    optimizer.place(&[place(0, &here)])?;
+    optimizer.relocate(&[place(0, &here)])?;
     let bytes = std::fs::read(file.path())?;
     let refused = [
         optimizer.read_blocking::<f32>("away").map(drop),
@@ -450,7 +451,7 @@ fn without_a_place_states_stay(gpu: &Gpu) -> Result<(), Failed> {
     close("here", &content(gpu, &here.buffer)?, &[-0.9; 64], &[1.0; 64], TOLERANCE)?;
     same("away", &content(gpu, &away.buffer)?, &[5.0; 64])?;
     same("its velocity", &optimizer.read_state_blocking("away", "momentum_buffer")?, &[-1.0f32; 64])?;
-    optimizer.place(&[place(0, &here), place(1, &away)])?;
+    optimizer.relocate(&[place(0, &here), place(1, &away)])?;
     optimizer.look_ahead()?;
     optimizer.step()?;
     close("away", &content(gpu, &away.buffer)?, &[4.1; 64], &[1.0; 64], TOLERANCE)

@@ -12,7 +12,7 @@ use std::ops::Range;
 use safetensors::Dtype;
 
 use self::header::{Header, Tensor};
-use super::place::NOWHERE;
+use super::relocate::UNBOUND;
 use super::storage::{Role, Stored};
 use super::{Memory, Optimizer, ParameterId, Vectors};
 use crate::error::{Error, Mismatch, Result};
@@ -367,7 +367,7 @@ impl Optimizer {
     fn range_of(&self, entry: &Entry) -> Result<(&BufferRange, &Gpu)> {
         let range = self.memory(entry.place).and_then(|(memory, role)| memory.range(role));
         let refused = || {
-            let (operation, reason) = ("a buffer range", NOWHERE);
+            let (operation, reason) = ("a buffer range", UNBOUND);
             Error::Unsupported { operation, name: entry.name.clone(), reason }
         };
         match (&self.device, range) {

@@ -1,4 +1,4 @@
-//! Parameters in the caller's memory whose places change from step to step.
+//! Parameters in the caller's memory whose locations change from step to step.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::gpu::memory::{BufferRange, conflict};
 
 /// Where a parameter in the caller's buffers lies from the next step on, and its gradient; `None` for a missing one.
 #[derive(Clone, Debug)]
-pub struct Placed {
+pub struct Location {
     /// The parameter.
     pub id: ParameterId,
     /// Its values.
@@ -21,8 +21,8 @@ pub struct Placed {
     pub gradient: Option<BufferRange>,
 }
 
-/// Why a parameter without a place is refused.
-pub(super) const NOWHERE: &str = "it has no place: see Optimizer::place";
+/// Why a parameter that is unbound is refused.
+pub(super) const UNBOUND: &str = "it lies nowhere now: see Optimizer::relocate";
 
 impl Parameter {
     /// Whether it is in the caller's buffer.
@@ -30,14 +30,14 @@ impl Parameter {
         matches!(&self.memory, Memory::Gpu(tensor) if !tensor.owned)
     }
 
-    pub(super) fn is_nowhere(&self) -> bool {
+    pub(super) fn is_unbound(&self) -> bool {
         matches!(&self.memory, Memory::Gpu(tensor) if tensor.parameter.is_none())
     }
 }
 
 impl Optimizer {
     /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a
-    /// framework's allocator. All at once, since the new place of one may be the old place of another. Parameters of
+    /// framework's allocator. All at once, since one may move to where another was. Parameters of
     /// [`Optimizer::add_buffer`] that are not named take no part in steps nor look-aheads, and are neither read nor
     /// written, until they are again; their states stay. What has not moved costs nothing.
     ///
@@ -45,46 +45,47 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],
     /// [`Error::Length`]; for the buffers those of [`Optimizer::add_buffer`], with [`Error::Overlap`] among all that
     /// take part. Then nothing has changed.
-    pub fn place(&mut self, placed: &[Placed]) -> Result<()> {
-        self.gpu("place")?;
-        let mut places = HashMap::new();
-        for place in placed {
-            let parameter = self.get(place.id)?;
+    pub fn relocate(&mut self, moved: &[Location]) -> Result<()> {
+        self.gpu("relocate")?;
+        let mut locations = HashMap::new();
+        for location in moved {
+            let parameter = self.get(location.id)?;
             let foreign = matches!(&parameter.memory, Memory::Gpu(tensor) if !tensor.owned);
-            if !foreign || places.insert(place.id.0, place).is_some() {
-                return Err(parameter.unsupported("place", "it is not in the caller's buffer, or is named twice"));
+            if !foreign || locations.insert(location.id.0, location).is_some() {
+                return Err(parameter.unsupported("relocate", "it is not in the caller's buffer, or is named twice"));
             }
-            parameter.check_len(place.parameter.len)?;
-            place.parameter.check(&parameter.name)?;
-            if let Some(gradient) = &place.gradient {
+            parameter.check_len(location.parameter.len)?;
+            location.parameter.check(&parameter.name)?;
+            if let Some(gradient) = &location.gradient {
                 parameter.check_len(gradient.len)?;
                 gradient.check_gradient(&format!("gradient of {}", parameter.name))?;
                 let written = self.groups[parameter.group].settings.writes_gradient();
                 check_gradient_format(&parameter.name, gradient.format, written)?;
             }
         }
-        let moved = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, places.get(id)) {
-            (Memory::Gpu(tensor), Some(place)) => {
-                let same = tensor.parameter.as_ref() == Some(&place.parameter) && tensor.gradient == place.gradient;
-                !same || parameter.has_gradient() != place.gradient.is_some()
+        let changed = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, locations.get(id)) {
+            (Memory::Gpu(tensor), Some(location)) => {
+                let same =
+                    tensor.parameter.as_ref() == Some(&location.parameter) && tensor.gradient == location.gradient;
+                !same || parameter.has_gradient() != location.gradient.is_some()
             }
             (Memory::Gpu(tensor), None) => !tensor.owned && tensor.parameter.is_some(),
             _ => false,
         });
-        if !moved {
+        if !changed {
             return Ok(());
         }
-        self.check_places(&places)?;
+        self.check_locations(&locations)?;
         for (id, parameter) in &mut self.parameters {
             let Memory::Gpu(tensor) = &mut parameter.memory else { continue };
-            match places.get(id) {
-                Some(place) => {
-                    parameter.gradient = match (&place.gradient, parameter.gradient) {
+            match locations.get(id) {
+                Some(location) => {
+                    parameter.gradient = match (&location.gradient, parameter.gradient) {
                         (None, _) => Held::Nothing,
                         (same, held @ Held::Batches(_)) if tensor.gradient == *same => held,
                         _ => Held::Values,
                     };
-                    (tensor.parameter, tensor.gradient) = (Some(place.parameter.clone()), place.gradient.clone());
+                    (tensor.parameter, tensor.gradient) = (Some(location.parameter.clone()), location.gradient.clone());
                 }
                 // Where it was, something else may be.
                 None if !tensor.owned => {
@@ -100,12 +101,12 @@ impl Optimizer {
     }
 
     /// No overlap among what the next step touches, one of the two written.
-    fn check_places(&self, places: &HashMap<u64, &Placed>) -> Result<()> {
+    fn check_locations(&self, locations: &HashMap<u64, &Location>) -> Result<()> {
         let (mut uses, mut names) = (Vec::new(), Vec::new());
         for (id, parameter) in &self.parameters {
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
-            let (at, gradient) = match places.get(id) {
-                Some(place) => (Some(&place.parameter), place.gradient.as_ref()),
+            let (at, gradient) = match locations.get(id) {
+                Some(location) => (Some(&location.parameter), location.gradient.as_ref()),
                 None if tensor.owned => (tensor.parameter.as_ref(), tensor.gradient.as_ref()),
                 None => continue,
             };
@@ -130,7 +131,7 @@ impl Optimizer {
     pub(crate) fn add_elsewhere(&mut self, group: usize, tensors: &[(&str, usize)]) -> Result<Vec<ParameterId>> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(Vec::new()) };
         self.check_names(tensors)?;
-        self.add_nowhere(&gpu, group, tensors, true)
+        self.add_unbound(&gpu, group, tensors, true)
     }
 
     /// Its elements, if it is here.
