@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, at_least_0, in_f32, require};
+use crate::error::{Error, Result, at_least_0, in_f32, require};
+use crate::formats::Extent;
 
 /// A norm of a vector x of n elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,33 +175,28 @@ pub struct AdaptiveClip {
     pub clipping: f64,
     /// The least norm of a parameter, 0 or more; the paper has 1e-3.
     pub eps: f64,
-    /// What a unit is.
-    pub unit: Unit,
-}
-
-/// The weights of one output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Unit {
-    /// A row of the matrix: PyTorch's layout, out × in.
-    Row,
-    /// A column: the layout of JAX and Keras, in × out.
-    Column,
+    /// Whose norms are compared: those of each [`Extent::Row`], or of each [`Extent::Column`].
+    #[serde(alias = "unit")]
+    pub over: Extent,
 }
 
 impl AdaptiveClip {
     /// For matrices out × in, ε = 1e-3: timm's `adaptive_clip_grad`.
     pub fn torch(clipping: f64) -> Self {
-        Self { clipping, eps: 1e-3, unit: Unit::Row }
+        Self { clipping, eps: 1e-3, over: Extent::Row }
     }
     /// For matrices in × out, ε = 1e-3: optax' `adaptive_grad_clip`.
     pub fn optax(clipping: f64) -> Self {
-        Self { unit: Unit::Column, ..Self::torch(clipping) }
+        Self { over: Extent::Column, ..Self::torch(clipping) }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
         at_least_0("clipping", self.clipping)?;
-        at_least_0("eps", self.eps)
+        at_least_0("eps", self.eps)?;
+        let known = matches!(self.over, Extent::Row | Extent::Column);
+        let reason = "it is over Row or Column";
+        let refused = || Error::Unsupported { operation: "adaptive_clip", name: "the settings".into(), reason };
+        if known { Ok(()) } else { Err(refused()) }
     }
 
     /// What a unit's gradient is multiplied by.

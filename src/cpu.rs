@@ -1,7 +1,6 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
-use crate::clipping::Unit;
-use crate::formats::Format;
+use crate::formats::{Extent, Format};
 use crate::noise::Stream;
 use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
 use crate::scaling::factors;
@@ -130,8 +129,8 @@ impl<'a, F: Real> Job<'a, F> {
             }
         }
         let Some(clip) = settings.adaptive_clip else { return };
-        let (units, unit_step, count, step) = match clip.unit {
-            Unit::Column if shape.is_some() => (columns, 1, rows, columns),
+        let (units, unit_step, count, step) = match clip.over {
+            Extent::Column if shape.is_some() => (columns, 1, rows, columns),
             _ => (rows, columns, columns, 1),
         };
         for unit in 0..units {

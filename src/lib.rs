@@ -139,7 +139,7 @@ struct Readme;
 
 pub use any_rule::AnyRule;
 pub use averaging::{Averaging, Warmup};
-pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm, Unit};
+pub use clipping::{AdaptiveClip, ClipNorm, NonFinite, Norm};
 pub use derivatives::{Difference, GradientReport, check_gradient, check_gradient_with, numerical_gradient};
 pub use error::{Error, Mismatch, Result, require};
 pub use formats::{Extent, Format, Storage};

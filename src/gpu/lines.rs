@@ -4,7 +4,7 @@ use super::Gpu;
 use super::memory::BufferRange;
 use super::passes::UNITS_ENTRIES;
 use super::recording::{Dispatch, Group};
-use crate::clipping::{AdaptiveClip, Unit};
+use crate::clipping::AdaptiveClip;
 use crate::error::{Error, Result};
 use crate::formats::Extent;
 use crate::rule::{Reduce, Stage};
@@ -115,11 +115,11 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
             }
             Ok(())
         };
-        let of = |unit: Option<Unit>| {
+        let of = |over: Option<Extent>| {
             let [rows, columns] = part.shape.unwrap_or([1, part.gradient.len]).map(|n| n as u32);
             let (row, param, grad) = (part.row as u32, at, at_g);
-            match unit {
-                Some(Unit::Column) => Job {
+            match over {
+                Some(Extent::Column) => Job {
                     units: columns,
                     unit_step: 1,
                     count: rows,
@@ -144,11 +144,11 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
             }
         };
         if part.centralize && part.shape.is_some() {
-            push(of(Some(Unit::Row)))?;
+            push(of(Some(Extent::Row)))?;
         }
-        if let Some(AdaptiveClip { clipping, eps, unit }) = part.adaptive {
+        if let Some(AdaptiveClip { clipping, eps, over }) = part.adaptive {
             let (clipping, eps) = (clipping as f32, eps as f32);
-            push(Job { adaptive: 1, clipping, eps, ..of(part.shape.map(|_| unit)) })?;
+            push(Job { adaptive: 1, clipping, eps, ..of(part.shape.map(|_| over)) })?;
         }
     }
     let reduce =

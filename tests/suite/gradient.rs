@@ -4,8 +4,8 @@ use libtest_mimic::Failed;
 use wgpu_optim::internals::philox;
 use wgpu_optim::rules::{Momentum, Sgd};
 use wgpu_optim::{
-    Accumulation, AdaptiveClip, BufferRange, ClipNorm, Device, Error, Gpu, Gradient, LossScaler, Noise, NonFinite,
-    Optimizer, Options, ParameterId, Settings, Slices, Unit, rules,
+    Accumulation, AdaptiveClip, BufferRange, ClipNorm, Device, Error, Extent, Gpu, Gradient, LossScaler, Noise,
+    NonFinite, Optimizer, Options, ParameterId, Settings, Slices, rules,
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
@@ -352,16 +352,16 @@ fn accumulation_refuses(gpu: &Gpu) -> Result<(), Failed> {
 
 /// Against formulas in f64, in the optimizer's memory, the caller's buffers and the caller's slices, with a loss scale.
 fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
-    let adaptive = |unit| Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, unit });
+    let adaptive = |over| Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, over });
     for [rows, columns] in [[33, 5], [1, 300], [300, 1], [64, 257], [257, 64], [3, 1000]] {
         let (len, scale) = (rows * columns, 1024.0);
         let (w, g) = (parameters(len, 1), ordinary(len, 2));
         let scaled: Vec<f32> = g.iter().map(|g| g * scale).collect();
         for (centralize, adaptive_clip) in [
             (true, None),
-            (false, adaptive(Unit::Row)),
-            (false, adaptive(Unit::Column)),
-            (true, adaptive(Unit::Column)),
+            (false, adaptive(Extent::Row)),
+            (false, adaptive(Extent::Column)),
+            (true, adaptive(Extent::Column)),
         ] {
             let mut expected: Vec<f64> = g.iter().map(|&g| g.into()).collect();
             if centralize {
@@ -371,7 +371,7 @@ fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
                 }
             }
             if let Some(clip) = adaptive_clip {
-                let of_unit = |i: usize| if clip.unit == Unit::Row { i / columns } else { i % columns };
+                let of_unit = |i: usize| if clip.over == Extent::Row { i / columns } else { i % columns };
                 let mut norms = vec![[0.0f64; 2]; rows.max(columns)];
                 for i in 0..len {
                     norms[of_unit(i)][0] += f64::from(w[i]).powi(2);
@@ -420,7 +420,7 @@ fn rows_and_columns(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 fn rows_with_nan_under_each_policy(gpu: &Gpu) -> Result<(), Failed> {
-    let adaptive = Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, unit: Unit::Row });
+    let adaptive = Some(AdaptiveClip { clipping: 0.1, eps: 1e-3, over: Extent::Row });
     let mut g = ordinary(12, 3);
     (g[1], g[6]) = (f32::NAN, f32::INFINITY);
     for (centralize, adaptive_clip) in [(true, None), (false, adaptive)] {

@@ -8,7 +8,7 @@ use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb, Momentum, NovoGrad};
 use wgpu_optim::solve::{GpuFits, GpuLeastSquares, GpuMinimizer, LeastSquares, Options as Search, Polynomial};
 use wgpu_optim::{
     AdaptiveClip, AnyRule, Averaging, BufferRange, ClipNorm, Error, Extent, Gpu, Gradient, LoadOptions, LossScaler,
-    Noise, NonFinite, Optimizer, Options, ParameterId, SaveOptions, Schedule, Settings, Unit,
+    Noise, NonFinite, Optimizer, Options, ParameterId, SaveOptions, Schedule, Settings,
 };
 
 use crate::compare::ensure;
@@ -67,7 +67,7 @@ impl Scene {
         let noisy = Settings { noise: Some(Noise { eta: 0.1, gamma: 0.5, seed: 1 }), ..plain };
         let each = Settings { clip_norm: Some(ClipNorm::torch(1.0)), centralize: true, ..plain };
         let units = Settings {
-            adaptive_clip: Some(AdaptiveClip { clipping: 0.01, eps: 1e-3, unit: Unit::Row }),
+            adaptive_clip: Some(AdaptiveClip { clipping: 0.01, eps: 1e-3, over: Extent::Row }),
             zero_grad: true,
             ..plain
         };

@@ -4,8 +4,8 @@ use libtest_mimic::Failed;
 use rand::RngExt;
 use wgpu_optim::rules::{Adam, Momentum, Sgd};
 use wgpu_optim::{
-    AdaptiveClip, BufferRange, ClipNorm, Device, Error, Gpu, LossScaler, NonFinite, Norm, Optimizer, Options, Settings,
-    Unit, WeightDecay,
+    AdaptiveClip, BufferRange, ClipNorm, Device, Error, Extent, Gpu, LossScaler, NonFinite, Norm, Optimizer, Options,
+    Settings, WeightDecay,
 };
 
 use crate::compare::{TOLERANCE, close, ensure};
@@ -320,18 +320,18 @@ fn coefficients_that_f32_lacks_are_refused(gpu: &Gpu) -> Result<(), Failed> {
 /// llvmpipe ends a loop after some 32,768 turns: 2²³ elements by 256 threads. In parts the result is right, and equal
 /// to the CPU's.
 fn long_units_are_whole(gpu: &Gpu) -> Result<(), Failed> {
-    let mut cases = vec![([1, 300_001], Unit::Row), ([5000, 70], Unit::Column), ([2, 262_145], Unit::Row)];
+    let mut cases = vec![([1, 300_001], Extent::Row), ([5000, 70], Extent::Column), ([2, 262_145], Extent::Row)];
     if gpu.device().limits().max_storage_buffer_binding_size >= 1 << 26 {
-        cases.push(([1, (1 << 23) + 999], Unit::Row));
+        cases.push(([1, (1 << 23) + 999], Extent::Row));
     }
-    for ([rows, columns], unit) in cases {
+    for ([rows, columns], over) in cases {
         let len = rows * columns;
         let values = |seed| -> Vec<f32> {
             let mut rng = random(seed);
             (0..len).map(|_| rng.random_range(0.5..1.5)).collect()
         };
         let gradient = values(2);
-        let clip = Some(AdaptiveClip { unit, ..AdaptiveClip::torch(0.01) });
+        let clip = Some(AdaptiveClip { over, ..AdaptiveClip::torch(0.01) });
         for (centralize, adaptive_clip) in [(true, None), (false, clip)] {
             let mut results = Vec::new();
             for device in devices(gpu) {
@@ -343,7 +343,7 @@ fn long_units_are_whole(gpu: &Gpu) -> Result<(), Failed> {
                 optimizer.step()?;
                 results.push(optimizer.read_blocking::<f32>("w")?);
             }
-            let what = format!("{rows}×{columns} {unit:?} {centralize}");
+            let what = format!("{rows}×{columns} {over:?} {centralize}");
             close(&what, &results[0], &results[1], &vec![1.5; len], TOLERANCE)?;
         }
     }
