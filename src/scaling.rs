@@ -133,13 +133,13 @@ impl Default for Report {
 
 /// The whole optimizer's part of a step.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Guard {
+pub(crate) struct Safeguards {
     pub(crate) clip: Option<ClipNorm>,
     pub(crate) policy: Option<NonFinite>,
     pub(crate) scaler: Option<LossScaler>,
 }
 
-impl Guard {
+impl Safeguards {
     /// Whether gradients are looked at before the step.
     pub(crate) fn measures(&self) -> bool {
         self.clip.is_some() || self.scaler.is_some() || self.policy.is_some_and(|policy| policy != NonFinite::Propagate)

@@ -8,7 +8,7 @@ use super::accumulate::Held;
 use super::claims::Binding;
 use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
-use super::{Change, Gradient, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use super::{Change, Gradient, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result, require};
 use crate::formats::Extent;
 use crate::gpu::Device;
@@ -180,9 +180,10 @@ impl Optimizer {
                 (Some(range.clone()), false)
             }
             (_, Gradient::Buffer(_)) => return refuse("the optimizer runs on the CPU"),
-            (Memory::F32(Vectors { own: Some(_), .. }) | Memory::F64(Vectors { own: Some(_), .. }), Gradient::Own) => {
-                (None, false)
-            }
+            (
+                Memory::F32(HostMemory { own: Some(_), .. }) | Memory::F64(HostMemory { own: Some(_), .. }),
+                Gradient::Own,
+            ) => (None, false),
             (_, Gradient::Own) => {
                 return refuse("a parameter in the caller's slice has its gradient in step_slices");
             }
@@ -250,8 +251,8 @@ impl Optimizer {
         self.end_window();
         for parameter in self.parameters.values_mut() {
             match &mut parameter.memory {
-                Memory::F32(Vectors { own: Some(own), .. }) => own.zero_gradient(),
-                Memory::F64(Vectors { own: Some(own), .. }) => own.zero_gradient(),
+                Memory::F32(HostMemory { own: Some(own), .. }) => own.zero_gradient(),
+                Memory::F64(HostMemory { own: Some(own), .. }) => own.zero_gradient(),
                 _ => {}
             }
         }
@@ -386,7 +387,7 @@ impl<F: Real> Own<F> {
     }
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     /// A gradient in bfloat16, if this role is that.
     fn narrow_gradient<G: Real>(&self, role: Role) -> Option<Vec<G>> {
         let gradient = self.own.as_ref()?.bf16.as_ref().filter(|_| role == Role::Gradient)?;

@@ -8,7 +8,7 @@ use half::bf16;
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::storage::{Role, Stored};
-use super::{Change, Group, Key, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use super::{Change, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
 use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
@@ -103,7 +103,7 @@ impl Optimizer {
             gradient: vec![F::zero(); if in_bf16 { 0 } else { len }],
             bf16: in_bf16.then(|| vec![bf16::ZERO; len]),
         });
-        let vectors = Vectors { own, states };
+        let vectors = HostMemory { own, states };
         match F::NAME == f64::NAME {
             true => Memory::F64(vectors.cast()),
             false => Memory::F32(vectors.cast()),
@@ -297,13 +297,13 @@ impl Optimizer {
     }
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     /// The same vectors, `G` being the same type as `F`.
-    fn cast<G: Real>(self) -> Vectors<G> {
+    fn cast<G: Real>(self) -> HostMemory<G> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
         let own =
             self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient), bf16: own.bf16 });
-        Vectors { own, states: self.states.into_iter().map(cast).collect() }
+        HostMemory { own, states: self.states.into_iter().map(cast).collect() }
     }
 }
 
@@ -357,7 +357,7 @@ impl Group {
         Ok(match device {
             Device::Cpu => {
                 let states = self.shared_states().map(|state| vec![state.initial; state.extent.len(0, None)]).collect();
-                Memory::F64(Vectors { own: None, states })
+                Memory::F64(HostMemory { own: None, states })
             }
             Device::Gpu(gpu) => {
                 let mut tensor = Tensor::default();

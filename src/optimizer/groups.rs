@@ -54,7 +54,7 @@ impl Optimizer {
     pub fn set_settings(&mut self, group: usize, settings: impl Into<Settings>) -> Result<()> {
         let settings = settings.into();
         settings.check()?;
-        self.check_clipping(self.guard.clip.as_ref(), group, Some(&settings))?;
+        self.check_clipping(self.safeguards.clip.as_ref(), group, Some(&settings))?;
         if settings.writes_gradient() && !self.group(group)?.settings.writes_gradient() {
             self.check_gradients(|parameter| parameter.group == group)?;
         }

@@ -1,6 +1,6 @@
 //! What a user calls: groups, parameters and their memory.
 //!
-//! `add.rs` adds parameters, `groups.rs` configures groups, `guard.rs` what concerns a step as a whole, `plan.rs` and
+//! `add.rs` adds parameters, `groups.rs` configures groups, `safeguards.rs` what concerns a step as a whole, `plan.rs` and
 //! `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
 use crate::rule::{Real, Stage, Step};
-use crate::scaling::{Guard, Report};
+use crate::scaling::{Report, Safeguards};
 use crate::schedule::Schedule;
 use crate::settings::{Accumulation, Coefficients, Options, Settings};
 
@@ -29,18 +29,18 @@ mod add;
 mod averages;
 mod checkpoint;
 mod claims;
+mod cpu_step;
 mod groups;
-mod guard;
 mod moves;
 mod program;
 mod relocate;
+mod safeguards;
 mod step;
 mod storage;
-mod vectors;
 
 pub use checkpoint::{LoadOptions, Progress, SaveOptions, TorchOptions};
+pub use cpu_step::Slices;
 pub use relocate::Location;
-pub use vectors::Slices;
 
 use accumulate::Held;
 use claims::Claims;
@@ -198,8 +198,8 @@ pub struct Optimizer {
     bind_groups: BindGroups,
     /// Rows of coefficients, kept for their allocation.
     rows: Vec<u32>,
-    guard: Guard,
-    /// The device's half of the guard.
+    safeguards: Safeguards,
+    /// The device's half of the safeguards.
     control: Option<Control>,
     /// What the CPU's steps say.
     report: Report,
@@ -294,13 +294,13 @@ struct Parameter {
 #[derive(Debug)]
 enum Memory {
     Gpu(Tensor),
-    F32(Vectors<f32>),
-    F64(Vectors<f64>),
+    F32(HostMemory<f32>),
+    F64(HostMemory<f64>),
 }
 
 /// One parameter's memory on the CPU.
 #[derive(Debug)]
-struct Vectors<F> {
+struct HostMemory<F> {
     /// `None` for a parameter in the caller's slice.
     own: Option<Own<F>>,
     /// All of its states, in the order of the group's storage.
@@ -458,7 +458,7 @@ impl Optimizer {
             accumulations: Vec::new(),
             bind_groups: BindGroups::new(),
             rows: Vec::new(),
-            guard: Guard::default(),
+            safeguards: Safeguards::default(),
             control: None,
             report: Report::default(),
             window: 0,
@@ -480,7 +480,7 @@ impl Optimizer {
         let (rule, settings) = (rule.into(), settings.into());
         rule.0.check()?;
         settings.check()?;
-        self.check_clipping(self.guard.clip.as_ref(), self.groups.len(), Some(&settings))?;
+        self.check_clipping(self.safeguards.clip.as_ref(), self.groups.len(), Some(&settings))?;
         let (hyper, states) = (rule.hyper_names().len(), rule.declared_states().len());
         if !matches!(rule.stages(), [Stage::Map] | [Stage::Reduce(_), Stage::Map]) {
             let reason = "a rule's stages are Map, or Reduce and Map";
@@ -507,7 +507,7 @@ impl Optimizer {
             owned: Arena::new(Vec::new()),
             states: Arena::new(Vec::new()),
             others: Vec::new(),
-            shared: Memory::F64(Vectors { own: None, states: Vec::new() }),
+            shared: Memory::F64(HostMemory { own: None, states: Vec::new() }),
         };
         group.list_storage();
         group.make_arenas();

@@ -1,6 +1,6 @@
 //! What a group keeps: the list of its storage, and where each of it is.
 
-use super::{Group, Memory, Parameter, Vectors};
+use super::{Group, HostMemory, Memory, Parameter};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
@@ -185,7 +185,7 @@ pub(super) fn check_gradient_format(name: &str, format: Format, written: bool) -
     Err(Error::Unsupported { operation: "writing a gradient in a step", name: name.into(), reason })
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     /// Of this role; `None` for what is in the caller's slice.
     pub(super) fn of(&self, role: Role) -> Option<&[F]> {
         match (role, &self.own) {

@@ -14,7 +14,7 @@ use crate::formats::{Extent, Format, Storage};
 use crate::gpu::Device;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};
-use crate::scaling::{Guard, LossScaler, Report};
+use crate::scaling::{LossScaler, Report, Safeguards};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
 
@@ -170,7 +170,7 @@ fn as_json(saved: String) -> Value {
 #[derive(Debug)]
 pub(super) struct Replaced {
     pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>)>,
-    guard: Guard,
+    safeguards: Safeguards,
     options: BTreeMap<u64, Options>,
 }
 
@@ -193,7 +193,7 @@ impl Optimizer {
             (parameter.name.clone(), ParameterRecord { group, len, steps, options, average_begun })
         });
         let Report { loss_scale, growth_tracker, skipped_steps, .. } = self.report();
-        let Guard { clip, policy, scaler } = self.guard;
+        let Safeguards { clip, policy, scaler } = self.safeguards;
         Configuration {
             version: VERSION,
             values,
@@ -288,9 +288,9 @@ impl Optimizer {
                 new.groups[k] = (rule.clone(), *settings, schedule.clone(), averaging);
             }
         }
-        new.guard = Guard { clip: file.clip_norm, policy: file.non_finite, scaler: file.loss_scaler };
-        new.guard.clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
-        new.guard.scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
+        new.safeguards = Safeguards { clip: file.clip_norm, policy: file.non_finite, scaler: file.loss_scaler };
+        new.safeguards.clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
+        new.safeguards.scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
         LossScaler { init_scale: file.loss_scale, ..LossScaler::default() }.check()?;
         for (id, record) in &records {
             new.options.insert(*id, record.options);
@@ -341,17 +341,17 @@ impl Optimizer {
         let groups = self.groups.iter();
         Replaced {
             groups: groups.map(|g| (g.rule.clone(), g.settings, g.schedule.clone(), g.averaging)).collect(),
-            guard: self.guard,
+            safeguards: self.safeguards,
             options: self.parameters.iter().map(|(&id, parameter)| (id, parameter.options)).collect(),
         }
     }
 
-    pub(super) fn replace(&mut self, Replaced { groups, guard, options }: Replaced) {
+    pub(super) fn replace(&mut self, Replaced { groups, safeguards, options }: Replaced) {
         for (group, new) in self.groups.iter_mut().zip(groups) {
             (group.rule, group.settings, group.schedule, group.averaging) = new;
             group.list_storage();
         }
-        self.guard = guard;
+        self.safeguards = safeguards;
         for (id, options) in options {
             self.parameters.entry(id).and_modify(|parameter| parameter.options = options);
         }
@@ -361,7 +361,7 @@ impl Optimizer {
 
     /// Checks settings that must fit each other, as their setters do.
     pub(super) fn check_together(&mut self) -> Result<()> {
-        self.check_clipping(self.guard.clip.as_ref(), usize::MAX, None)?;
+        self.check_clipping(self.safeguards.clip.as_ref(), usize::MAX, None)?;
         for group in &self.groups {
             if let Device::Gpu(gpu) = &self.device {
                 step::compile(gpu, &group.rule, &group.settings, group.extras(self.zeroes()))?;

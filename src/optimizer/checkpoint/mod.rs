@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use self::header::{Header, Tensor};
 use super::relocate::UNBOUND;
 use super::storage::{Role, Stored};
-use super::{Memory, Optimizer, ParameterId, Vectors};
+use super::{HostMemory, Memory, Optimizer, ParameterId};
 use crate::error::{Error, Mismatch, Result};
 use crate::formats::{Extent, Format};
 use crate::gpu::kernel::AVERAGE;
@@ -449,7 +449,7 @@ impl Entry {
     }
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     fn put(&mut self, role: Role, piece: Range<usize>, bytes: &[u8]) {
         if let Some(vector) = self.of_mut(role) {
             vector[piece].copy_from_slice(bytemuck::cast_slice(bytes));

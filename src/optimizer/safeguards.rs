@@ -26,10 +26,10 @@ impl Optimizer {
         clip.as_ref().map_or(Ok(()), ClipNorm::check)?;
         self.check_clipping(clip.as_ref(), usize::MAX, None)?;
         let kind = |clip: Option<ClipNorm>| clip.map(|clip| clip.norm.kind());
-        if kind(self.guard.clip) != kind(clip) {
+        if kind(self.safeguards.clip) != kind(clip) {
             self.invalidate(Change::Step);
         }
-        self.guard.clip = clip;
+        self.safeguards.clip = clip;
         Ok(())
     }
 
@@ -37,7 +37,7 @@ impl Optimizer {
     /// loss scaling the step is skipped unless another policy is set; without them gradients are not looked at until a
     /// policy is set here.
     pub fn set_non_finite(&mut self, policy: NonFinite) {
-        self.guard.policy = Some(policy);
+        self.safeguards.policy = Some(policy);
         self.invalidate(Change::Step);
     }
 
@@ -51,7 +51,7 @@ impl Optimizer {
         scaler.as_ref().map_or(Ok(()), LossScaler::check)?;
         let loss_scale = scaler.map_or(1.0, |scaler| scaler.init_scale);
         self.set_report(Report { loss_scale, growth_tracker: 0, ..self.report() }, false)?;
-        self.guard.scaler = scaler;
+        self.safeguards.scaler = scaler;
         self.invalidate(Change::Step);
         Ok(())
     }
@@ -192,23 +192,23 @@ impl Optimizer {
 
     /// Whether the next step may be skipped.
     pub(super) fn can_skip(&self) -> bool {
-        self.measures() && self.guard.policy() == NonFinite::Skip
+        self.measures() && self.safeguards.policy() == NonFinite::Skip
     }
 
     /// Whether gradients are measured before the step.
     pub(super) fn measures(&self) -> bool {
-        self.guard.measures() || self.groups.iter().any(|group| group.settings.norm_limits().next().is_some())
+        self.safeguards.measures() || self.groups.iter().any(|group| group.settings.norm_limits().next().is_some())
     }
 
     /// Whether elements that are not finite count as 0.
     pub(super) fn zeroes(&self) -> bool {
-        self.measures() && self.guard.policy() == NonFinite::Zero
+        self.measures() && self.safeguards.policy() == NonFinite::Zero
     }
 
     /// The norm that is measured.
     pub(super) fn norm_kind(&self) -> u32 {
         let of_groups = self.groups.iter().flat_map(|group| group.settings.norm_limits());
-        let mut clips = of_groups.chain(&self.guard.clip);
+        let mut clips = of_groups.chain(&self.safeguards.clip);
         clips.next().map_or(1, |clip| clip.norm.kind())
     }
 
@@ -259,11 +259,11 @@ impl Optimizer {
             program.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
         words.extend(bytemuck::cast::<_, [u32; HEAD_WORDS]>(StepHead {
             step: step as u32,
-            policy: self.guard.policy() as u32,
+            policy: self.safeguards.policy() as u32,
             partials: decision.partials,
-            clip: Limit { kind: self.norm_kind(), ..ClipNorm::limit(self.guard.clip.as_ref(), len) },
-            scaling: self.guard.scaler.is_some().into(),
-            scaler: self.guard.scaler.unwrap_or_default().factors(),
+            clip: Limit { kind: self.norm_kind(), ..ClipNorm::limit(self.safeguards.clip.as_ref(), len) },
+            scaling: self.safeguards.scaler.is_some().into(),
+            scaler: self.safeguards.scaler.unwrap_or_default().factors(),
             measures: self.measures().into(),
             nan: f32::NAN,
             rows: program.cohorts.len() as u32,

@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Group, Memory, Optimizer, Own, Parameter, ParameterId, Vectors};
+use super::{Group, HostMemory, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::cpu::{self, AnyJob, Job};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format};
 use crate::gpu::kernel::MOMENTUM;
 use crate::rule::{Real, Step};
-use crate::scaling::{Guard, Report};
+use crate::scaling::{Report, Safeguards};
 use crate::settings::Coefficients;
 
 /// A parameter in the caller's slices; see [`Optimizer::step_slices`].
@@ -61,7 +61,7 @@ impl Work<'_> {
 
 /// What concerns all parameters of a step.
 struct Whole {
-    guard: Guard,
+    safeguards: Safeguards,
     kind: u32,
     measures: bool,
     zero: bool,
@@ -99,7 +99,7 @@ impl Whole {
     fn step(&self, groups: &mut [Group], mut work: Vec<Work<'_>>, report: &mut Report) -> Option<Vec<u64>> {
         // Sums go by groups and names: a norm's last bit does not depend on the order in which parameters were added.
         work.sort_unstable_by_key(|work| (work.group, work.name));
-        let unscale = self.guard.inverse_scale(report);
+        let unscale = self.safeguards.inverse_scale(report);
         for Work { group, shape, coefficients, job, .. } in &mut work {
             let settings = &groups[*group].settings;
             if settings.reshapes() {
@@ -111,9 +111,9 @@ impl Whole {
             let weighted = work.iter().zip(&norms).map(|(work, norm)| work.coefficients.grad_scale.abs() * norm.value);
             let whole = cpu::join(weighted, self.kind);
             let len = work.iter().map(|work| work.job.len()).sum();
-            let factor = self.guard.clip.map_or(1.0, |clip| clip.norm.factor(len));
+            let factor = self.safeguards.clip.map_or(1.0, |clip| clip.norm.factor(len));
             let grad_norm = factor * whole * unscale;
-            let coefficient = unscale * self.guard.clip.map_or(1.0, |clip| clip.coefficient(grad_norm));
+            let coefficient = unscale * self.safeguards.clip.map_or(1.0, |clip| clip.coefficient(grad_norm));
             let mut bad = norms.iter().any(|norm| norm.bad);
             let mut limits = self.group_limits(groups, &work, &norms, coefficient);
             for (work, norm) in work.iter_mut().zip(&norms) {
@@ -127,7 +127,7 @@ impl Whole {
                 work.coefficients.zero_non_finite = self.zero;
                 bad = bad || work.job.overflows(norm.value, work.coefficients.grad_scale);
             }
-            if !self.guard.decide(grad_norm, bad, report) {
+            if !self.safeguards.decide(grad_norm, bad, report) {
                 work.iter_mut().filter(|work| work.coefficients.zero_grad).for_each(|work| work.job.zero_gradient());
                 return None;
             }
@@ -171,7 +171,12 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
 
 impl Optimizer {
     pub(super) fn step_vectors(&mut self) {
-        let whole = Whole { guard: self.guard, kind: self.norm_kind(), measures: self.measures(), zero: self.zeroes() };
+        let whole = Whole {
+            safeguards: self.safeguards,
+            kind: self.norm_kind(),
+            measures: self.measures(),
+            zero: self.zeroes(),
+        };
         // Groups of nothing but slices step in `step_slices` alone.
         let mut kinds = vec![[false; 2]; self.groups.len()];
         self.parameters.values().for_each(|p| kinds[p.group][usize::from(p.in_slice())] = true);
@@ -264,7 +269,8 @@ impl Optimizer {
                 }
             }));
         }
-        let taken = Whole { guard: self.guard, kind, measures, zero }.step(&mut self.groups, work, &mut self.report);
+        let taken =
+            Whole { safeguards: self.safeguards, kind, measures, zero }.step(&mut self.groups, work, &mut self.report);
         self.count_taken(taken, stepped);
         Ok(())
     }
@@ -345,7 +351,7 @@ impl Parameter {
     }
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
         let Own { parameter, gradient, bf16 } = self.own.as_mut()?;
         let (slots, others) = by_extent(group, &mut self.states);
