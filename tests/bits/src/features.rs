@@ -5,7 +5,7 @@ use wgpu_optim::{
     WeightDecay,
 };
 
-/// The rules of [`Rules::Handful`], and on the CPU of [`Rules::Few`].
+/// The rules of [`Rules::Handful`], and with `--full` or on the CPU of [`Rules::Few`].
 pub(crate) const HANDFUL: [&str; 10] = [
     "sgd",
     "momentum",
@@ -19,8 +19,8 @@ pub(crate) const HANDFUL: [&str; 10] = [
     "adagrad-norm-tensor",
 ];
 
-/// The rules of [`Rules::Few`] on a GPU: each costs half a second to compile for each new kernel.
-const FEW: [&str; 3] = ["sgd", "adam", "lamb"];
+/// The rules of [`Rules::Few`], one elementwise and one norm-based: a GPU compiles kernels for each.
+const FEW: [&str; 2] = ["adam", "lamb"];
 
 /// Rules with a look-ahead.
 pub(crate) const LOOK_AHEAD: [&str; 4] = ["momentum", "momentum-dampened", "momentum-lr-inside", "momentum-ema"];
@@ -186,29 +186,17 @@ fn averaged(name: &'static str, averaging: Averaging) -> Features {
 }
 
 /// Sets of features for all of [`HANDFUL`], on a GPU too: together they use all that there is.
-const WIDE: [&str; 22] = [
-    "buffers",
+const WIDE: [&str; 10] = [
+    "rich-each-pool",
     "pool",
     "missing-scaler",
-    "options-decoupled-pool",
-    "one-cycle-scaler",
-    "clip-l2-value",
-    "clip-group",
-    "clip-each",
-    "clip-three",
     "clip-two-scaler-pool",
-    "scaler",
-    "zero-clip",
     "noise-scaler-pool",
-    "ema-from-scaler",
-    "swa",
-    "accumulate-scaler-pool",
-    "accumulate-buffers",
+    "ema-zero-pool",
+    "accumulate-buffers-scaler-pool",
     "rows-scaler",
     "zero-grad-scaler-shared",
-    "encoded-scaler",
     "changes-scaler",
-    "changes-pool",
 ];
 
 /// All sets of features.
@@ -253,8 +241,8 @@ fn rich() -> Vec<Features> {
         Features { rules: Rules::All, ..plain("plain") },
         rich.clone(),
         Features { rules: Rules::All, place: Place::Slices, averaging: None, ..rich.clone() }.named("rich-slices"),
-        Features { rules: Rules::All, place: Place::Pool, ..set("rich-each-pool", each) },
-        Features { rules: Rules::Handful, place: Place::Pool, lens: Lens::Many, ..rich.clone() }.named("rich-pool"),
+        Features { place: Place::Pool, ..set("rich-each-pool", each) },
+        Features { rules: Rules::Few, place: Place::Pool, lens: Lens::Many, ..rich.clone() }.named("rich-pool"),
         Features { rules: Rules::Few, place: Place::Buffers, ..rich }.named("rich-buffers"),
     ]
 }
@@ -427,10 +415,10 @@ impl Features {
         Self { name, ..self }
     }
 
-    pub(crate) fn has(&self, rule: &str, on_cpu: bool) -> bool {
+    pub(crate) fn has(&self, rule: &str, full: bool) -> bool {
         match self.rules {
             Rules::All => true,
-            Rules::Few if !on_cpu => FEW.contains(&rule),
+            Rules::Few if !full => FEW.contains(&rule),
             Rules::Few => HANDFUL.contains(&rule),
             Rules::Handful => HANDFUL.contains(&rule),
             Rules::LookAhead => LOOK_AHEAD.contains(&rule),

@@ -4,11 +4,12 @@
 //! It calls nothing but the public API that users have, so that it builds against both.
 //!
 //! ```text
-//! wgpu-optim-bits [--device TEXT] [--rule NAME] [--features NAME] [--dump DIR]
+//! wgpu-optim-bits [--device TEXT] [--rule NAME] [--features NAME] [--full] [--dump DIR]
 //! wgpu-optim-bits --compare DIR DIR [--tolerance X]
 //! ```
-//! `--device` is part of the device's name (`CPU`, `llvmpipe`, `Gl`), the others are whole names. A line has the device,
+//! `--device` is part of the device's name (`CPU`, `llvmpipe`, `gl`), the others are whole names. A line has the device,
 //! the rule's variant, the features (`/f64` for f64 on the CPU) and the hash, or the error that the case ends with.
+//! On a GPU most sets of features are run with two rules; `--full` runs them with ten, as on the CPU.
 //! `--dump` writes the numbers themselves, for changes that may change the last bits.
 //!
 //! The hash is over f32 and f64 numbers as f64. All NaN are one: neither WGSL nor Rust says which bits one has.
@@ -42,6 +43,7 @@ struct Arguments {
     device: String,
     rule: Option<String>,
     features: Option<String>,
+    full: bool,
     dump: Option<PathBuf>,
     compare: Vec<PathBuf>,
     tolerance: f64,
@@ -55,6 +57,7 @@ fn start() -> std::result::Result<bool, Box<dyn std::error::Error>> {
             "--device" => arguments.device = value()?.to_lowercase(),
             "--rule" => arguments.rule = Some(value()?),
             "--features" => arguments.features = Some(value()?),
+            "--full" => arguments.full = true,
             "--dump" => arguments.dump = Some(value()?.into()),
             "--compare" => arguments.compare = vec![value()?.into(), value()?.into()],
             "--tolerance" => arguments.tolerance = value()?.parse()?,
@@ -99,7 +102,8 @@ fn run_on(device: &Device, rules: &[(&'static str, AnyRule)], arguments: &Argume
             continue;
         }
         for (rule, of) in rules {
-            if !features.has(rule, on_cpu) || arguments.rule.as_ref().is_some_and(|name| name != rule) {
+            if !features.has(rule, on_cpu || arguments.full) || arguments.rule.as_ref().is_some_and(|name| name != rule)
+            {
                 continue;
             }
             let wide = [false, true].into_iter().filter(|wide| on_cpu || !wide);
