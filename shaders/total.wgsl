@@ -1,4 +1,4 @@
-// Partial results of dot.wgsl and survey.wgsl, added up: a workgroup a column, in a fixed order.
+// Partial results of dot.wgsl and probe.wgsl, added up: a workgroup a column, in a fixed order.
 
 struct Row { groups: u32, slot: u32, sums: u32, keep: u32, scale: f32, pad0: u32, pad1: u32, pad2: u32 }
 

@@ -39,7 +39,7 @@ const DRIVERS: [&str; 29] = [
     "accumulate",
     "combine",
     "dot",
-    "survey",
+    "probe",
     "total",
     "matrix",
     "loss",

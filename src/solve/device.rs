@@ -24,7 +24,7 @@ pub(crate) const SHADERS: [(&str, &str, &str); 9] = [
     ("add", "add", include_str!("../../shaders/combine.wgsl")),
     ("divide", "divide", include_str!("../../shaders/combine.wgsl")),
     ("dot", "dot_main", include_str!("../../shaders/dot.wgsl")),
-    ("survey", "survey", include_str!("../../shaders/survey.wgsl")),
+    ("probe", "probe", include_str!("../../shaders/probe.wgsl")),
     ("total", "total", include_str!("../../shaders/total.wgsl")),
     ("multiply", "multiply", include_str!("../../shaders/matrix.wgsl")),
     ("identity", "identity", include_str!("../../shaders/matrix.wgsl")),
@@ -38,7 +38,7 @@ enum Kernel {
     Add,
     Divide,
     Dot,
-    Survey,
+    Probe,
     Total,
     Multiply,
     Identity,
@@ -51,7 +51,7 @@ impl Kernel {
             Self::Combine | Self::Divide => &[true, true, false, true],
             Self::Add => &[true, true, false],
             Self::Dot => &[true, true, false],
-            Self::Survey => &[true, true, true, false],
+            Self::Probe => &[true, true, true, false],
             Self::Total => &[true, false],
             Self::Multiply | Self::Identity => &[false, true, false],
             Self::RankTwo => &[false, true, false, true],
@@ -94,7 +94,7 @@ pub(super) struct Memory {
 
 /// Workgroups of a pass over so many elements.
 fn groups(len: usize) -> usize {
-    // With so many a thread has at most TURNS turns, ten for each of its elements (shaders/survey.wgsl).
+    // With so many a thread has at most TURNS turns, ten for each of its elements (shaders/probe.wgsl).
     let least = len.div_ceil(256 * TURNS / 10);
     len.div_ceil(SHARE).clamp(1, GROUPS).max(least)
 }
@@ -154,7 +154,7 @@ impl Memory {
         for _ in memory.vectors.len()..FIXED {
             memory.vector()?;
         }
-        let kernels = [Kernel::Combine, Kernel::Add, Kernel::Dot, Kernel::Survey, Kernel::Total];
+        let kernels = [Kernel::Combine, Kernel::Add, Kernel::Dot, Kernel::Probe, Kernel::Total];
         for kernel in kernels {
             memory.passes.insert(kernel, kernel.pass(gpu)?);
         }
@@ -338,7 +338,7 @@ where
         }
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(G), Bound::Vector(G0), Bound::Vector(D), Bound::Partials];
-        self.memory.run(Kernel::Survey, &bound, &[len, (t as f32).to_bits()], [groups, 1]);
+        self.memory.run(Kernel::Probe, &bound, &[len, (t as f32).to_bits()], [groups, 1]);
         // The value itself, slot 0, is the caller's.
         let (columns, sums) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
         let row = [groups, 1, sums, 0, 1f32.to_bits()];

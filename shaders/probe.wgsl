@@ -1,11 +1,11 @@
-// What a line search asks of a point, in one pass over gradient, gradient before, and direction; y = g − g₀. A partial
-// result for each column and workgroup; shaders/total.wgsl adds them up. The columns are those of `Probe` in
-// src/solve/space.rs behind the value.
+// What a method asks of a point: one pass over the gradient, the gradient before, and the direction. y = g − g₀. Each
+// workgroup writes a partial result for each column; shaders/total.wgsl adds them up. The columns are the fields of
+// `Probe` in src/solve/space.rs, without the value.
 
 struct Row { len: u32, t: f32, pad0: u32, pad1: u32 }
 
 const COLUMNS = 9u;
-// Of the last two columns the largest counts.
+// The last two columns are maxima, the others sums.
 const SUMS = 7u;
 
 @group(0) @binding(0) var<uniform> row: Row;
@@ -22,7 +22,7 @@ fn join(column: u32, a: f32, b: f32) -> f32 {
 }
 
 @compute @workgroup_size(256)
-fn survey(
+fn probe(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
     @builtin(num_workgroups) groups: vec3<u32>,
