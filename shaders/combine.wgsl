@@ -1,20 +1,20 @@
 // Sums and quotients of a solver's vectors; src/solve/device.rs.
 
-struct Row { len: u32, a: f32, a_slot: u32, b: f32, b_slot: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Row { len: u32, a: f32, a_scalar: u32, b: f32, b_scalar: u32, pad0: u32, pad1: u32, pad2: u32 }
 
 @group(0) @binding(0) var<uniform> row: Row;
-@group(1) @binding(0) var<storage, read> slots: array<f32>;
+@group(1) @binding(0) var<storage, read> scalars: array<f32>;
 @group(1) @binding(1) var<storage, read> x: array<f32>;
 @group(1) @binding(2) var<storage, read_write> out: array<f32>;
 @group(1) @binding(3) var<storage, read> y: array<f32>;
 
 const NONE = 0xffffffffu;
 
-fn scale(factor: f32, slot: u32) -> f32 {
-    if slot == NONE {
+fn scale(factor: f32, scalar: u32) -> f32 {
+    if scalar == NONE {
         return factor;
     }
-    return factor * slots[slot];
+    return factor * scalars[scalar];
 }
 
 // A factor of 0 makes a NaN 0.
@@ -25,8 +25,8 @@ fn times(factor: f32, value: f32) -> f32 {
 // out ← a·x + b·y
 @compute @workgroup_size(256)
 fn combine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let a = scale(row.a, row.a_slot);
-    let b = scale(row.b, row.b_slot);
+    let a = scale(row.a, row.a_scalar);
+    let b = scale(row.b, row.b_scalar);
     for (var i = id.x; i < row.len; i += 256u * groups.x) {
         out[i] = times(a, x[i]) + times(b, y[i]);
     }
@@ -35,8 +35,8 @@ fn combine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
 // out ← a·x + b·out
 @compute @workgroup_size(256)
 fn add(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let a = scale(row.a, row.a_slot);
-    let b = scale(row.b, row.b_slot);
+    let a = scale(row.a, row.a_scalar);
+    let b = scale(row.b, row.b_scalar);
     for (var i = id.x; i < row.len; i += 256u * groups.x) {
         out[i] = times(a, x[i]) + times(b, out[i]);
     }

@@ -1,12 +1,12 @@
 // The matrix of BFGS: products, and updates. src/solve/device.rs.
 
-struct Row { len: u32, scale: f32, slot: u32, pad0: u32 }
+struct Row { len: u32, scale: f32, scalar: u32, pad0: u32 }
 
 @group(0) @binding(0) var<uniform> row: Row;
 @group(1) @binding(0) var<storage, read_write> matrix: array<f32>;
 @group(1) @binding(1) var<storage, read> x: array<f32>;
 @group(1) @binding(2) var<storage, read_write> out: array<f32>;
-@group(1) @binding(3) var<storage, read> slots: array<f32>;
+@group(1) @binding(3) var<storage, read> scalars: array<f32>;
 
 var<workgroup> sums: array<f32, 64>;
 
@@ -39,7 +39,7 @@ fn identity(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 }
 
-// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·slot)·s·sᵀ with s in x, h in out, ρ in scale.
+// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·scalar)·s·sᵀ with s in x, h in out, ρ in scale.
 @compute @workgroup_size(64)
 fn rank_two(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.y;
@@ -47,6 +47,6 @@ fn rank_two(@builtin(global_invocation_id) id: vec3<u32>) {
     if j >= row.len {
         return;
     }
-    let both = row.scale * (1.0 + row.scale * slots[row.slot]);
+    let both = row.scale * (1.0 + row.scale * scalars[row.scalar]);
     matrix[i * row.len + j] += both * x[i] * x[j] - row.scale * (x[i] * out[j] + out[i] * x[j]);
 }

@@ -5,8 +5,8 @@
 struct Row { len: u32, t: f32, pad0: u32, pad1: u32 }
 
 const COLUMNS = 9u;
-// The last two columns are maxima, the others sums.
-const SUMS = 7u;
+// Columns from here on are maxima, the others sums.
+const MAXIMA = 7u;
 
 @group(0) @binding(0) var<uniform> row: Row;
 @group(1) @binding(0) var<storage, read> g: array<f32>;
@@ -17,8 +17,8 @@ const SUMS = 7u;
 var<workgroup> rows: array<array<f32, COLUMNS>, 256>;
 
 fn join(column: u32, a: f32, b: f32) -> f32 {
-    // As integers, so that a NaN is the largest.
-    return select(a + b, bitcast<f32>(max(bitcast<u32>(a), bitcast<u32>(b))), column >= SUMS);
+    // Compared as integers, in which a NaN is the largest.
+    return select(a + b, bitcast<f32>(max(bitcast<u32>(a), bitcast<u32>(b))), column >= MAXIMA);
 }
 
 @compute @workgroup_size(256)

@@ -1,11 +1,11 @@
 // The shift τ of Newton's matrix: 0, or what is tried next (Nocedal and Wright, algorithm 3.3). src/solve/newton.rs.
 // CPU twin: `shifted` in src/solve/dense.rs.
 
-struct Row { n: u32, attempt: u32, slot: u32 }
+struct Row { n: u32, attempt: u32, scalar: u32 }
 
 @group(0) @binding(0) var<uniform> row: Row;
-// ‖A‖², in a slot.
-@group(1) @binding(0) var<storage, read> slots: array<f32>;
+// One of them is ‖A‖².
+@group(1) @binding(0) var<storage, read> scalars: array<f32>;
 @group(1) @binding(1) var<storage, read> matrix: array<f32>;
 @group(1) @binding(2) var<storage, read_write> added: array<f32>;
 // Behind the two words of cholesky.wgsl, τ.
@@ -24,7 +24,7 @@ fn shift(@builtin(local_invocation_index) lane: u32) {
     for (var k = 0u; k < 256u; k++) {
         low = min(low, smallest[k]);
     }
-    let norm = sqrt(slots[row.slot]);
+    let norm = sqrt(scalars[row.scalar]);
     let least = 1e-3 * select(1.0, norm, norm > 0.0);
     var tau = max(2.0 * bitcast<f32>(control[2]), least);
     if row.attempt == 0u {

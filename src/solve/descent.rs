@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::space::{D, FREE, G, G0, Probe, Scale, Space, Vector, X};
+use super::space::{D, FREE_SCALAR, G, G0, Probe, Scale, Space, Vector, X};
 use super::wolfe::{Point, Search};
 use super::{Direction, LineSearch, Options, Status, Summary};
 
@@ -94,8 +94,8 @@ impl Memory {
                     space.combine(y, 1.0, G, -1.0, G0);
                     space.combine(s, self.t, D, 0.0, D);
                     space.multiply(h, 1.0, y);
-                    space.dot(FREE, false, 1.0, y, h);
-                    space.rank_two(1.0 / here.ys, FREE, s, h);
+                    space.dot(FREE_SCALAR, false, 1.0, y, h);
+                    space.rank_two(1.0 / here.ys, FREE_SCALAR, s, h);
                     self.updates += 1;
                 }
                 if self.updates > 0 {
@@ -119,8 +119,8 @@ impl Memory {
         space.precondition(z, r);
         space.combine(p, -1.0, z, 0.0, z);
         space.combine(D, 0.0, G, 0.0, G);
-        space.dot(FREE, false, 1.0, r, z);
-        let [rz, curvature, rr] = [FREE, FREE + 1, FREE + 2];
+        space.dot(FREE_SCALAR, false, 1.0, r, z);
+        let [rz, curvature, rr] = [FREE_SCALAR, FREE_SCALAR + 1, FREE_SCALAR + 2];
         let mut before = None;
         for inner in 0..space.len() {
             space.hessian(p, q);
@@ -149,18 +149,18 @@ impl Memory {
         Ok(Ok(None))
     }
 
-    /// D ← −H·G by the two-loop recursion (Nocedal and Wright, algorithm 7.4). αᵢ is in slot FREE + i.
+    /// D ← −H·G by the two-loop recursion (Nocedal and Wright, algorithm 7.4). αᵢ is scalar FREE_SCALAR + i.
     fn two_loops<S: Space>(&mut self, space: &mut S) -> Result<(), S::Error> {
         let q = self.scratch(space, 0)?;
         space.combine(q, -1.0, G, 0.0, G);
         for (i, pair) in self.pairs.iter().enumerate().rev() {
-            space.dot(FREE + i, false, pair.rho, pair.s, q);
-            space.combine(q, Scale::of(-1.0, FREE + i), pair.y, 1.0, q);
+            space.dot(FREE_SCALAR + i, false, pair.rho, pair.s, q);
+            space.combine(q, Scale::of(-1.0, FREE_SCALAR + i), pair.y, 1.0, q);
         }
         space.combine(D, if self.pairs.is_empty() { 1.0 } else { self.scale }, q, 0.0, q);
         for (i, pair) in self.pairs.iter().enumerate() {
-            space.dot(FREE + i, true, -pair.rho, pair.y, D);
-            space.combine(D, Scale::of(1.0, FREE + i), pair.s, 1.0, D);
+            space.dot(FREE_SCALAR + i, true, -pair.rho, pair.y, D);
+            space.combine(D, Scale::of(1.0, FREE_SCALAR + i), pair.s, 1.0, D);
         }
         Ok(())
     }
@@ -213,8 +213,8 @@ async fn iterate<S: Space>(
         let slope = match slope {
             Some(slope) => Some(slope),
             None if S::EAGER || blind => {
-                space.dot(FREE, false, 1.0, G, D);
-                space.fetch(FREE + 1).await?.get(FREE).copied()
+                space.dot(FREE_SCALAR, false, 1.0, G, D);
+                space.fetch(FREE_SCALAR + 1).await?.get(FREE_SCALAR).copied()
             }
             None => None,
         };

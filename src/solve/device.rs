@@ -1,4 +1,4 @@
-//! The device's vectors: history, scalars and all arithmetic on the device.
+//! A method's vectors on the device: its memory, and its arithmetic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::dispatcher::{Dispatcher, WORDS};
 use super::newton::Newton;
 use super::replay::TURNS;
-use super::space::{D, FIXED, FREE, G, G0, Probe, Scale, Slot, Space, Vector, X};
+use super::space::{D, FIXED_VECTORS, FREE_SCALAR, G, G0, Probe, Scalar, Scale, Space, Vector, X};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -68,19 +68,19 @@ impl Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Bound {
     Vector(Vector),
-    Slots,
+    Scalars,
     Partials,
     Matrix,
     Diagonal,
 }
 
-/// Vectors, numbers and matrix on the device.
+/// Vectors, scalars and matrix on the device.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) dispatcher: Dispatcher,
     pub(super) vectors: Vec<BufferRange>,
     pub(super) value: BufferRange,
-    slots: BufferRange,
+    scalars: BufferRange,
     partials: BufferRange,
     /// Of BFGS, or Newton's.
     pub(super) matrix: Option<BufferRange>,
@@ -127,7 +127,7 @@ pub(super) fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize)
 }
 
 impl Memory {
-    pub(super) fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, slots: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, scalars: usize) -> Result<Self> {
         let len = x.len;
         for (name, range, expected) in [("x", &x, len), ("gradient", &g, len), ("value", &value, 1)] {
             check(gpu, name, range, expected)?;
@@ -138,10 +138,10 @@ impl Memory {
             return Err(Error::Overlap { a: name(a), b: name(b) });
         }
         let mut memory = Self {
-            dispatcher: Dispatcher::new(gpu, slots + 1)?,
+            dispatcher: Dispatcher::new(gpu, scalars + 1)?,
             vectors: vec![x, g],
             value,
-            slots: buffer(gpu, "wgpu-optim solver numbers", slots as u64)?,
+            scalars: buffer(gpu, "wgpu-optim solver scalars", scalars as u64)?,
             partials: buffer(gpu, "wgpu-optim solver partials", (Probe::LEN * groups(len).max(GROUPS)) as u64)?,
             matrix: None,
             diagonal: None,
@@ -151,7 +151,7 @@ impl Memory {
             groups: HashMap::new(),
             failed: None,
         };
-        for _ in memory.vectors.len()..FIXED {
+        for _ in memory.vectors.len()..FIXED_VECTORS {
             memory.vector()?;
         }
         let kernels = [Kernel::Combine, Kernel::Add, Kernel::Dot, Kernel::Probe, Kernel::Total];
@@ -186,7 +186,7 @@ impl Memory {
     fn range(&self, bound: Bound) -> Option<&BufferRange> {
         match bound {
             Bound::Vector(vector) => self.vectors.get(vector),
-            Bound::Slots => Some(&self.slots),
+            Bound::Scalars => Some(&self.scalars),
             Bound::Partials => Some(&self.partials),
             Bound::Matrix => self.matrix.as_ref(),
             Bound::Diagonal => self.diagonal.as_ref(),
@@ -197,7 +197,7 @@ impl Memory {
     pub(super) fn prepare_newton(&mut self) -> Result<()> {
         let matrix = buffer(&self.dispatcher.gpu, "Newton's matrix", (self.len() as u64).saturating_pow(2))?;
         let [g, delta] = [G, D].map(|vector| &self.vectors[vector]);
-        self.newton = Some(Newton::new(&self.dispatcher.gpu, &matrix, g, delta, &self.slots)?);
+        self.newton = Some(Newton::new(&self.dispatcher.gpu, &matrix, g, delta, &self.scalars)?);
         self.matrix = Some(matrix);
         Ok(())
     }
@@ -206,8 +206,8 @@ impl Memory {
     async fn newton(&mut self) -> Result<bool> {
         let n = self.len() as u32;
         self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], [GROUPS as u32, 1]);
-        let row = [GROUPS as u32, FREE as u32, 1, 0, 1f32.to_bits()];
-        self.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [1, 1]);
+        let row = [GROUPS as u32, FREE_SCALAR as u32, 1, 0, 1f32.to_bits()];
+        self.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [1, 1]);
         match (&self.newton, self.failed.take()) {
             (_, Some(e)) => Err(e),
             (Some(newton), None) => newton.solve(&mut self.dispatcher).await,
@@ -252,9 +252,9 @@ impl Memory {
     }
 }
 
-/// What a scale is in a row: a factor and a slot.
+/// A scale as arguments: its factor, and the index of its scalar.
 fn words(scale: Scale) -> [u32; 2] {
-    [(scale.by as f32).to_bits(), scale.slot.map_or(NONE, |slot| slot as u32)]
+    [(scale.by as f32).to_bits(), scale.scalar.map_or(NONE, |scalar| scalar as u32)]
 }
 
 /// The device's memory, and what the caller records.
@@ -290,22 +290,22 @@ where
     }
 
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
-        let ([a, a_slot], [b, b_slot]) = (words(a.into()), words(b.into()));
+        let ([a, a_scalar], [b, b_scalar]) = (words(a.into()), words(b.into()));
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
-        let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Vector(y)];
-        let row = [len, a, a_slot, b, b_slot];
+        let bound = [Bound::Scalars, Bound::Vector(x), Bound::Vector(out), Bound::Vector(y)];
+        let row = [len, a, a_scalar, b, b_scalar];
         match out == y {
             true => self.memory.run(Kernel::Add, &bound[..3], &row, [groups, 1]),
             false => self.memory.run(Kernel::Combine, &bound, &row, [groups, 1]),
         }
     }
 
-    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {
+    fn dot(&mut self, scalar: Scalar, add: bool, scale: f64, a: Vector, b: Vector) {
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(a), Bound::Vector(b), Bound::Partials];
         self.memory.run(Kernel::Dot, &bound, &[len], [groups, 1]);
-        let row = [groups, slot as u32, 1, u32::from(add), (scale as f32).to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [1, 1]);
+        let row = [groups, scalar as u32, 1, u32::from(add), (scale as f32).to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [1, 1]);
     }
 
     fn identity(&mut self, c: f64) -> Result<(), E> {
@@ -325,10 +325,10 @@ where
         self.memory.run(Kernel::Multiply, &bound, &[n, (scale as f32).to_bits()], [n, 1]);
     }
 
-    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector) {
+    fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector) {
         let n = self.memory.len() as u32;
-        let bound = [Bound::Matrix, Bound::Vector(s), Bound::Vector(h), Bound::Slots];
-        let row = [n, (rho as f32).to_bits(), slot as u32];
+        let bound = [Bound::Matrix, Bound::Vector(s), Bound::Vector(h), Bound::Scalars];
+        let row = [n, (rho as f32).to_bits(), scalar as u32];
         self.memory.run(Kernel::RankTwo, &bound, &row, [n.div_ceil(64), n]);
     }
 
@@ -339,10 +339,10 @@ where
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(G), Bound::Vector(G0), Bound::Vector(D), Bound::Partials];
         self.memory.run(Kernel::Probe, &bound, &[len, (t as f32).to_bits()], [groups, 1]);
-        // The value itself, slot 0, is the caller's.
-        let (columns, sums) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
-        let row = [groups, 1, sums, 0, 1f32.to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Slots], &row, [columns, 1]);
+        // Scalar 0 is the value, which the caller's kernels write.
+        let (columns, maxima) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
+        let row = [groups, 1, maxima, 0, 1f32.to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [columns, 1]);
     }
 
     fn hessian(&mut self, _: Vector, _: Vector) {
@@ -356,7 +356,7 @@ where
             return self.copy(out, x);
         }
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
-        let bound = [Bound::Slots, Bound::Vector(x), Bound::Vector(out), Bound::Diagonal];
+        let bound = [Bound::Scalars, Bound::Vector(x), Bound::Vector(out), Bound::Diagonal];
         self.memory.run(Kernel::Divide, &bound, &[len], [groups, 1]);
     }
 
@@ -367,8 +367,8 @@ where
 
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
         let memory = &mut *self.memory;
-        let slots = BufferRange::new(&memory.slots.buffer, 4, len.saturating_sub(1));
-        let ranges = [memory.value.clone(), slots];
+        let scalars = BufferRange::new(&memory.scalars.buffer, 4, len.saturating_sub(1));
+        let ranges = [memory.value.clone(), scalars];
         let found = memory.dispatcher.fetch(if len == 0 { &[] } else { &ranges }).await;
         if let Some(e) = self.failed.take() {
             return Err(e);

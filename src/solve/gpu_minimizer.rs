@@ -1,7 +1,7 @@
 //! Minimizing on the device.
 
 use super::device::{Memory, Recorder, buffer};
-use super::space::{FREE, G, X};
+use super::space::{FREE_SCALAR, G, X};
 use super::{Direction, Options, Summary, descent};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -63,7 +63,7 @@ impl GpuMinimizer {
             Direction::Lbfgs { history_size } => history_size,
             _ => 0,
         };
-        let mut memory = Memory::new(gpu, x, gradient, value, FREE + history.max(3))?;
+        let mut memory = Memory::new(gpu, x, gradient, value, FREE_SCALAR + history.max(3))?;
         if options.direction == Direction::NewtonCg {
             memory.products = Some([memory.vector()?, memory.vector()?]);
         }

@@ -4,7 +4,7 @@ use super::cholesky::{self, Equations};
 use super::device::buffer;
 use super::dispatcher::Dispatcher;
 use super::replay::{Call, Replay};
-use super::space::FREE;
+use super::space::FREE_SCALAR;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -29,7 +29,7 @@ impl Newton {
         matrix: &BufferRange,
         g: &BufferRange,
         delta: &BufferRange,
-        slots: &BufferRange,
+        scalars: &BufferRange,
     ) -> Result<Self> {
         let n = g.len;
         let (added, control) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's control", 3)?);
@@ -37,20 +37,21 @@ impl Newton {
         let factor = cholesky::calls(gpu, &equations)?;
         let pass = gpu.pass("shift", SHADER.into(), "shift", &[&[], &[true, true, false, false]])?;
         let group = gpu.scoped("a shift's bind group", || {
-            pass.bind(gpu, 1, &[slots, matrix, &added, &control].map(BufferRange::binding))
+            pass.bind(gpu, 1, &[scalars, matrix, &added, &control].map(BufferRange::binding))
         })?;
         let attempt = |attempt| {
-            let arguments = vec![n as u32, attempt, FREE as u32];
+            let arguments = vec![n as u32, attempt, FREE_SCALAR as u32];
             let (kernel, group) = (pass.clone(), group.clone());
             let mut calls = vec![Call { kernel, group, arguments, workgroups: [1, 1, 1] }];
             calls.extend(factor.iter().cloned());
             Replay::new(gpu, calls)
         };
-        let square = BufferRange::new(&slots.buffer, slots.offset + 4 * FREE as u64, 1);
+        let square = BufferRange::new(&scalars.buffer, scalars.offset + 4 * FREE_SCALAR as u64, 1);
         Ok(Self { attempts: [attempt(0)?, attempt(1)?], control, square })
     }
 
-    /// With ‖A‖² in its slot. `false` where that is not finite: as elements beyond 1e19 make it.
+    /// Needs ‖A‖² in its scalar. Returns `false` if that is not finite, as with elements beyond 1e19, or if no shift gives
+    /// a factor.
     pub(super) async fn solve(&self, dispatcher: &mut Dispatcher) -> Result<bool> {
         let ranges = [self.control.clone(), self.square.clone()];
         for attempt in 0..SHIFTS {

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::rule::Real;
 
-/// A vector of n elements, by its number.
+/// A vector of n elements, by its index.
 pub(crate) type Vector = usize;
 
 /// Where the objective is evaluated, and what it writes.
@@ -12,29 +12,30 @@ pub(crate) const G: Vector = 1;
 /// The gradient that differences are taken from, and the direction that slopes are along.
 pub(crate) const G0: Vector = 2;
 pub(crate) const D: Vector = 3;
-/// Those four; the methods make the others.
-pub(crate) const FIXED: usize = 4;
+/// How many vectors there always are: these four. The methods make the others.
+pub(crate) const FIXED_VECTORS: usize = 4;
 
-/// Numbers that stay where the vectors are. The first ones are what a [`Probe`] is made of.
-pub(crate) type Slot = usize;
-pub(crate) const FREE: Slot = 16;
+/// A number that stays where the vectors are, by its index. The first ones are the fields of a [`Probe`].
+pub(crate) type Scalar = usize;
+/// From here on the methods use scalars for themselves.
+pub(crate) const FREE_SCALAR: Scalar = 16;
 
-/// A number that is known here, times one that is known there.
+/// A factor: a number that the host knows, times a scalar.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub(crate) by: f64,
-    pub(crate) slot: Option<Slot>,
+    pub(crate) scalar: Option<Scalar>,
 }
 
 impl From<f64> for Scale {
     fn from(by: f64) -> Self {
-        Self { by, slot: None }
+        Self { by, scalar: None }
     }
 }
 
 impl Scale {
-    pub(crate) fn of(by: f64, slot: Slot) -> Self {
-        Self { by, slot: Some(slot) }
+    pub(crate) fn of(by: f64, scalar: Scalar) -> Self {
+        Self { by, scalar: Some(scalar) }
     }
 }
 
@@ -59,8 +60,8 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) const LEN: usize = 10;
 
-    pub(crate) fn read(slots: &[f64]) -> Self {
-        let at = |k: usize| slots.get(k).copied().unwrap_or(f64::NAN);
+    pub(crate) fn read(scalars: &[f64]) -> Self {
+        let at = |k: usize| scalars.get(k).copied().unwrap_or(f64::NAN);
         Self {
             value: at(0),
             slope: at(1),
@@ -92,14 +93,14 @@ pub(crate) trait Space {
     fn vector(&mut self) -> Result<Vector, Self::Error>;
     /// out ← a·x + b·y; out may be y.
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector);
-    /// slot ← scale·(a·b), added to what is there with `add`.
-    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector);
+    /// scalar ← scale·(a·b); with `add`, scalar ← scalar + scale·(a·b).
+    fn dot(&mut self, scalar: Scalar, add: bool, scale: f64, a: Vector, b: Vector);
     /// The n × n matrix of BFGS: c·1.
     fn identity(&mut self, c: f64) -> Result<(), Self::Error>;
     /// out ← scale·H·x.
     fn multiply(&mut self, out: Vector, scale: f64, x: Vector);
-    /// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·slot)·s·sᵀ.
-    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector);
+    /// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·scalar)·s·sᵀ.
+    fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector);
     /// The objective at X, its gradient in G, and what is known of them.
     fn evaluate(&mut self, t: f64);
     /// The p and out of [`Space::hessian`].
@@ -110,7 +111,7 @@ pub(crate) trait Space {
     fn precondition(&mut self, out: Vector, x: Vector);
     /// D ← −(∇²f(X) + τ·1)⁻¹·G with the least τ that makes it positive definite; `false` where there is none.
     async fn newton(&mut self) -> Result<bool, Self::Error>;
-    /// The slots up to this one.
+    /// Does what is recorded, and returns the first `len` scalars.
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, Self::Error>;
 
     fn copy(&mut self, out: Vector, x: Vector) {
@@ -129,13 +130,13 @@ pub(crate) struct Vectors<F> {
     all: Vec<Vec<F>>,
     products: Option<[Vector; 2]>,
     matrix: Vec<F>,
-    slots: Vec<f64>,
+    scalars: Vec<f64>,
 }
 
 impl<F: Real> Vectors<F> {
     pub(crate) fn new(len: usize) -> Self {
-        let (all, slots) = (vec![vec![F::zero(); len]; FIXED], vec![0.0; FREE]);
-        Self { all, products: None, matrix: Vec::new(), slots }
+        let (all, scalars) = (vec![vec![F::zero(); len]; FIXED_VECTORS], vec![0.0; FREE_SCALAR]);
+        Self { all, products: None, matrix: Vec::new(), scalars }
     }
 
     pub(crate) fn x(&mut self) -> &mut Vec<F> {
@@ -179,17 +180,17 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> f64 {
 }
 
 impl<F, E, O> Host<'_, '_, F, E, O> {
-    fn slot(&mut self, slot: Slot) -> &mut f64 {
-        if self.vectors.slots.len() <= slot {
-            self.vectors.slots.resize(slot + 1, 0.0);
+    fn scalar(&mut self, scalar: Scalar) -> &mut f64 {
+        if self.vectors.scalars.len() <= scalar {
+            self.vectors.scalars.resize(scalar + 1, 0.0);
         }
-        &mut self.vectors.slots[slot]
+        &mut self.vectors.scalars[scalar]
     }
 }
 
 impl<F: Real, E, O> Host<'_, '_, F, E, O> {
     fn value(&mut self, scale: Scale) -> F {
-        F::of(scale.by * scale.slot.map_or(1.0, |slot| *self.slot(slot)))
+        F::of(scale.by * scale.scalar.map_or(1.0, |scalar| *self.scalar(scalar)))
     }
 }
 
@@ -222,10 +223,10 @@ where
         }
     }
 
-    fn dot(&mut self, slot: Slot, add: bool, scale: f64, a: Vector, b: Vector) {
+    fn dot(&mut self, scalar: Scalar, add: bool, scale: f64, a: Vector, b: Vector) {
         let product = scale * dot(&self.vectors.all[a], &self.vectors.all[b]);
-        let slot = self.slot(slot);
-        *slot = if add { *slot + product } else { product };
+        let scalar = self.scalar(scalar);
+        *scalar = if add { *scalar + product } else { product };
     }
 
     fn identity(&mut self, c: f64) -> Result<(), E> {
@@ -241,8 +242,8 @@ where
         self.vectors.all[out] = self.vectors.matrix.chunks(x.len()).map(row).collect();
     }
 
-    fn rank_two(&mut self, rho: f64, slot: Slot, s: Vector, h: Vector) {
-        let both = F::of(rho * (1.0 + rho * *self.slot(slot)));
+    fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector) {
+        let both = F::of(rho * (1.0 + rho * *self.scalar(scalar)));
         let (rho, s, h) = (F::of(rho), &self.vectors.all[s], &self.vectors.all[h]);
         for ((row, &si), &hi) in self.vectors.matrix.chunks_mut(s.len()).zip(s).zip(h) {
             for ((m, &sj), &hj) in row.iter_mut().zip(s).zip(h) {
@@ -271,7 +272,7 @@ where
         let most = |of: &[F]| of.iter().map(|&x| float(x.abs())).fold(0.0, crate::rule::largest);
         let found =
             [value, dot(g, d), dot(g0, d), dot(&y, &s), dot(&y, &y), dot(g, g), dot(g, &y), sum(g), most(g), most(d)];
-        self.vectors.slots[..found.len()].copy_from_slice(&found);
+        self.vectors.scalars[..found.len()].copy_from_slice(&found);
     }
 
     fn products(&mut self) -> Result<[Vector; 2], E> {
@@ -321,7 +322,7 @@ where
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
         match self.failed.take() {
             Some(e) => Err(e),
-            None => Ok(self.vectors.slots[..len.min(self.vectors.slots.len())].to_vec()),
+            None => Ok(self.vectors.scalars[..len.min(self.vectors.scalars.len())].to_vec()),
         }
     }
 }
