@@ -4,9 +4,9 @@
 // −g is one more row below the matrix, row n: what makes L of the others makes L⁻¹·(−g) of it.
 
 // `count`: the panels that a dispatch of `back` takes, from `panel` down.
-struct Row { n: u32, panel: u32, count: u32 }
+struct Arguments { n: u32, panel: u32, count: u32 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 // Not 0: there is nothing to do. Then, whether there is no factor, or no finite solution.
 @group(1) @binding(0) var<storage, read_write> control: array<u32>;
 // n + 1 rows of n; on the diagonal, blocks as they were before they were factored.
@@ -40,18 +40,18 @@ fn stopped(lane: u32) -> bool {
 fn load(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.y;
     let j = id.x;
-    if j >= row.n || j > i || control[0] != 0u {
+    if j >= arguments.n || j > i || control[0] != 0u {
         return;
     }
-    if i == row.n {
-        factor[i * row.n + j] = select(-g[j], 0.0, added[j] < 0.0);
+    if i == arguments.n {
+        factor[i * arguments.n + j] = select(-g[j], 0.0, added[j] < 0.0);
         if j == 0u {
             control[1] = 0u;
         }
     } else if min(added[i], added[j]) < 0.0 {
-        factor[i * row.n + j] = select(0.0, 1.0, i == j);
+        factor[i * arguments.n + j] = select(0.0, 1.0, i == j);
     } else {
-        factor[i * row.n + j] = matrix[i * row.n + j] + select(0.0, added[i], i == j);
+        factor[i * arguments.n + j] = matrix[i * arguments.n + j] + select(0.0, added[i], i == j);
     }
 }
 
@@ -92,8 +92,8 @@ fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     if stopped(lane) {
         return;
     }
-    let n = row.n;
-    let start = row.panel * WIDTH;
+    let n = arguments.n;
+    let start = arguments.panel * WIDTH;
     let width = min(WIDTH, n - start);
     let in_block = lane < WIDTH;
     let below = min(start + WIDTH, n) + ROWS * group.x + lane - WIDTH;
@@ -115,13 +115,13 @@ fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
 }
 
 fn subtract(i: u32, j: u32, product: vec4<f32>) {
-    for (var k = 0u; k < 4u && j + k < row.n && i <= row.n; k++) {
-        factor[i * row.n + j + k] -= product[k];
+    for (var k = 0u; k < 4u && j + k < arguments.n && i <= arguments.n; k++) {
+        factor[i * arguments.n + j + k] -= product[k];
     }
 }
 
 fn element(i: u32, column: u32) -> f32 {
-    return select(0.0, factor[min(i, row.n) * row.n + column], i <= row.n);
+    return select(0.0, factor[min(i, arguments.n) * arguments.n + column], i <= arguments.n);
 }
 
 fn quad(i: u32, column: u32) -> vec4<f32> {
@@ -142,7 +142,7 @@ fn trail(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     if stopped(lane) {
         return;
     }
-    let start = row.panel * WIDTH;
+    let start = arguments.panel * WIDTH;
     let top = start + WIDTH * (1u + group.y);
     let across = start + WIDTH * (1u + group.x);
     let q = lane / WIDTH;
@@ -163,7 +163,7 @@ fn trail(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
 
 fn term(i: u32, j: u32, start: u32) -> f32 {
     // Beyond the last row `solved` is 0.
-    return factor[min(start + i, row.n - 1u) * row.n + j] * solved[i];
+    return factor[min(start + i, arguments.n - 1u) * arguments.n + j] * solved[i];
 }
 
 // Lᵀ·δ = row n, by one workgroup; the panels in several dispatches, so that no thread's loops have too many turns.
@@ -172,13 +172,13 @@ fn back(@builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
         return;
     }
-    let n = row.n;
-    if row.panel == (n + WIDTH - 1u) / WIDTH {
+    let n = arguments.n;
+    if arguments.panel == (n + WIDTH - 1u) / WIDTH {
         for (var i = lane; i < n; i += 256u) {
             delta[i] = factor[n * n + i];
         }
     }
-    for (var after = row.panel; after > row.panel - row.count; after--) {
+    for (var after = arguments.panel; after > arguments.panel - arguments.count; after--) {
         let start = (after - 1u) * WIDTH;
         let width = min(WIDTH, n - start);
         storageBarrier();
@@ -214,7 +214,7 @@ fn back(@builtin(local_invocation_index) lane: u32) {
             delta[start + lane] = solved[lane];
         }
     }
-    if row.panel > row.count {
+    if arguments.panel > arguments.count {
         return;
     }
     storageBarrier();

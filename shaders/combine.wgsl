@@ -1,8 +1,8 @@
 // Sums and quotients of a solver's vectors; src/solve/device.rs.
 
-struct Row { len: u32, a: f32, a_scalar: u32, b: f32, b_scalar: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Arguments { len: u32, a: f32, a_scalar: u32, b: f32, b_scalar: u32, pad0: u32, pad1: u32, pad2: u32 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read> scalars: array<f32>;
 @group(1) @binding(1) var<storage, read> x: array<f32>;
 @group(1) @binding(2) var<storage, read_write> out: array<f32>;
@@ -25,9 +25,9 @@ fn times(factor: f32, value: f32) -> f32 {
 // out ← a·x + b·y
 @compute @workgroup_size(256)
 fn combine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let a = scale(row.a, row.a_scalar);
-    let b = scale(row.b, row.b_scalar);
-    for (var i = id.x; i < row.len; i += 256u * groups.x) {
+    let a = scale(arguments.a, arguments.a_scalar);
+    let b = scale(arguments.b, arguments.b_scalar);
+    for (var i = id.x; i < arguments.len; i += 256u * groups.x) {
         out[i] = times(a, x[i]) + times(b, y[i]);
     }
 }
@@ -35,9 +35,9 @@ fn combine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
 // out ← a·x + b·out
 @compute @workgroup_size(256)
 fn add(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let a = scale(row.a, row.a_scalar);
-    let b = scale(row.b, row.b_scalar);
-    for (var i = id.x; i < row.len; i += 256u * groups.x) {
+    let a = scale(arguments.a, arguments.a_scalar);
+    let b = scale(arguments.b, arguments.b_scalar);
+    for (var i = id.x; i < arguments.len; i += 256u * groups.x) {
         out[i] = times(a, x[i]) + times(b, out[i]);
     }
 }
@@ -45,7 +45,7 @@ fn add(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) gr
 // out ← x / y
 @compute @workgroup_size(256)
 fn divide(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    for (var i = id.x; i < row.len; i += 256u * groups.x) {
+    for (var i = id.x; i < arguments.len; i += 256u * groups.x) {
         out[i] = x[i] / y[i];
     }
 }

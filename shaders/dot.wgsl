@@ -1,8 +1,8 @@
 // a·b: a partial sum for each workgroup, in a fixed order. shaders/total.wgsl adds them up.
 
-struct Row { len: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Arguments { len: u32, pad0: u32, pad1: u32, pad2: u32 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read> a: array<f32>;
 @group(1) @binding(1) var<storage, read> b: array<f32>;
 @group(1) @binding(2) var<storage, read_write> partials: array<f32>;
@@ -16,7 +16,7 @@ fn dot_main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     var sum = 0.0;
-    for (var i = group.x * 256u + lane; i < row.len; i += 256u * groups.x) {
+    for (var i = group.x * 256u + lane; i < arguments.len; i += 256u * groups.x) {
         sum += a[i] * b[i];
     }
     sums[lane] = sum;

@@ -8,7 +8,7 @@
 // there a dispatch does some rounds (points at which residuals are computed), or a part of the rows of one, and
 // problems lie in `states` in between.
 
-struct Settings {
+struct Arguments {
     problems: u32,
     rows: u32,
     max_iter: u32,
@@ -31,7 +31,7 @@ struct Settings {
 // Status: 0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations.
 struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 
-@group(0) @binding(0) var<uniform> settings: Settings;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read> samples: array<f32>;
 @group(1) @binding(1) var<storage, read_write> unknowns: array<f32>;
 @group(1) @binding(2) var<storage, read_write> outcomes: array<Outcome>;
@@ -74,7 +74,7 @@ var<workgroup> cut: atomic<u32>;
 // N: as a constant where loops are short enough to be unrolled.
 fn n() -> u32 {
     if N > 6u {
-        return settings.unknowns;
+        return arguments.unknowns;
     }
     return N;
 }
@@ -89,7 +89,7 @@ fn together() {
 // rows.
 fn linearize(problem: u32, lane: u32, first: u32) {
     let mine = problem * LANES + lane;
-    if settings.first_row == 0u {
+    if arguments.first_row == 0u {
         for (var e = lane; e < n() * (n() + 1u) / 2u; e += LANES) {
             problems[problem].there.a[e] = 0.0;
         }
@@ -101,18 +101,18 @@ fn linearize(problem: u32, lane: u32, first: u32) {
         }
     }
     var x = problems[problem].trial;
-    for (var chunk = settings.first_row; chunk < settings.end_row; chunk += LANES) {
+    for (var chunk = arguments.first_row; chunk < arguments.end_row; chunk += LANES) {
         let sample = chunk + lane;
         var row = array<f32, N + 1u>();
         var cost = 0.0;
-        if sample < settings.end_row {
+        if sample < arguments.end_row {
             var columns = array<f32, COLUMNS>();
             for (var c = 0u; c < COLUMNS; c++) {
                 columns[c] = samples[(first + sample) * COLUMNS + c];
             }
             var jacobian = array<f32, N>();
             let r = residual(x, columns, &jacobian);
-            let weight = weigh(r, settings.kind, settings.c);
+            let weight = weigh(r, arguments.kind, arguments.c);
             cost = weight.x;
             for (var i = 0u; i < n(); i++) {
                 row[i] = weight.y * jacobian[i];
@@ -200,7 +200,7 @@ fn stop(problem: u32, status: u32) {
 // What is added to element i of the diagonal.
 fn damping(problem: u32, i: u32) -> f32 {
     let scale = problems[problem].scale[i];
-    return problems[problem].lambda * select(select(1.0, scale, scale > 0.0), 1.0, settings.unit == 1u);
+    return problems[problem].lambda * select(select(1.0, scale, scale > 0.0), 1.0, arguments.unit == 1u);
 }
 
 // δ by Cholesky's factor of JᵀJ and the damping, and the trial point; `false` where there is none.
@@ -267,7 +267,7 @@ fn decide(problem: u32) {
     for (var i = 0u; i < n(); i++) {
         size += problems[problem].x[i] * problems[problem].x[i];
     }
-    let short = problems[problem].length < settings.xtol * (settings.xtol + sqrt(size));
+    let short = problems[problem].length < arguments.xtol * (arguments.xtol + sqrt(size));
     let lost = astray(problem);
     if !lost && actual > 0.0 {
         let gain = actual / decrease;
@@ -275,15 +275,15 @@ fn decide(problem: u32) {
         problems[problem].lambda = max(LEAST, problems[problem].lambda * max(1.0 / 3.0, 1.0 - bent * bent * bent));
         problems[problem].nu = 2.0;
         arrive(problem);
-        if problems[problem].gradient <= settings.gtol {
+        if problems[problem].gradient <= arguments.gtol {
             stop(problem, 1u);
-        } else if short || (actual < settings.ftol * before && gain > 0.25) {
+        } else if short || (actual < arguments.ftol * before && gain > 0.25) {
             stop(problem, 2u);
         }
         return;
     }
     // A model that promises less than the tolerance has nothing more to give.
-    if short || (decrease < settings.ftol * before && !lost) {
+    if short || (decrease < arguments.ftol * before && !lost) {
         stop(problem, select(2u, 3u, lost));
         return;
     }
@@ -299,17 +299,17 @@ fn start(problem: u32) {
     for (var i = 0u; i < n(); i++) {
         most = max(most, problems[problem].scale[i]);
     }
-    problems[problem].lambda = max(LEAST, settings.lambda * select(1.0, most, settings.unit == 1u));
+    problems[problem].lambda = max(LEAST, arguments.lambda * select(1.0, most, arguments.unit == 1u));
     if lost {
         stop(problem, 3u);
-    } else if problems[problem].gradient <= settings.gtol {
+    } else if problems[problem].gradient <= arguments.gtol {
         stop(problem, 1u);
     }
 }
 
 // Goes on to the next trial.
 fn advance(problem: u32) {
-    if problems[problem].iterations == settings.max_iter {
+    if problems[problem].iterations == arguments.max_iter {
         stop(problem, 5u);
         return;
     }
@@ -325,7 +325,7 @@ fn advance(problem: u32) {
 // Whether a loop still has its second turn. The number of turns is not a constant, so that a compiler cannot unroll it.
 fn turns() -> bool {
     var turns = 0u;
-    for (var k = 0u; k < min(settings.rounds, 1u) + 1u; k++) {
+    for (var k = 0u; k < min(arguments.rounds, 1u) + 1u; k++) {
         turns += 1u;
     }
     return turns == 2u;
@@ -340,11 +340,11 @@ fn fit(
     let problem = index / LANES;
     let lane = index % LANES;
     let number = (group.y * groups.x + group.x) * PROBLEMS + problem;
-    let exists = number < settings.problems;
-    let place = min(number, settings.problems - 1u);
-    let first = place * settings.rows;
+    let exists = number < arguments.problems;
+    let place = min(number, arguments.problems - 1u);
+    let first = place * arguments.rows;
     if lane == 0u {
-        if settings.begin == 0u {
+        if arguments.begin == 0u {
             problems[problem] = states[place];
         } else {
             for (var i = 0u; i < n(); i++) {
@@ -367,7 +367,7 @@ fn fit(
         atomicStore(&cut, 0u);
     }
     workgroupBarrier();
-    for (var k = 0u; k < settings.rounds; k++) {
+    for (var k = 0u; k < arguments.rounds; k++) {
         atomicStore(&running, 0u);
         workgroupBarrier();
         if lane == 0u && problems[problem].running == 1u {
@@ -382,7 +382,7 @@ fn fit(
         }
         linearize(problem, lane, first);
         together();
-        if lane == 0u && problems[problem].running == 1u && settings.end_row == settings.rows {
+        if lane == 0u && problems[problem].running == 1u && arguments.end_row == arguments.rows {
             if problems[problem].begun == 0u {
                 start(problem);
             } else if problems[problem].sound == 1u {
@@ -411,7 +411,7 @@ fn fit(
         }
         let p = &problems[problem];
         outcomes[number] = Outcome((*p).here.cost, (*p).gradient, (*p).status, (*p).iterations);
-        if settings.only == 0u {
+        if arguments.only == 0u {
             states[number] = problems[problem];
         }
     }

@@ -1,7 +1,7 @@
 // Levenberg and Marquardt's method on one problem: which step is taken, and λ. loss.wgsl comes before this.
 // src/solve/gpu_least_squares.rs; CPU twin: src/solve/least_squares.rs.
 
-struct Row {
+struct Arguments {
     n: u32,
     groups: u32,
     max_iter: u32,
@@ -35,7 +35,7 @@ struct State {
     part: f32,
 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read_write> state: State;
 @group(1) @binding(1) var<storage, read> partials: array<f32>;
 @group(1) @binding(2) var<storage, read_write> x: array<f32>;
@@ -61,7 +61,7 @@ var<workgroup> flag: u32;
 var<workgroup> shared_lambda: f32;
 
 fn at(vector: u32, i: u32) -> u32 {
-    return vector * row.n + i;
+    return vector * arguments.n + i;
 }
 
 fn stopped(lane: u32) -> bool {
@@ -111,7 +111,7 @@ fn larger(a: f32, b: f32) -> f32 {
 // Starts from x, within its bounds.
 @compute @workgroup_size(256)
 fn begin(@builtin(local_invocation_index) lane: u32) {
-    for (var i = lane; i < row.n; i += 256u) {
+    for (var i = lane; i < arguments.n; i += 256u) {
         x[i] = project(i, x[i]);
         own[at(SCALE, i)] = 0.0;
         own[at(DECREASE, i)] = 0.0;
@@ -140,7 +140,7 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     let actual = state.cost - cost;
     if sound && finite && actual > 0.0 {
         let gain = actual / decrease;
-        if state.short != 0u || (actual < row.ftol * state.cost && gain > 0.25) {
+        if state.short != 0u || (actual < arguments.ftol * state.cost && gain > 0.25) {
             state.last = 2u;
         }
         // Cut at a bound, a step may lower the cost where the model rises.
@@ -157,17 +157,17 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     state.astray = u32(!finite);
     // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that was cut
     // at a bound.)
-    if sound && (state.short != 0u || (finite && abs(decrease) < row.ftol * state.cost)) {
+    if sound && (state.short != 0u || (finite && abs(decrease) < arguments.ftol * state.cost)) {
         state.status = select(3u, 2u, finite);
         return 2u;
     }
-    if row.damping == 0u {
+    if arguments.damping == 0u {
         state.part *= 0.5;
     } else {
         state.lambda *= state.nu;
         state.nu *= 2.0;
     }
-    if row.damping == 0u && !sound {
+    if arguments.damping == 0u && !sound {
         state.status = 6u;
     } else if state.part < 1e-7 || state.lambda > GREATEST {
         state.status = select(3u, 4u, finite);
@@ -182,10 +182,10 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
         return;
     }
     var mine = vec2<f32>();
-    for (var k = lane; k < row.groups; k += 256u) {
+    for (var k = lane; k < arguments.groups; k += 256u) {
         mine.x += partials[k];
     }
-    for (var i = lane; i < row.n; i += 256u) {
+    for (var i = lane; i < arguments.n; i += 256u) {
         mine.y += own[at(DECREASE, i)];
     }
     let all = add(lane, mine);
@@ -193,7 +193,7 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
         flag = judge(all.x, all.y);
     }
     let verdict = workgroupUniformLoad(&flag);
-    for (var i = lane; i < row.n; i += 256u) {
+    for (var i = lane; i < arguments.n; i += 256u) {
         if verdict == 1u {
             own[at(HERE, i)] = x[i];
         } else {
@@ -210,8 +210,8 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
     }
     // The gradient, and the largest scale.
     var mine = vec2<f32>();
-    for (var i = lane; i < row.n; i += 256u) {
-        let square = matrix[i * row.n + i];
+    for (var i = lane; i < arguments.n; i += 256u) {
+        let square = matrix[i * arguments.n + i];
         let here = own[at(HERE, i)];
         let held = (here == own[at(LOWER, i)] && g[i] > 0.0) || (here == own[at(UPPER, i)] && g[i] < 0.0);
         let scale = larger(own[at(SCALE, i)], square);
@@ -234,15 +234,15 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
         }
         state.gradient = mine.x;
         if state.evaluations == 1u {
-            state.lambda = max(LEAST, row.lambda * select(1.0, mine.y, row.damping == 1u));
+            state.lambda = max(LEAST, arguments.lambda * select(1.0, mine.y, arguments.damping == 1u));
         }
         if wild(mine.x) || wild(mine.y) {
             state.status = 3u;
-        } else if mine.x <= row.gtol {
+        } else if mine.x <= arguments.gtol {
             state.status = 1u;
         } else if state.last != 0u {
             state.status = state.last;
-        } else if state.iterations == row.max_iter {
+        } else if state.iterations == arguments.max_iter {
             state.status = 5u;
         } else {
             state.iterations += 1u;
@@ -250,10 +250,10 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
         shared_lambda = state.lambda;
     }
     let lambda = workgroupUniformLoad(&shared_lambda);
-    for (var i = lane; i < row.n; i += 256u) {
-        if added[i] == 0.0 && row.damping != 0u {
+    for (var i = lane; i < arguments.n; i += 256u) {
+        if added[i] == 0.0 && arguments.damping != 0u {
             let scale = own[at(SCALE, i)];
-            added[i] = select(lambda, lambda * scale, row.damping == 2u && scale > 0.0);
+            added[i] = select(lambda, lambda * scale, arguments.damping == 2u && scale > 0.0);
         }
     }
 }
@@ -266,7 +266,7 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
     }
     var mine = vec2<f32>();
     let failed = state.failed == 1u;
-    for (var i = lane; i < row.n; i += 256u) {
+    for (var i = lane; i < arguments.n; i += 256u) {
         let here = own[at(HERE, i)];
         let next = project(i, here + state.part * delta[i]);
         x[i] = select(next, here, failed);
@@ -275,11 +275,11 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
     }
     let all = sqrt(add(lane, mine));
     if lane == 0u {
-        state.short = select(u32(all.x < row.xtol * (row.xtol + all.y)), 2u, all.x == 0.0);
+        state.short = select(u32(all.x < arguments.xtol * (arguments.xtol + all.y)), 2u, all.x == 0.0);
     }
 }
 
-// Terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of how much lower the model is there: a workgroup a row.
+// Terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of how much lower the model is there: a workgroup a arguments.
 @compute @workgroup_size(256)
 fn promise(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
@@ -287,8 +287,8 @@ fn promise(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
     let i = group.x;
     var mine = vec2<f32>();
-    for (var j = lane; j < row.n; j += 256u) {
-        mine.x += matrix[i * row.n + j] * delta[j];
+    for (var j = lane; j < arguments.n; j += 256u) {
+        mine.x += matrix[i * arguments.n + j] * delta[j];
     }
     let all = add(lane, mine);
     if lane == 0u {
@@ -308,7 +308,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     if workgroupUniformLoad(&flag) == 0u {
         return;
     }
-    for (var i = lane; i < row.n; i += 256u) {
+    for (var i = lane; i < arguments.n; i += 256u) {
         x[i] = own[at(HERE, i)];
     }
     if lane == 0u {

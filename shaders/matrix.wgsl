@@ -1,8 +1,8 @@
 // The matrix of BFGS: products, and updates. src/solve/device.rs.
 
-struct Row { len: u32, scale: f32, scalar: u32, pad0: u32 }
+struct Arguments { len: u32, scale: f32, scalar: u32, pad0: u32 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read_write> matrix: array<f32>;
 @group(1) @binding(1) var<storage, read> x: array<f32>;
 @group(1) @binding(2) var<storage, read_write> out: array<f32>;
@@ -10,7 +10,7 @@ struct Row { len: u32, scale: f32, scalar: u32, pad0: u32 }
 
 var<workgroup> sums: array<f32, 64>;
 
-// out ← scale·H·x, a workgroup a row.
+// out ← scale·H·x, a workgroup a arguments.
 @compute @workgroup_size(64)
 fn multiply(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -18,8 +18,8 @@ fn multiply(
 ) {
     let i = group.x;
     var sum = 0.0;
-    for (var j = lane; j < row.len; j += 64u) {
-        sum += matrix[i * row.len + j] * x[j];
+    for (var j = lane; j < arguments.len; j += 64u) {
+        sum += matrix[i * arguments.len + j] * x[j];
     }
     sums[lane] = sum;
     workgroupBarrier();
@@ -27,15 +27,15 @@ fn multiply(
         for (var k = 1u; k < 64u; k++) {
             sum += sums[k];
         }
-        out[i] = row.scale * sum;
+        out[i] = arguments.scale * sum;
     }
 }
 
 // H ← scale·1
 @compute @workgroup_size(64)
 fn identity(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x < row.len {
-        matrix[id.y * row.len + id.x] = select(0.0, row.scale, id.x == id.y);
+    if id.x < arguments.len {
+        matrix[id.y * arguments.len + id.x] = select(0.0, arguments.scale, id.x == id.y);
     }
 }
 
@@ -44,9 +44,9 @@ fn identity(@builtin(global_invocation_id) id: vec3<u32>) {
 fn rank_two(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.y;
     let j = id.x;
-    if j >= row.len {
+    if j >= arguments.len {
         return;
     }
-    let both = row.scale * (1.0 + row.scale * scalars[row.scalar]);
-    matrix[i * row.len + j] += both * x[i] * x[j] - row.scale * (x[i] * out[j] + out[i] * x[j]);
+    let both = arguments.scale * (1.0 + arguments.scale * scalars[arguments.scalar]);
+    matrix[i * arguments.len + j] += both * x[i] * x[j] - arguments.scale * (x[i] * out[j] + out[i] * x[j]);
 }

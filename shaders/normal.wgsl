@@ -2,10 +2,10 @@
 // src/solve/gpu_least_squares.rs.
 
 // The m rows of J are dealt out in slices.
-struct Row { m: u32, n: u32, slices: u32, slice: u32, kind: u32, c: f32, lanes: u32 }
+struct Arguments { m: u32, n: u32, slices: u32, slice: u32, kind: u32, c: f32, lanes: u32 }
 struct State { status: u32, failed: u32, fresh: u32 }
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read> state: State;
 @group(1) @binding(1) var<storage, read> jacobian: array<f32>;
 @group(1) @binding(2) var<storage, read> residuals: array<f32>;
@@ -26,8 +26,8 @@ fn cost(
         return;
     }
     var sum = 0.0;
-    for (var i = group.x * 256u + lane; i < row.m; i += 256u * groups.x) {
-        sum += weigh(residuals[i], row.kind, row.c).x;
+    for (var i = group.x * 256u + lane; i < arguments.m; i += 256u * groups.x) {
+        sum += weigh(residuals[i], arguments.kind, arguments.c).x;
     }
     sums[lane] = sum;
     workgroupBarrier();
@@ -48,10 +48,10 @@ fn cost(
 
 // A row of [J r], 0 beyond it.
 fn element(i: u32, j: u32) -> f32 {
-    if j < row.n {
-        return jacobian[i * row.n + j];
+    if j < arguments.n {
+        return jacobian[i * arguments.n + j];
     }
-    if j == row.n {
+    if j == arguments.n {
         return residuals[i];
     }
     return 0.0;
@@ -59,14 +59,14 @@ fn element(i: u32, j: u32) -> f32 {
 
 // Four columns of a row, weighted.
 fn quad(i: u32, end: u32, j: u32) -> vec4<f32> {
-    if i >= end || j > row.n {
+    if i >= end || j > arguments.n {
         return vec4<f32>();
     }
     let values = vec4(element(i, j), element(i, j + 1u), element(i, j + 2u), element(i, j + 3u));
-    if row.kind == 0u {
+    if arguments.kind == 0u {
         return values;
     }
-    return values * weigh(residuals[i], row.kind, row.c).y;
+    return values * weigh(residuals[i], arguments.kind, arguments.c).y;
 }
 
 fn put(k: u32, q: u32, i: u32, end: u32, top: u32, across: u32) {
@@ -75,8 +75,8 @@ fn put(k: u32, q: u32, i: u32, end: u32, top: u32, across: u32) {
 }
 
 fn store(slice: u32, i: u32, j: u32, sum: vec4<f32>) {
-    let at = (slice * (row.n + 1u) + i) * row.n + j;
-    for (var k = 0u; k < 4u && j + k < row.n && i <= row.n; k++) {
+    let at = (slice * (arguments.n + 1u) + i) * arguments.n + j;
+    for (var k = 0u; k < 4u && j + k < arguments.n && i <= arguments.n; k++) {
         partials[at + k] = sum[k];
     }
 }
@@ -89,8 +89,8 @@ fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     }
     let top = 32u * group.y;
     let across = 32u * group.x;
-    let first = group.z * row.slice;
-    let end = min(row.m, first + row.slice);
+    let first = group.z * arguments.slice;
+    let end = min(arguments.m, first + arguments.slice);
     var sum = mat4x4<f32>();
     for (var i = first; i < end; i += 32u) {
         let k = lane / 8u;
@@ -121,27 +121,27 @@ fn gather(
     if state.fresh == 0u || state.status != 0u {
         return;
     }
-    let size = (row.n + 1u) * row.n;
-    let e = (group.y * groups.x + group.x) * (256u / row.lanes) + lane / row.lanes;
-    let i = e / row.n;
-    let j = e % row.n;
+    let size = (arguments.n + 1u) * arguments.n;
+    let e = (group.y * groups.x + group.x) * (256u / arguments.lanes) + lane / arguments.lanes;
+    let i = e / arguments.n;
+    let j = e % arguments.n;
     let counts = e < size && j <= i;
     var sum = 0.0;
-    for (var p = lane % row.lanes; counts && p < row.slices; p += row.lanes) {
+    for (var p = lane % arguments.lanes; counts && p < arguments.slices; p += arguments.lanes) {
         sum += partials[p * size + e];
     }
     sums[lane] = sum;
     workgroupBarrier();
-    if !counts || lane % row.lanes != 0u {
+    if !counts || lane % arguments.lanes != 0u {
         return;
     }
-    for (var k = 1u; k < row.lanes; k++) {
+    for (var k = 1u; k < arguments.lanes; k++) {
         sum += sums[lane + k];
     }
-    if i == row.n {
+    if i == arguments.n {
         g[j] = sum;
     } else {
-        matrix[i * row.n + j] = sum;
-        matrix[j * row.n + i] = sum;
+        matrix[i * arguments.n + j] = sum;
+        matrix[j * arguments.n + i] = sum;
     }
 }

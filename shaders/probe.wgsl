@@ -2,19 +2,19 @@
 // workgroup writes a partial result for each column; shaders/total.wgsl adds them up. The columns are the fields of
 // `Probe` in src/solve/space.rs, without the value.
 
-struct Row { len: u32, t: f32, pad0: u32, pad1: u32 }
+struct Arguments { len: u32, t: f32, pad0: u32, pad1: u32 }
 
 const COLUMNS = 9u;
 // Columns from here on are maxima, the others sums.
 const MAXIMA = 7u;
 
-@group(0) @binding(0) var<uniform> row: Row;
+@group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(1) @binding(0) var<storage, read> g: array<f32>;
 @group(1) @binding(1) var<storage, read> g0: array<f32>;
 @group(1) @binding(2) var<storage, read> d: array<f32>;
 @group(1) @binding(3) var<storage, read_write> partials: array<f32>;
 
-var<workgroup> rows: array<array<f32, COLUMNS>, 256>;
+var<workgroup> results: array<array<f32, COLUMNS>, 256>;
 
 fn join(column: u32, a: f32, b: f32) -> f32 {
     // Compared as integers, in which a NaN is the largest.
@@ -28,30 +28,30 @@ fn probe(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     var mine = array<f32, COLUMNS>();
-    for (var i = group.x * 256u + lane; i < row.len; i += 256u * groups.x) {
+    for (var i = group.x * 256u + lane; i < arguments.len; i += 256u * groups.x) {
         let y = g[i] - g0[i];
         let here = array<f32, COLUMNS>(
-            g[i] * d[i], g0[i] * d[i], y * (row.t * d[i]), y * y, g[i] * g[i], g[i] * y, abs(g[i]), abs(g[i]), abs(d[i]),
+            g[i] * d[i], g0[i] * d[i], y * (arguments.t * d[i]), y * y, g[i] * g[i], g[i] * y, abs(g[i]), abs(g[i]), abs(d[i]),
         );
         for (var c = 0u; c < COLUMNS; c++) {
             mine[c] = join(c, mine[c], here[c]);
         }
     }
-    rows[lane] = mine;
+    results[lane] = mine;
     workgroupBarrier();
     let column = lane / 16u;
     if column < COLUMNS {
-        var all = rows[lane % 16u][column];
+        var all = results[lane % 16u][column];
         for (var k = lane % 16u + 16u; k < 256u; k += 16u) {
-            all = join(column, all, rows[k][column]);
+            all = join(column, all, results[k][column]);
         }
-        rows[lane % 16u][column] = all;
+        results[lane % 16u][column] = all;
     }
     workgroupBarrier();
     if lane < COLUMNS {
-        var all = rows[0][lane];
+        var all = results[0][lane];
         for (var k = 1u; k < 16u; k++) {
-            all = join(lane, all, rows[k][lane]);
+            all = join(lane, all, results[k][lane]);
         }
         partials[lane * groups.x + group.x] = all;
     }

@@ -206,8 +206,8 @@ impl Memory {
     async fn newton(&mut self) -> Result<bool> {
         let n = self.len() as u32;
         self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], [GROUPS as u32, 1]);
-        let row = [GROUPS as u32, FREE_SCALAR as u32, 1, 0, 1f32.to_bits()];
-        self.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [1, 1]);
+        let arguments = [GROUPS as u32, FREE_SCALAR as u32, 1, 0, 1f32.to_bits()];
+        self.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &arguments, [1, 1]);
         match (&self.newton, self.failed.take()) {
             (_, Some(e)) => Err(e),
             (Some(newton), None) => newton.solve(&mut self.dispatcher).await,
@@ -216,14 +216,14 @@ impl Memory {
     }
 
     /// Records a pass; what keeps it from running is reported at the next fetch.
-    fn run(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: [u32; 2]) {
-        let recorded = self.record(kernel, bound, row, workgroups);
+    fn run(&mut self, kernel: Kernel, bound: &[Bound], arguments: &[u32], workgroups: [u32; 2]) {
+        let recorded = self.record(kernel, bound, arguments, workgroups);
         if let Err(e) = recorded {
             self.failed.get_or_insert(e);
         }
     }
 
-    fn record(&mut self, kernel: Kernel, bound: &[Bound], row: &[u32], workgroups: [u32; 2]) -> Result<()> {
+    fn record(&mut self, kernel: Kernel, bound: &[Bound], arguments: &[u32], workgroups: [u32; 2]) -> Result<()> {
         let pass = match self.passes.get(&kernel) {
             Some(pass) => pass.clone(),
             None => {
@@ -246,7 +246,7 @@ impl Memory {
             }
         };
         let mut words = [0; WORDS];
-        words[..row.len()].copy_from_slice(row);
+        words[..arguments.len()].copy_from_slice(arguments);
         self.dispatcher.push(&pass, &group, words, workgroups);
         Ok(())
     }
@@ -293,10 +293,10 @@ where
         let ([a, a_scalar], [b, b_scalar]) = (words(a.into()), words(b.into()));
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Scalars, Bound::Vector(x), Bound::Vector(out), Bound::Vector(y)];
-        let row = [len, a, a_scalar, b, b_scalar];
+        let arguments = [len, a, a_scalar, b, b_scalar];
         match out == y {
-            true => self.memory.run(Kernel::Add, &bound[..3], &row, [groups, 1]),
-            false => self.memory.run(Kernel::Combine, &bound, &row, [groups, 1]),
+            true => self.memory.run(Kernel::Add, &bound[..3], &arguments, [groups, 1]),
+            false => self.memory.run(Kernel::Combine, &bound, &arguments, [groups, 1]),
         }
     }
 
@@ -304,8 +304,8 @@ where
         let (len, groups) = (self.memory.len() as u32, self.memory.groups());
         let bound = [Bound::Vector(a), Bound::Vector(b), Bound::Partials];
         self.memory.run(Kernel::Dot, &bound, &[len], [groups, 1]);
-        let row = [groups, scalar as u32, 1, u32::from(add), (scale as f32).to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [1, 1]);
+        let arguments = [groups, scalar as u32, 1, u32::from(add), (scale as f32).to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &arguments, [1, 1]);
     }
 
     fn identity(&mut self, c: f64) -> Result<(), E> {
@@ -314,8 +314,8 @@ where
             self.memory.matrix = Some(buffer(&self.memory.dispatcher.gpu, "the matrix of BFGS", (n as u64).pow(2))?);
         }
         let bound = [Bound::Matrix, Bound::Vector(G), Bound::Vector(D)];
-        let row = [n as u32, (c as f32).to_bits()];
-        self.memory.run(Kernel::Identity, &bound, &row, [n.div_ceil(64) as u32, n as u32]);
+        let arguments = [n as u32, (c as f32).to_bits()];
+        self.memory.run(Kernel::Identity, &bound, &arguments, [n.div_ceil(64) as u32, n as u32]);
         Ok(())
     }
 
@@ -328,8 +328,8 @@ where
     fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector) {
         let n = self.memory.len() as u32;
         let bound = [Bound::Matrix, Bound::Vector(s), Bound::Vector(h), Bound::Scalars];
-        let row = [n, (rho as f32).to_bits(), scalar as u32];
-        self.memory.run(Kernel::RankTwo, &bound, &row, [n.div_ceil(64), n]);
+        let arguments = [n, (rho as f32).to_bits(), scalar as u32];
+        self.memory.run(Kernel::RankTwo, &bound, &arguments, [n.div_ceil(64), n]);
     }
 
     fn evaluate(&mut self, t: f64) {
@@ -341,8 +341,8 @@ where
         self.memory.run(Kernel::Probe, &bound, &[len, (t as f32).to_bits()], [groups, 1]);
         // Scalar 0 is the value, which the caller's kernels write.
         let (columns, maxima) = (Probe::LEN as u32 - 1, Probe::LEN as u32 - 3);
-        let row = [groups, 1, maxima, 0, 1f32.to_bits()];
-        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &row, [columns, 1]);
+        let arguments = [groups, 1, maxima, 0, 1f32.to_bits()];
+        self.memory.run(Kernel::Total, &[Bound::Partials, Bound::Scalars], &arguments, [columns, 1]);
     }
 
     fn hessian(&mut self, _: Vector, _: Vector) {

@@ -147,11 +147,11 @@ impl<M: Model> GpuFits<M> {
         let most = |x: u64| u32::try_from(x).unwrap_or(u32::MAX);
         let head = [problems as u32, rows as u32, most(options.max_iter), kind];
         let numbers = [options.lambda, options.ftol, options.xtol, options.gtol, c].map(|x| (x as f32).to_bits());
-        let same: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32]).collect();
+        let common: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32]).collect();
         let mut words = Vec::new();
         for (begin, part) in [1, 0].into_iter().flat_map(|begin| (0..parts).map(move |part| (begin, part))) {
             let (from, to) = (part * schedule.rows, ((part + 1) * schedule.rows).min(rows));
-            words.extend(&same);
+            words.extend(&common);
             // The parts behind the first one go on from what that has left.
             let begin = u32::from(begin == 1 && part == 0);
             words.extend([from as u32, to as u32, most(schedule.rounds), begin, u32::from(only)]);
@@ -161,9 +161,9 @@ impl<M: Model> GpuFits<M> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let workgroups = [groups.min(most), groups.div_ceil(most.max(1)), 1];
         let (arguments, group) = gpu.scoped("the bind groups of fits", || {
-            let rows = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
+            let uniform = gpu.buffer_of("wgpu-optim fits", bytemuck::cast_slice(&words), wgpu::BufferUsages::UNIFORM);
             let resources = [data.binding(), x.binding(), outcomes.binding(), states.binding()];
-            (super::replay::argument_group(gpu, &rows, same.len() + 5), pass.bind(gpu, 1, &resources))
+            (super::replay::argument_group(gpu, &uniform, common.len() + 5), pass.bind(gpu, 1, &resources))
         })?;
         let (gpu, repeats) = (gpu.clone(), schedule.repeats);
         let dispatch = |k| {
