@@ -1,6 +1,6 @@
 // What a method asks of a point: one pass over the gradient, the gradient before, and the direction. y = g − g₀. Each
 // workgroup writes a partial result for each column; shaders/total.wgsl adds them up. The columns are the fields of
-// `Probe` in src/solve/space.rs, without the value.
+// `Probe` in src/solve/vectors.rs, without the value.
 
 struct Arguments { len: u32, t: f32, pad0: u32, pad1: u32 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::dispatcher::{Dispatcher, WORDS};
 use super::newton::Newton;
 use super::replay::TURNS;
-use super::space::{D, FIXED_VECTORS, FREE_SCALAR, G, G0, Probe, Scalar, Scale, Space, Vector, X};
+use super::vectors::{D, FIXED_VECTORS, FREE_SCALAR, G, G0, Probe, Scalar, Scale, Vector, Vectors, X};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
@@ -76,7 +76,7 @@ enum Bound {
 
 /// Vectors, scalars and matrix on the device.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct DeviceMemory {
     pub(super) dispatcher: Dispatcher,
     pub(super) vectors: Vec<BufferRange>,
     pub(super) value: BufferRange,
@@ -126,7 +126,7 @@ pub(super) fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize)
     Ok(())
 }
 
-impl Memory {
+impl DeviceMemory {
     pub(super) fn new(gpu: &Gpu, x: BufferRange, g: BufferRange, value: BufferRange, scalars: usize) -> Result<Self> {
         let len = x.len;
         for (name, range, expected) in [("x", &x, len), ("gradient", &g, len), ("value", &value, 1)] {
@@ -152,7 +152,7 @@ impl Memory {
             failed: None,
         };
         for _ in memory.vectors.len()..FIXED_VECTORS {
-            memory.vector()?;
+            memory.new_vector()?;
         }
         let kernels = [Kernel::Combine, Kernel::Add, Kernel::Dot, Kernel::Probe, Kernel::Total];
         for kernel in kernels {
@@ -165,7 +165,7 @@ impl Memory {
         self.vectors[X].len
     }
 
-    pub(super) fn vector(&mut self) -> Result<Vector> {
+    pub(super) fn new_vector(&mut self) -> Result<Vector> {
         let range = buffer(&self.dispatcher.gpu, "wgpu-optim solver vector", self.len() as u64)?;
         self.vectors.push(range);
         Ok(self.vectors.len() - 1)
@@ -257,15 +257,15 @@ fn words(scale: Scale) -> [u32; 2] {
     [(scale.by as f32).to_bits(), scale.scalar.map_or(NONE, |scalar| scalar as u32)]
 }
 
-/// The device's memory, and what the caller records.
-pub(super) struct Recorder<'a, E, O, H> {
-    pub(super) memory: &'a mut Memory,
+/// The vectors on the device, and what the caller records.
+pub(super) struct DeviceVectors<'a, E, O, H> {
+    pub(super) memory: &'a mut DeviceMemory,
     pub(super) objective: O,
     pub(super) hessian: H,
     pub(super) failed: Option<E>,
 }
 
-impl<E, O, H> Space for Recorder<'_, E, O, H>
+impl<E, O, H> Vectors for DeviceVectors<'_, E, O, H>
 where
     E: From<Error>,
     O: FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
@@ -278,13 +278,13 @@ where
         self.memory.len()
     }
 
-    fn vector(&mut self) -> Result<Vector, E> {
-        Ok(self.memory.vector()?)
+    fn new_vector(&mut self) -> Result<Vector, E> {
+        Ok(self.memory.new_vector()?)
     }
 
     fn products(&mut self) -> Result<[Vector; 2], E> {
         if self.memory.products.is_none() {
-            self.memory.products = Some([self.memory.vector()?, self.memory.vector()?]);
+            self.memory.products = Some([self.memory.new_vector()?, self.memory.new_vector()?]);
         }
         Ok(self.memory.products.unwrap_or_default())
     }

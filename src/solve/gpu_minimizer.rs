@@ -1,7 +1,7 @@
 //! Minimizing on the device.
 
-use super::device::{Memory, Recorder, buffer};
-use super::space::{FREE_SCALAR, G, X};
+use super::device::{DeviceMemory, DeviceVectors, buffer};
+use super::vectors::{FREE_SCALAR, G, X};
 use super::{Direction, Options, Summary, descent};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -30,8 +30,8 @@ use crate::gpu::memory::BufferRange;
 #[derive(Debug)]
 pub struct GpuMinimizer {
     options: Options,
-    memory: Memory,
-    state: descent::Memory,
+    memory: DeviceMemory,
+    history: descent::History,
 }
 
 impl GpuMinimizer {
@@ -59,18 +59,18 @@ impl GpuMinimizer {
         options: Options,
     ) -> Result<Self> {
         options.check()?;
-        let history = match options.direction {
+        let pairs = match options.direction {
             Direction::Lbfgs { history_size } => history_size,
             _ => 0,
         };
-        let mut memory = Memory::new(gpu, x, gradient, value, FREE_SCALAR + history.max(3))?;
+        let mut memory = DeviceMemory::new(gpu, x, gradient, value, FREE_SCALAR + pairs.max(3))?;
         if options.direction == Direction::NewtonCg {
-            memory.products = Some([memory.vector()?, memory.vector()?]);
+            memory.products = Some([memory.new_vector()?, memory.new_vector()?]);
         }
         if options.direction == Direction::Newton {
             memory.prepare_newton()?;
         }
-        Ok(Self { options, memory, state: descent::Memory::default() })
+        Ok(Self { options, memory, history: descent::History::default() })
     }
 
     /// The unknowns: the point to evaluate the objective at, and after a step the last accepted point.
@@ -158,8 +158,8 @@ impl GpuMinimizer {
         objective: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
         hessian: impl FnMut(&mut wgpu::CommandEncoder) -> Result<(), E>,
     ) -> Result<Summary, E> {
-        let mut recorder = Recorder { memory: &mut self.memory, objective, hessian, failed: None };
-        descent::step(&mut recorder, &mut self.state, &self.options).await
+        let mut vectors = DeviceVectors { memory: &mut self.memory, objective, hessian, failed: None };
+        descent::step(&mut vectors, &mut self.history, &self.options).await
     }
 
     /// [`GpuMinimizer::step`], waiting for it.

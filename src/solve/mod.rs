@@ -25,8 +25,8 @@ mod least_squares;
 mod newton;
 mod replay;
 mod search;
-mod space;
 mod trust_region;
+mod vectors;
 mod wolfe;
 
 use std::fmt;
@@ -39,7 +39,7 @@ pub use gpu_least_squares::GpuLeastSquares;
 pub use gpu_minimizer::GpuMinimizer;
 pub use least_squares::{Bounds, Damping, LeastSquares, Loss, least_squares};
 pub use search::random_search;
-pub use space::{Hessian, Matrix, Product};
+pub use vectors::{Hessian, Matrix, Product};
 pub use wolfe::LineSearch;
 
 /// The direction d of a step.
@@ -225,8 +225,8 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Minimizer<F> {
     options: Options,
-    vectors: space::Vectors<F>,
-    memory: descent::Memory,
+    memory: vectors::HostMemory<F>,
+    history: descent::History,
 }
 
 impl<F: Real> Minimizer<F> {
@@ -236,7 +236,7 @@ impl<F: Real> Minimizer<F> {
     /// [`Error::Hyperparameter`].
     pub fn new(len: usize, options: Options) -> Result<Self> {
         options.check()?;
-        Ok(Self { options, vectors: space::Vectors::new(len), memory: descent::Memory::default() })
+        Ok(Self { options, memory: vectors::HostMemory::new(len), history: descent::History::default() })
     }
 
     /// Does up to `max_iter` iterations from x, like PyTorch's `step(closure)`. The objective returns the value at a
@@ -272,7 +272,7 @@ impl<F: Real> Minimizer<F> {
         hessian: Option<Hessian<'_, F, E>>,
         x: &mut [F],
     ) -> Result<Summary, E> {
-        let expected = self.vectors.x().len();
+        let expected = self.memory.x().len();
         let length = |name: &str, found| Error::Length { name: name.into(), expected, found };
         if x.len() != expected {
             return Err(length("x", x.len()).into());
@@ -283,10 +283,10 @@ impl<F: Real> Minimizer<F> {
             return Err(length("the Hessian's diagonal", diagonal.len()).into());
         }
         self.options.direction.check(hessian.as_ref())?;
-        self.vectors.x().copy_from_slice(x);
-        let mut host = space::Host { vectors: &mut self.vectors, objective, hessian, failed: None };
-        let done = ready(descent::step(&mut host, &mut self.memory, &self.options));
-        x.copy_from_slice(self.vectors.x());
+        self.memory.x().copy_from_slice(x);
+        let mut vectors = vectors::HostVectors { memory: &mut self.memory, objective, hessian, failed: None };
+        let done = ready(descent::step(&mut vectors, &mut self.history, &self.options));
+        x.copy_from_slice(self.memory.x());
         done
     }
 }

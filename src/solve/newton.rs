@@ -4,7 +4,7 @@ use super::cholesky::{self, Equations};
 use super::device::buffer;
 use super::dispatcher::Dispatcher;
 use super::replay::{Call, Replay};
-use super::space::FREE_SCALAR;
+use super::vectors::FREE_SCALAR;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;

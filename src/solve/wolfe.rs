@@ -1,6 +1,6 @@
 //! Line searches.
 
-use super::space::{D, G, Probe, Space, Vector, X};
+use super::vectors::{D, G, Probe, Vector, Vectors, X};
 
 /// How the length t of a step along the direction d is found, from the first length that the method proposes. φ(t) =
 /// f(x + t·d).
@@ -54,8 +54,8 @@ pub(crate) struct Point {
 }
 
 /// A search from x₀ along d.
-pub(crate) struct Search<'a, S> {
-    pub(crate) space: &'a mut S,
+pub(crate) struct Search<'a, V> {
+    pub(crate) vectors: &'a mut V,
     pub(crate) x0: Vector,
     /// Copies of gradients.
     pub(crate) copies: [Vector; 3],
@@ -70,27 +70,27 @@ pub(crate) struct Search<'a, S> {
     pub(crate) tolerance: f64,
 }
 
-impl<S: Space> Search<'_, S> {
-    async fn probe(&mut self, t: f64) -> Result<Probe, S::Error> {
-        self.space.combine(X, t, D, 1.0, self.x0);
+impl<V: Vectors> Search<'_, V> {
+    async fn probe(&mut self, t: f64) -> Result<Probe, V::Error> {
+        self.vectors.combine(X, t, D, 1.0, self.x0);
         self.evaluations += 1;
-        let probe = self.space.probe(t).await?;
+        let probe = self.vectors.probe(t).await?;
         self.start.probe.slope = probe.slope_before;
         self.finite |= probe.is_finite();
         Ok(probe)
     }
 
     /// A point whose gradient is kept where none of these keeps its own.
-    async fn point(&mut self, t: f64, others: &[Point]) -> Result<Point, S::Error> {
+    async fn point(&mut self, t: f64, others: &[Point]) -> Result<Point, V::Error> {
         let probe = self.probe(t).await?;
         let free = self.copies.iter().find(|copy| others.iter().all(|other| other.g != **copy));
         let g = free.copied().unwrap_or(self.copies[0]);
-        self.space.copy(g, G);
+        self.vectors.copy(g, G);
         Ok(Point { t, probe, g })
     }
 
     /// [`Self::point`], halfway back to `from` as long as φ is not finite.
-    async fn nearer(&mut self, t: f64, from: f64, others: &[Point]) -> Result<Point, S::Error> {
+    async fn nearer(&mut self, t: f64, from: f64, others: &[Point]) -> Result<Point, V::Error> {
         let mut point = self.point(t, others).await?;
         while !point.probe.is_finite() && self.evaluations <= self.most {
             point = self.point(0.5 * (from + point.t), others).await?;
@@ -104,7 +104,7 @@ impl<S: Space> Search<'_, S> {
     }
 
     /// The point to go to; X and G are at the last one that was probed. `None`: nowhere.
-    pub(crate) async fn find(&mut self, line_search: LineSearch, t: f64) -> Result<Option<Point>, S::Error> {
+    pub(crate) async fn find(&mut self, line_search: LineSearch, t: f64) -> Result<Option<Point>, V::Error> {
         match line_search {
             LineSearch::Fixed => {
                 let probe = self.probe(t).await?;
@@ -150,7 +150,7 @@ impl<S: Space> Search<'_, S> {
     }
 
     /// Follows torch/optim/lbfgs.py line for line, except for steps to where φ is not finite.
-    async fn strong_wolfe(&mut self, t: f64, c1: f64, c2: f64) -> Result<Option<Point>, S::Error> {
+    async fn strong_wolfe(&mut self, t: f64, c1: f64, c2: f64) -> Result<Option<Point>, V::Error> {
         let (mut new, mut tries) = (self.nearer(t, 0.0, &[]).await?, 0);
         let slope = self.start.probe.slope;
         if !new.probe.is_finite() {

@@ -1,4 +1,4 @@
-//! Vectors and a few numbers, on the host or on a device. The methods are written once, with these operations.
+//! The vectors of a method, on the host or on the device. The methods are written once, with these operations.
 
 use crate::error::Error;
 use crate::rule::Real;
@@ -82,7 +82,7 @@ impl Probe {
 }
 
 /// Operations are recorded, and done at the latest when numbers are fetched; what fails is reported there.
-pub(crate) trait Space {
+pub(crate) trait Vectors {
     type Error: From<Error>;
     /// Whether numbers are there as soon as they are asked for.
     const EAGER: bool;
@@ -90,7 +90,7 @@ pub(crate) trait Space {
     /// How many unknowns.
     fn len(&self) -> usize;
     /// A new vector of zeros.
-    fn vector(&mut self) -> Result<Vector, Self::Error>;
+    fn new_vector(&mut self) -> Result<Vector, Self::Error>;
     /// out ← a·x + b·y; out may be y.
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector);
     /// scalar ← scale·(a·b); with `add`, scalar ← scalar + scale·(a·b).
@@ -103,7 +103,7 @@ pub(crate) trait Space {
     fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector);
     /// The objective at X, its gradient in G, and what is known of them.
     fn evaluate(&mut self, t: f64);
-    /// The p and out of [`Space::hessian`].
+    /// The p and out of [`Vectors::hessian`].
     fn products(&mut self) -> Result<[Vector; 2], Self::Error>;
     /// out ← ∇²f(X)·p.
     fn hessian(&mut self, p: Vector, out: Vector);
@@ -124,23 +124,23 @@ pub(crate) trait Space {
     }
 }
 
-/// What a host's method keeps between its steps.
+/// What a method on the host keeps between its steps.
 #[derive(Debug, Default)]
-pub(crate) struct Vectors<F> {
-    all: Vec<Vec<F>>,
+pub(crate) struct HostMemory<F> {
+    vectors: Vec<Vec<F>>,
     products: Option<[Vector; 2]>,
     matrix: Vec<F>,
     scalars: Vec<f64>,
 }
 
-impl<F: Real> Vectors<F> {
+impl<F: Real> HostMemory<F> {
     pub(crate) fn new(len: usize) -> Self {
-        let (all, scalars) = (vec![vec![F::zero(); len]; FIXED_VECTORS], vec![0.0; FREE_SCALAR]);
-        Self { all, products: None, matrix: Vec::new(), scalars }
+        let (vectors, scalars) = (vec![vec![F::zero(); len]; FIXED_VECTORS], vec![0.0; FREE_SCALAR]);
+        Self { vectors, products: None, matrix: Vec::new(), scalars }
     }
 
     pub(crate) fn x(&mut self) -> &mut Vec<F> {
-        &mut self.all[X]
+        &mut self.vectors[X]
     }
 }
 
@@ -166,9 +166,9 @@ impl<F, E> std::fmt::Debug for Hessian<'_, F, E> {
     }
 }
 
-/// The host's memory, and the caller's functions.
-pub(crate) struct Host<'v, 'h, F, E, O> {
-    pub(crate) vectors: &'v mut Vectors<F>,
+/// The vectors on the host, and the caller's functions.
+pub(crate) struct HostVectors<'v, 'h, F, E, O> {
+    pub(crate) memory: &'v mut HostMemory<F>,
     pub(crate) objective: O,
     pub(crate) hessian: Option<Hessian<'h, F, E>>,
     pub(crate) failed: Option<E>,
@@ -179,22 +179,22 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> f64 {
     a.iter().zip(b).map(product).fold(F::zero(), |sum, x| sum + x).to_f64().unwrap_or(f64::NAN)
 }
 
-impl<F, E, O> Host<'_, '_, F, E, O> {
+impl<F, E, O> HostVectors<'_, '_, F, E, O> {
     fn scalar(&mut self, scalar: Scalar) -> &mut f64 {
-        if self.vectors.scalars.len() <= scalar {
-            self.vectors.scalars.resize(scalar + 1, 0.0);
+        if self.memory.scalars.len() <= scalar {
+            self.memory.scalars.resize(scalar + 1, 0.0);
         }
-        &mut self.vectors.scalars[scalar]
+        &mut self.memory.scalars[scalar]
     }
 }
 
-impl<F: Real, E, O> Host<'_, '_, F, E, O> {
+impl<F: Real, E, O> HostVectors<'_, '_, F, E, O> {
     fn value(&mut self, scale: Scale) -> F {
         F::of(scale.by * scale.scalar.map_or(1.0, |scalar| *self.scalar(scalar)))
     }
 }
 
-impl<F, E, O> Space for Host<'_, '_, F, E, O>
+impl<F, E, O> Vectors for HostVectors<'_, '_, F, E, O>
 where
     F: Real,
     E: From<Error>,
@@ -204,48 +204,48 @@ where
     const EAGER: bool = true;
 
     fn len(&self) -> usize {
-        self.vectors.all[X].len()
+        self.memory.vectors[X].len()
     }
 
-    fn vector(&mut self) -> Result<Vector, E> {
-        let len = self.vectors.all[X].len();
-        self.vectors.all.push(vec![F::zero(); len]);
-        Ok(self.vectors.all.len() - 1)
+    fn new_vector(&mut self) -> Result<Vector, E> {
+        let len = self.memory.vectors[X].len();
+        self.memory.vectors.push(vec![F::zero(); len]);
+        Ok(self.memory.vectors.len() - 1)
     }
 
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
         let (a, b) = (self.value(a.into()), self.value(b.into()));
         // 0 times NaN is 0: as the kernel has it.
         let times = |factor: F, value: F| if factor == F::zero() { F::zero() } else { factor * value };
-        let all = &mut self.vectors.all;
-        for i in 0..all[out].len() {
-            all[out][i] = times(a, all[x][i]) + times(b, all[y][i]);
+        let vectors = &mut self.memory.vectors;
+        for i in 0..vectors[out].len() {
+            vectors[out][i] = times(a, vectors[x][i]) + times(b, vectors[y][i]);
         }
     }
 
     fn dot(&mut self, scalar: Scalar, add: bool, scale: f64, a: Vector, b: Vector) {
-        let product = scale * dot(&self.vectors.all[a], &self.vectors.all[b]);
+        let product = scale * dot(&self.memory.vectors[a], &self.memory.vectors[b]);
         let scalar = self.scalar(scalar);
         *scalar = if add { *scalar + product } else { product };
     }
 
     fn identity(&mut self, c: f64) -> Result<(), E> {
-        let n = self.vectors.all[X].len();
-        self.vectors.matrix = vec![F::zero(); n * n];
-        self.vectors.matrix.iter_mut().step_by(n + 1).for_each(|h| *h = F::of(c));
+        let n = self.memory.vectors[X].len();
+        self.memory.matrix = vec![F::zero(); n * n];
+        self.memory.matrix.iter_mut().step_by(n + 1).for_each(|h| *h = F::of(c));
         Ok(())
     }
 
     fn multiply(&mut self, out: Vector, scale: f64, x: Vector) {
-        let x = &self.vectors.all[x];
+        let x = &self.memory.vectors[x];
         let row = |row: &[F]| F::of(scale * dot(row, x));
-        self.vectors.all[out] = self.vectors.matrix.chunks(x.len()).map(row).collect();
+        self.memory.vectors[out] = self.memory.matrix.chunks(x.len()).map(row).collect();
     }
 
     fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector) {
         let both = F::of(rho * (1.0 + rho * *self.scalar(scalar)));
-        let (rho, s, h) = (F::of(rho), &self.vectors.all[s], &self.vectors.all[h]);
-        for ((row, &si), &hi) in self.vectors.matrix.chunks_mut(s.len()).zip(s).zip(h) {
+        let (rho, s, h) = (F::of(rho), &self.memory.vectors[s], &self.memory.vectors[h]);
+        for ((row, &si), &hi) in self.memory.matrix.chunks_mut(s.len()).zip(s).zip(h) {
             for ((m, &sj), &hj) in row.iter_mut().zip(s).zip(h) {
                 *m += both * si * sj - rho * (si * hj + hi * sj);
             }
@@ -253,9 +253,9 @@ where
     }
 
     fn evaluate(&mut self, t: f64) {
-        let mut g = std::mem::take(&mut self.vectors.all[G]);
-        let value = (self.objective)(&self.vectors.all[X], &mut g);
-        self.vectors.all[G] = g;
+        let mut g = std::mem::take(&mut self.memory.vectors[G]);
+        let value = (self.objective)(&self.memory.vectors[X], &mut g);
+        self.memory.vectors[G] = g;
         let value = match value {
             Ok(value) => value.to_f64().unwrap_or(f64::NAN),
             Err(e) => {
@@ -263,7 +263,7 @@ where
                 f64::NAN
             }
         };
-        let [_, g, g0, d] = [X, G, G0, D].map(|k| self.vectors.all[k].as_slice());
+        let [_, g, g0, d] = [X, G, G0, D].map(|k| self.memory.vectors[k].as_slice());
         let t = F::of(t);
         let y: Vec<F> = g.iter().zip(g0).map(|(&g, &g0)| g - g0).collect();
         let s: Vec<F> = d.iter().map(|&d| d * t).collect();
@@ -272,48 +272,48 @@ where
         let most = |of: &[F]| of.iter().map(|&x| float(x.abs())).fold(0.0, crate::rule::largest);
         let found =
             [value, dot(g, d), dot(g0, d), dot(&y, &s), dot(&y, &y), dot(g, g), dot(g, &y), sum(g), most(g), most(d)];
-        self.vectors.scalars[..found.len()].copy_from_slice(&found);
+        self.memory.scalars[..found.len()].copy_from_slice(&found);
     }
 
     fn products(&mut self) -> Result<[Vector; 2], E> {
-        if self.vectors.products.is_none() {
-            self.vectors.products = Some([self.vector()?, self.vector()?]);
+        if self.memory.products.is_none() {
+            self.memory.products = Some([self.new_vector()?, self.new_vector()?]);
         }
-        Ok(self.vectors.products.unwrap_or_default())
+        Ok(self.memory.products.unwrap_or_default())
     }
 
     fn hessian(&mut self, p: Vector, out: Vector) {
-        let mut product = std::mem::take(&mut self.vectors.all[out]);
+        let mut product = std::mem::take(&mut self.memory.vectors[out]);
         if let Some(Hessian::Product(hessian, _)) = &mut self.hessian
-            && let Err(e) = hessian(&self.vectors.all[X], &self.vectors.all[p], &mut product)
+            && let Err(e) = hessian(&self.memory.vectors[X], &self.memory.vectors[p], &mut product)
         {
             self.failed = self.failed.take().or(Some(e));
         }
-        self.vectors.all[out] = product;
+        self.memory.vectors[out] = product;
     }
 
     fn precondition(&mut self, out: Vector, x: Vector) {
         match &self.hessian {
             Some(Hessian::Product(_, Some(diagonal))) => {
-                let quotients = self.vectors.all[x].iter().zip(*diagonal).map(|(&x, &d)| x / d);
-                self.vectors.all[out] = quotients.collect();
+                let quotients = self.memory.vectors[x].iter().zip(*diagonal).map(|(&x, &d)| x / d);
+                self.memory.vectors[out] = quotients.collect();
             }
             _ => self.copy(out, x),
         }
     }
 
     async fn newton(&mut self) -> Result<bool, E> {
-        let n = self.vectors.all[X].len();
+        let n = self.memory.vectors[X].len();
         let mut matrix = vec![F::zero(); n * n];
         if let Some(Hessian::Matrix(hessian)) = &mut self.hessian {
-            hessian(&self.vectors.all[X], &mut matrix)?;
+            hessian(&self.memory.vectors[X], &mut matrix)?;
         }
         let double = |x: &F| x.to_f64().unwrap_or(f64::NAN);
         let matrix: Vec<_> = matrix.iter().map(double).collect();
-        let g: Vec<_> = self.vectors.all[G].iter().map(double).collect();
+        let g: Vec<_> = self.memory.vectors[G].iter().map(double).collect();
         let solution = super::dense::shifted(&matrix, &g);
         let found = solution.is_some();
-        for (d, p) in self.vectors.all[D].iter_mut().zip(solution.into_iter().flatten()) {
+        for (d, p) in self.memory.vectors[D].iter_mut().zip(solution.into_iter().flatten()) {
             *d = F::of(-p);
         }
         Ok(found)
@@ -322,7 +322,7 @@ where
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, E> {
         match self.failed.take() {
             Some(e) => Err(e),
-            None => Ok(self.vectors.scalars[..len.min(self.vectors.scalars.len())].to_vec()),
+            None => Ok(self.memory.scalars[..len.min(self.memory.scalars.len())].to_vec()),
         }
     }
 }
