@@ -7,8 +7,8 @@
 struct Arguments { n: u32, panel: u32, count: u32 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;
-// Not 0: there is nothing to do. Then, whether there is no factor, or no finite solution.
-@group(1) @binding(0) var<storage, read_write> control: array<u32>;
+// DONE: not 0 if there is nothing to do. FAILED: 1 if there is no factor, or no finite solution.
+@group(1) @binding(0) var<storage, read_write> status: array<u32>;
 // n + 1 rows of n; on the diagonal, blocks as they were before they were factored.
 @group(1) @binding(1) var<storage, read_write> factor: array<f32>;
 // Their factors.
@@ -19,6 +19,8 @@ struct Arguments { n: u32, panel: u32, count: u32 }
 // Negative: this unknown is held.
 @group(1) @binding(6) var<storage, read> added: array<f32>;
 
+const DONE = 0u;
+const FAILED = 1u;
 const WIDTH = 32u;
 // Rows below a block that a workgroup eliminates beside it.
 const ROWS = 96u;
@@ -30,7 +32,7 @@ var<workgroup> solved: array<f32, WIDTH>;
 
 fn stopped(lane: u32) -> bool {
     if lane == 0u {
-        stop = control[0];
+        stop = status[DONE];
     }
     return workgroupUniformLoad(&stop) != 0u;
 }
@@ -40,13 +42,13 @@ fn stopped(lane: u32) -> bool {
 fn load(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.y;
     let j = id.x;
-    if j >= arguments.n || j > i || control[0] != 0u {
+    if j >= arguments.n || j > i || status[DONE] != 0u {
         return;
     }
     if i == arguments.n {
         factor[i * arguments.n + j] = select(-g[j], 0.0, added[j] < 0.0);
         if j == 0u {
-            control[1] = 0u;
+            status[FAILED] = 0u;
         }
     } else if min(added[i], added[j]) < 0.0 {
         factor[i * arguments.n + j] = select(0.0, 1.0, i == j);
@@ -107,7 +109,7 @@ fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     //STEP let tC = xC / pivot(C);
     //STEP EACH xJ -= tC * square[C][J];
     if in_block && group.x == 0u && !is_pivot(square[lane][lane]) {
-        control[1] = 1u;
+        status[FAILED] = 1u;
     }
     let to = select(at, (start + lane) * WIDTH, in_block);
     let keeps = select(own, 0u, in_block && group.x > 0u);
@@ -221,7 +223,7 @@ fn back(@builtin(local_invocation_index) lane: u32) {
     for (var i = lane; i < n; i += 256u) {
         // NaN or ∞.
         if (bitcast<u32>(delta[i]) & 0x7f800000u) == 0x7f800000u {
-            control[1] = 1u;
+            status[FAILED] = 1u;
         }
     }
 }

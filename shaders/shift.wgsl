@@ -8,8 +8,10 @@ struct Arguments { n: u32, attempt: u32, scalar: u32 }
 @group(1) @binding(0) var<storage, read> scalars: array<f32>;
 @group(1) @binding(1) var<storage, read> matrix: array<f32>;
 @group(1) @binding(2) var<storage, read_write> added: array<f32>;
-// Behind the two words of cholesky.wgsl, τ.
-@group(1) @binding(3) var<storage, read_write> control: array<u32>;
+// The two words of cholesky.wgsl, then τ.
+@group(1) @binding(3) var<storage, read_write> status: array<u32>;
+
+const SHIFT = 2u;
 
 var<workgroup> smallest: array<f32, 256>;
 
@@ -26,7 +28,7 @@ fn shift(@builtin(local_invocation_index) lane: u32) {
     }
     let norm = sqrt(scalars[arguments.scalar]);
     let least = 1e-3 * select(1.0, norm, norm > 0.0);
-    var tau = max(2.0 * bitcast<f32>(control[2]), least);
+    var tau = max(2.0 * bitcast<f32>(status[SHIFT]), least);
     if arguments.attempt == 0u {
         tau = select(least - low, 0.0, low > 0.0);
     }
@@ -36,6 +38,6 @@ fn shift(@builtin(local_invocation_index) lane: u32) {
         added[i] = tau;
     }
     if lane == 0u {
-        control[2] = bitcast<u32>(tau);
+        status[SHIFT] = bitcast<u32>(tau);
     }
 }

@@ -50,8 +50,8 @@ pub(super) struct Equations<'a> {
     /// Negative: δ is 0 there.
     pub(super) added: &'a BufferRange,
     pub(super) delta: &'a BufferRange,
-    /// u32: not 0 where nothing is to be done; whether there was no factor, or no finite solution.
-    pub(super) control: &'a BufferRange,
+    /// Two u32: not 0 if there is nothing to do; 1 if there was no factor, or no finite solution.
+    pub(super) status: &'a BufferRange,
 }
 
 /// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them, and a few more.
@@ -60,13 +60,13 @@ pub(super) fn calls(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Call>> {
     let panels = n.div_ceil(WIDTH);
     let factor = buffer(gpu, "a matrix' factor", (n as u64 + 1).saturating_mul(n as u64))?;
     let blocks = buffer(gpu, "blocks of a matrix' factor", (panels * WIDTH * WIDTH) as u64)?;
-    let Equations { matrix, g, added, delta, control } = equations;
+    let Equations { matrix, g, added, delta, status } = equations;
     let pass = |entry| {
         gpu.pass_with("cholesky", text(), entry, &[&[], &[false, false, false, false, true, true, true]], false)
     };
     let [load, panel, trail, back] = [pass("load")?, pass("panel")?, pass("trail")?, pass("back")?];
     let group = gpu.scoped("a factor's bind group", || {
-        load.bind(gpu, 1, &[control, &factor, &blocks, delta, matrix, g, added].map(BufferRange::binding))
+        load.bind(gpu, 1, &[status, &factor, &blocks, delta, matrix, g, added].map(BufferRange::binding))
     })?;
     let call_of = |kernel: &std::sync::Arc<_>, panel: usize, count: usize, workgroups| Call {
         kernel: std::sync::Arc::clone(kernel),

@@ -158,7 +158,7 @@ impl GpuLeastSquares {
         let gathers = ((n + 1) * n).div_ceil(256 / lanes as usize);
         let across = gathers.min(gpu.device().limits().max_compute_workgroups_per_dimension as usize);
         calls.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), call(&assess, 1)]);
-        let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, control: &state };
+        let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, status: &state };
         calls.extend(cholesky::calls(gpu, &equations)?);
         calls.extend([call(&advance, 1), call(&promise, n)]);
         let (begin, iterate) = (Replay::new(gpu, vec![call(&begin, 1)])?, Replay::new(gpu, calls)?);

@@ -1,6 +1,6 @@
 //! Nonlinear least squares on the host: Gauss–Newton, Levenberg, Levenberg–Marquardt.
 
-use super::trust_region::{Control, Trial};
+use super::trust_region::{StepControl, Trial};
 use super::{Status, Summary};
 use crate::error::{Error, Result, require};
 use crate::rule::{Real, largest};
@@ -184,7 +184,7 @@ pub fn least_squares<F: Real, E: From<Error>>(
     let mut cost = problem.cost(&mut residuals, &start, true)?;
     x.copy_from_slice(&start);
     let (mut evaluations, mut iterations, mut last) = (1, 0, None);
-    let mut control = Control::new(&options, n);
+    let mut step_control = StepControl::new(&options, n);
     // One model of the cost after the other; within one, steps until there is a lower cost.
     loop {
         let summary = |gradient, status, evaluations, iterations| {
@@ -203,14 +203,14 @@ pub fn least_squares<F: Real, E: From<Error>>(
         let at = |delta: &[f64]| -> Vec<F> {
             here.iter().zip(delta).enumerate().map(|(i, (x, d))| project(i, F::of(x + d))).collect()
         };
-        let scaled = control.around(&model, &here);
+        let scaled = step_control.around(&model, &here);
         let mut astray = false;
         loop {
             if iterations == options.max_iter {
                 return summary(model.gradient, Status::MaxIterations, evaluations, iterations);
             }
             iterations += 1;
-            let Some(step) = control.propose(&model, scaled.as_ref()) else {
+            let Some(step) = step_control.propose(&model, scaled.as_ref()) else {
                 return summary(model.gradient, Status::Singular, evaluations, iterations);
             };
             let trial = at(&step);
@@ -218,10 +218,10 @@ pub fn least_squares<F: Real, E: From<Error>>(
             evaluations += 1;
             let there = problem.cost(&mut residuals, &trial, false)?;
             let (promised, slope) = model.promise(&delta);
-            let length = control.length(&delta);
-            let short = length <= options.xtol * control.length(&here);
+            let length = step_control.length(&delta);
+            let short = length <= options.xtol * step_control.length(&here);
             let actual = cost - there;
-            let worth = control.adapt(&Trial { length, before: cost, after: there, promised, slope });
+            let worth = step_control.adapt(&Trial { length, before: cost, after: there, promised, slope });
             let least = options.ftol * cost;
             // Near the minimum costs differ by rounding alone: what lowers the cost is taken, whatever the model says.
             if actual > 0.0 {

@@ -19,7 +19,7 @@ pub(super) struct Newton {
     /// With τ as it is at first, and with the next one.
     attempts: [Replay; 2],
     /// The two words of the factor, and τ; then ‖A‖².
-    control: BufferRange,
+    status: BufferRange,
     square: BufferRange,
 }
 
@@ -32,12 +32,12 @@ impl Newton {
         scalars: &BufferRange,
     ) -> Result<Self> {
         let n = g.len;
-        let (added, control) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's control", 3)?);
-        let equations = Equations { matrix, g, added: &added, delta, control: &control };
+        let (added, status) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's status", 3)?);
+        let equations = Equations { matrix, g, added: &added, delta, status: &status };
         let factor = cholesky::calls(gpu, &equations)?;
         let pass = gpu.pass("shift", SHADER.into(), "shift", &[&[], &[true, true, false, false]])?;
         let group = gpu.scoped("a shift's bind group", || {
-            pass.bind(gpu, 1, &[scalars, matrix, &added, &control].map(BufferRange::binding))
+            pass.bind(gpu, 1, &[scalars, matrix, &added, &status].map(BufferRange::binding))
         })?;
         let attempt = |attempt| {
             let arguments = vec![n as u32, attempt, FREE_SCALAR as u32];
@@ -47,13 +47,13 @@ impl Newton {
             Replay::new(gpu, calls)
         };
         let square = BufferRange::new(&scalars.buffer, scalars.offset + 4 * FREE_SCALAR as u64, 1);
-        Ok(Self { attempts: [attempt(0)?, attempt(1)?], control, square })
+        Ok(Self { attempts: [attempt(0)?, attempt(1)?], status, square })
     }
 
     /// Needs ‖A‖² in its scalar. Returns `false` if that is not finite, as with elements beyond 1e19, or if no shift gives
     /// a factor.
     pub(super) async fn solve(&self, dispatcher: &mut Dispatcher) -> Result<bool> {
-        let ranges = [self.control.clone(), self.square.clone()];
+        let ranges = [self.status.clone(), self.square.clone()];
         for attempt in 0..SHIFTS {
             self.attempts[attempt.min(1)].encode(dispatcher.encoder());
             let found = dispatcher.fetch(&ranges).await?;

@@ -114,7 +114,7 @@ impl TrustRegion {
 }
 
 /// How far a step goes: as far as the trust region lets it, or, undamped, the part of it that descends.
-pub(super) struct Control {
+pub(super) struct StepControl {
     damping: Damping,
     factor: f64,
     /// The diagonal D.
@@ -123,7 +123,7 @@ pub(super) struct Control {
     part: f64,
 }
 
-impl Control {
+impl StepControl {
     pub(super) fn new(options: &LeastSquares, unknowns: usize) -> Self {
         let diagonal = if options.damping == Damping::Diagonal { 0.0 } else { 1.0 };
         let d = vec![diagonal; unknowns];
