@@ -1,4 +1,4 @@
-// (A + diag(added))·δ = −g by Cholesky's factor, in panels of 32 columns; tile.wgsl comes before this.
+// (A + diag(added))·δ = −g by Cholesky's factor, in panels of 32 columns; block_product.wgsl comes before this.
 // src/solve/cholesky.rs.
 //
 // −g is one more row below the matrix, row n: what makes L of the others makes L⁻¹·(−g) of it.

@@ -1,4 +1,4 @@
-// The cost of least squares, JᵀJ and Jᵀr, as the loss weighs them; loss.wgsl and tile.wgsl come before this.
+// The cost of least squares, JᵀJ and Jᵀr, weighted by the loss. loss.wgsl and block_product.wgsl come before this.
 // src/solve/gpu_least_squares.rs.
 
 // The m rows of J are dealt out in slices.
@@ -81,7 +81,7 @@ fn store(slice: u32, i: u32, j: u32, sum: vec4<f32>) {
     }
 }
 
-// [J r]ᵀ·[J r] of a slice: a tile a workgroup, those on and below the diagonal.
+// [J r]ᵀ·[J r] of a slice. Each workgroup computes a block of 32 × 32 on or below the diagonal.
 @compute @workgroup_size(64)
 fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if group.x > group.y || state.fresh == 0u || state.status != 0u {

@@ -47,7 +47,7 @@ const DRIVERS: [&str; 29] = [
     "decay",
     "gaussian",
     "polynomial",
-    "tile",
+    "block_product",
     "cholesky",
     "shift",
     "normal",

@@ -12,7 +12,7 @@ const ROWS: usize = 96;
 
 /// The WGSL, with the lines of `panel` written out for each column C, and in it for each column J behind.
 pub(super) fn text() -> String {
-    let mut text = include_str!("../../shaders/tile.wgsl").to_owned();
+    let mut text = include_str!("../../shaders/block_product.wgsl").to_owned();
     let mut step = Vec::new();
     for line in include_str!("../../shaders/cholesky.wgsl").lines() {
         if let Some(line) = line.trim().strip_prefix("//STEP ") {

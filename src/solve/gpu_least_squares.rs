@@ -22,7 +22,7 @@ const STATE: u64 = 13;
 
 pub(super) fn normal_text() -> String {
     let loss = include_str!("../../shaders/loss.wgsl");
-    format!("{loss}{}{}", include_str!("../../shaders/tile.wgsl"), include_str!("../../shaders/normal.wgsl"))
+    format!("{loss}{}{}", include_str!("../../shaders/block_product.wgsl"), include_str!("../../shaders/normal.wgsl"))
 }
 
 pub(super) fn text() -> String {
@@ -152,9 +152,9 @@ impl GpuLeastSquares {
             Call { kernel, group, arguments, workgroups }
         };
 
-        let tiles = (n + 1).div_ceil(32);
+        let blocks = (n + 1).div_ceil(32);
         let mut calls = vec![of_j(&cost, [groups, 1, 1]), call(&decide, 1)];
-        calls.push(of_j(&normal, [n.div_ceil(32), tiles, slices.count]));
+        calls.push(of_j(&normal, [n.div_ceil(32), blocks, slices.count]));
         let gathers = ((n + 1) * n).div_ceil(256 / lanes as usize);
         let across = gathers.min(gpu.device().limits().max_compute_workgroups_per_dimension as usize);
         calls.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), call(&assess, 1)]);
@@ -329,8 +329,8 @@ struct Slices {
 
 impl Slices {
     fn of(m: usize, n: usize) -> Self {
-        let tiles = (n + 1).div_ceil(32);
-        let most = (FULL / (tiles * (tiles + 1) / 2)).min(ROOM / ((n + 1) * n)).min(m.div_ceil(LEAST_ROWS));
+        let blocks = (n + 1).div_ceil(32);
+        let most = (FULL / (blocks * (blocks + 1) / 2)).min(ROOM / ((n + 1) * n)).min(m.div_ceil(LEAST_ROWS));
         let most = most.max(m.div_ceil(MOST_ROWS)).max(1);
         let rows = m.div_ceil(most).next_multiple_of(32);
         Self { count: m.div_ceil(rows), rows }

@@ -1,7 +1,7 @@
-// LᵀR of two blocks of 32 rows and 32 columns in workgroup memory, by 8 × 8 threads with 4 × 4 elements each: put
+// LᵀR of two blocks of 32 rows and 32 columns in workgroup memory, by 8 × 8 threads with 4 × 4 elements each. Comes
 // before normal.wgsl and cholesky.wgsl.
 
-// Row k, columns 4q to 4q + 3; the ninth keeps rows apart in memory banks.
+// Row k, columns 4q to 4q + 3; the ninth vector keeps rows in different memory banks.
 var<workgroup> left: array<array<vec4<f32>, 9>, 32>;
 var<workgroup> right: array<array<vec4<f32>, 9>, 32>;
 
@@ -11,8 +11,8 @@ fn outer(k: u32, lane: u32) -> mat4x4<f32> {
     return mat4x4<f32>(a.x * b, a.y * b, a.z * b, a.w * b);
 }
 
-// Element [i][j] is that of row 4·(lane / 8) + i and column 4·(lane mod 8) + j. (Unrolled by hand: naga bounds each
-// loop by a counter, so that drivers do not.)
+// Element [i][j] is that of row 4·(lane / 8) + i and column 4·(lane mod 8) + j. The loop is
+// unrolled by hand: naga bounds each loop by a counter, which keeps drivers from unrolling it.
 fn product(lane: u32) -> mat4x4<f32> {
     var sum = mat4x4<f32>();
     for (var k = 0u; k < 32u; k += 4u) {
