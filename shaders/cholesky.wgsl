@@ -208,7 +208,9 @@ fn back(@builtin(local_invocation_index) lane: u32) {
             var sum = vec4<f32>();
             for (var i = 0u; i < width; i += 8u) {
                 sum += vec4(term(i, j, start), term(i + 1u, j, start), term(i + 2u, j, start), term(i + 3u, j, start));
-                sum += vec4(term(i + 4u, j, start), term(i + 5u, j, start), term(i + 6u, j, start), term(i + 7u, j, start));
+                sum += vec4(
+                    term(i + 4u, j, start), term(i + 5u, j, start), term(i + 6u, j, start), term(i + 7u, j, start),
+                );
             }
             delta[j] -= sum.x + sum.y + sum.z + sum.w;
         }

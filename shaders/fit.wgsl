@@ -18,7 +18,7 @@ struct Arguments {
     xtol: f32,
     gtol: f32,
     c: f32,
-    unit: u32,
+    identity: u32,
     unknowns: u32,
     // The rows of this dispatch, and its rounds: one, unless these are all rows.
     first_row: u32,
@@ -181,13 +181,13 @@ fn arrive(problem: u32) {
 }
 
 // Whether something of `there` is NaN or ∞.
-fn astray(problem: u32) -> bool {
-    var found = wild(problems[problem].there.cost);
+fn there_is_not_finite(problem: u32) -> bool {
+    var found = not_finite(problems[problem].there.cost);
     for (var e = 0u; e < n() * (n() + 1u) / 2u; e++) {
-        found = found || wild(problems[problem].there.a[e]);
+        found = found || not_finite(problems[problem].there.a[e]);
     }
     for (var i = 0u; i < n(); i++) {
-        found = found || wild(problems[problem].there.g[i]);
+        found = found || not_finite(problems[problem].there.g[i]);
     }
     return found;
 }
@@ -200,7 +200,7 @@ fn stop(problem: u32, status: u32) {
 // What is added to element i of the diagonal.
 fn damping(problem: u32, i: u32) -> f32 {
     let scale = problems[problem].scale[i];
-    return problems[problem].lambda * select(select(1.0, scale, scale > 0.0), 1.0, arguments.unit == 1u);
+    return problems[problem].lambda * select(select(1.0, scale, scale > 0.0), 1.0, arguments.identity == 1u);
 }
 
 // δ by Cholesky's factor of JᵀJ and the damping, and the trial point; `false` where there is none.
@@ -222,7 +222,7 @@ fn solve(problem: u32) -> bool {
                 sum -= l[row + j] * delta[j];
             } else {
                 element += damping(problem, i);
-                if wild(element) || element <= 0.0 {
+                if not_finite(element) || element <= 0.0 {
                     return false;
                 }
                 diagonal[i] = sqrt(element);
@@ -247,7 +247,7 @@ fn solve(problem: u32) -> bool {
     }
     problems[problem].length = sqrt(length);
     problems[problem].decrease = decrease;
-    return !wild(length);
+    return !not_finite(length);
 }
 
 fn reject(problem: u32) {
@@ -268,8 +268,8 @@ fn decide(problem: u32) {
         size += problems[problem].x[i] * problems[problem].x[i];
     }
     let short = problems[problem].length < arguments.xtol * (arguments.xtol + sqrt(size));
-    let lost = astray(problem);
-    if !lost && actual > 0.0 {
+    let failed = there_is_not_finite(problem);
+    if !failed && actual > 0.0 {
         let gain = actual / decrease;
         let bent = 2.0 * gain - 1.0;
         problems[problem].lambda = max(LEAST, problems[problem].lambda * max(1.0 / 3.0, 1.0 - bent * bent * bent));
@@ -282,9 +282,9 @@ fn decide(problem: u32) {
         }
         return;
     }
-    // A model that promises less than the tolerance has nothing more to give.
-    if short || (decrease < arguments.ftol * before && !lost) {
-        stop(problem, select(2u, 3u, lost));
+    // A model that predicts less than the tolerance cannot lead further.
+    if short || (decrease < arguments.ftol * before && !failed) {
+        stop(problem, select(2u, 3u, failed));
         return;
     }
     reject(problem);
@@ -293,14 +293,14 @@ fn decide(problem: u32) {
 // Judges the start.
 fn start(problem: u32) {
     problems[problem].begun = 1u;
-    let lost = astray(problem);
+    let failed = there_is_not_finite(problem);
     arrive(problem);
     var most = 0.0;
     for (var i = 0u; i < n(); i++) {
         most = max(most, problems[problem].scale[i]);
     }
-    problems[problem].lambda = max(LEAST, arguments.lambda * select(1.0, most, arguments.unit == 1u));
-    if lost {
+    problems[problem].lambda = max(LEAST, arguments.lambda * select(1.0, most, arguments.identity == 1u));
+    if failed {
         stop(problem, 3u);
     } else if problems[problem].gradient <= arguments.gtol {
         stop(problem, 1u);
@@ -341,14 +341,14 @@ fn fit(
     let lane = index % LANES;
     let number = (group.y * groups.x + group.x) * PROBLEMS + problem;
     let exists = number < arguments.problems;
-    let place = min(number, arguments.problems - 1u);
-    let first = place * arguments.rows;
+    let existing = min(number, arguments.problems - 1u);
+    let first = existing * arguments.rows;
     if lane == 0u {
         if arguments.begin == 0u {
-            problems[problem] = states[place];
+            problems[problem] = states[existing];
         } else {
             for (var i = 0u; i < n(); i++) {
-                problems[problem].trial[i] = unknowns[place * N + i];
+                problems[problem].trial[i] = unknowns[existing * N + i];
                 problems[problem].x[i] = problems[problem].trial[i];
                 problems[problem].scale[i] = 0.0;
             }
@@ -399,14 +399,14 @@ fn fit(
     }
     workgroupBarrier();
     if lane == 0u && exists {
-        var lost = atomicLoad(&cut) == 1u;
-        if !lost {
+        var wrong = atomicLoad(&cut) == 1u;
+        if !wrong {
             for (var i = 0u; i < n(); i++) {
                 unknowns[number * N + i] = problems[problem].x[i];
             }
-            lost = !turns();
+            wrong = !turns();
         }
-        if lost {
+        if wrong {
             stop(problem, 0u);
         }
         let p = &problems[problem];

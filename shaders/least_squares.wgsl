@@ -26,13 +26,13 @@ struct State {
     // δ is within its tolerance; 2: it is 0.
     short: u32,
     // The last point that was not accepted was not finite.
-    astray: u32,
+    was_not_finite: u32,
     cost: f32,
     gradient: f32,
     lambda: f32,
     nu: f32,
-    // Of an undamped step.
-    part: f32,
+    // The fraction of an undamped step that is taken.
+    fraction: f32,
 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;
@@ -41,7 +41,7 @@ struct State {
 @group(1) @binding(2) var<storage, read_write> x: array<f32>;
 // Five vectors: the last point that was accepted, bounds, the largest diagonal of JᵀJ so far, terms of the model's
 // decrease.
-@group(1) @binding(3) var<storage, read_write> own: array<f32>;
+@group(1) @binding(3) var<storage, read_write> vectors: array<f32>;
 @group(1) @binding(4) var<storage, read> matrix: array<f32>;
 @group(1) @binding(5) var<storage, read> g: array<f32>;
 @group(1) @binding(6) var<storage, read_write> added: array<f32>;
@@ -73,11 +73,11 @@ fn stopped(lane: u32) -> bool {
 
 fn project(i: u32, value: f32) -> f32 {
     // A NaN stays one.
-    if value < own[at(LOWER, i)] {
-        return own[at(LOWER, i)];
+    if value < vectors[at(LOWER, i)] {
+        return vectors[at(LOWER, i)];
     }
-    if value > own[at(UPPER, i)] {
-        return own[at(UPPER, i)];
+    if value > vectors[at(UPPER, i)] {
+        return vectors[at(UPPER, i)];
     }
     return value;
 }
@@ -113,13 +113,13 @@ fn larger(a: f32, b: f32) -> f32 {
 fn begin(@builtin(local_invocation_index) lane: u32) {
     for (var i = lane; i < arguments.n; i += 256u) {
         x[i] = project(i, x[i]);
-        own[at(SCALE, i)] = 0.0;
-        own[at(DECREASE, i)] = 0.0;
+        vectors[at(SCALE, i)] = 0.0;
+        vectors[at(DECREASE, i)] = 0.0;
     }
     if lane == 0u {
         state = State();
         state.nu = 2.0;
-        state.part = 1.0;
+        state.fraction = 1.0;
     }
 }
 
@@ -128,7 +128,7 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     state.fresh = 0u;
     state.evaluations += 1u;
     // A step of 0 says nothing new.
-    let finite = select(!wild(cost), state.astray == 0u, state.short == 2u);
+    let finite = select(!not_finite(cost), state.was_not_finite == 0u, state.short == 2u);
     if state.evaluations == 1u {
         state.cost = cost;
         state.gradient = select(cost, 0.0, finite);
@@ -145,31 +145,31 @@ fn judge(cost: f32, decrease: f32) -> u32 {
         }
         // Cut at a bound, a step may lower the cost where the model rises.
         let bent = 2.0 * max(gain, 0.0) - 1.0;
-        let factor = select(max(0.33333334, 1.0 - bent * bent * bent), 0.33333334, wild(gain));
+        let factor = select(max(0.33333334, 1.0 - bent * bent * bent), 0.33333334, not_finite(gain));
         state.lambda = max(LEAST, state.lambda * factor);
         state.nu = 2.0;
-        state.part = 1.0;
-        state.astray = 0u;
+        state.fraction = 1.0;
+        state.was_not_finite = 0u;
         state.cost = cost;
         state.fresh = 1u;
         return 1u;
     }
-    state.astray = u32(!finite);
-    // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that was cut
-    // at a bound.)
+    state.was_not_finite = u32(!finite);
+    // A model that predicts less than the tolerance cannot lead further. (If it predicts a rise, the step was cut at a
+    // bound.)
     if sound && (state.short != 0u || (finite && abs(decrease) < arguments.ftol * state.cost)) {
         state.status = select(3u, 2u, finite);
         return 2u;
     }
     if arguments.damping == 0u {
-        state.part *= 0.5;
+        state.fraction *= 0.5;
     } else {
         state.lambda *= state.nu;
         state.nu *= 2.0;
     }
     if arguments.damping == 0u && !sound {
         state.status = 6u;
-    } else if state.part < 1e-7 || state.lambda > GREATEST {
+    } else if state.fraction < 1e-7 || state.lambda > GREATEST {
         state.status = select(3u, 4u, finite);
     }
     return 2u;
@@ -186,7 +186,7 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
         mine.x += partials[k];
     }
     for (var i = lane; i < arguments.n; i += 256u) {
-        mine.y += own[at(DECREASE, i)];
+        mine.y += vectors[at(DECREASE, i)];
     }
     let all = add(lane, mine);
     if lane == 0u {
@@ -195,9 +195,9 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     let verdict = workgroupUniformLoad(&flag);
     for (var i = lane; i < arguments.n; i += 256u) {
         if verdict == 1u {
-            own[at(HERE, i)] = x[i];
+            vectors[at(HERE, i)] = x[i];
         } else {
-            x[i] = own[at(HERE, i)];
+            x[i] = vectors[at(HERE, i)];
         }
     }
 }
@@ -212,10 +212,10 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
     var mine = vec2<f32>();
     for (var i = lane; i < arguments.n; i += 256u) {
         let square = matrix[i * arguments.n + i];
-        let here = own[at(HERE, i)];
-        let held = (here == own[at(LOWER, i)] && g[i] > 0.0) || (here == own[at(UPPER, i)] && g[i] < 0.0);
-        let scale = larger(own[at(SCALE, i)], square);
-        own[at(SCALE, i)] = scale;
+        let here = vectors[at(HERE, i)];
+        let held = (here == vectors[at(LOWER, i)] && g[i] > 0.0) || (here == vectors[at(UPPER, i)] && g[i] < 0.0);
+        let scale = larger(vectors[at(SCALE, i)], square);
+        vectors[at(SCALE, i)] = scale;
         added[i] = select(0.0, -1.0, held);
         mine = vec2(larger(mine.x, select(abs(g[i]), 0.0, held)), larger(mine.y, scale));
     }
@@ -236,7 +236,7 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
         if state.evaluations == 1u {
             state.lambda = max(LEAST, arguments.lambda * select(1.0, mine.y, arguments.damping == 1u));
         }
-        if wild(mine.x) || wild(mine.y) {
+        if not_finite(mine.x) || not_finite(mine.y) {
             state.status = 3u;
         } else if mine.x <= arguments.gtol {
             state.status = 1u;
@@ -252,7 +252,7 @@ fn assess(@builtin(local_invocation_index) lane: u32) {
     let lambda = workgroupUniformLoad(&shared_lambda);
     for (var i = lane; i < arguments.n; i += 256u) {
         if added[i] == 0.0 && arguments.damping != 0u {
-            let scale = own[at(SCALE, i)];
+            let scale = vectors[at(SCALE, i)];
             added[i] = select(lambda, lambda * scale, arguments.damping == 2u && scale > 0.0);
         }
     }
@@ -267,8 +267,8 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
     var mine = vec2<f32>();
     let failed = state.failed == 1u;
     for (var i = lane; i < arguments.n; i += 256u) {
-        let here = own[at(HERE, i)];
-        let next = project(i, here + state.part * delta[i]);
+        let here = vectors[at(HERE, i)];
+        let next = project(i, here + state.fraction * delta[i]);
         x[i] = select(next, here, failed);
         delta[i] = x[i] - here;
         mine += vec2(delta[i] * delta[i], here * here);
@@ -281,7 +281,7 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
 
 // Terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of how much lower the model is there: a workgroup a arguments.
 @compute @workgroup_size(256)
-fn promise(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn predict(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
         return;
     }
@@ -292,7 +292,7 @@ fn promise(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
     let all = add(lane, mine);
     if lane == 0u {
-        own[at(DECREASE, i)] = -delta[i] * (g[i] + 0.5 * all.x);
+        vectors[at(DECREASE, i)] = -delta[i] * (g[i] + 0.5 * all.x);
     }
 }
 
@@ -309,7 +309,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
         return;
     }
     for (var i = lane; i < arguments.n; i += 256u) {
-        x[i] = own[at(HERE, i)];
+        x[i] = vectors[at(HERE, i)];
     }
     if lane == 0u {
         state.status = 5u;

@@ -1,4 +1,5 @@
-// What a residual costs (x), and the factor √ρ′ of it and its row of the Jacobian (y): put before fit.wgsl.
+// The cost of a residual (x), and the factor √ρ′ of the residual and its row of the Jacobian (y). Comes before
+// fit.wgsl, normal.wgsl and least_squares.wgsl.
 // CPU twin: Loss::weigh in src/solve/least_squares.rs.
 
 fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {
@@ -11,7 +12,7 @@ fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {
             }
             return vec2(0.5 * c * c * (2.0 * sqrt(z) - 1.0), inverseSqrt(sqrt(z)));
         }
-        // Both without a difference, or a sum, that small z would be lost in.
+        // Neither form has a sum or a difference in which a small z would vanish.
         case 2u: { return vec2(c * c * z / (root + 1.0), inverseSqrt(root)); }
         case 3u: {
             let series = z * (1.0 - z * (0.5 - z * (0.33333334 - z * 0.25)));
@@ -22,6 +23,6 @@ fn weigh(r: f32, kind: u32, c: f32) -> vec2<f32> {
 }
 
 // NaN or ∞.
-fn wild(x: f32) -> bool {
+fn not_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u;
 }

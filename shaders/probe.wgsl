@@ -31,7 +31,8 @@ fn probe(
     for (var i = group.x * 256u + lane; i < arguments.len; i += 256u * groups.x) {
         let y = g[i] - g0[i];
         let here = array<f32, COLUMNS>(
-            g[i] * d[i], g0[i] * d[i], y * (arguments.t * d[i]), y * y, g[i] * g[i], g[i] * y, abs(g[i]), abs(g[i]), abs(d[i]),
+            g[i] * d[i], g0[i] * d[i], y * (arguments.t * d[i]), y * y, g[i] * g[i], g[i] * y,
+            abs(g[i]), abs(g[i]), abs(d[i]),
         );
         for (var c = 0u; c < COLUMNS; c++) {
             mine[c] = join(c, mine[c], here[c]);

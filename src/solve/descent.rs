@@ -295,8 +295,8 @@ impl History {
         (self.iterations, self.updates, self.t) = (0, 0, 0.0);
     }
 
-    /// PyTorch's for quasi-Newton methods. Without a model of the curvature, what promises the same decrease as the
-    /// step before (Nocedal and Wright, section 3.5).
+    /// The first length of a line search. For quasi-Newton methods it is PyTorch's. Without a model of the curvature it
+    /// predicts the decrease of the step before (Nocedal and Wright, section 3.5).
     fn first_length(&self, options: &Options, here: &Probe, slope: Option<f64>) -> f64 {
         match (options.direction, options.line_search, slope) {
             (Direction::Newton | Direction::NewtonCg, ..) => options.lr,

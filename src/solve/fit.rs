@@ -148,8 +148,8 @@ fn linearize<F: Real, M: Model>(x: &[F], data: &[F], loss: Loss) -> Normal<F> {
         if loss == Loss::Linear {
             cost += F::of(0.5) * r * r;
         } else {
-            let (lost, weight) = loss.weigh(r.to_f64().unwrap_or(f64::NAN));
-            cost += F::of(lost);
+            let (loss_of_r, weight) = loss.weigh(r.to_f64().unwrap_or(f64::NAN));
+            cost += F::of(loss_of_r);
             row.iter_mut().chain([&mut r]).for_each(|x| *x *= F::of(weight));
         }
         let mut e = 0;
@@ -210,7 +210,7 @@ struct Fit<F> {
 fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fit<F> {
     let n = x.len();
     let [ftol, xtol, gtol, third] = [options.ftol, options.xtol, options.gtol, 1.0 / 3.0].map(F::of);
-    let unit = options.damping == Damping::Identity;
+    let identity = options.damping == Damping::Identity;
     let largest = |v: &[F]| v.iter().fold(F::zero(), |most, x| most.max(x.abs()));
     let mut here = linearize::<F, M>(x, data, options.loss);
     let mut scale = vec![F::zero(); n];
@@ -220,8 +220,8 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
     widen(&mut scale, &here);
     let fit =
         |here: &Normal<F>, status, iterations| Fit { cost: here.cost, gradient: largest(&here.g), status, iterations };
-    let wild = |v: &[F]| !v.iter().all(|x| x.is_finite());
-    if !here.cost.is_finite() || wild(&here.a) || wild(&here.g) {
+    let not_finite = |v: &[F]| !v.iter().all(|x| x.is_finite());
+    if !here.cost.is_finite() || not_finite(&here.a) || not_finite(&here.g) {
         return fit(&here, Status::NonFinite, 0);
     }
     if largest(&here.g) <= gtol {
@@ -229,11 +229,11 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
     }
     // λ stays a number that can grow again.
     let (least, greatest) = (F::of(1e-30), F::of(1e30));
-    let mut lambda = (F::of(options.lambda) * if unit { largest(&scale) } else { F::one() }).max(least);
+    let mut lambda = (F::of(options.lambda) * if identity { largest(&scale) } else { F::one() }).max(least);
     let mut nu = F::of(2.0);
     let most = u32::try_from(options.max_iter).unwrap_or(u32::MAX);
     for iteration in 1..=most {
-        let damping = |i: usize| match unit || scale[i] <= F::zero() {
+        let damping = |i: usize| match identity || scale[i] <= F::zero() {
             true => lambda,
             false => lambda * scale[i],
         };
@@ -251,7 +251,7 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
         let trial: Vec<F> = x.iter().zip(&delta).map(|(&x, &d)| x + d).collect();
         let there = linearize::<F, M>(&trial, data, options.loss);
         let (before, actual) = (here.cost, here.cost - there.cost);
-        let finite = there.cost.is_finite() && !wild(&there.a) && !wild(&there.g);
+        let finite = there.cost.is_finite() && !not_finite(&there.a) && !not_finite(&there.g);
         if finite && actual > F::zero() {
             let gain = actual / decrease;
             let bent = F::of(2.0) * gain - F::one();
@@ -267,7 +267,7 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
             }
             continue;
         }
-        // A model that promises less than the tolerance has nothing more to give.
+        // A model that predicts less than the tolerance cannot lead further.
         if short || decrease < ftol * before && finite {
             let status = if finite { Status::ChangeTolerance } else { Status::NonFinite };
             return fit(&here, status, iteration);
@@ -301,12 +301,12 @@ fn one<F: Real, M: Model>(x: &mut [F], data: &[F], options: &LeastSquares) -> Fi
 pub fn fit<F: Real, M: Model>(rows: usize, data: &[F], start: &[F], options: LeastSquares) -> Result<Fits<F>> {
     let problems = check::<M>(rows, data.len(), start.len(), &options)?;
     let mut x = start.to_vec();
-    let parts: Vec<_> = x.chunks_mut(64 * M::UNKNOWNS).zip(data.chunks(64 * rows * M::COLUMNS)).collect();
-    let part = |(x, data): (&mut [F], &[F])| {
+    let chunks: Vec<_> = x.chunks_mut(64 * M::UNKNOWNS).zip(data.chunks(64 * rows * M::COLUMNS)).collect();
+    let fit_chunk = |(x, data): (&mut [F], &[F])| {
         let each = x.chunks_mut(M::UNKNOWNS).zip(data.chunks(rows * M::COLUMNS));
         each.map(|(x, data)| one::<F, M>(x, data, &options)).collect::<Vec<_>>()
     };
-    let done: Vec<_> = crate::cpu::map(parts, part).into_iter().flatten().collect();
+    let done: Vec<_> = crate::cpu::map(chunks, fit_chunk).into_iter().flatten().collect();
     debug_assert_eq!(done.len(), problems);
     Ok(Fits {
         x,

@@ -143,11 +143,11 @@ impl<M: Model> GpuFits<M> {
         let states = if only { 1 } else { problems };
         let states = own("the states of fits", states.saturating_mul(words(M::UNKNOWNS)))?;
         let (kind, c) = options.loss.kind();
-        let unit = u32::from(options.damping == Damping::Identity);
+        let identity = u32::from(options.damping == Damping::Identity);
         let most = |x: u64| u32::try_from(x).unwrap_or(u32::MAX);
         let head = [problems as u32, rows as u32, most(options.max_iter), kind];
         let numbers = [options.lambda, options.ftol, options.xtol, options.gtol, c].map(|x| (x as f32).to_bits());
-        let common: Vec<u32> = head.into_iter().chain(numbers).chain([unit, M::UNKNOWNS as u32]).collect();
+        let common: Vec<u32> = head.into_iter().chain(numbers).chain([identity, M::UNKNOWNS as u32]).collect();
         let mut words = Vec::new();
         for (begin, part) in [1, 0].into_iter().flat_map(|begin| (0..parts).map(move |part| (begin, part))) {
             let (from, to) = (part * schedule.rows, ((part + 1) * schedule.rows).min(rows));

@@ -67,7 +67,7 @@ pub struct GpuLeastSquares {
     residuals: BufferRange,
     jacobian: BufferRange,
     state: BufferRange,
-    own: BufferRange,
+    vectors: BufferRange,
     begin: Replay,
     iterate: Replay,
     finish: Replay,
@@ -123,7 +123,7 @@ impl GpuLeastSquares {
         let bound = &[false, true, false, false, true, true, false, false];
         let pass = |entry| gpu.pass("least squares", text(), entry, &[&[], bound]);
         let [begin, decide, assess] = [pass("begin")?, pass("decide")?, pass("assess")?];
-        let [advance, promise, finish] = [pass("advance")?, pass("promise")?, pass("finish")?];
+        let [advance, predict, finish] = [pass("advance")?, pass("predict")?, pass("finish")?];
         let (linear, method) = gpu.scoped("a solver's bind groups", || {
             let linear = [&state, &jacobian, &residuals, &partials, &matrix, &g];
             let method = [&state, &partials, &x, &vectors, &matrix, &g, &added, &delta];
@@ -160,11 +160,11 @@ impl GpuLeastSquares {
         calls.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), call(&assess, 1)]);
         let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, status: &state };
         calls.extend(cholesky::calls(gpu, &equations)?);
-        calls.extend([call(&advance, 1), call(&promise, n)]);
+        calls.extend([call(&advance, 1), call(&predict, n)]);
         let (begin, iterate) = (Replay::new(gpu, vec![call(&begin, 1)])?, Replay::new(gpu, calls)?);
         let finish = Replay::new(gpu, vec![call(&finish, 1)])?;
         let dispatcher = Dispatcher::new(gpu, STATE as usize)?;
-        let mut solver = Self { dispatcher, x, residuals, jacobian, state, own: vectors, begin, iterate, finish };
+        let mut solver = Self { dispatcher, x, residuals, jacobian, state, vectors, begin, iterate, finish };
         let free = vec![f32::INFINITY; n];
         solver.set_bounds(&free.iter().map(|x| -x).collect::<Vec<_>>(), &free)?;
         Ok(solver)
@@ -193,7 +193,7 @@ impl GpuLeastSquares {
     pub fn set_bounds(&mut self, lower: &[f32], upper: &[f32]) -> Result<()> {
         super::least_squares::check_bounds(self.x.len, lower, upper)?;
         let finite: Vec<_> = lower.iter().chain(upper).map(|x| x.clamp(f32::MIN, f32::MAX)).collect();
-        let range = BufferRange::new(&self.own.buffer, 4 * self.x.len as u64, finite.len());
+        let range = BufferRange::new(&self.vectors.buffer, 4 * self.x.len as u64, finite.len());
         self.dispatcher.gpu.write(&range, &finite, "bounds")
     }
 

@@ -82,7 +82,7 @@ pub struct LeastSquares {
     pub factor: f64,
     /// The most steps that are tried.
     pub max_iter: u64,
-    /// Stop when a step lowers the cost by no more than this part of it, and the model promised no more.
+    /// Stop when a step lowers the cost by no more than this part of it, and the model predicted no more.
     pub ftol: f64,
     /// Stop when a step is no longer than this part of x: ‖D·δ‖ ≤ xtol·‖D·x‖ in [`least_squares`], ‖δ‖ < xtol·(xtol +
     /// ‖x‖) in [`fit`](super::fit()) and on the device.
@@ -204,7 +204,7 @@ pub fn least_squares<F: Real, E: From<Error>>(
             here.iter().zip(delta).enumerate().map(|(i, (x, d))| project(i, F::of(x + d))).collect()
         };
         let scaled = step_control.around(&model, &here);
-        let mut astray = false;
+        let mut not_finite = false;
         loop {
             if iterations == options.max_iter {
                 return summary(model.gradient, Status::MaxIterations, evaluations, iterations);
@@ -217,15 +217,15 @@ pub fn least_squares<F: Real, E: From<Error>>(
             let delta: Vec<_> = trial.iter().zip(&here).map(|(&a, b)| float(a) - b).collect();
             evaluations += 1;
             let there = problem.cost(&mut residuals, &trial, false)?;
-            let (promised, slope) = model.promise(&delta);
+            let (predicted, slope) = model.predict(&delta);
             let length = step_control.length(&delta);
             let short = length <= options.xtol * step_control.length(&here);
             let actual = cost - there;
-            let worth = step_control.adapt(&Trial { length, before: cost, after: there, promised, slope });
+            let worth = step_control.adapt(&Trial { length, before: cost, after: there, predicted, slope });
             let least = options.ftol * cost;
             // Near the minimum costs differ by rounding alone: what lowers the cost is taken, whatever the model says.
             if actual > 0.0 {
-                let small = actual <= least && promised <= least && actual <= 2.0 * promised;
+                let small = actual <= least && predicted <= least && actual <= 2.0 * predicted;
                 last = (small || short).then_some(Status::ChangeTolerance);
                 // An error here leaves x where it was.
                 cost = problem.cost(&mut residuals, &trial, true)?;
@@ -234,13 +234,13 @@ pub fn least_squares<F: Real, E: From<Error>>(
             }
             // A step of 0 says nothing new.
             let still = trial.iter().zip(&*x).all(|(a, b)| a == b);
-            astray = if still { astray } else { !there.is_finite() };
-            // A model that promises less than the tolerance has nothing more to give. (One that rises is of a step that
-            // was cut at a bound.)
-            let idle = !astray && promised.abs() <= least;
+            not_finite = if still { not_finite } else { !there.is_finite() };
+            // A model that predicts less than the tolerance cannot lead further. (If it predicts a rise, the step was
+            // cut at a bound.)
+            let idle = !not_finite && predicted.abs() <= least;
             let status = if short || still || idle { Status::ChangeTolerance } else { Status::NoDescent };
             if status == Status::ChangeTolerance || !worth {
-                let status = if astray { Status::NonFinite } else { status };
+                let status = if not_finite { Status::NonFinite } else { status };
                 return summary(model.gradient, status, evaluations, iterations);
             }
         }
@@ -318,10 +318,10 @@ impl<F: Real> Problem<F> {
 
 impl Model {
     /// How much lower the model is at δ, −δᵀJᵀr − ½‖Jδ‖², and its slope δᵀJᵀr along δ.
-    fn promise(&self, delta: &[f64]) -> (f64, f64) {
+    fn predict(&self, delta: &[f64]) -> (f64, f64) {
         let row = |(row, r): (&[f64], &f64)| (dot(row, delta), *r);
         let rows = self.jacobian.chunks(delta.len().max(1)).zip(&self.r).map(row);
-        rows.fold((0.0, 0.0), |(promised, slope), (step, r)| (promised - step * (r + 0.5 * step), slope + step * r))
+        rows.fold((0.0, 0.0), |(predicted, slope), (step, r)| (predicted - step * (r + 0.5 * step), slope + step * r))
     }
 }
 

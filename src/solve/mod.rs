@@ -138,16 +138,16 @@ impl Options {
         require(self.lr > 0.0 && self.lr.is_finite(), "lr", self.lr, "above 0")?;
         require(self.tolerance_grad >= 0.0, "tolerance_grad", self.tolerance_grad, "0 or more")?;
         require(self.tolerance_change >= 0.0, "tolerance_change", self.tolerance_change, "0 or more")?;
-        let part = |x: f64| x > 0.0 && x < 1.0;
+        let fraction = |x: f64| x > 0.0 && x < 1.0;
         match self.line_search {
             LineSearch::Fixed | LineSearch::Exact => Ok(()),
             LineSearch::Backtracking { c1, shrink } => {
-                require(part(c1), "c1", c1, "0 to 1")?;
-                require(part(shrink), "shrink", shrink, "0 to 1")
+                require(fraction(c1), "c1", c1, "0 to 1")?;
+                require(fraction(shrink), "shrink", shrink, "0 to 1")
             }
             LineSearch::StrongWolfe { c1, c2 } => {
-                require(part(c1), "c1", c1, "0 to 1")?;
-                require(part(c2) && c2 > c1, "c2", c2, "c1 to 1")
+                require(fraction(c1), "c1", c1, "0 to 1")?;
+                require(fraction(c2) && c2 > c1, "c2", c2, "c1 to 1")
             }
             LineSearch::Sampled { lo, hi, count } => {
                 require(lo > 0.0 && lo.is_finite(), "lo", lo, "above 0")?;
@@ -308,7 +308,7 @@ pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
         device::SHADERS.iter().map(|&(name, entry, text)| (name, entry, text.to_owned())).collect();
     let factor = ["load", "panel", "trail", "back"].map(|entry| ("cholesky", entry, cholesky::text()));
     let normal = ["cost", "normal", "gather"].map(|entry| ("normal", entry, gpu_least_squares::normal_text()));
-    let method = ["begin", "decide", "assess", "advance", "promise", "finish"];
+    let method = ["begin", "decide", "assess", "advance", "predict", "finish"];
     let method = method.map(|entry| ("least squares", entry, gpu_least_squares::text()));
     shaders.extend(factor.into_iter().chain(normal).chain(method));
     shaders.push(("shift", "shift", newton::SHADER.into()));

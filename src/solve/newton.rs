@@ -50,8 +50,8 @@ impl Newton {
         Ok(Self { attempts: [attempt(0)?, attempt(1)?], status, square })
     }
 
-    /// Needs ‖A‖² in its scalar. Returns `false` if that is not finite, as with elements beyond 1e19, or if no shift gives
-    /// a factor.
+    /// Needs ‖A‖² in its scalar. Returns `false` if that is not finite, as with elements beyond 1e19, or if no shift
+    /// gives a factor.
     pub(super) async fn solve(&self, dispatcher: &mut Dispatcher) -> Result<bool> {
         let ranges = [self.status.clone(), self.square.clone()];
         for attempt in 0..SHIFTS {

@@ -42,8 +42,8 @@ pub fn random_search<F: Real, E: From<Error>>(
     for sample in 0..samples {
         for (i, point) in point.iter_mut().enumerate() {
             let words = philox([sample as u32, (sample >> 32) as u32, i as u32, 0], [seed as u32, (seed >> 32) as u32]);
-            let part = F::of(f64::from(words[0]) / f64::from(u32::MAX));
-            *point = lower[i] + part * (upper[i] - lower[i]);
+            let fraction = F::of(f64::from(words[0]) / f64::from(u32::MAX));
+            *point = lower[i] + fraction * (upper[i] - lower[i]);
         }
         let value = objective(&point)?;
         // NaN is worse than anything.

@@ -13,7 +13,7 @@ const NEAR: f64 = 0.1;
 const TRIES: usize = 10;
 /// The smallest λ that is tried, as a part of the largest that makes sense.
 const LEAST: f64 = 1e-3;
-/// Below this part of the promised decrease the radius shrinks; from the second one on it grows.
+/// Below this part of the predicted decrease the radius shrinks; from the second one on it grows.
 const POOR: f64 = 0.1;
 const GOOD: f64 = 0.75;
 
@@ -34,7 +34,7 @@ pub(super) struct Trial {
     pub(super) before: f64,
     pub(super) after: f64,
     /// How much lower the model is after the step, and its slope along the step at its start.
-    pub(super) promised: f64,
+    pub(super) predicted: f64,
     pub(super) slope: f64,
 }
 
@@ -90,16 +90,16 @@ impl TrustRegion {
         None
     }
 
-    /// Sets the radius, and λ with it, by the decrease of the cost over what the model promised.
+    /// Sets the radius, and λ with it, by the decrease of the cost over what the model predicted.
     fn adapt(&mut self, trial: &Trial) {
-        let Trial { length, before, after, promised, slope } = *trial;
+        let Trial { length, before, after, predicted, slope } = *trial;
         if self.first {
             self.radius = self.radius.min(length);
         }
         // A cost that is a hundred times higher, or not finite, says nothing about how far to go back.
         let near = after < 100.0 * before;
         let actual = if near { before - after } else { -before };
-        let gain = if promised > 0.0 { actual / promised } else { 0.0 };
+        let gain = if predicted > 0.0 { actual / predicted } else { 0.0 };
         if gain <= POOR {
             // The minimum of the parabola through both costs with the slope at the start.
             let factor = if actual >= 0.0 { 0.5 } else { 0.5 * slope / (slope + actual) };
@@ -113,21 +113,21 @@ impl TrustRegion {
     }
 }
 
-/// How far a step goes: as far as the trust region lets it, or, undamped, the part of it that descends.
+/// How far a step goes: as far as the trust region allows; for an undamped step, the fraction of it that descends.
 pub(super) struct StepControl {
     damping: Damping,
     factor: f64,
     /// The diagonal D.
     d: Vec<f64>,
     region: Option<TrustRegion>,
-    part: f64,
+    fraction: f64,
 }
 
 impl StepControl {
     pub(super) fn new(options: &LeastSquares, unknowns: usize) -> Self {
         let diagonal = if options.damping == Damping::Diagonal { 0.0 } else { 1.0 };
         let d = vec![diagonal; unknowns];
-        Self { damping: options.damping, factor: options.factor, d, region: None, part: 1.0 }
+        Self { damping: options.damping, factor: options.factor, d, region: None, fraction: 1.0 }
     }
 
     /// ‖D·δ‖.
@@ -145,7 +145,7 @@ impl StepControl {
             }
         }
         if self.damping == Damping::None {
-            self.part = 1.0;
+            self.fraction = 1.0;
             return None;
         }
         match &mut self.region {
@@ -164,7 +164,7 @@ impl StepControl {
             }
             _ => {
                 let mut delta = dense::gauss_newton(&model.jacobian, &model.r, &model.held)?;
-                delta.iter_mut().for_each(|delta| *delta *= self.part);
+                delta.iter_mut().for_each(|delta| *delta *= self.fraction);
                 Some(delta)
             }
         }
@@ -179,8 +179,8 @@ impl StepControl {
                 true
             }
             None => {
-                self.part *= 0.5;
-                self.part >= f64::EPSILON
+                self.fraction *= 0.5;
+                self.fraction >= f64::EPSILON
             }
         }
     }
