@@ -1,7 +1,7 @@
 // (A + diag(added))·δ = −g by Cholesky's factor, in panels of 32 columns; block_product.wgsl comes before this.
 // src/solve/cholesky.rs.
 //
-// −g is one more row below the matrix, row n: what makes L of the others makes L⁻¹·(−g) of it.
+// −g is row n, below the matrix. The elimination that turns the other rows into L turns this one into L⁻¹·(−g).
 
 // `count`: the panels that a dispatch of `back` takes, from `panel` down.
 struct Arguments { n: u32, panel: u32, count: u32 }
@@ -9,14 +9,14 @@ struct Arguments { n: u32, panel: u32, count: u32 }
 @group(0) @binding(0) var<uniform> arguments: Arguments;
 // DONE: not 0 if there is nothing to do. FAILED: 1 if there is no factor, or no finite solution.
 @group(1) @binding(0) var<storage, read_write> status: array<u32>;
-// n + 1 rows of n; on the diagonal, blocks as they were before they were factored.
+// n + 1 rows of n. Blocks on the diagonal stay as they were before they were factored.
 @group(1) @binding(1) var<storage, read_write> factor: array<f32>;
-// Their factors.
+// The factors of the blocks on the diagonal.
 @group(1) @binding(2) var<storage, read_write> blocks: array<f32>;
 @group(1) @binding(3) var<storage, read_write> delta: array<f32>;
 @group(1) @binding(4) var<storage, read> matrix: array<f32>;
 @group(1) @binding(5) var<storage, read> g: array<f32>;
-// Negative: this unknown is held.
+// Negative for an unknown that is held.
 @group(1) @binding(6) var<storage, read> added: array<f32>;
 
 const DONE = 0u;
@@ -26,7 +26,7 @@ const WIDTH = 32u;
 const ROWS = 96u;
 
 var<workgroup> stop: u32;
-// Of a block on the diagonal: the columns as they are when it is their turn (panel), or the factor (back).
+// A block on the diagonal. `panel` has each column as it is when its turn comes, `back` has the factor.
 var<workgroup> square: array<array<f32, WIDTH>, WIDTH>;
 var<workgroup> solved: array<f32, WIDTH>;
 
@@ -37,7 +37,7 @@ fn stopped(lane: u32) -> bool {
     return workgroupUniformLoad(&stop) != 0u;
 }
 
-// What is to be factored, from its lower triangle.
+// Loads the lower triangle of the matrix that is factored, and −g.
 @compute @workgroup_size(64)
 fn load(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.y;
@@ -67,7 +67,7 @@ fn pivot(c: u32) -> f32 {
     return select(1.0, square[c][c], is_pivot(square[c][c]));
 }
 
-// An element of a thread's row; beyond those that it has, of the identity.
+// An element of a thread's row. The row has `has` elements; beyond them it is the identity's.
 fn take(at: u32, c: u32, has: u32, one: u32) -> f32 {
     if c < has {
         return factor[at + c];
@@ -86,9 +86,8 @@ fn keep(at: u32, c: u32, has: u32, in_block: bool, x: f32) {
     }
 }
 
-// A block on the diagonal (in each workgroup) and rows below it are eliminated together, a row a thread, column by
-// column. Lines with C in their names stand for 32 of them, c ahead of each: src/solve/cholesky.rs writes them out, so
-// that rows stay in registers.
+// Eliminates a block on the diagonal (in each workgroup) and rows below it, column by column, one row a thread. A line
+// with C stands for 32 lines, one a column: src/solve/cholesky.rs writes them out, so that rows stay in registers.
 @compute @workgroup_size(128)
 fn panel(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
@@ -135,7 +134,7 @@ fn fetch(q: u32, k: u32, start: u32, top: u32, across: u32) {
     right[k][q] = quad(across + 4u * q, start + k);
 }
 
-// What is right of the panel, less the product of its rows.
+// Subtracts the product of the panel's rows from what is right of the panel.
 @compute @workgroup_size(64)
 fn trail(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if group.x > group.y {
@@ -168,7 +167,8 @@ fn term(i: u32, j: u32, start: u32) -> f32 {
     return factor[min(start + i, arguments.n - 1u) * arguments.n + j] * solved[i];
 }
 
-// Lᵀ·δ = row n, by one workgroup; the panels in several dispatches, so that no thread's loops have too many turns.
+// Solves Lᵀ·δ = row n in one workgroup. Panels are divided among dispatches, so that no thread's loops have too many
+// turns.
 @compute @workgroup_size(256)
 fn back(@builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {

@@ -17,7 +17,7 @@ fn scale(factor: f32, scalar: u32) -> f32 {
     return factor * scalars[scalar];
 }
 
-// A factor of 0 makes a NaN 0.
+// A factor of 0 gives 0, even with NaN.
 fn times(factor: f32, value: f32) -> f32 {
     return select(factor * value, 0.0, factor == 0.0);
 }

@@ -20,12 +20,13 @@ struct Arguments {
     c: f32,
     identity: u32,
     unknowns: u32,
-    // The rows of this dispatch, and its rounds: one, unless these are all rows.
+    // The rows of this dispatch, and its rounds: 1 if these are not all rows.
     first_row: u32,
     end_row: u32,
     rounds: u32,
-    // It is the first one; it is the only one.
+    // 1 in the first dispatch.
     begin: u32,
+    // 1 if there is one dispatch.
     only: u32,
 }
 // Status: 0 not done, 1 gradient, 2 change, 3 not finite, 4 no descent, 5 all iterations.
@@ -35,7 +36,7 @@ struct Outcome { cost: f32, gradient: f32, status: u32, iterations: u32 }
 @group(1) @binding(0) var<storage, read> samples: array<f32>;
 @group(1) @binding(1) var<storage, read_write> unknowns: array<f32>;
 @group(1) @binding(2) var<storage, read_write> outcomes: array<Outcome>;
-// Problems between dispatches.
+// The problems, between two dispatches.
 @group(1) @binding(3) var<storage, read_write> states: array<Problem>;
 
 // λ stays a number that can grow again.
@@ -59,7 +60,7 @@ struct Problem {
     status: u32,
     iterations: u32,
     running: u32,
-    // The start has been judged; there was a factor.
+    // Whether the start has been judged; whether there was a factor.
     begun: u32,
     sound: u32,
 }
@@ -71,7 +72,7 @@ var<workgroup> running: atomic<u32>;
 var<workgroup> still: u32;
 var<workgroup> cut: atomic<u32>;
 
-// N: as a constant where loops are short enough to be unrolled.
+// The number of unknowns: a constant where loops are short enough to be unrolled.
 fn n() -> u32 {
     if N > 6u {
         return arguments.unknowns;
@@ -167,7 +168,7 @@ fn linearize(problem: u32, lane: u32, first: u32) {
     }
 }
 
-// `there` becomes `here`: what the next step starts from.
+// `there` becomes `here`: the next step starts from it.
 fn arrive(problem: u32) {
     problems[problem].here = problems[problem].there;
     problems[problem].x = problems[problem].trial;
@@ -393,7 +394,7 @@ fn fit(
             }
         }
     }
-    // Whatever a loop that was left early has computed is wrong.
+    // If a loop was left early, its results are wrong.
     if !turns() {
         atomicStore(&cut, 1u);
     }

@@ -82,7 +82,7 @@ fn project(i: u32, value: f32) -> f32 {
     return value;
 }
 
-// All threads' sums, in the first one.
+// The sums of all threads, in the first thread.
 fn add(lane: u32, mine: vec2<f32>) -> vec2<f32> {
     sums[lane] = mine;
     workgroupBarrier();
@@ -103,7 +103,7 @@ fn add(lane: u32, mine: vec2<f32>) -> vec2<f32> {
     return all;
 }
 
-// Of two numbers that are not negative; as integers, so that a NaN is the largest.
+// The larger of two magnitudes. They are compared as integers, in which a NaN is the largest.
 fn larger(a: f32, b: f32) -> f32 {
     return bitcast<f32>(max(bitcast<u32>(a) & 0x7fffffffu, bitcast<u32>(b) & 0x7fffffffu));
 }
@@ -175,7 +175,7 @@ fn judge(cost: f32, decrease: f32) -> u32 {
     return 2u;
 }
 
-// What becomes of the point that was evaluated.
+// Accepts or rejects the point that was evaluated.
 @compute @workgroup_size(256)
 fn decide(@builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {
@@ -279,7 +279,7 @@ fn advance(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// Terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of how much lower the model is there: a workgroup a arguments.
+// The terms −δᵢ·(g + ½JᵀJ·δ)ᵢ of the predicted decrease, one workgroup a row.
 @compute @workgroup_size(256)
 fn predict(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     if stopped(lane) {

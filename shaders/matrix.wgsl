@@ -10,7 +10,7 @@ struct Arguments { len: u32, scale: f32, scalar: u32, pad0: u32 }
 
 var<workgroup> sums: array<f32, 64>;
 
-// out ← scale·H·x, a workgroup a arguments.
+// out ← scale·H·x, one workgroup a row.
 @compute @workgroup_size(64)
 fn multiply(
     @builtin(workgroup_id) group: vec3<u32>,

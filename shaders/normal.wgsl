@@ -1,7 +1,7 @@
 // The cost of least squares, JᵀJ and Jᵀr, weighted by the loss. loss.wgsl and block_product.wgsl come before this.
 // src/solve/gpu_least_squares.rs.
 
-// The m rows of J are dealt out in slices.
+// The m rows of J are divided into `slices` slices of `slice` rows.
 struct Arguments { m: u32, n: u32, slices: u32, slice: u32, kind: u32, c: f32, lanes: u32 }
 struct State { status: u32, failed: u32, fresh: u32 }
 
@@ -9,7 +9,7 @@ struct State { status: u32, failed: u32, fresh: u32 }
 @group(1) @binding(0) var<storage, read> state: State;
 @group(1) @binding(1) var<storage, read> jacobian: array<f32>;
 @group(1) @binding(2) var<storage, read> residuals: array<f32>;
-// Costs of workgroups; then, of each slice, JᵀJ and in row n Jᵀr.
+// First the cost of each workgroup; later, for each slice, JᵀJ with Jᵀr in row n.
 @group(1) @binding(3) var<storage, read_write> partials: array<f32>;
 @group(1) @binding(4) var<storage, read_write> matrix: array<f32>;
 @group(1) @binding(5) var<storage, read_write> g: array<f32>;
@@ -46,7 +46,7 @@ fn cost(
     }
 }
 
-// A row of [J r], 0 beyond it.
+// An element of [J r], 0 beyond it.
 fn element(i: u32, j: u32) -> f32 {
     if j < arguments.n {
         return jacobian[i * arguments.n + j];
@@ -111,7 +111,7 @@ fn normal(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     store(group.z, i + 3u, j, sum[3]);
 }
 
-// The slices added up, `lanes` threads an element.
+// Adds the slices up, with `lanes` threads for each element.
 @compute @workgroup_size(256)
 fn gather(
     @builtin(workgroup_id) group: vec3<u32>,

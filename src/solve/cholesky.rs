@@ -6,11 +6,11 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 
-/// Columns of a panel, and the rows below its block that a workgroup has: as in shaders/cholesky.wgsl.
+/// Columns of a panel, and rows below its block that a workgroup eliminates: the constants of shaders/cholesky.wgsl.
 const WIDTH: usize = 32;
 const ROWS: usize = 96;
 
-/// The WGSL, with the lines of `panel` written out for each column C, and in it for each column J behind.
+/// The WGSL. Lines of `panel` with C are written out for each column C, and lines with J for each column J after C.
 pub(super) fn text() -> String {
     let mut text = include_str!("../../shaders/block_product.wgsl").to_owned();
     let mut step = Vec::new();
@@ -41,20 +41,20 @@ pub(super) fn text() -> String {
     text
 }
 
-/// What the equations (A + diag(added))·δ = −g are made of.
+/// The equations (A + diag(added))·δ = −g.
 #[derive(Debug)]
 pub(super) struct Equations<'a> {
-    /// n × n, of which the lower triangle is read.
+    /// n × n; only the lower triangle is read.
     pub(super) matrix: &'a BufferRange,
     pub(super) g: &'a BufferRange,
-    /// Negative: δ is 0 there.
+    /// Negative where δ is 0.
     pub(super) added: &'a BufferRange,
     pub(super) delta: &'a BufferRange,
     /// Two u32: not 0 if there is nothing to do; 1 if there was no factor, or no finite solution.
     pub(super) status: &'a BufferRange,
 }
 
-/// The dispatches that solve them: n³/3 multiplications and additions in 2·n/32 of them, and a few more.
+/// The dispatches that solve the equations: a little more than 2·n/32, with n³/3 multiplications and additions.
 pub(super) fn calls(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Call>> {
     let n = equations.g.len;
     let panels = n.div_ceil(WIDTH);

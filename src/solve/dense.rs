@@ -29,15 +29,15 @@ pub(super) fn shifted(a: &[f64], b: &[f64]) -> Option<Vec<f64>> {
     None
 }
 
-/// δ that minimizes ‖J·δ + r‖², 0 where an unknown is held, by QR of J, so that JᵀJ is never formed. `None` where J has
-/// no full rank.
+/// δ that minimizes ‖J·δ + r‖², by QR of J, so that JᵀJ is never formed. δ is 0 for unknowns that are held. Returns
+/// `None` if J does not have full rank.
 pub(super) fn gauss_newton(jacobian: &[f64], r: &[f64], held: &[bool]) -> Option<Vec<f64>> {
     let free: Vec<_> = (0..held.len()).filter(|&i| !held[i]).collect();
     let (m, n, columns) = (r.len(), free.len(), held.len());
     if m < n {
         return None;
     }
-    // Columns of one length: the rank is judged whatever the units.
+    // Columns are scaled to one length, so that the rank does not depend on units.
     let length = |&j: &usize| (0..m).map(|i| jacobian[i * columns + j].powi(2)).sum::<f64>().sqrt();
     let scales: Vec<_> = free.iter().map(length).map(|length| if length > 0.0 { 1.0 / length } else { 0.0 }).collect();
     let factor = Mat::from_fn(m, n, |i, j| jacobian[i * columns + free[j]] * scales[j]).qr();

@@ -6,7 +6,7 @@ use super::vectors::{D, FREE_SCALAR, G, G0, Probe, Scale, Vector, Vectors, X};
 use super::wolfe::{Point, Search};
 use super::{Direction, LineSearch, Options, Status, Summary};
 
-/// Pairs with y·s below this are not kept: PyTorch's.
+/// The limit of PyTorch: pairs with a smaller y·s are not kept.
 const CURVATURE: f64 = 1e-10;
 
 /// A pair of L-BFGS: y = Δg, s = Δx, ρ = 1 / y·s.
@@ -17,7 +17,7 @@ struct Pair {
     rho: f64,
 }
 
-/// What a method has learnt, which goes on from step to step.
+/// What a method has learnt, and keeps from step to step.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pairs: VecDeque<Pair>,
@@ -36,7 +36,7 @@ pub(crate) struct History {
     gg: f64,
 }
 
-/// Along D, the slope where it follows from what is known here. `Err`: the equations for D have no solution.
+/// The slope along D, if it follows from what is known here. `Err`: the equations for D have no solution.
 type Directed = Result<Option<f64>, Status>;
 
 impl History {
@@ -60,7 +60,7 @@ impl History {
             Direction::Steepest => {}
             _ if self.iterations == 1 => {}
             Direction::ConjugateGradient => {
-                // From the start again where that does not descend.
+                // Restarts from the steepest descent if the direction does not descend.
                 let beta = (here.gy / self.gg).max(0.0);
                 let beta = if beta.is_finite() && beta * here.slope < here.gg { beta } else { 0.0 };
                 vectors.combine(D, -1.0, G, beta, D);
@@ -84,11 +84,11 @@ impl History {
                 return Ok(Ok(None));
             }
             Direction::Bfgs => {
-                // As an angle: unknowns may be of any size.
+                // Compared as an angle, so that the size of the unknowns does not matter.
                 if here.ys > CURVATURE * here.yy.sqrt() * self.t * here.max_d {
                     let (y, s, h) = (self.scratch(vectors, 1)?, self.scratch(vectors, 2)?, self.scratch(vectors, 3)?);
                     if self.updates == 0 {
-                        // As large as the curvature that is seen: Nocedal and Wright (6.20).
+                        // Scaled to the curvature of the first pair: Nocedal and Wright (6.20).
                         vectors.identity(here.ys / here.yy)?;
                     }
                     vectors.combine(y, 1.0, G, -1.0, G0);
@@ -109,7 +109,7 @@ impl History {
     }
 
     /// Conjugate gradients for ∇²f·d = −g, to ‖r‖ ≤ min(½, √‖g‖)·‖g‖ (Nocedal and Wright, algorithm 7.1), with a
-    /// preconditioner; where the curvature is not positive, as far as they have come.
+    /// preconditioner. They stop where the curvature is not positive.
     async fn newton_cg<V: Vectors>(&mut self, vectors: &mut V, here: &Probe) -> Result<Directed, V::Error> {
         let [p, q] = vectors.products()?;
         let (r, z) = (self.scratch(vectors, 0)?, self.scratch(vectors, 1)?);
@@ -180,7 +180,7 @@ pub(crate) async fn step<V: Vectors>(
         vectors.copy(X, x0);
         history.forget();
     }
-    // Moves that are recorded and not yet made.
+    // Runs the last moves, which are only recorded.
     let moved = vectors.fetch(0).await;
     done.and_then(|summary| moved.map(|_| summary))
 }
@@ -212,7 +212,7 @@ async fn iterate<V: Vectors>(
             Err(status) => return summary(&here, status, iteration, evaluations),
         };
         vectors.copy(G0, G);
-        // As PyTorch: the last point is not evaluated any more, but at the start of the next step.
+        // Like PyTorch, a fixed step leaves its last point to be evaluated at the start of the next step.
         let blind = options.line_search == LineSearch::Fixed && iteration == options.max_iter;
         let slope = match slope {
             Some(slope) => Some(slope),
@@ -301,7 +301,7 @@ impl History {
         match (options.direction, options.line_search, slope) {
             (Direction::Newton | Direction::NewtonCg, ..) => options.lr,
             (Direction::Steepest | Direction::ConjugateGradient, LineSearch::Fixed, _) => options.lr,
-            // Slopes are told apart over a step that counts.
+            // The first step must be long enough to tell the two slopes apart.
             (_, LineSearch::Exact, _) if self.iterations == 1 => options.lr * (1.0 / here.max_g).min(1.0),
             (Direction::Steepest | Direction::ConjugateGradient, _, Some(slope)) if self.t > 0.0 => {
                 let same = self.t * here.slope_before / slope;

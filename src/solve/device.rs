@@ -12,9 +12,9 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 use crate::gpu::passes::Pass;
 
-/// Workgroups of a pass over a vector; of a reduction, partial results.
+/// The most workgroups of a pass over a vector, and the most partial results of a reduction.
 const GROUPS: usize = 256;
-/// Elements that a workgroup has before there is another.
+/// Elements of a workgroup, while there are fewer than `GROUPS`.
 const SHARE: usize = 2048;
 const NONE: u32 = u32::MAX;
 
@@ -31,7 +31,7 @@ pub(crate) const SHADERS: [(&str, &str, &str); 9] = [
     ("rank two", "rank_two", include_str!("../../shaders/matrix.wgsl")),
 ];
 
-/// Which of [`SHADERS`]; and what each binds, read-only or not.
+/// A kernel of [`SHADERS`], in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kernel {
     Combine,
@@ -82,7 +82,7 @@ pub(super) struct DeviceMemory {
     pub(super) value: BufferRange,
     scalars: BufferRange,
     partials: BufferRange,
-    /// Of BFGS, or Newton's.
+    /// The matrix of BFGS, or of Newton's method.
     pub(super) matrix: Option<BufferRange>,
     diagonal: Option<BufferRange>,
     pub(super) products: Option<[Vector; 2]>,
@@ -94,7 +94,7 @@ pub(super) struct DeviceMemory {
 
 /// Workgroups of a pass over so many elements.
 fn groups(len: usize) -> usize {
-    // With so many a thread has at most TURNS turns, ten for each of its elements (shaders/probe.wgsl).
+    // With this many workgroups a thread's loops have at most TURNS turns: ten for each element (shaders/probe.wgsl).
     let least = len.div_ceil(256 * TURNS / 10);
     len.div_ceil(SHARE).clamp(1, GROUPS).max(least)
 }
@@ -113,7 +113,7 @@ pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferR
     Ok(BufferRange::new(&buffer, 0, len as usize))
 }
 
-/// Whether kernels can bind a caller's range, and it is as long as it must be.
+/// Checks that kernels can bind a caller's range, and that it has the expected length.
 pub(super) fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<()> {
     range.check(name)?;
     if range.len != expected {
@@ -171,7 +171,7 @@ impl DeviceMemory {
         Ok(self.vectors.len() - 1)
     }
 
-    /// A diagonal to precondition with.
+    /// Sets the diagonal of the preconditioner.
     pub(super) fn set_diagonal(&mut self, diagonal: BufferRange) -> Result<()> {
         check(&self.dispatcher.gpu, "preconditioner", &diagonal, self.len())?;
         self.diagonal = Some(diagonal);
@@ -202,7 +202,7 @@ impl DeviceMemory {
         Ok(())
     }
 
-    /// D ← −(A + τ·1)⁻¹·G; one read-back for each τ.
+    /// D ← −(A + τ·1)⁻¹·G, with one read-back for each τ.
     async fn newton(&mut self) -> Result<bool> {
         let n = self.len() as u32;
         self.run(Kernel::Dot, &[Bound::Matrix, Bound::Matrix, Bound::Partials], &[n * n], [GROUPS as u32, 1]);
@@ -215,7 +215,7 @@ impl DeviceMemory {
         }
     }
 
-    /// Records a pass; what keeps it from running is reported at the next fetch.
+    /// Records a pass. The next fetch reports its errors.
     fn run(&mut self, kernel: Kernel, bound: &[Bound], arguments: &[u32], workgroups: [u32; 2]) {
         let recorded = self.record(kernel, bound, arguments, workgroups);
         if let Err(e) = recorded {

@@ -9,7 +9,7 @@ use crate::gpu::memory::BufferRange;
 use crate::gpu::passes::Pass;
 use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
-/// Dispatches of a submission.
+/// The most dispatches of a submission.
 const MOST: usize = 1024;
 /// Words that a dispatch has for arguments.
 pub(super) const WORDS: usize = 8;
@@ -20,11 +20,11 @@ pub(super) struct Dispatcher {
     buffer: wgpu::Buffer,
     arguments: wgpu::BindGroup,
     words: Vec<u8>,
-    /// What waits for its pass.
+    /// Dispatches that are not in a compute pass yet.
     dispatches: Vec<Dispatch>,
     encoder: Option<wgpu::CommandEncoder>,
     staging: wgpu::Buffer,
-    /// What is wrong with what is submitted already, for the next read-back to report.
+    /// The error of an earlier submission. The next read-back reports it.
     failed: Option<Error>,
 }
 
@@ -69,7 +69,7 @@ impl Dispatcher {
         self.dispatches.push(Dispatch { kernel: kernel.clone(), groups, workgroups: [x, y, 1] });
     }
 
-    /// The encoder, with all that is recorded so far in it.
+    /// The encoder, after all dispatches so far are recorded into it.
     pub(super) fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
         let encoder = self.encoder.get_or_insert_with(|| {
             // If there is no memory for it, the submission says so.

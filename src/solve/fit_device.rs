@@ -25,7 +25,7 @@ const fn words(unknowns: usize) -> usize {
 /// What each dispatch does.
 #[derive(Debug, PartialEq)]
 struct Schedule {
-    /// Rows that a dispatch takes; all, or a part of them.
+    /// Rows that a dispatch takes: all, or a part of them.
     rows: usize,
     /// Points at which a dispatch computes residuals; 1 where it takes a part of the rows.
     rounds: u64,
@@ -34,7 +34,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// For so many unknowns, numbers a sample, samples and threads a problem.
+    /// From the number of unknowns, of numbers a sample, of samples and of threads a problem.
     fn new(unknowns: usize, columns: usize, rows: usize, lanes: usize, max_iter: u64, cuts_loops: bool) -> Self {
         // One for the start, one for each step.
         let points = max_iter.saturating_add(1);
@@ -99,7 +99,7 @@ pub(crate) fn text<M: Model>(lanes: usize) -> (String, usize) {
 pub struct GpuFits<M> {
     gpu: Gpu,
     arguments: wgpu::BindGroup,
-    /// One a part of the rows: those that begin, and behind them as many that are repeated.
+    /// One dispatch for each part of the rows: a first half that begins, and a second half that is repeated.
     dispatches: Vec<Dispatch>,
     data: BufferRange,
     x: BufferRange,
@@ -152,7 +152,7 @@ impl<M: Model> GpuFits<M> {
         for (begin, part) in [1, 0].into_iter().flat_map(|begin| (0..parts).map(move |part| (begin, part))) {
             let (from, to) = (part * schedule.rows, ((part + 1) * schedule.rows).min(rows));
             words.extend(&common);
-            // The parts behind the first one go on from what that has left.
+            // Only the first part begins; the others go on from its states.
             let begin = u32::from(begin == 1 && part == 0);
             words.extend([from as u32, to as u32, most(schedule.rounds), begin, u32::from(only)]);
             words.resize(words.len().next_multiple_of(STRIDE / 4), 0);
@@ -204,8 +204,8 @@ impl<M: Model> GpuFits<M> {
         self.gpu.write(&self.x, start, "start")
     }
 
-    /// Records all fits behind a clear of the outcomes: one dispatch; on a software adapter, which may leave long loops
-    /// early, as many as keep each of them short.
+    /// Clears the outcomes and records all fits, in one dispatch. A software adapter may leave long loops early; there
+    /// it records several dispatches with short loops.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].

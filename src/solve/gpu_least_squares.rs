@@ -11,10 +11,10 @@ use crate::gpu::memory::{BufferRange, conflict};
 
 /// Workgroups that add the cost up.
 const GROUPS: usize = 256;
-/// Workgroups of JᵀJ that a GPU is full with, and numbers that they may take.
+/// Workgroups of JᵀJ that fill a GPU, and the most numbers of their partial results.
 const FULL: usize = 2048;
 const ROOM: usize = 1 << 24;
-/// The fewest rows of a slice of J; and the most: Mesa's llvmpipe leaves a thread's loops after 65,535 turns.
+/// The fewest and the most rows of a slice of J. Mesa's llvmpipe leaves a thread's loops after 65,535 turns.
 const LEAST_ROWS: usize = 256;
 const MOST_ROWS: usize = 1 << 14;
 /// Words of the state: `State` in shaders/least_squares.wgsl.
@@ -321,7 +321,7 @@ impl GpuLeastSquares {
     }
 }
 
-/// How the rows of J are dealt out: parts of JᵀJ that are added up at the end.
+/// How the rows of J are divided. Each slice gives a partial JᵀJ, and these are added up at the end.
 struct Slices {
     count: usize,
     rows: usize,

@@ -82,7 +82,7 @@ pub struct LeastSquares {
     pub factor: f64,
     /// The most steps that are tried.
     pub max_iter: u64,
-    /// Stop when a step lowers the cost by no more than this part of it, and the model predicted no more.
+    /// Stop when a step lowers the cost by at most this fraction of it, and the model predicted no more.
     pub ftol: f64,
     /// Stop when a step is no longer than this part of x: ‖D·δ‖ ≤ xtol·‖D·x‖ in [`least_squares`], ‖δ‖ < xtol·(xtol +
     /// ‖x‖) in [`fit`](super::fit()) and on the device.
@@ -273,7 +273,7 @@ pub(super) struct Model {
     pub(super) jacobian: Vec<f64>,
     /// diag(JᵀJ).
     pub(super) squares: Vec<f64>,
-    /// Unknowns at a bound that the cost would fall beyond.
+    /// Unknowns at a bound beyond which the cost would fall.
     pub(super) held: Vec<bool>,
     /// max|Jᵀr| of the others.
     gradient: f64,
@@ -290,7 +290,7 @@ impl<F: Real> Problem<F> {
         Ok(self.r.iter().map(|&r| self.loss.weigh(float(r)).0).sum())
     }
 
-    /// `None` where something is not finite.
+    /// Returns `None` if something is not finite.
     fn model(&self, x: &[F], bounds: Option<Bounds<'_, F>>) -> Option<Model> {
         let n = x.len();
         let weights: Vec<_> = self.r.iter().map(|&r| self.loss.weigh(float(r)).1).collect();

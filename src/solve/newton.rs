@@ -10,15 +10,15 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 
 pub(super) const SHADER: &str = include_str!("../../shaders/shift.wgsl");
-/// Shifts that are tried, each twice the one before: as on the host.
+/// The most shifts that are tried, as on the host. Each is twice the one before.
 const SHIFTS: usize = 200;
 
-/// (A + τ·1)·δ = −g with τ = 0, or the first that makes a factor exist.
+/// (A + τ·1)·δ = −g, where τ is 0 or the first shift for which there is a factor.
 #[derive(Debug)]
 pub(super) struct Newton {
-    /// With τ as it is at first, and with the next one.
+    /// The attempt with the first τ, and the attempt with the next one.
     attempts: [Replay; 2],
-    /// The two words of the factor, and τ; then ‖A‖².
+    /// The status of the equations and τ; and ‖A‖².
     status: BufferRange,
     square: BufferRange,
 }

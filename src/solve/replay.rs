@@ -1,4 +1,4 @@
-//! Dispatches that stay the same: made once, recorded as often as they are wanted.
+//! Dispatches that are made once and recorded many times.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
 /// Bytes from one dispatch's arguments to the next one's: the strictest alignment that a device may demand.
 pub(super) const STRIDE: usize = 256;
-/// Turns that all loops of a thread may have in a dispatch, a quarter of the 65,535 after which Mesa's llvmpipe leaves
-/// them (`LP_MAX_TGSI_LOOP_ITERATIONS`): nobody would see that the results are wrong.
+/// The most turns of all loops of a thread in a dispatch: a quarter of the 65,535 turns after which Mesa's llvmpipe
+/// leaves loops (`LP_MAX_TGSI_LOOP_ITERATIONS`). It does so without an error, and the results are wrong.
 pub(super) const TURNS: usize = 16_384;
 /// The most words of arguments.
 const WORDS: usize = 12;
@@ -31,7 +31,7 @@ pub(super) struct Replay {
     dispatches: Vec<Dispatch>,
 }
 
-/// Arguments of so many words, at a dynamic offset into these.
+/// A bind group of `words` words of arguments, at a dynamic offset into `all`.
 pub(super) fn argument_group(gpu: &Gpu, all: &wgpu::Buffer, words: usize) -> wgpu::BindGroup {
     let one = wgpu::BufferBinding { buffer: all, offset: 0, size: wgpu::BufferSize::new(4 * words as u64) };
     gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {

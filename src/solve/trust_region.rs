@@ -7,13 +7,13 @@ use faer::{Mat, MatRef};
 use super::dense;
 use super::least_squares::{Damping, LeastSquares, Model, norm};
 
-/// How far ‖D·δ‖ may be from the radius, as a part of it.
+/// How far ‖D·δ‖ may be from the radius, as a fraction of it.
 const NEAR: f64 = 0.1;
 /// Factorizations that may be spent on one λ.
 const TRIES: usize = 10;
-/// The smallest λ that is tried, as a part of the largest that makes sense.
+/// The smallest λ that is tried, as a fraction of the largest that makes sense.
 const LEAST: f64 = 1e-3;
-/// Below this part of the predicted decrease the radius shrinks; from the second one on it grows.
+/// The radius shrinks if the decrease is at most `POOR` times the predicted one, and grows from `GOOD` times on.
 const POOR: f64 = 0.1;
 const GOOD: f64 = 0.75;
 
@@ -26,7 +26,7 @@ struct TrustRegion {
     first: bool,
 }
 
-/// What became of a step.
+/// The result of a step.
 pub(super) struct Trial {
     /// ‖D·δ‖.
     pub(super) length: f64,
@@ -135,12 +135,12 @@ impl StepControl {
         norm(&delta.iter().zip(&self.d).map(|(delta, d)| delta * d).collect::<Vec<_>>())
     }
 
-    /// Takes the model around x up; `None` for undamped steps.
+    /// Takes up the model around x. Returns `None` for undamped steps.
     pub(super) fn around(&mut self, model: &Model, x: &[f64]) -> Option<Scaled> {
         if self.damping == Damping::Diagonal {
             for (d, square) in self.d.iter_mut().zip(&model.squares) {
                 *d = d.max(square.sqrt());
-                // An unknown that has never mattered: as if its column had length 1.
+                // A column that has been 0 so far counts as one of length 1.
                 *d = if *d > 0.0 { *d } else { 1.0 };
             }
         }
@@ -155,7 +155,7 @@ impl StepControl {
         Some(Scaled::new(&model.jacobian, &model.r, &self.d, &model.held))
     }
 
-    /// The next step to try; `None` where the equations for it have no solution.
+    /// The next step to try. Returns `None` if the equations for it have no solution.
     pub(super) fn propose(&mut self, model: &Model, scaled: Option<&Scaled>) -> Option<Vec<f64>> {
         match (scaled, &mut self.region) {
             (Some(scaled), Some(region)) => {
@@ -170,8 +170,7 @@ impl StepControl {
         }
     }
 
-    /// Takes up what became of a step. `false` when an undamped step has been halved so often that another half is not
-    /// worth a try.
+    /// Adapts to the result of a step. Returns `false` if an undamped step has been halved too often to try again.
     pub(super) fn adapt(&mut self, trial: &Trial) -> bool {
         match &mut self.region {
             Some(region) => {
@@ -188,7 +187,7 @@ impl StepControl {
 
 /// ½‖J·δ + r‖² in the scaled unknowns q = D·δ that are free: R and Qᵀ·(−r) of a QR factorization of J·D⁻¹.
 pub(super) struct Scaled {
-    /// Behind the n columns of R, Qᵀ·(−r).
+    /// The n columns of R, then Qᵀ·(−r).
     r: Mat<f64>,
     /// ‖D⁻¹·Jᵀr‖.
     slope: f64,
@@ -196,7 +195,7 @@ pub(super) struct Scaled {
     d: Vec<f64>,
 }
 
-/// A solution of (D⁻¹·JᵀJ·D⁻¹ + λ)·q = −D⁻¹·Jᵀr, and the factor that it was made by.
+/// A solution of (D⁻¹·JᵀJ·D⁻¹ + λ)·q = −D⁻¹·Jᵀr, and the factor that gave it.
 struct Step {
     q: Vec<f64>,
     /// ‖q‖.

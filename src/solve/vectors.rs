@@ -6,10 +6,10 @@ use crate::rule::Real;
 /// A vector of n elements, by its index.
 pub(crate) type Vector = usize;
 
-/// Where the objective is evaluated, and what it writes.
+/// The point at which the objective is evaluated, and the gradient that it writes.
 pub(crate) const X: Vector = 0;
 pub(crate) const G: Vector = 1;
-/// The gradient that differences are taken from, and the direction that slopes are along.
+/// The gradient before, for y = G − G0, and the direction of slopes.
 pub(crate) const G0: Vector = 2;
 pub(crate) const D: Vector = 3;
 /// How many vectors there always are: these four. The methods make the others.
@@ -81,10 +81,10 @@ impl Probe {
     }
 }
 
-/// Operations are recorded, and done at the latest when numbers are fetched; what fails is reported there.
+/// The operations of a method. On a device they are only recorded: `fetch` runs them, and reports errors on both sides.
 pub(crate) trait Vectors {
     type Error: From<Error>;
-    /// Whether numbers are there as soon as they are asked for.
+    /// Whether operations run at once.
     const EAGER: bool;
 
     /// How many unknowns.
@@ -101,17 +101,17 @@ pub(crate) trait Vectors {
     fn multiply(&mut self, out: Vector, scale: f64, x: Vector);
     /// H ← H − ρ(s·hᵀ + h·sᵀ) + ρ(1 + ρ·scalar)·s·sᵀ.
     fn rank_two(&mut self, rho: f64, scalar: Scalar, s: Vector, h: Vector);
-    /// The objective at X, its gradient in G, and what is known of them.
+    /// Evaluates the objective at X, with its gradient in G, and writes the scalars of a [`Probe`].
     fn evaluate(&mut self, t: f64);
-    /// The p and out of [`Vectors::hessian`].
+    /// The vectors p and out for [`Vectors::hessian`].
     fn products(&mut self) -> Result<[Vector; 2], Self::Error>;
     /// out ← ∇²f(X)·p.
     fn hessian(&mut self, p: Vector, out: Vector);
-    /// out ← x / the diagonal that approximates the Hessian's; without one, x.
+    /// out ← x / the diagonal of the preconditioner. Without one, out ← x.
     fn precondition(&mut self, out: Vector, x: Vector);
-    /// D ← −(∇²f(X) + τ·1)⁻¹·G with the least τ that makes it positive definite; `false` where there is none.
+    /// D ← −(∇²f(X) + τ·1)⁻¹·G with the first τ that makes the matrix positive definite. Returns `false` if none does.
     async fn newton(&mut self) -> Result<bool, Self::Error>;
-    /// Does what is recorded, and returns the first `len` scalars.
+    /// Runs what is recorded, and returns the first `len` scalars.
     async fn fetch(&mut self, len: usize) -> Result<Vec<f64>, Self::Error>;
 
     fn copy(&mut self, out: Vector, x: Vector) {
@@ -215,7 +215,7 @@ where
 
     fn combine(&mut self, out: Vector, a: impl Into<Scale>, x: Vector, b: impl Into<Scale>, y: Vector) {
         let (a, b) = (self.value(a.into()), self.value(b.into()));
-        // 0 times NaN is 0: as the kernel has it.
+        // A factor of 0 gives 0, even with NaN, as in the kernel.
         let times = |factor: F, value: F| if factor == F::zero() { F::zero() } else { factor * value };
         let vectors = &mut self.memory.vectors;
         for i in 0..vectors[out].len() {

@@ -10,7 +10,7 @@ pub enum LineSearch {
     Fixed,
     /// Shorter by `shrink` until φ(t) ≤ φ(0) + c₁·t·φ′(0) ([Armijo, 1966](https://doi.org/10.2140/pjm.1966.16.1)).
     Backtracking {
-        /// The slope that φ must fall by at least, as a part of φ′(0): 1e-4.
+        /// The least slope by which φ must fall, as a fraction of φ′(0): 1e-4.
         c1: f64,
         /// The factor of a shorter step: 0.5.
         shrink: f64,
@@ -19,9 +19,9 @@ pub enum LineSearch {
     /// 2006](https://doi.org/10.1007/978-0-387-40065-5), algorithm 3.5. This is PyTorch's `strong_wolfe`, with c₁ =
     /// 1e-4 and c₂ = 0.9; conjugate gradients need c₂ = 0.1. A step to where φ is not finite is halved.
     StrongWolfe {
-        /// The slope that φ must fall by at least, as a part of φ′(0).
+        /// The least slope by which φ must fall, as a fraction of φ′(0).
         c1: f64,
-        /// The largest slope that may remain, as a part of φ′(0).
+        /// The largest slope that may remain, as a fraction of φ′(0).
         c2: f64,
     },
     /// The minimum of the parabola with the slopes φ′(0) and φ′(t): exact if f is quadratic. Two evaluations.
@@ -59,14 +59,14 @@ pub(crate) struct Search<'a, V> {
     pub(crate) x0: Vector,
     /// Copies of gradients.
     pub(crate) copies: [Vector; 3],
-    /// At t = 0, with its slope along d if that is known.
+    /// The point at t = 0, with its slope along d if that is known.
     pub(crate) start: Point,
     pub(crate) evaluations: u64,
-    /// Whether any point was.
+    /// Whether any point was finite.
     pub(crate) finite: bool,
-    /// Beyond the first.
+    /// Evaluations that may follow the first one.
     pub(crate) most: u64,
-    /// Brackets shorter than this, times max|d|, are not divided any more.
+    /// A bracket is not divided once its length times max|d| is below this.
     pub(crate) tolerance: f64,
 }
 
@@ -80,7 +80,7 @@ impl<V: Vectors> Search<'_, V> {
         Ok(probe)
     }
 
-    /// A point whose gradient is kept where none of these keeps its own.
+    /// Evaluates a point, and keeps its gradient in a copy that none of the others uses.
     async fn point(&mut self, t: f64, others: &[Point]) -> Result<Point, V::Error> {
         let probe = self.probe(t).await?;
         let free = self.copies.iter().find(|copy| others.iter().all(|other| other.g != **copy));
@@ -89,7 +89,7 @@ impl<V: Vectors> Search<'_, V> {
         Ok(Point { t, probe, g })
     }
 
-    /// [`Self::point`], halfway back to `from` as long as φ is not finite.
+    /// [`Self::point`]; while φ is not finite, goes half of the way back to `from`.
     async fn nearer(&mut self, t: f64, from: f64, others: &[Point]) -> Result<Point, V::Error> {
         let mut point = self.point(t, others).await?;
         while !point.probe.is_finite() && self.evaluations <= self.most {
@@ -103,7 +103,7 @@ impl<V: Vectors> Search<'_, V> {
         point.probe.value <= start.value + c1 * point.t * start.slope
     }
 
-    /// The point to go to; X and G are at the last one that was probed. `None`: nowhere.
+    /// The point to go to, if there is one. X and G are at the last point that was probed.
     pub(crate) async fn find(&mut self, line_search: LineSearch, t: f64) -> Result<Option<Point>, V::Error> {
         match line_search {
             LineSearch::Fixed => {
@@ -114,7 +114,7 @@ impl<V: Vectors> Search<'_, V> {
                 let (first, mut t) = (t, t);
                 while t > 1e-18 * first && self.evaluations <= self.most {
                     let point = Point { t, probe: self.probe(t).await?, g: G };
-                    // Not where the step is too short to change the value.
+                    // A step that is too short to change the value does not count.
                     let lower = point.probe.value < self.start.probe.value;
                     if point.probe.is_finite() && lower && self.descends(&point, c1) {
                         return Ok(Some(point));
@@ -193,7 +193,7 @@ impl<V: Vectors> Search<'_, V> {
                 break;
             }
             let mut t = cubic(&bracket[0], &bracket[1], None);
-            // Too near an end a second time, or at it: a tenth of the bracket away from it.
+            // If t is too near an end for the second time, or at it, it moves a tenth of the bracket away from it.
             let margin = 0.1 * (to - from);
             if (to - t).min(t - from) < margin {
                 if insufficient || t >= to || t <= from {
