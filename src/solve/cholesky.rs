@@ -58,8 +58,8 @@ pub(super) struct Equations<'a> {
 pub(super) fn calls(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Call>> {
     let n = equations.g.len;
     let panels = n.div_ceil(WIDTH);
-    let factor = buffer(gpu, "a matrix' factor", (n as u64 + 1).saturating_mul(n as u64))?;
-    let blocks = buffer(gpu, "blocks of a matrix' factor", (panels * WIDTH * WIDTH) as u64)?;
+    let factor = buffer(gpu, "a Cholesky factor", (n as u64 + 1).saturating_mul(n as u64))?;
+    let blocks = buffer(gpu, "blocks of a Cholesky factor", (panels * WIDTH * WIDTH) as u64)?;
     let Equations { matrix, g, added, delta, status } = equations;
     let pass = |entry| {
         gpu.pass_with("cholesky", text(), entry, &[&[], &[false, false, false, false, true, true, true]], false)

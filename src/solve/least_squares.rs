@@ -114,7 +114,7 @@ impl LeastSquares {
         match self.loss {
             Loss::Linear => Ok(()),
             Loss::Huber(c) | Loss::SoftL1(c) | Loss::Cauchy(c) => {
-                require(c > 0.0 && c.is_finite(), "the loss' scale", c, "above 0")
+                require(c > 0.0 && c.is_finite(), "the scale of the loss", c, "above 0")
             }
         }
     }

@@ -100,7 +100,7 @@ fn device_fits_as_the_host(gpu: &Gpu) -> Result<(), Failed> {
     agree::<Polynomial<5>>(gpu, &[1.0, -2.0, 0.5, 0.3, -0.1], options, &[1, 16])?;
     let huber = LeastSquares { loss: Loss::Huber(0.03), damping: Damping::Identity, ..options };
     agree::<Decay>(gpu, &[2.0, 1.5, 0.3], huber, &[1, 2])?;
-    // Residuals that are small beside the loss' scale: the cost is that of squares.
+    // Residuals that are small beside the scale of the loss: the cost is that of squares.
     for loss in [Loss::SoftL1(300.0), Loss::Cauchy(300.0), Loss::Cauchy(0.2), Loss::SoftL1(0.05)] {
         agree::<Decay>(gpu, &[2.0, 1.5, 0.3], LeastSquares { loss, ..options }, &[1])?;
     }

@@ -1,4 +1,4 @@
-//! Newton's method on the device: the matrix' factor, its shift, and what has no factor.
+//! Newton's method on the device: the factor of the matrix, its shift, and what has no factor.
 
 use libtest_mimic::Failed;
 use rand::RngExt;
