@@ -1,7 +1,7 @@
-// Behind each rule and before its driver: the row of coefficients, and what every lane needs. src/gpu/wgsl.rs generates
+// Behind each rule and before its driver: the c of coefficients, and what every lane needs. src/gpu/wgsl.rs generates
 // `Lane`, `Bits`, `Mask`, and the constants.
 
-struct Row {
+struct Coefficients {
     grad_scale: f32,            // neutral 1; negative to maximize
     l2: f32,                    // neutral 0; λ of g + λw
     decay: f32,                 // neutral 0; lr·λ of w − lr·λ·w
@@ -14,20 +14,20 @@ struct Row {
     @align(16) hyper: Hyper,
 }
 
-// A row in the table of rows: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
-struct Slot { row: Row, rest: array<vec4<f32>, ROW_REST> }
+// A c in the table of coefficients: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
+struct Padded { c: Coefficients, padding: array<vec4<f32>, PADDING> }
 
 // A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it
 // is in the buffers of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its
 // place in the tensor, and `limit`, the tensor's elements, are the noise's.
-struct Tile { start: u32, grad: u32, state: u32, len: u32, out: u32, row: u32, first: u32, limit: u32 }
+struct Block { start: u32, grad: u32, state: u32, len: u32, out: u32, cohort: u32, first: u32, limit: u32 }
 
 // Where a lane is in the buffers of the parameter, the gradient and the states, and in its tensor of `limit` elements.
 // A format changes the bytes of a lane, but not its index.
-struct At { param: u32, grad: u32, state: u32, row: u32, first: u32, limit: u32, inside: bool }
+struct At { param: u32, grad: u32, state: u32, cohort: u32, first: u32, limit: u32, inside: bool }
 
-fn in_tile(tile: Tile, k: u32) -> At {
-    return At(tile.start + k, tile.grad + k, tile.state + k, tile.row, tile.first + k, tile.limit, k < tile.len);
+fn in_block(block: Block, k: u32) -> At {
+    return At(block.start + k, block.grad + k, block.state + k, block.cohort, block.first + k, block.limit, k < block.len);
 }
 
 // In ranges that are bound whole. `len` counts lanes. A tail is behind the last whole four.
@@ -37,8 +37,8 @@ fn in_range(k: u32, len: u32) -> At {
 }
 
 // The gradient with both factors. The `select` keeps them apart: a compiler may join a product of three.
-fn scaled(g: Lane, row: Row) -> Lane {
-    return row.grad_scale * select(row.grad_power * g, g, row.grad_power == 1.0);
+fn scaled(g: Lane, c: Coefficients) -> Lane {
+    return c.grad_scale * select(c.grad_power * g, g, c.grad_power == 1.0);
 }
 
 // 0 where b is 0: with ε = 0, until a gradient's square is above 0.
@@ -67,24 +67,24 @@ fn largest(a: Lane, b: Lane) -> Lane {
 }
 
 // The gradient as the rule gets it. A feature that is off leaves no trace in the arithmetic: x + 0.0 is not always x.
-fn rule_gradient(read: Lane, w: Lane, at: At, row: Row) -> Lane {
+fn rule_gradient(read: Lane, w: Lane, at: At, c: Coefficients) -> Lane {
     if !WITH_SETTINGS {
         return read;
     }
     var g = read;
     if WITH_TWO_FACTORS {
-        g = scaled(g, row);
+        g = scaled(g, c);
     } else {
-        g = row.grad_scale * g;
+        g = c.grad_scale * g;
     }
     if WITH_ZERO {
         g = only_finite(g);
     }
     if WITH_CLIP {
-        g = clip(g, row.clip_value);
+        g = clip(g, c.clip_value);
     }
     if WITH_NOISE {
-        g = g + noise(row, at.first, at.limit);
+        g = g + noise(c, at.first, at.limit);
     }
-    return g + row.l2 * w;
+    return g + c.l2 * w;
 }

@@ -34,9 +34,9 @@ fn normals(x: vec4<u32>) -> vec4<f32> {
 }
 
 // The noise on lane `at` of a tensor of `limit` elements; none behind its end.
-fn noise(row: Row, at: u32, limit: u32) -> Lane {
+fn noise(c: Coefficients, at: u32, limit: u32) -> Lane {
     let block = select(at, at / 4u, TAIL);
-    let four = normals(philox(vec4(block, row.draw.w, row.draw.x, 0u), row.draw.yz));
+    let four = normals(philox(vec4(block, c.draw.w, c.draw.x, 0u), c.draw.yz));
     let inside = vec4(4u * block) + vec4(0u, 1u, 2u, 3u) < vec4(limit);
-    return row.noise * of_four(select(vec4(0.0), four, inside), at);
+    return c.noise * of_four(select(vec4(0.0), four, inside), at);
 }

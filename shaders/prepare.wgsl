@@ -1,11 +1,11 @@
-// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then each row of
+// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then each cohort of
 // coefficients.
 //
-// `prepare` (one workgroup) decides about the step and writes `control`; `rows` (a workgroup a row) picks the
+// `prepare` (one workgroup) decides about the step and writes `step_log`; `choose` (a workgroup a cohort) picks the
 // coefficients for the step count that the device has reached, out of those that the host has computed for every count
 // it may have reached. Behind reduce.wgsl, wide.wgsl and step_input.wgsl. CPU twin: `Guard::decide` in src/scaling.rs.
 
-struct Control {
+struct StepLog {
     scale: f32,            // of the loss
     growth_tracker: u32,   // good steps since it last changed
     skipped: u32,          // steps skipped so far
@@ -33,16 +33,16 @@ struct Measured {
 }
 
 @group(1) @binding(0) var<storage, read> partials: array<Partial>;
-@group(1) @binding(1) var<storage, read_write> control: Control;
-@group(1) @binding(2) var<storage, read_write> rows: array<u32>;
+@group(1) @binding(1) var<storage, read_write> step_log: StepLog;
+@group(1) @binding(2) var<storage, read_write> coefficients: array<u32>;
 
 // In `bad`: elements that are not finite count as 0; a finite element becomes ∞ by the factors on it.
 const ZEROED = 4u;
 const OVERFLOW = 8u;
-const ROW = 64u;
-const ROW_GRAD_SCALE = 0u;
-const ROW_SKIP = 5u;
-const ROW_GRAD_POWER = 7u;
+const STRIDE = 64u;
+const GRAD_SCALE = 0u;
+const SKIPPED = 5u;
+const GRAD_POWER = 7u;
 // The scale does not grow beyond 2¹²⁶, whose inverse is a normal number.
 const MOST_SCALE = 0x7e800000u;
 
@@ -56,24 +56,24 @@ var<workgroup> reach: atomic<i32>;
 var<workgroup> overflows: atomic<u32>;
 var<workgroup> chosen: Wide;
 
-// Whether its own limit, or its group's, keeps a row's gradient finite. `ClipNorm::check` sees to it that any limit
+// Whether its own limit, or its group's, keeps a cohort's gradient finite. `ClipNorm::check` sees to it that any limit
 // does.
-fn limits_itself(row: u32) -> bool {
-    let entry = HEAD + ENTRY * row;
-    return slot[entry + ENTRY_CLIP + FORM] != NO_CLIP || slot[entry + GROUP_CLIP + FORM] != NO_CLIP;
+fn limits_itself(cohort: u32) -> bool {
+    let entry = HEAD + ENTRY * cohort;
+    return inputs[entry + ENTRY_CLIP + FORM] != NO_CLIP || inputs[entry + GROUP_CLIP + FORM] != NO_CLIP;
 }
 
 // What clipping multiplies a gradient of this norm by.
 fn limited(clip: u32, norm: Wide, bad: u32) -> Wide {
-    if slot[clip + FORM] == NO_CLIP {
+    if inputs[clip + FORM] == NO_CLIP {
         return wide(1.0);
     }
-    if bad > 0u && slot[POLICY] != ZERO {
+    if bad > 0u && inputs[POLICY] != ZERO {
         return wide(select(0.0, number(NAN), bad == 2u));
     }
     let above = wide(number(clip + MAX_NORM));
     let below = plus(norm, wide(number(clip + EPS)));
-    if slot[clip + FORM] == 1u && !less(above, below) {
+    if inputs[clip + FORM] == 1u && !less(above, below) {
         return wide(1.0);
     }
     if below.m == 0.0 {
@@ -107,12 +107,12 @@ fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     var mine = none;
     for (var i = first + lane; i < first + count; i += 256u) {
         let part = partials[i];
-        let before = weight(part.row);
+        let before = weight(part.cohort);
         atomicMax(&worst, part.largest);
         if part.sum != 0.0 {
             mine = join_norms(mine, Norm(times(before, wide(part.scale)), part.sum), kind);
         }
-        if !limits_itself(part.row) {
+        if !limits_itself(part.cohort) {
             atomicMax(&reach, times(before, wide(bitcast<f32>(part.largest & 0x7fffffffu))).e);
         }
     }
@@ -137,28 +137,28 @@ fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
 
 @compute @workgroup_size(256)
 fn total(@builtin(local_invocation_index) lane: u32) {
-    let norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
+    let norm = norm_of(0u, inputs[PARTIALS], inputs[CLIP + KIND], lane);
     if lane == 0u {
         let bad = fault(atomicLoad(&worst));
-        control.measured = Measured(norm.scale.m, norm.scale.e, norm.sum, bad, atomicLoad(&reach), 0u, 0u, 0u);
+        step_log.measured = Measured(norm.scale.m, norm.scale.e, norm.sum, bad, atomicLoad(&reach), 0u, 0u, 0u);
     }
 }
 
 @compute @workgroup_size(256)
 fn prepare(@builtin(local_invocation_index) lane: u32) {
-    let measured = control.measured;
+    let measured = step_log.measured;
     var norm = Norm(normal(measured.scale, measured.exponent), measured.sum);
     var bad = measured.fault;
     var reached = measured.reach;
-    if slot[MEASURED] == 0u {
-        norm = norm_of(0u, slot[PARTIALS], slot[CLIP + KIND], lane);
+    if inputs[MEASURED] == 0u {
+        norm = norm_of(0u, inputs[PARTIALS], inputs[CLIP + KIND], lane);
         bad = fault(atomicLoad(&worst));
         reached = atomicLoad(&reach);
     }
     if lane == 0u {
         var inverse_scale = wide(1.0);
-        if slot[SCALING] == 1u {
-            inverse_scale = over(inverse_scale, wide(control.scale));
+        if inputs[SCALING] == 1u {
+            inverse_scale = over(inverse_scale, wide(step_log.scale));
         }
         norm.scale = times(norm.scale, times(inverse_scale, wide(number(CLIP + FACTOR))));
         chosen = times(inverse_scale, limited(CLIP, times(norm.scale, wide(norm.sum)), bad));
@@ -166,10 +166,10 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
     workgroupBarrier();
     // What the rule gets, if it comes near the largest f32: with the rule's own roundings.
     if reached + chosen.e >= 126 {
-        for (var i = lane; i < slot[PARTIALS]; i += 256u) {
+        for (var i = lane; i < inputs[PARTIALS]; i += 256u) {
             let part = partials[i];
             let largest = wide(bitcast<f32>(part.largest & 0x7fffffffu));
-            if !limits_itself(part.row) && times(times(weight(part.row), chosen), largest).e > 127 {
+            if !limits_itself(part.cohort) && times(times(weight(part.cohort), chosen), largest).e > 127 {
                 atomicOr(&overflows, 1u);
             }
         }
@@ -182,107 +182,107 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
 
 fn decide(norm: Norm, bad: u32, overflow: u32) {
     let failed = (bad | overflow) > 0u;
-    if slot[SCALING] == 1u {
+    if inputs[SCALING] == 1u {
         if failed {
             // Where it stands below the least one already, it stays.
-            control.scale = max(scaled_by(control.scale, BACKOFF), min(number(MIN_SCALE), control.scale));
-            control.growth_tracker = 0u;
-        } else if control.growth_tracker + 1u >= slot[INTERVAL] {
-            let grown = scaled_by(control.scale, GROWTH);
+            step_log.scale = max(scaled_by(step_log.scale, BACKOFF), min(number(MIN_SCALE), step_log.scale));
+            step_log.growth_tracker = 0u;
+        } else if step_log.growth_tracker + 1u >= inputs[INTERVAL] {
+            let grown = scaled_by(step_log.scale, GROWTH);
             if bitcast<u32>(grown) <= MOST_SCALE {
-                control.scale = grown;
+                step_log.scale = grown;
             }
-            control.growth_tracker = 0u;
+            step_log.growth_tracker = 0u;
         } else {
-            control.growth_tracker += 1u;
+            step_log.growth_tracker += 1u;
         }
     }
-    let skip = u32(failed && slot[POLICY] == SKIP);
-    if slot[MEASURES] == 1u {
-        control.bad = bad | overflow | select(0u, ZEROED, slot[POLICY] == ZERO);
-        control.norm = vec2(norm.scale.m, norm.sum);
-        control.norm_exponent = norm.scale.e;
+    let skip = u32(failed && inputs[POLICY] == SKIP);
+    if inputs[MEASURES] == 1u {
+        step_log.bad = bad | overflow | select(0u, ZEROED, inputs[POLICY] == ZERO);
+        step_log.norm = vec2(norm.scale.m, norm.sum);
+        step_log.norm_exponent = norm.scale.e;
     }
-    control.coefficient = chosen.m;
-    control.coefficient_exponent = chosen.e;
-    control.skipped += skip;
-    control.last = 2u * slot[STEP] + skip;
-    control.outcomes[slot[STEP] % 128u] = control.last;
+    step_log.coefficient = chosen.m;
+    step_log.coefficient_exponent = chosen.e;
+    step_log.skipped += skip;
+    step_log.last = 2u * inputs[STEP] + skip;
+    step_log.outcomes[inputs[STEP] % 128u] = step_log.last;
 }
 
 // How many of the steps in this set were not taken.
 fn count(steps: u32) -> u32 {
     var n = 0u;
     for (var k = 0u; k < 4u; k++) {
-        n += countOneBits(slot[steps + k] & atomicLoad(&untaken[k]));
+        n += countOneBits(inputs[steps + k] & atomicLoad(&untaken[k]));
     }
     return n;
 }
 
 @compute @workgroup_size(256)
-fn rows_main(
+fn choose(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = group.x + groups.x * group.y;
-    if index >= slot[ROWS] {
+    if index >= inputs[COHORTS] {
         return;
     }
     let entry = HEAD + ENTRY * index;
     if lane < 128u {
         // The last step before this one that has this place among the outcomes.
-        let before = slot[STEP] - 1u;
+        let before = inputs[STEP] - 1u;
         let step = before - ((before - lane) & 127u);
-        if control.outcomes[lane] != 2u * step {
+        if step_log.outcomes[lane] != 2u * step {
             atomicOr(&untaken[lane / 32u], 1u << (lane % 32u));
         }
     }
     let clip = entry + ENTRY_CLIP;
-    // With its own limit a row has its own norm; the loss scale and the sign belong to its coefficient.
+    // With its own limit a cohort has its own norm; the loss scale and the sign belong to its coefficient.
     var norm = Norm(wide(0.0), 0.0);
-    if slot[entry + COUNT] > 0u {
-        norm = norm_of(slot[entry + FIRST], slot[entry + COUNT], slot[clip + KIND], lane);
+    if inputs[entry + COUNT] > 0u {
+        norm = norm_of(inputs[entry + FIRST], inputs[entry + COUNT], inputs[clip + KIND], lane);
     }
     let bad = fault(atomicLoad(&worst));
     workgroupBarrier();
-    // So has its group. What is bad in the row is bad in the group.
+    // So has its group. What is bad in the cohort is bad in the group.
     let group_clip = entry + GROUP_CLIP;
     var of_group = Norm(wide(0.0), 0.0);
-    if slot[entry + GROUP_COUNT] > 0u {
-        of_group = norm_of(slot[entry + GROUP_FIRST], slot[entry + GROUP_COUNT], slot[group_clip + KIND], lane);
+    if inputs[entry + GROUP_COUNT] > 0u {
+        of_group = norm_of(inputs[entry + GROUP_FIRST], inputs[entry + GROUP_COUNT], inputs[group_clip + KIND], lane);
     }
-    let width = slot[entry + WIDTH];
+    let width = inputs[entry + WIDTH];
     let candidate = count(entry + TAKEN) * width + select(0u, count(entry + SCHEDULED), width > 1u);
-    let words = slot[entry + WORDS];
-    let first = slot[entry + CANDIDATES] + candidate * words;
-    let row = ROW * index;
+    let words = inputs[entry + WORDS];
+    let first = inputs[entry + CANDIDATES] + candidate * words;
+    let cohort = STRIDE * index;
     if lane == 0u {
-        var coefficient = Wide(control.coefficient, control.coefficient_exponent);
+        var coefficient = Wide(step_log.coefficient, step_log.coefficient_exponent);
         let group_scale = times(of_group.scale, times(coefficient, wide(number(group_clip + FACTOR))));
         let group_norm = times(group_scale, wide(of_group.sum));
         coefficient = times(coefficient, limited(group_clip, group_norm, fault(atomicLoad(&worst))));
         let scale = times(norm.scale, times(coefficient, wide(number(clip + FACTOR))));
         let factor = times(coefficient, limited(clip, times(scale, wide(norm.sum)), bad));
-        let host = times(wide(number(first + ROW_GRAD_SCALE)), wide(number(first + ROW_GRAD_POWER)));
+        let host = times(wide(number(first + GRAD_SCALE)), wide(number(first + GRAD_POWER)));
         let pair = factors(times(host, factor));
-        rows[row + ROW_GRAD_SCALE] = bitcast<u32>(pair.x);
-        rows[row + ROW_GRAD_POWER] = bitcast<u32>(pair.y);
-        rows[row + ROW_SKIP] = control.last & 1u;
-    } else if lane < words && lane != ROW_SKIP && lane != ROW_GRAD_POWER {
-        rows[row + lane] = slot[first + lane];
+        coefficients[cohort + GRAD_SCALE] = bitcast<u32>(pair.x);
+        coefficients[cohort + GRAD_POWER] = bitcast<u32>(pair.y);
+        coefficients[cohort + SKIPPED] = step_log.last & 1u;
+    } else if lane < words && lane != SKIPPED && lane != GRAD_POWER {
+        coefficients[cohort + lane] = inputs[first + lane];
     }
 }
 
 // The scale times an f64, rounded to f64 and then to f32, as PyTorch has it: in integers. Above the largest f32 it is
 // infinite.
 fn scaled_by(scale: f32, factor: u32) -> f32 {
-    let upper = slot[factor];
+    let upper = inputs[factor];
     let bits = bitcast<u32>(scale);
     let exponent = i32(bits >> 23u) - 150 + i32((upper >> 20u) & 0x7ffu) - 1075;
     let mantissa = (bits & 0x7fffffu) | 0x800000u;
     // 24 times 53 bits: 76 or 77.
-    let low = product(mantissa, slot[factor + 1u]);
+    let low = product(mantissa, inputs[factor + 1u]);
     let high = product(mantissa, (upper & 0xfffffu) | 0x100000u);
     var x = add(vec3(low.y, low.x, 0u), vec3(0u, high.y, high.x));
     x = rounded(x, bits_of(x) - 53u);

@@ -12,7 +12,7 @@ const INFINITE = 0x7f800000u;
 // `largest` holds the bits of the largest |x|, which order as the numbers do: ∞ is above all numbers, NaN above ∞.
 // Where elements that are not finite count as 0 it is the largest of the others, with the sign bit set if there were
 // any.
-struct Partial { scale: f32, sum: f32, largest: u32, row: u32 }
+struct Partial { scale: f32, sum: f32, largest: u32, cohort: u32 }
 
 // What is wrong with a gradient whose largest element has these bits: 0 nothing, 1 an ∞, 2 a NaN.
 fn fault(largest: u32) -> u32 {

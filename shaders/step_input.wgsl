@@ -1,7 +1,7 @@
-// What the host says about a step that the device decides: a head, an entry for each row, and behind them each row's
-// possible coefficients. Put before prepare.wgsl and units.wgsl, behind wide.wgsl. Rust half: src/gpu/control.rs.
+// What the host says about a step that the device decides: a head, an entry for each cohort, and behind them each cohort's
+// possible coefficients. Put before prepare.wgsl and units.wgsl, behind wide.wgsl. Rust half: src/gpu/step_log.rs.
 
-@group(0) @binding(0) var<storage, read> slot: array<u32>;
+@group(0) @binding(0) var<storage, read> inputs: array<u32>;
 
 // The head.
 const STEP = 0u;
@@ -15,11 +15,11 @@ const INTERVAL = 13u;
 const MIN_SCALE = 14u;
 const MEASURES = 15u;
 const NAN = 16u;
-const ROWS = 17u;
-const MEASURED = 18u;   // 1 if the norm is in `control` already
+const COHORTS = 17u;
+const MEASURED = 18u;   // 1 if the norm is in `step_log` already
 const HEAD = 20u;
 
-// Behind it an entry for each row.
+// Behind it an entry for each cohort.
 const CANDIDATES = 0u;
 const WIDTH = 1u;
 const WORDS = 2u;
@@ -48,11 +48,11 @@ const SKIP = 0u;
 const ZERO = 2u;
 
 fn number(at: u32) -> f32 {
-    return bitcast<f32>(slot[at]);
+    return bitcast<f32>(inputs[at]);
 }
 
-// What stands before a gradient of this row: the host's factor, without its sign.
-fn weight(row: u32) -> Wide {
-    let entry = HEAD + ENTRY * row;
+// What stands before a gradient of this cohort: the host's factor, without its sign.
+fn weight(cohort: u32) -> Wide {
+    let entry = HEAD + ENTRY * cohort;
     return times(wide(number(entry + WEIGHT)), wide(number(entry + WEIGHT_POWER)));
 }

@@ -9,29 +9,29 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let at = locate(id.x, group, lane);
-    let row = load_coefficients(at.row);
+    let c = load_coefficients(at.cohort);
     if !at.inside {
         return;
     }
-    if row.skip == 1u {
+    if c.skip == 1u {
         zero_grad(at);
         return;
     }
     var w = load_param(at);
-    let g = rule_gradient(load_grad(at), w, at, row);
+    let g = rule_gradient(load_grad(at), w, at, c);
     var s = load_state(at);
     if WITH_SETTINGS {
-        w = w - row.decay * w;
+        w = w - c.decay * w;
     }
-    let p = rule_update(w, g, &s, row.hyper);
+    let p = rule_update(w, g, &s, c.hyper);
     store_param(at, p);
     store_state(at, s);
     if WITH_AVERAGE {
-        if row.average == 1.0 {
+        if c.average == 1.0 {
             store_average(at, p);
-        } else if row.average != 0.0 {
+        } else if c.average != 0.0 {
             let average = load_average(at);
-            store_average(at, average + row.average * (p - average));
+            store_average(at, average + c.average * (p - average));
         }
     }
     zero_grad(at);

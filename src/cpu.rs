@@ -93,7 +93,7 @@ impl AnyJob<'_> {
         }
     }
 
-    /// Does to the gradient what goes row by row: the twin of shaders/units.wgsl. `scale` stands before it in its norm.
+    /// Does to the gradient what goes row by row: the twin of shaders/lines.wgsl. `scale` stands before it in its norm.
     pub(crate) fn reshape(&mut self, shape: Option<[usize; 2]>, settings: &Settings, scale: f64, zero: bool) {
         match self {
             Self::F32(job) => job.reshape(shape, settings, scale, zero),

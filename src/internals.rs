@@ -5,15 +5,16 @@ use std::mem::offset_of;
 
 use crate::any_rule::AnyRule;
 use crate::clipping::{Limit, NonFinite, Norm};
-use crate::gpu::control::{Head, MEASURED, SIZE, StepEntry, StepHead, ZEROED};
+use crate::formats::Format;
+use crate::gpu::block_table::{Block, Owner};
 use crate::gpu::decision::{COEFFICIENT_STRIDE, PARTIAL};
 use crate::gpu::kernel::KernelKey;
 pub use crate::gpu::kernel::{Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, swap_shader};
 use crate::gpu::lines::Job;
 use crate::gpu::ring::MAX_IN_FLIGHT;
-use crate::gpu::tiles::{Tile, Unit};
+use crate::gpu::step_log::{Head, MEASURED, SIZE, StepEntry, StepHead, ZEROED};
 pub use crate::noise::philox;
-use crate::settings::RowHead;
+use crate::settings::CoefficientHead;
 use crate::{gpu, solve};
 
 /// The WGSL of the passes before the update, and of the solvers' passes: name, entry point, text.
@@ -34,6 +35,11 @@ pub fn pass_shaders() -> Vec<(&'static str, &'static str, String)> {
 /// ```
 pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extras) -> String {
     KernelKey::update(rule.description(), lane, gradient, extras).compose()
+}
+
+/// [`shader`] of gradients that are stored in this format.
+pub fn shader_reading(rule: &AnyRule, lane: Lane, gradient: GradientAccess, format: Format, extras: Extras) -> String {
+    KernelKey::update(rule.description(), lane, gradient, extras).reading(format).compose()
 }
 
 /// The WGSL of a norm-based rule's own passes.
@@ -65,17 +71,17 @@ macro_rules! layout {
 /// All structs that both sides share whole.
 pub fn layouts() -> [Layout; 3] {
     [
-        layout!("Tile", Tile: start grad state len out row first limit),
-        layout!("Unit", Unit: first count row rows scalar unused),
-        layout!("Job", Job: param grad units unit_step count step width adaptive clipping eps row parts turns),
+        layout!("Block", Block: start grad state len out cohort first limit),
+        layout!("Owner", Owner: first count cohort cohorts kept unused),
+        layout!("Job", Job: param grad lines line_step count step width adaptive clipping eps cohort parts turns),
     ]
 }
 
 /// All structs of which Rust has the first fields.
 pub fn heads() -> [Layout; 2] {
     [
-        layout!("Row", RowHead: grad_scale l2 decay average clip_value skip noise grad_power draw),
-        layout!("Control", Head: scale growth_tracker skipped bad norm norm_exponent last),
+        layout!("Coefficients", CoefficientHead: grad_scale l2 decay average clip_value skip noise grad_power draw),
+        layout!("StepLog", Head: scale growth_tracker skipped bad norm norm_exponent last),
     ]
 }
 
@@ -91,17 +97,17 @@ pub fn offsets() -> Vec<(&'static str, usize)> {
     let fields = words! {
         StepHead: "STEP".step, "POLICY".policy, "PARTIALS".partials, "CLIP".clip, "SCALING".scaling,
             "GROWTH".scaler.growth, "BACKOFF".scaler.backoff, "INTERVAL".scaler.interval,
-            "MIN_SCALE".scaler.min_scale, "MEASURES".measures, "NAN".nan, "ROWS".rows, "MEASURED".measured;
+            "MIN_SCALE".scaler.min_scale, "MEASURES".measures, "NAN".nan, "COHORTS".cohorts, "MEASURED".measured;
         StepEntry: "CANDIDATES".candidates, "WIDTH".width, "WORDS".words, "WEIGHT".weight, "TAKEN".taken,
             "SCHEDULED".scheduled, "FIRST".first, "COUNT".count, "WEIGHT_POWER".weight_power, "ENTRY_CLIP".clip,
             "GROUP_FIRST".group_first, "GROUP_COUNT".group_count, "GROUP_CLIP".group_clip;
         Limit: "KIND".kind, "MAX_NORM".max_norm, "EPS".eps, "FORM".form, "FACTOR".factor;
-        RowHead: "ROW_GRAD_SCALE".grad_scale, "ROW_SKIP".skip, "ROW_GRAD_POWER".grad_power;
+        CoefficientHead: "GRAD_SCALE".grad_scale, "SKIPPED".skip, "GRAD_POWER".grad_power;
     };
     let sizes = [
         ("HEAD", size_of::<StepHead>() / 4),
         ("ENTRY", size_of::<StepEntry>() / 4),
-        ("ROW", COEFFICIENT_STRIDE as usize / 4),
+        ("STRIDE", COEFFICIENT_STRIDE as usize / 4),
     ];
     fields.into_iter().chain(sizes).collect()
 }

@@ -247,12 +247,12 @@ impl From<f64> for Settings {
 }
 
 /// Words in a row before the rule's own.
-pub(crate) const ROW_HEAD: usize = size_of::<RowHead>() / 4;
+pub(crate) const COEFFICIENT_HEAD: usize = size_of::<CoefficientHead>() / 4;
 
 /// The shader's `Row` before the rule's own numbers.
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct RowHead {
+pub(crate) struct CoefficientHead {
     pub(crate) grad_scale: f32,
     pub(crate) l2: f32,
     pub(crate) decay: f32,
@@ -287,13 +287,13 @@ impl Coefficients {
     }
 
     /// The head of a row of the uniform buffer.
-    pub(crate) fn row(&self) -> [u32; ROW_HEAD] {
+    pub(crate) fn words(&self) -> [u32; COEFFICIENT_HEAD] {
         let [grad_scale, grad_power] = factors(self.grad_scale);
         let (noise, draw) = match self.noise {
             Some(Stream { deviation, step, seed, tensor }) => (deviation, [step, seed[0], seed[1], tensor]),
             None => (0.0, [0; 4]),
         };
-        bytemuck::cast(RowHead {
+        bytemuck::cast(CoefficientHead {
             grad_scale,
             l2: coefficient(self.l2),
             decay: coefficient(self.decay),

@@ -6,9 +6,9 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::internals::{
     Driver, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader, norm_shader,
-    offsets, pass_shaders, shader, sizes, swap_shader,
+    offsets, pass_shaders, shader, shader_reading, sizes, swap_shader,
 };
-use wgpu_optim::{AnyRule, rules};
+use wgpu_optim::{AnyRule, Extent, Format, rules};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -34,7 +34,7 @@ const DRIVERS: [&str; 29] = [
     "measure",
     "trust",
     "noise",
-    "units",
+    "lines",
     "wide",
     "accumulate",
     "combine",
@@ -104,7 +104,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     average: true,
                     clip: true,
                     zero: true,
-                    tiled: true,
+                    per_tensor: true,
                     pooled: true,
                     two_factors: true,
                     noise: true,
@@ -114,6 +114,8 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     let text = shader(&rule, lane, access, extras);
                     kernels.push((format!("{label} {extras:?}"), constants.clone(), text, "main"));
                 }
+                let bf16 = shader_reading(&rule, lane, access, Format::Bf16, Extras::default());
+                kernels.push((format!("{label} of bf16"), constants.clone(), bf16, "main"));
                 kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
         }
@@ -166,7 +168,9 @@ fn both_halves_of_a_rule_agree() {
             .filter(|(_, v)| v.binding.as_ref().is_some_and(|b| b.group == 1))
             .map(|(_, v)| v.name.clone().unwrap_or_default())
             .collect();
-        let expected: Vec<_> = ["param", "grad"].into_iter().chain(rule.states()).collect();
+        let storage = rule.storage();
+        let states = storage.iter().filter(|state| state.extent == Extent::Element).map(|state| state.name);
+        let expected: Vec<_> = ["param", "grad"].into_iter().chain(states).collect();
         assert_eq!(globals, expected, "{name}: bindings");
     }
 }
@@ -186,9 +190,9 @@ fn laid_out(module: &Module, name: &str) -> (Vec<(String, usize)>, usize) {
 /// All modules, with their names: those of rules in one variant.
 fn modules() -> Vec<(String, Module)> {
     let mut texts: Vec<_> = pass_shaders().into_iter().map(|(name, _, text)| (name.to_owned(), text)).collect();
-    let tiled = Extras { tiled: true, ..Extras::default() };
+    let per_tensor = Extras { per_tensor: true, ..Extras::default() };
     for (name, rule) in rules::all() {
-        texts.push((name.to_owned(), shader(&rule, Lane::Four, GradientAccess::Read, tiled)));
+        texts.push((name.to_owned(), shader(&rule, Lane::Four, GradientAccess::Read, per_tensor)));
         for stage in [Driver::Measure, Driver::Trust].into_iter().filter(|_| rule.reduce().is_some()) {
             texts.push((format!("{name} {stage:?}"), norm_shader(&rule, stage, Extras::default())));
         }
@@ -198,7 +202,7 @@ fn modules() -> Vec<(String, Module)> {
 
 /// Modules that have this struct and are the optimizer's: a solver may have another one of that name.
 fn with<'a>(modules: &'a [(String, Module)], name: &'a str) -> impl Iterator<Item = &'a (String, Module)> {
-    let own = ["norm", "prepare", "units", "units in one window"];
+    let own = ["norm", "prepare", "lines", "lines in one window"];
     let own =
         move |module: &str| own.contains(&module) || rules::all().iter().any(|(rule, _)| module.starts_with(rule));
     modules
@@ -235,28 +239,28 @@ fn structs_have_one_layout() {
 
 #[test]
 fn sizes_of_buffers_agree() {
-    let [row, partial, control, head, in_flight, measured] = sizes();
+    let [stride, partial, log, head, in_flight, measured] = sizes();
     let modules = modules();
     let mut seen = [0; 3];
-    for (name, module) in with(&modules, "Slot") {
+    for (name, module) in with(&modules, "Padded") {
         let array = module.types.iter().find_map(|(_, ty)| match ty.inner {
             TypeInner::Array { base, stride, .. } => {
-                (module.types[base].name.as_deref() == Some("Slot")).then_some(stride as usize)
+                (module.types[base].name.as_deref() == Some("Padded")).then_some(stride as usize)
             }
             _ => None,
         });
-        assert_eq!(laid_out(module, "Slot").1, row, "{name}: Slot");
-        assert_eq!(array.unwrap_or(row), row, "{name}: from Slot to Slot");
+        assert_eq!(laid_out(module, "Padded").1, stride, "{name}: Padded");
+        assert_eq!(array.unwrap_or(stride), stride, "{name}: from one to the next");
         seen[0] += usize::from(array.is_some());
     }
     for (name, module) in with(&modules, "Partial") {
         assert_eq!(laid_out(module, "Partial").1, partial, "{name}: Partial");
         seen[1] += 1;
     }
-    for (name, module) in with(&modules, "Control") {
-        let (members, size) = laid_out(module, "Control");
+    for (name, module) in with(&modules, "StepLog") {
+        let (members, size) = laid_out(module, "StepLog");
         let at = |field: &str| members.iter().find(|(name, _)| name == field).unwrap().1;
-        assert_eq!((size, at("outcomes"), at("measured")), (control, head, measured), "{name}: Control");
+        assert_eq!((size, at("outcomes"), at("measured")), (log, head, measured), "{name}: StepLog");
         assert_eq!(at("coefficient") - at("outcomes"), 4 * in_flight, "{name}: outcomes");
         seen[2] += 1;
     }
@@ -281,11 +285,11 @@ fn constants_have_one_value() {
     for &(name, value) in &all {
         assert_eq!(constant(prepare, name), Some(value), "{name}");
     }
-    // Each constant of the text is among them, and the units' pass has the same ones.
+    // Each constant of the text is among them, and the pass over lines has the same ones.
     for line in include_str!("../shaders/step_input.wgsl").lines() {
         let Some((name, _)) = line.strip_prefix("const ").and_then(|line| line.split_once(' ')) else { continue };
         assert!(all.iter().any(|(known, _)| *known == name), "{name} has no Rust half");
-        assert_eq!(constant(of("units"), name), constant(prepare, name), "{name} of units.wgsl");
+        assert_eq!(constant(of("lines"), name), constant(prepare, name), "{name} of lines.wgsl");
     }
 }
 

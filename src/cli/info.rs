@@ -154,8 +154,13 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
     let rule = rules::by_name(&args.rule)?;
     let lane = if args.tail { Lane::Tail } else { Lane::Four };
     let access = if args.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    let extras =
-        Extras { average: args.average, clip: args.clip, noise: args.noise, tiled: args.noise, ..Extras::default() };
+    let extras = Extras {
+        average: args.average,
+        clip: args.clip,
+        noise: args.noise,
+        per_tensor: args.noise,
+        ..Extras::default()
+    };
     match args.norms {
         true if rule.reduce().is_none() => return Err(format!("`{}` needs no norms", args.rule).into()),
         true => {

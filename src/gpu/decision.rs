@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Gpu;
-use super::kernel::row_layout;
+use super::block_table::Owner;
+use super::kernel::coefficients_layout;
 use super::memory::BufferRange;
 use super::passes::Pass;
 use super::recording::{Dispatch, Group};
 use super::ring::MOST_COEFFICIENTS;
-use super::tiles::Unit;
 use crate::error::Result;
 
 /// Bytes from one cohort's coefficients to the next one's.
@@ -38,7 +38,7 @@ pub(crate) struct Decision {
 pub(crate) struct Ratio {
     pub(crate) kernel: Arc<Pass>,
     pub(crate) kept: Option<BufferRange>,
-    pub(crate) units: Vec<Unit>,
+    pub(crate) owners: Vec<Owner>,
 }
 
 impl Decision {
@@ -64,7 +64,7 @@ impl Decision {
                 wgpu::BufferBinding { buffer: &chosen, offset: 0, size: wgpu::BufferSize::new(MOST_COEFFICIENTS) };
             let coefficients = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("wgpu-optim coefficients"),
-                layout: &row_layout(gpu.device()),
+                layout: &coefficients_layout(gpu.device()),
                 entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
             });
             (coefficients, chosen, partial_norms, rule_norms)
@@ -87,7 +87,7 @@ impl Decision {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let (buffers, cohorts) = (self.buffers(control), self.ranges.len() as u32);
         let choose = [cohorts.min(most), cohorts.div_ceil(most), 1];
-        Ok(vec![of_step(gpu, "prepare", buffers, [1, 1, 1])?, of_step(gpu, "rows_main", buffers, choose)?])
+        Ok(vec![of_step(gpu, "prepare", buffers, [1, 1, 1])?, of_step(gpu, "choose", buffers, choose)?])
     }
 
     fn buffers<'a>(&'a self, control: &'a wgpu::Buffer) -> [&'a wgpu::Buffer; 3] {
@@ -95,15 +95,15 @@ impl Decision {
     }
 
     /// What norm-based rules make of their norms.
-    pub(super) fn ratio(&self, gpu: &Gpu, Ratio { kernel, kept, units }: &Ratio) -> Result<Dispatch> {
+    pub(super) fn ratio(&self, gpu: &Gpu, Ratio { kernel, kept, owners }: &Ratio) -> Result<Dispatch> {
         let group = gpu.scoped("a bind group", || {
             let usage = wgpu::BufferUsages::STORAGE;
-            let table = gpu.buffer_of("wgpu-optim units", bytemuck::cast_slice(units), usage);
+            let table = gpu.buffer_of("wgpu-optim owners", bytemuck::cast_slice(owners), usage);
             let mut all = [&table, &self.rule_norms, &self.chosen].map(wgpu::Buffer::as_entire_binding).to_vec();
             all.extend(kept.as_ref().map(BufferRange::binding));
             kernel.bind(gpu, 0, &all)
         })?;
-        let (kernel, workgroups) = (kernel.clone(), [units.len() as u32, 1, 1]);
+        let (kernel, workgroups) = (kernel.clone(), [owners.len() as u32, 1, 1]);
         Ok(Dispatch { kernel, groups: vec![Group::Bound(group)], workgroups })
     }
 }

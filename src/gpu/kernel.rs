@@ -65,7 +65,7 @@ pub(crate) struct KernelKey {
 pub enum Driver {
     /// The step itself.
     Update,
-    /// Of a norm-based rule: partial norms, a tile each.
+    /// Of a norm-based rule: partial norms, a block each.
     Measure,
     /// Of a norm-based rule: what becomes of its norms. It keeps a number, or does not.
     Trust,
@@ -80,13 +80,13 @@ pub struct Extras {
     pub clip: bool,
     /// Elements of gradients that are not finite count as 0: [`NonFinite::Zero`](crate::NonFinite).
     pub zero: bool,
-    /// Each tensor has coefficients of its own: a table of tiles says which.
-    pub tiled: bool,
-    /// Tensors lie anywhere in the buffers that are bound: a table of tiles says where.
+    /// Each tensor has coefficients of its own: a table of blocks says which.
+    pub per_tensor: bool,
+    /// Tensors lie anywhere in the buffers that are bound: a table of blocks says where.
     pub pooled: bool,
     /// Gradients have two factors, whose product may be no normal f32: where norms or a loss scale make a part of it.
     pub two_factors: bool,
-    /// Noise on the gradients: [`Noise`](crate::Noise). Only with `tiled`.
+    /// Noise on the gradients: [`Noise`](crate::Noise). Only with `per_tensor`.
     pub noise: bool,
 }
 
@@ -124,7 +124,7 @@ impl KernelKey {
     /// A norm-based rule's other passes.
     pub(crate) fn of_norms(rule: &dyn Description, stage: Driver, extras: Extras) -> Self {
         let used = rule.reduce().map(|reduce| reduce.reads.to_vec()).unwrap_or_default();
-        let extras = Extras { average: false, tiled: true, ..extras };
+        let extras = Extras { average: false, per_tensor: true, ..extras };
         Self { stage, used, ..Self::update(rule, Lane::Tail, GradientAccess::Read, extras) }
     }
 
@@ -133,9 +133,9 @@ impl KernelKey {
         self.stage == Driver::Measure
     }
 
-    /// Whether each tile says which row it takes.
-    pub(crate) fn tiled(&self) -> bool {
-        self.extras.tiled
+    /// Whether each block says which row it takes.
+    pub(crate) fn per_tensor(&self) -> bool {
+        self.extras.per_tensor
     }
 
     pub(crate) fn look_ahead(lane: Lane) -> Self {
@@ -179,7 +179,7 @@ impl KernelKey {
     fn groups(&self) -> Vec<Vec<bool>> {
         let ranges = || self.ranges().into_iter().map(|range| range.reads).collect();
         match (self.stage, self.extras) {
-            (Driver::Update, Extras { tiled: true, .. }) => vec![vec![true, true], ranges()],
+            (Driver::Update, Extras { per_tensor: true, .. }) => vec![vec![true, true], ranges()],
             (Driver::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],
             (Driver::Update, _) => vec![Vec::new(), ranges()],
             (Driver::Measure, _) => vec![vec![true, true, false], ranges()],
@@ -209,11 +209,11 @@ pub fn look_ahead_shader(lane: Lane) -> String {
 }
 
 /// The layout of group 0: a uniform buffer with a dynamic offset.
-pub(crate) fn row_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
+pub(crate) fn coefficients_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     let ty = wgpu::BufferBindingType::Uniform;
     layout(
         device,
-        "wgpu-optim row",
+        "wgpu-optim coefficients",
         &[wgpu::BindingType::Buffer { ty, has_dynamic_offset: true, min_binding_size: None }],
     )
 }

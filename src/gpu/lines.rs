@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::memory::BufferRange;
-use super::passes::UNITS_ENTRIES;
+use super::passes::LINE_ENTRIES;
 use super::recording::{Dispatch, Group};
 use crate::clipping::AdaptiveClip;
 use crate::error::{Error, Result};
@@ -16,27 +16,27 @@ const TURNS: u32 = 1024;
 /// Parts that a thread of `combine` takes at most.
 const MOST_PARTS: u32 = 4096;
 
-/// `Job` of shaders/units.wgsl.
+/// `Job` of shaders/lines.wgsl.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Job {
     pub(crate) param: u32,
     pub(crate) grad: u32,
-    pub(crate) units: u32,
-    pub(crate) unit_step: u32,
+    pub(crate) lines: u32,
+    pub(crate) line_step: u32,
     pub(crate) count: u32,
     pub(crate) step: u32,
     pub(crate) width: u32,
     pub(crate) adaptive: u32,
     pub(crate) clipping: f32,
     pub(crate) eps: f32,
-    pub(crate) row: u32,
+    pub(crate) cohort: u32,
     pub(crate) parts: u32,
     pub(crate) turns: u32,
 }
 
 impl Job {
-    /// Cuts long units into parts.
+    /// Cuts long lines into parts.
     fn cut(self) -> Self {
         let threads = 256 / self.width;
         let parts = |turns: u32| self.count.div_ceil(turns * threads).max(1);
@@ -56,7 +56,7 @@ pub(crate) struct Shaped<'a> {
     pub(crate) gradient: &'a BufferRange,
     /// Rows and columns, of a matrix.
     pub(crate) shape: Option<[usize; 2]>,
-    pub(crate) row: usize,
+    pub(crate) cohort: usize,
     pub(crate) centralize: bool,
     pub(crate) adaptive: Option<AdaptiveClip>,
 }
@@ -84,20 +84,20 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
         let mut push = |job: Job| -> Result<()> {
             let job = job.cut();
             let long = job.parts > 1;
-            let blocks = job.units.div_ceil(job.width);
+            let blocks = job.lines.div_ceil(job.width);
             let (table, sums) = gpu.scoped("a job", || {
                 let usage = wgpu::BufferUsages::STORAGE;
                 let sums = wgpu::BufferDescriptor {
-                    label: Some("wgpu-optim parts of units"),
-                    size: 16 * u64::from(job.units) * (u64::from(job.parts) + 1),
+                    label: Some("wgpu-optim parts of lines"),
+                    size: 16 * u64::from(job.lines) * (u64::from(job.parts) + 1),
                     usage,
                     mapped_at_creation: false,
                 };
                 let table = gpu.buffer_of("wgpu-optim job", bytemuck::bytes_of(&job), usage);
                 (table, long.then(|| gpu.device().create_buffer(&sums)))
             })?;
-            for &entry in if long { &UNITS_ENTRIES[1..] } else { &UNITS_ENTRIES[..1] } {
-                let pass = gpu.units_pass(shared, entry)?;
+            for &entry in if long { &LINE_ENTRIES[1..] } else { &LINE_ENTRIES[..1] } {
+                let pass = gpu.lines_pass(shared, entry)?;
                 // In rows of as many as a dispatch takes; there is room for as many rows.
                 let workgroups = if entry == "combine" { blocks } else { blocks * job.parts };
                 let size = [workgroups.min(most), workgroups.div_ceil(most), 1];
@@ -117,26 +117,26 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
         };
         let of = |over: Option<Extent>| {
             let [rows, columns] = part.shape.unwrap_or([1, part.gradient.len]).map(|n| n as u32);
-            let (row, param, grad) = (part.row as u32, at, at_g);
+            let (cohort, param, grad) = (part.cohort as u32, at, at_g);
             match over {
                 Some(Extent::Column) => Job {
-                    units: columns,
-                    unit_step: 1,
+                    lines: columns,
+                    line_step: 1,
                     count: rows,
                     step: columns,
                     width: WIDTH,
-                    row,
+                    cohort,
                     param,
                     grad,
                     ..Job::default()
                 },
                 _ => Job {
-                    units: rows,
-                    unit_step: columns,
+                    lines: rows,
+                    line_step: columns,
                     count: columns,
                     step: 1,
                     width: 1,
-                    row,
+                    cohort,
                     param,
                     grad,
                     ..Job::default()

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use kernel::KernelKey;
 use passes::Pass;
 
-pub(crate) mod control;
+pub(crate) mod block_table;
 pub(crate) mod decision;
 pub(crate) mod kernel;
 pub(crate) mod lines;
@@ -20,7 +20,7 @@ pub(crate) mod program;
 pub(crate) mod recording;
 pub(crate) mod ring;
 pub(crate) mod runs;
-pub(crate) mod tiles;
+pub(crate) mod step_log;
 pub(crate) mod transfer;
 mod wgsl;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Gpu;
-use super::kernel::{layout, row_layout};
+use super::kernel::{coefficients_layout, layout};
 use crate::error::{Error, Result};
 use crate::formats::{Format, Lane};
 
@@ -11,11 +11,11 @@ pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
 const WIDE: &str = include_str!("../../shaders/wide.wgsl");
 const STEP_INPUT: &str = include_str!("../../shaders/step_input.wgsl");
-const UNITS: &str = include_str!("../../shaders/units.wgsl");
+const LINES: &str = include_str!("../../shaders/lines.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
 
 /// Of units that one workgroup takes; of longer ones, in order.
-pub(crate) const UNITS_ENTRIES: [&str; 4] = ["main", "sums", "combine", "apply"];
+pub(crate) const LINE_ENTRIES: [&str; 4] = ["main", "sums", "combine", "apply"];
 
 /// A compiled pass.
 #[derive(Debug)]
@@ -52,12 +52,12 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     let (norm, prepare) = (norm_text(1, true, Format::F32), prepare_text());
     let mut shaders = vec![("norm", "main", norm), ("norm of bf16", "main", norm_text(1, true, Format::Bf16))];
-    for entry in ["total", "prepare", "rows_main"] {
+    for entry in ["total", "prepare", "choose"] {
         shaders.push(("prepare", entry, prepare.clone()));
     }
-    for entry in UNITS_ENTRIES {
-        shaders.push(("units", entry, units_text(false)));
-        shaders.push(("units in one window", entry, units_text(true)));
+    for entry in LINE_ENTRIES {
+        shaders.push(("lines", entry, lines_text(false)));
+        shaders.push(("lines in one window", entry, lines_text(true)));
     }
     shaders
 }
@@ -85,7 +85,7 @@ fn prepare_text() -> String {
 
 /// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that
 /// are written.
-fn units_text(shared: bool) -> String {
+fn lines_text(shared: bool) -> String {
     let format = Format::F32;
     let (first, param) = match shared {
         true => (1, "fn load_param(at: u32) -> f32 { return load_grad(at); }\n".to_owned()),
@@ -98,7 +98,7 @@ fn units_text(shared: bool) -> String {
         "{REDUCE}{WIDE}{STEP_INPUT}{}{param}{grad}\
          fn store_grad(at: u32, x: f32) {{ {store} }}\n\
          @group(1) @binding({scale}) var<storage, read> loss_scale: f32;\n\
-         @group(1) @binding({parts}) var<storage, read_write> parts: array<vec4<f32>>;\n{UNITS}",
+         @group(1) @binding({parts}) var<storage, read_write> parts: array<vec4<f32>>;\n{LINES}",
         format.shader()
     )
 }
@@ -110,11 +110,11 @@ impl Gpu {
     }
 
     /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only
-    /// [`UNITS_ENTRIES`]' first needs no room for parts.
-    pub(crate) fn units_pass(&self, shared: bool, entry: &'static str) -> Result<Arc<Pass>> {
+    /// [`LINE_ENTRIES`]' first needs no room for parts.
+    pub(crate) fn lines_pass(&self, shared: bool, entry: &'static str) -> Result<Arc<Pass>> {
         let mut group = if shared { vec![true, false, true] } else { vec![true, false, false, true] };
-        group.extend((entry != UNITS_ENTRIES[0]).then_some(false));
-        self.pass("units", units_text(shared), entry, &[&[true], &group])
+        group.extend((entry != LINE_ENTRIES[0]).then_some(false));
+        self.pass("lines", lines_text(shared), entry, &[&[true], &group])
     }
 
     /// An entry of prepare.wgsl: the sum of all partial norms, the decision about a step, or the coefficients of each
@@ -176,7 +176,7 @@ impl Gpu {
             let module = created.insert(device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source }));
             let of = |group: &Vec<bool>| {
                 let types: Vec<_> = group.iter().map(|&read_only| storage(read_only)).collect();
-                if group.is_empty() { row_layout(device) } else { layout(device, name, &types) }
+                if group.is_empty() { coefficients_layout(device) } else { layout(device, name, &types) }
             };
             let layouts: Vec<_> = groups.iter().map(of).collect();
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

@@ -19,7 +19,7 @@ pub(crate) struct Piece {
     pub(crate) len: u64,
     /// Elements of the tensor.
     pub(crate) limit: u64,
-    pub(crate) row: usize,
+    pub(crate) cohort: usize,
     /// The first of its partial results.
     pub(crate) out: u32,
 }
@@ -42,18 +42,18 @@ pub(crate) enum Padding {
     Without,
 }
 
-/// The pools of some runs; of those with one row, unless a tile says which. A run has a gradient or not. `width` 4 has
+/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. `width` 4 has
 /// elements four at a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of
-/// `tile` elements of their tensor.
+/// `block` elements of their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,
     runs: impl IntoIterator<Item = &'a Run>,
     has_gradient: bool,
     width: u64,
-    tile: u64,
+    block: u64,
     padding: Padding,
 ) -> Vec<Pool> {
-    // Windows overlap by half, so that none cuts a tile.
+    // Windows overlap by half, so that none cuts a block.
     let half = (gpu.device().limits().max_storage_buffer_binding_size / 8 / ALIGN * ALIGN).max(ALIGN);
     let window = 2 * half;
     let (mut pools, mut known) = (Vec::<Pool>::new(), HashMap::new());
@@ -63,8 +63,8 @@ pub(crate) fn pools<'a>(
         while first < len {
             // Up to where the first of the ranges leaves its window.
             let at = |range: &BufferRange| range.first() + part.start + first;
-            let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(tile);
-            let end = if len - first <= room { len } else { first + (room / tile * tile).max(1) };
+            let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(block);
+            let end = if len - first <= room { len } else { first + (room / block * block).max(1) };
             let aligned = width == 4 && run.ranges.iter().all(|range| at(range).is_multiple_of(4));
             let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
             let bound = |range: &BufferRange| range.window(at(range) / half * half, window);
@@ -75,14 +75,14 @@ pub(crate) fn pools<'a>(
                 if from == to {
                     continue;
                 }
-                let key = (of_all.clone(), width, (!run.tiled).then_some(part.row));
+                let key = (of_all.clone(), width, (!run.per_tensor).then_some(part.cohort));
                 let pool = *known.entry(key).or_insert_with(|| {
                     pools.push(Pool::new(&of_all, width));
                     pools.len() - 1
                 });
                 let starts = [start(0), start(1), start(state)].map(|start| start + from - first);
-                let (len, out) = (to - from, part.out + (from / tile) as u32);
-                pools[pool].pieces.push(Piece { starts, first: from, len, limit: part.len, row: part.row, out });
+                let (len, out) = (to - from, part.out + (from / block) as u32);
+                pools[pool].pieces.push(Piece { starts, first: from, len, limit: part.len, cohort: part.cohort, out });
             }
             first = end;
         }

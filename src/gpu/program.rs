@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Gpu;
+use super::block_table::{BlockTable, Blocks};
 use super::decision::{Decision, Ratio};
 use super::kernel::{GradientAccess, KernelKey, Lane, WORKGROUP};
 use super::memory::{ALIGN, BufferRange};
@@ -13,7 +14,6 @@ use super::passes::Pass;
 use super::pool::{Padding, Pool, pools};
 use super::recording::{Dispatch, Group, Inputs, record};
 use super::runs::{Run, split};
-use super::tiles::{Batch, Tiles};
 use crate::error::Result;
 use crate::rule::{Reduce, Stage};
 
@@ -93,7 +93,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) members: Vec<(u64, usize)>,
     pub(crate) cohorts: Vec<u64>,
     pub(crate) spans: HashMap<usize, Span>,
-    tiles: Tiles,
+    blocks: BlockTable,
     updates: Vec<Pending>,
     norms: Vec<Pending>,
     reductions: Vec<(Reduce, Vec<Pending>, Vec<Ratio>)>,
@@ -116,9 +116,9 @@ enum Source {
     /// These, for all that is bound.
     One(usize),
     /// These, for all blocks.
-    Pool(usize, Batch),
+    Pool(usize, Blocks),
     /// Those that each block names.
-    Blocks(Batch),
+    Blocks(Blocks),
 }
 
 impl<'a> Builder<'a> {
@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
             members: Vec::new(),
             cohorts: Vec::new(),
             spans: HashMap::new(),
-            tiles: Tiles::new(gpu),
+            blocks: BlockTable::new(gpu),
             updates: Vec::new(),
             norms: Vec::new(),
             reductions: Vec::new(),
@@ -143,18 +143,18 @@ impl<'a> Builder<'a> {
     }
 
     /// Takes a parameter into its cohort, and returns the cohort's index.
-    pub(crate) fn join<C: Hash + Eq>(&mut self, id: u64, cohort: C, known: &mut HashMap<C, usize>) -> usize {
-        let row = *known.entry(cohort).or_insert_with(|| {
+    pub(crate) fn join<C: Hash + Eq>(&mut self, id: u64, key: C, known: &mut HashMap<C, usize>) -> usize {
+        let cohort = *known.entry(key).or_insert_with(|| {
             self.cohorts.push(id);
             self.cohorts.len() - 1
         });
-        self.members.push((id, row));
-        row
+        self.members.push((id, cohort));
+        cohort
     }
 
     /// Partial results of a tensor of this many elements.
     pub(crate) fn results(&self, len: usize) -> u32 {
-        self.tiles.results(len as u64)
+        self.blocks.results(len as u64)
     }
 
     /// Adds the dispatches that update these runs.
@@ -184,36 +184,36 @@ impl<'a> Builder<'a> {
         let limits = self.gpu.device().limits();
         let most = limits.max_compute_workgroups_per_dimension;
         let bound = limits.max_storage_buffer_binding_size / run.widest();
-        let dispatched = if run.tiled { u64::MAX } else { u64::from(most) * WORKGROUP * 4 };
+        let dispatched = if run.per_tensor { u64::MAX } else { u64::from(most) * WORKGROUP * 4 };
         let window = (bound.min(dispatched) / ALIGN * ALIGN).max(ALIGN);
         let whole = len / 4 * 4;
         for start in (0..whole).step_by(window as usize) {
             let elements = start..whole.min(start + window);
             let (kernel, ranges) = self.bind(key(Lane::Four), run, elements.clone())?;
-            if run.tiled {
+            if run.per_tensor {
                 let batches = self.cut_run(run, elements, most);
                 self.push_batches(&kernel, &ranges, batches);
             } else {
                 let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
-                let (coefficients, workgroups) = (Source::One(first.row), [workgroups, 1]);
+                let (coefficients, workgroups) = (Source::One(first.cohort), [workgroups, 1]);
                 self.updates.push(Pending { kernel, ranges, coefficients, workgroups });
             }
         }
         if whole < len {
             let start = whole / ALIGN * ALIGN;
             let (kernel, ranges) = self.bind(key(Lane::Tail), run, start..len)?;
-            if run.tiled {
+            if run.per_tensor {
                 let batches = self.cut_tail(run, start, whole..len);
                 self.push_batches(&kernel, &ranges, batches);
             } else {
-                let coefficients = Source::One(first.row);
+                let coefficients = Source::One(first.cohort);
                 self.updates.push(Pending { kernel, ranges, coefficients, workgroups: [1, 1] });
             }
         }
         Ok(())
     }
 
-    fn cut_run(&mut self, run: &Run, window: Range<u64>, most: u32) -> Vec<Batch> {
+    fn cut_run(&mut self, run: &Run, window: Range<u64>, most: u32) -> Vec<Blocks> {
         let mut batches = Vec::new();
         for part in &run.parts {
             let piece = part.start.max(window.start)..(part.start + part.padded).min(window.end);
@@ -222,54 +222,54 @@ impl<'a> Builder<'a> {
             }
             let before = piece.start - part.start;
             let end = piece.start + (piece.end - piece.start) / 4 * 4;
-            self.tiles.cut(&mut batches, most, piece.start - window.start..end - window.start, 4, |tile, offset| {
-                tile.row = part.row as u32;
-                (tile.first, tile.limit) = (((before + offset) / 4) as u32, part.len as u32);
+            self.blocks.cut(&mut batches, most, piece.start - window.start..end - window.start, 4, |block, offset| {
+                block.cohort = part.cohort as u32;
+                (block.first, block.limit) = (((before + offset) / 4) as u32, part.len as u32);
             });
         }
         batches
     }
 
     /// The elements behind the last whole four of a run of one tensor.
-    fn cut_tail(&mut self, run: &Run, bound: u64, elements: Range<u64>) -> Vec<Batch> {
+    fn cut_tail(&mut self, run: &Run, bound: u64, elements: Range<u64>) -> Vec<Blocks> {
         let (mut batches, part) = (Vec::new(), run.parts[0]);
-        self.tiles.cut(&mut batches, 1, elements.start - bound..elements.end - bound, 1, |tile, _| {
-            tile.row = part.row as u32;
-            (tile.first, tile.limit) = (elements.start as u32, part.len as u32);
+        self.blocks.cut(&mut batches, 1, elements.start - bound..elements.end - bound, 1, |block, _| {
+            block.cohort = part.cohort as u32;
+            (block.first, block.limit) = (elements.start as u32, part.len as u32);
         });
         batches
     }
 
-    fn push_batches(&mut self, kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batches: Vec<Batch>) {
+    fn push_batches(&mut self, kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batches: Vec<Blocks>) {
         self.updates.extend(batches.into_iter().map(|batch| Pending::of_blocks(kernel, ranges, batch)));
     }
 
     /// Adds the dispatches that update runs anywhere in the same or in different buffers.
     fn add_pools(&mut self, key: impl Fn(Lane) -> KernelKey, access: GradientAccess, runs: &[Run]) -> Result<()> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
-        let tile = self.tiles.size;
-        for pool in pools(self.gpu, runs, access != GradientAccess::None, 4, tile, Padding::With) {
+        let block = self.blocks.size;
+        for pool in pools(self.gpu, runs, access != GradientAccess::None, 4, block, Padding::With) {
             let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
             let key = key(lane).pooled(pool.bindings.clone()).reading(pool.gradient_format(access));
-            let tiled = key.tiled();
+            let per_tensor = key.per_tensor();
             let (kernel, ranges) = self.bind_windows(key, access, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
                 let pending = Pending::of_blocks(&kernel, &ranges, batch);
-                let one = Source::Pool(pool.pieces[0].row, batch);
-                self.updates.push(if tiled { pending } else { Pending { coefficients: one, ..pending } });
+                let one = Source::Pool(pool.pieces[0].cohort, batch);
+                self.updates.push(if per_tensor { pending } else { Pending { coefficients: one, ..pending } });
             }
         }
         Ok(())
     }
 
-    fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Batch> {
-        let (mut batches, width, size) = (Vec::new(), pool.width, self.tiles.size);
+    fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Blocks> {
+        let (mut batches, width, size) = (Vec::new(), pool.width, self.blocks.size);
         for piece in &pool.pieces {
             let start = piece.starts[0];
-            self.tiles.cut(&mut batches, most, start..start + piece.len / width * width, width, |tile, offset| {
-                [tile.start, tile.grad, tile.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
-                (tile.row, tile.out) = (piece.row as u32, piece.out + (offset / size) as u32);
-                (tile.first, tile.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
+            self.blocks.cut(&mut batches, most, start..start + piece.len / width * width, width, |block, offset| {
+                [block.start, block.grad, block.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
+                (block.cohort, block.out) = (piece.cohort as u32, piece.out + (offset / size) as u32);
+                (block.first, block.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
             });
         }
         batches
@@ -278,10 +278,10 @@ impl<'a> Builder<'a> {
     /// Adds the norms of this kind of gradients: runs of one tensor and one range each. With `zero`, of finite elements.
     pub(crate) fn add_norms(&mut self, kind: u32, zero: bool, gradients: &[Run]) -> Result<()> {
         for part in gradients.iter().flat_map(|run| &run.parts) {
-            self.ranges.insert(part.row, [part.out, self.tiles.results(part.len)]);
+            self.ranges.insert(part.cohort, [part.out, self.blocks.results(part.len)]);
         }
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
-        for pool in pools(self.gpu, gradients, false, 1, self.tiles.size, Padding::Without) {
+        for pool in pools(self.gpu, gradients, false, 1, self.blocks.size, Padding::Without) {
             let kernel = self.gpu.norm_pass(kind, zero, pool.windows[0].format)?;
             let ranges = self.bind_group(&kernel, &pool.windows, [true, true])?;
             for batch in self.cut_pool(&pool, most) {
@@ -302,7 +302,7 @@ impl<'a> Builder<'a> {
     ) -> Result<()> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         let mut measures = Vec::new();
-        for pool in pools(self.gpu, runs, true, 1, self.tiles.size, Padding::Without) {
+        for pool in pools(self.gpu, runs, true, 1, self.blocks.size, Padding::Without) {
             let format = pool.gradient_format(GradientAccess::Read);
             let key = key().pooled(pool.bindings.clone()).reading(format);
             let (kernel, ranges) = self.bind_windows(key, GradientAccess::Read, &pool.windows)?;
@@ -318,9 +318,9 @@ impl<'a> Builder<'a> {
     /// The program of a step about which the device decides nothing.
     pub(crate) fn finish(self) -> Result<Program> {
         let gpu = self.gpu;
-        let table = match self.tiles.tiles.is_empty() {
+        let table = match self.blocks.blocks.is_empty() {
             true => None,
-            false => Some(gpu.scoped("a program's table", || self.tiles.buffer(gpu))?),
+            false => Some(gpu.scoped("a program's table", || self.blocks.buffer(gpu))?),
         };
         let updates = bind_updates(gpu, self.updates, table.as_ref(), None)?;
         let (members, cohorts, spans) = sorted(self.members, self.cohorts, self.spans);
@@ -336,20 +336,20 @@ impl<'a> Builder<'a> {
         results: u32,
     ) -> Result<Program> {
         let gpu = self.gpu;
-        let table = gpu.scoped("a program's table", || self.tiles.buffer(gpu))?;
+        let table = gpu.scoped("a program's table", || self.blocks.buffer(gpu))?;
         let ranges = (0..self.cohorts.len()).map(|k| self.ranges.get(&k).copied().unwrap_or_default()).collect();
         let partials = if self.norms.is_empty() { 0 } else { results };
         let decision = Decision::new(gpu, control, ranges, partials, results)?;
         let mut stages = lines;
         let norms = |pending: Pending| {
-            let bind = |batch: Batch| pending.kernel.bind(gpu, 0, &[batch.binding(&table), decision.partials()]);
+            let bind = |batch: Blocks| pending.kernel.bind(gpu, 0, &[batch.binding(&table), decision.partials()]);
             pending.bound(gpu, bind)
         };
         stages.push((Stage::Reduce(NORMS), self.norms.into_iter().map(norms).collect::<Result<_>>()?));
         stages.push((Stage::Decide, decision.dispatches(gpu, control)?));
         for (reduce, measures, ratios) in self.reductions {
             let measure = |pending: Pending| {
-                let bind = |batch: Batch| {
+                let bind = |batch: Blocks| {
                     let [coefficients, norms] = decision.of_rules();
                     pending.kernel.bind(gpu, 0, &[coefficients, batch.binding(&table), norms])
                 };
@@ -402,13 +402,13 @@ const NORMS: Reduce =
     Reduce { over: crate::formats::Extent::Tensor, reads: &["grad"], keeps: None, into: "norms of gradients" };
 
 impl Pending {
-    fn of_blocks(kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batch: Batch) -> Self {
+    fn of_blocks(kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batch: Blocks) -> Self {
         let (kernel, ranges, workgroups) = (kernel.clone(), ranges.clone(), batch.workgroups());
         Self { kernel, ranges, coefficients: Source::Blocks(batch), workgroups }
     }
 
     /// With this group 0 of its blocks.
-    fn bound(&self, gpu: &Gpu, tables: impl FnOnce(Batch) -> wgpu::BindGroup) -> Result<Dispatch> {
+    fn bound(&self, gpu: &Gpu, tables: impl FnOnce(Blocks) -> wgpu::BindGroup) -> Result<Dispatch> {
         let mut groups = Vec::new();
         if let Source::Blocks(batch) = self.coefficients {
             groups.push(Group::Bound(gpu.scoped("a bind group", || tables(batch))?));
@@ -429,7 +429,7 @@ fn bind_updates(
     let mut dispatches = Vec::new();
     for Pending { kernel, ranges, coefficients, workgroups: [x, y] } in updates {
         let mut groups = match (coefficients, decision) {
-            (Source::One(row) | Source::Pool(row, _), _) => vec![Group::Coefficients(row)],
+            (Source::One(cohort) | Source::Pool(cohort, _), _) => vec![Group::Coefficients(cohort)],
             (Source::Blocks(batch), Some(decision)) => {
                 let [all, _] = decision.of_rules();
                 let resources: Vec<_> = [all].into_iter().chain(table.map(|table| batch.binding(table))).collect();

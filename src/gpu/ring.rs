@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Gpu, kernel};
 use crate::error::{Error, Result};
-use crate::settings::ROW_HEAD;
+use crate::settings::COEFFICIENT_HEAD;
 
 /// Steps that may be recorded and not yet finished.
 pub(crate) const MAX_IN_FLIGHT: usize = 128;
@@ -18,7 +18,7 @@ pub(crate) const SMALLEST: u64 = 1024;
 /// The most coefficients that a rule may have.
 pub(crate) const MAX_HYPER: usize = 32;
 /// Bytes of the most coefficients of a cohort: the driver's numbers, and a rule's `Hyper`.
-pub(crate) const MOST_COEFFICIENTS: u64 = 4 * (ROW_HEAD + MAX_HYPER) as u64;
+pub(crate) const MOST_COEFFICIENTS: u64 = 4 * (COEFFICIENT_HEAD + MAX_HYPER) as u64;
 
 /// What a [`Ring`] keeps: handles of wgpu objects. A clone is another handle of the same objects.
 pub(crate) trait Entry: Clone {
@@ -221,7 +221,7 @@ impl StepCoefficients {
                 wgpu::BufferBinding { buffer: &buffer, offset: 0, size: wgpu::BufferSize::new(MOST_COEFFICIENTS) };
             let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label,
-                layout: &kernel::row_layout(gpu.device()),
+                layout: &kernel::coefficients_layout(gpu.device()),
                 entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
             });
             Self { buffer, bind_group }

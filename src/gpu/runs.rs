@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Gpu;
+use super::block_table::Segment;
 use super::kernel::GradientAccess;
 use super::memory::BufferRange;
 use super::pool::Padding;
-use super::tiles::Part;
 use crate::formats::Format;
 
 /// Elements of a tensor that shares a dispatch with others in the same buffers. A larger one has its own, which needs
@@ -19,19 +19,25 @@ pub(crate) struct Run {
     /// Parameter, gradient, states.
     pub(crate) ranges: Vec<BufferRange>,
     pub(crate) access: GradientAccess,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<Segment>,
     /// Each part has coefficients of its own; otherwise all have the first one's.
-    pub(crate) tiled: bool,
+    pub(crate) per_tensor: bool,
     /// In the arena, where padding belongs to a tensor.
     pub(crate) owned: bool,
 }
 
 impl Run {
     /// A run of one tensor.
-    pub(crate) fn of(ranges: Vec<BufferRange>, access: GradientAccess, row: usize, len: usize, tiled: bool) -> Self {
+    pub(crate) fn of(
+        ranges: Vec<BufferRange>,
+        access: GradientAccess,
+        cohort: usize,
+        len: usize,
+        per_tensor: bool,
+    ) -> Self {
         let padded = ranges.first().map_or(0, |range| range.len as u64);
-        let parts = vec![Part { start: 0, padded, len: len as u64, row, out: 0 }];
-        Self { ranges, access, parts, tiled, owned: false }
+        let parts = vec![Segment { start: 0, padded, len: len as u64, cohort, out: 0 }];
+        Self { ranges, access, parts, per_tensor, owned: false }
     }
 
     /// How its gradient is stored, if it has one.
@@ -52,10 +58,10 @@ impl Run {
     }
 
     /// Its tensors. Where padding counts and all have the same coefficients, they are one.
-    pub(crate) fn tensors(&self, padding: Padding) -> impl Iterator<Item = Part> + '_ {
-        let all = self.parts.first().filter(|_| padding == Padding::With && !self.tiled);
+    pub(crate) fn tensors(&self, padding: Padding) -> impl Iterator<Item = Segment> + '_ {
+        let all = self.parts.first().filter(|_| padding == Padding::With && !self.per_tensor);
         let len = self.ranges.first().map_or(0, |range| range.len as u64);
-        let joined = all.map(|first| Part { padded: len, len, ..*first });
+        let joined = all.map(|first| Segment { padded: len, len, ..*first });
         let apart = if joined.is_some() { &[][..] } else { &self.parts };
         joined.into_iter().chain(apart.iter().copied())
     }
@@ -63,24 +69,24 @@ impl Run {
     /// The buffers that it lies in, how, and the coefficients of all of it, if they are the same.
     fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Format, Option<usize>) {
         let buffers = self.ranges.iter().map(|range| range.buffer.clone()).collect();
-        (buffers, self.access, self.gradient_format(), (!self.tiled).then_some(self.parts[0].row))
+        (buffers, self.access, self.gradient_format(), (!self.per_tensor).then_some(self.parts[0].cohort))
     }
 
     /// Joins a tensor that lies just behind, padding included.
     pub(crate) fn extend(&mut self, next: &Self) -> bool {
         let pairs = || self.ranges.iter().zip(&next.ranges);
         let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
-        let kind = |run: &Self| (run.access, run.tiled, run.ranges.len(), run.gradient_format());
+        let kind = |run: &Self| (run.access, run.per_tensor, run.ranges.len(), run.gradient_format());
         let same = kind(self) == kind(next);
-        let one_row = self.parts[0].row == next.parts[0].row;
-        if !self.owned || !next.owned || !same || !(self.tiled || one_row) || !pairs().all(adjacent) {
+        let one_cohort = self.parts[0].cohort == next.parts[0].cohort;
+        if !self.owned || !next.owned || !same || !(self.per_tensor || one_cohort) || !pairs().all(adjacent) {
             return false;
         }
         let start = self.ranges[0].len as u64;
         for (a, b) in self.ranges.iter_mut().zip(&next.ranges) {
             a.len += b.len;
         }
-        self.parts.extend(next.parts.iter().map(|part| Part { start: start + part.start, ..*part }));
+        self.parts.extend(next.parts.iter().map(|part| Segment { start: start + part.start, ..*part }));
         true
     }
 
@@ -88,7 +94,7 @@ impl Run {
     pub(crate) fn measured(&self, states: impl Iterator<Item = usize>) -> Self {
         let states = states.map(|k| self.ranges[2 + k].clone());
         let ranges = self.ranges[..2].iter().cloned().chain(states).collect();
-        Self { ranges, access: GradientAccess::Read, parts: self.parts.clone(), tiled: true, owned: self.owned }
+        Self { ranges, access: GradientAccess::Read, parts: self.parts.clone(), per_tensor: true, owned: self.owned }
     }
 }
 
@@ -102,7 +108,7 @@ pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     // The table is one more, where coefficients for each tensor do not need it anyway.
     let buffers = |run: &Run| run.key().0.into_iter().collect::<HashSet<_>>().len();
-    let room = |run: &Run| run.tiled || buffers(run) < limits.max_storage_buffers_per_shader_stage as usize;
+    let room = |run: &Run| run.per_tensor || buffers(run) < limits.max_storage_buffers_per_shader_stage as usize;
     let small = |run: &Run| run.ranges[0].len as u64 <= POOLED;
     let mut beside = HashMap::new();
     for run in runs.iter().filter(|run| small(run)) {

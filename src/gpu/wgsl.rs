@@ -7,7 +7,7 @@ use super::decision::COEFFICIENT_STRIDE;
 use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey};
 use super::passes::REDUCE;
 use crate::formats::{Format, Lane};
-use crate::settings::ROW_HEAD;
+use crate::settings::COEFFICIENT_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
 const NOISE: &str = include_str!("../../shaders/noise.wgsl");
@@ -41,10 +41,10 @@ impl KernelKey {
     }
 
     fn generated(&self) -> String {
-        // Behind a row of whole 16 bytes, whole 16 bytes up to the next.
-        let rest = (COEFFICIENT_STRIDE as usize - 4 * (ROW_HEAD + self.hyper).next_multiple_of(4)) / 16;
+        // Behind coefficients of whole 16 bytes, whole 16 bytes up to the next.
+        let rest = (COEFFICIENT_STRIDE as usize - 4 * (COEFFICIENT_HEAD + self.hyper).next_multiple_of(4)) / 16;
         let mut text = of_lane(self.lane).to_owned();
-        _ = writeln!(text, "const ROW_REST = {rest};");
+        _ = writeln!(text, "const PADDING = {rest};");
         text += &self.features();
         match self.stage {
             Driver::Update => {
@@ -90,28 +90,28 @@ impl KernelKey {
     }
 
     /// Whether a table says what a workgroup does.
-    fn has_tiles(&self) -> bool {
-        self.extras.tiled || self.extras.pooled
+    fn has_blocks(&self) -> bool {
+        self.extras.per_tensor || self.extras.pooled
     }
 
     /// Where an update finds its coefficients, and its lanes.
     fn coefficients(&self) -> String {
-        let (row, load) = match self.extras.tiled {
-            true => ("@group(0) @binding(0) var<storage, read> rows: array<Slot>;", "rows[at].row"),
-            false => ("@group(0) @binding(0) var<uniform> row: Row;", "row"),
+        let (binding, load) = match self.extras.per_tensor {
+            true => ("@group(0) @binding(0) var<storage, read> coefficients: array<Padded>;", "coefficients[at].c"),
+            false => ("@group(0) @binding(0) var<uniform> coefficients: Coefficients;", "coefficients"),
         };
         let table = match self.extras {
-            Extras { tiled: true, .. } => "@group(0) @binding(1) var<storage, read> tiles: array<Tile>;\n",
-            Extras { pooled: true, .. } => "@group(2) @binding(0) var<storage, read> tiles: array<Tile>;\n",
+            Extras { per_tensor: true, .. } => "@group(0) @binding(1) var<storage, read> blocks: array<Block>;\n",
+            Extras { pooled: true, .. } => "@group(2) @binding(0) var<storage, read> blocks: array<Block>;\n",
             _ => "",
         };
-        let at = match self.has_tiles() {
-            true => "in_tile(tiles[group.y], group.x * 256u + lane)",
+        let at = match self.has_blocks() {
+            true => "in_block(blocks[group.y], group.x * 256u + lane)",
             false => "in_range(id, arrayLength(&param))",
         };
         format!(
-            "{row}\n{table}\
-             fn load_coefficients(at: u32) -> Row {{ return {load}; }}\n\
+            "{binding}\n{table}\
+             fn load_coefficients(at: u32) -> Coefficients {{ return {load}; }}\n\
              fn locate(id: u32, group: vec3<u32>, lane: u32) -> At {{ return {at}; }}\n"
         )
     }
@@ -174,7 +174,7 @@ impl KernelKey {
         ];
         let mut text: String = all.iter().map(|(name, on)| format!("const WITH_{name} = {on};\n")).collect();
         if !noise {
-            text += "fn noise(row: Row, at: u32, limit: u32) -> Lane { return Lane(0.0); }\n";
+            text += "fn noise(c: Coefficients, at: u32, limit: u32) -> Lane { return Lane(0.0); }\n";
         }
         text
     }
@@ -188,11 +188,7 @@ impl KernelKey {
     /// The number that a norm-based rule keeps, and the coefficient that it makes.
     fn reduction(&self) -> String {
         let (binding, load, store) = match self.keeps() {
-            true => (
-                "@group(0) @binding(3) var<storage, read_write> scalars: array<f32>;\n",
-                "scalars[at]",
-                "scalars[at] = x;",
-            ),
+            true => ("@group(0) @binding(3) var<storage, read_write> kept: array<f32>;\n", "kept[at]", "kept[at] = x;"),
             false => ("", "0.0", ""),
         };
         let into = self.reduce.map_or("", |reduce| reduce.into);
@@ -200,7 +196,7 @@ impl KernelKey {
             "{binding}\
              fn load_kept(at: u32) -> f32 {{ return {load}; }}\n\
              fn store_kept(at: u32, x: f32) {{ {store} }}\n\
-             fn store_coefficient(at: u32, x: f32) {{ rows[at].row.hyper.{into} = x; }}\n"
+             fn store_coefficient(at: u32, x: f32) {{ coefficients[at].c.hyper.{into} = x; }}\n"
         )
     }
 }

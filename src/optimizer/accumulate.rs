@@ -12,7 +12,7 @@ use crate::gpu::program::{BindGroups, Builder, Program};
 use crate::gpu::runs::Run;
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
-use crate::settings::ROW_HEAD;
+use crate::settings::COEFFICIENT_HEAD;
 
 /// Programs that are kept: of the first micro-batch and the others, in two buffers each.
 const ACCUMULATIONS: usize = 4;
@@ -124,10 +124,10 @@ impl Optimizer {
                 self.make_accumulation(gpu, &additions)?
             }
         };
-        let recorded = self.record(gpu, &program, encoder, |parameter, _, row| {
-            row.extend([1f32.to_bits()]);
-            row.extend([0; ROW_HEAD - 1]);
-            row.push(f32::from(u8::from(parameter.batches() == 0)).to_bits());
+        let recorded = self.record(gpu, &program, encoder, |parameter, _, words| {
+            words.extend([1f32.to_bits()]);
+            words.extend([0; COEFFICIENT_HEAD - 1]);
+            words.push(f32::from(u8::from(parameter.batches() == 0)).to_bits());
         });
         if again {
             self.accumulations.truncate(ACCUMULATIONS - 1);
@@ -170,10 +170,10 @@ impl Optimizer {
         let mut bind_groups = BindGroups::new();
         let (mut builder, mut runs, mut cohorts) = (Builder::new(gpu, &mut bind_groups), Vec::new(), HashMap::new());
         for Addition { id, gradient, range, first } in additions {
-            let row = builder.join(*id, *first, &mut cohorts);
+            let cohort = builder.join(*id, *first, &mut cohorts);
             let shared = gradient.buffer == range.buffer;
             let access = if shared { GradientAccess::Aliased } else { GradientAccess::Read };
-            runs.push(Run::of(vec![gradient.clone(), range.clone()], access, row, range.len, false));
+            runs.push(Run::of(vec![gradient.clone(), range.clone()], access, cohort, range.len, false));
         }
         builder.add_updates(runs, KernelKey::accumulate)?;
         builder.finish()

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::kernel::Extras;
 use crate::gpu::memory::{Arena, BufferRange, Place};
 use crate::gpu::{Device, Gpu};
-use crate::settings::ROW_HEAD;
+use crate::settings::COEFFICIENT_HEAD;
 
 /// Where the average of a parameter is to be, and the place that it takes for that, if it had none for states.
 type Averages = Vec<(u64, BufferRange, Option<Place>)>;
@@ -147,7 +147,9 @@ impl Optimizer {
             self.settle_here()?;
             self.submit(&gpu, |optimizer, encoder| {
                 let program = optimizer.make_swap_program(&gpu, group)?;
-                optimizer.record(&gpu, &program, encoder, |_, _, row| row.extend([0; ROW_HEAD + 1])).map(drop)
+                optimizer
+                    .record(&gpu, &program, encoder, |_, _, words| words.extend([0; COEFFICIENT_HEAD + 1]))
+                    .map(drop)
             })?;
         }
         let averaging = self.groups[group].averaging;

@@ -13,11 +13,11 @@ use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format};
 use crate::gpu::Device;
-use crate::gpu::control::{Control, InFlight};
 use crate::gpu::kernel::{AVERAGE, Extras};
 use crate::gpu::memory::{Arena, BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
+use crate::gpu::step_log::{InFlight, StepLog};
 use crate::rule::{Real, Stage, Step};
 use crate::scaling::{Report, Safeguards};
 use crate::schedule::Schedule;
@@ -196,11 +196,11 @@ pub struct Optimizer {
     /// Of the last accumulations, the latest first.
     accumulations: Vec<(Vec<accumulate::Addition>, Program)>,
     bind_groups: BindGroups,
-    /// Rows of coefficients, kept for their allocation.
-    rows: Vec<u32>,
+    /// What a step uploads, kept for their allocation.
+    words: Vec<u32>,
     safeguards: Safeguards,
     /// The device's half of the safeguards.
-    control: Option<Control>,
+    control: Option<StepLog>,
     /// What the CPU's steps say.
     report: Report,
     /// The most micro-batches that a parameter has received since the last step.
@@ -257,7 +257,7 @@ struct Group {
     gradient_format: Format,
     /// Steps that the schedule has seen for certain.
     steps: u64,
-    /// Recorded steps that the device may have skipped, by [`Control::bit`].
+    /// Recorded steps that the device may have skipped, by [`StepLog::bit`].
     pending: u128,
     /// All that it keeps: parameter, gradient, states and average, in this order.
     storage: Vec<Stored>,
@@ -278,7 +278,7 @@ struct Parameter {
     len: usize,
     /// Steps taken for certain.
     steps: u64,
-    /// Recorded steps in which it took part and which the device may have skipped, by [`Control::bit`].
+    /// Recorded steps in which it took part and which the device may have skipped, by [`StepLog::bit`].
     pending: u128,
     /// It stands at `x + shift·v`.
     shift: f64,
@@ -326,7 +326,7 @@ impl Group {
             average: self.averaging.is_some(),
             clip: settings.clip_value.is_some(),
             zero,
-            tiled: self.per_parameter_with(settings),
+            per_tensor: self.per_parameter_with(settings),
             pooled: false,
             two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
@@ -457,7 +457,7 @@ impl Optimizer {
             look_ahead_program: None,
             accumulations: Vec::new(),
             bind_groups: BindGroups::new(),
-            rows: Vec::new(),
+            words: Vec::new(),
             safeguards: Safeguards::default(),
             control: None,
             report: Report::default(),

@@ -6,13 +6,13 @@ use super::{Group, Memory, Optimizer, Parameter};
 use crate::error::Result;
 use crate::formats::Extent;
 use crate::gpu::Gpu;
+use crate::gpu::block_table::Owner;
 use crate::gpu::decision::Ratio;
 use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
 use crate::gpu::lines::{self, Shaped};
 use crate::gpu::memory::{BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Builder, Program, Span};
 use crate::gpu::runs::Run;
-use crate::gpu::tiles::Unit;
 use crate::settings::Settings;
 
 /// What makes parameters step together: the group, the options, the step count and what is not known of it, the
@@ -20,7 +20,7 @@ use crate::settings::Settings;
 /// coefficients of its own.
 pub(super) type Cohort = (usize, u64, bool, (u64, u128, u64), u64, bool, Option<u64>);
 
-fn cohort(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
+fn cohort_of(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
     let Parameter { group, options, steps, pending, shift, .. } = parameter;
     let begun = if groups[*group].averaging.is_some() { parameter.begun() } else { 0 };
     let counts = (*steps, *pending, begun);
@@ -47,14 +47,14 @@ impl Optimizer {
         let mut cohorts = std::mem::take(&mut self.cohorts);
         cohorts.clear();
         let leaders = program.cohorts.iter().filter_map(|id| Some((*id, self.parameters.get(id)?)));
-        cohorts.extend(leaders.map(|(id, parameter)| cohort(id, parameter, &self.groups)));
+        cohorts.extend(leaders.map(|(id, parameter)| cohort_of(id, parameter, &self.groups)));
         let same = cohorts.len() == program.cohorts.len() && {
             let mut members = program.members.iter();
             let ours = self.parameters.iter().filter(|(_, parameter)| parameter.is_stepped());
             let known = |(id, parameter): (&u64, &Parameter)| {
-                members
-                    .next()
-                    .is_some_and(|&(member, row)| member == *id && cohorts[row] == cohort(*id, parameter, &self.groups))
+                members.next().is_some_and(|&(member, cohort)| {
+                    member == *id && cohorts[cohort] == cohort_of(*id, parameter, &self.groups)
+                })
             };
             ours.into_iter().all(known) && members.next().is_none()
         };
@@ -80,7 +80,7 @@ impl Optimizer {
         let (outs, results) = self.results(&mut builder);
         for (id, parameter, tensor) in self.tensors_in_place() {
             let Some(gradient) = tensor.gradient.as_ref().filter(|_| parameter.is_stepped()) else { continue };
-            let row = builder.join(id, cohort(id, parameter, &self.groups), &mut cohorts);
+            let cohort = builder.join(id, cohort_of(id, parameter, &self.groups), &mut cohorts);
             let access = match self.groups[parameter.group].settings.zero_grad {
                 true => GradientAccess::Zero,
                 false if tensor.binds(&gradient.buffer) => GradientAccess::Aliased,
@@ -89,15 +89,15 @@ impl Optimizer {
             let in_arena = tensor.owned && tensor.gradient == tensor.own_gradient;
             let states = self.groups[parameter.group].states_of_elements().map(|(k, _)| k);
             let ranges = ranges(tensor, Some(gradient), states, in_arena);
-            let tiled = self.groups[parameter.group].per_parameter();
+            let per_tensor = self.groups[parameter.group].per_parameter();
             let out = outs.get(&id).copied().unwrap_or_default();
-            let run = Run::of(ranges, access, row, parameter.len, tiled).with_results(out);
+            let run = Run::of(ranges, access, cohort, parameter.len, per_tensor).with_results(out);
             push_run(&mut runs, parameter.group, Run { owned: in_arena, ..run });
             if self.groups[parameter.group].settings.reshapes() {
-                shaped.push((id, row));
+                shaped.push((id, cohort));
             }
             if measures {
-                let run = Run::of(vec![gradient.clone()], GradientAccess::Read, row, parameter.len, true);
+                let run = Run::of(vec![gradient.clone()], GradientAccess::Read, cohort, parameter.len, true);
                 gradients.push(run.with_results(out));
             }
         }
@@ -157,23 +157,23 @@ impl Optimizer {
 
     /// What is done to the gradients of these parameters, with these rows, before anything else.
     fn shaped(&self, members: &[(u64, usize)]) -> Vec<Shaped<'_>> {
-        let of = |&(id, row): &(u64, usize)| {
+        let of = |&(id, cohort): &(u64, usize)| {
             let parameter = self.parameters.get(&id)?;
             let Memory::Gpu(tensor) = &parameter.memory else { return None };
             let Settings { centralize, adaptive_clip: adaptive, .. } = self.groups[parameter.group].settings;
             let (gradient, shape) = (tensor.gradient.as_ref()?, parameter.options.shape);
             let (name, parameter) = (parameter.name.as_str(), tensor.parameter.as_ref()?);
-            Some(Shaped { name, parameter, gradient, shape, row, centralize, adaptive })
+            Some(Shaped { name, parameter, gradient, shape, cohort, centralize, adaptive })
         };
         members.iter().filter_map(of).collect()
     }
 
-    /// What norm-based groups make of their norms: a unit for each tensor, or one for the group.
+    /// What norm-based groups make of their norms: a owner for each tensor, or one for the group.
     fn ratios(&self, gpu: &Gpu, builder: &Builder<'_>, outs: &HashMap<u64, u32>) -> Result<HashMap<usize, Vec<Ratio>>> {
         let mut ratios = HashMap::<usize, Vec<Ratio>>::new();
         let wgpu::Limits { max_compute_workgroups_per_dimension: most, .. } = gpu.device().limits();
         let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
-        let mut push = |k: usize, kept: Option<&BufferRange>, unit: Unit| -> Result<()> {
+        let mut push = |k: usize, kept: Option<&BufferRange>, owner: Owner| -> Result<()> {
             let rule = self.groups[k].rule.description();
             let kernel = gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Extras::default()))?;
             // What is bound of the buffer is cut to what the device binds.
@@ -183,40 +183,40 @@ impl Optimizer {
                 (range.window(base, most), range.first() - base)
             });
             let (kept, at) = bound.unzip();
-            let unit = Unit { scalar: at.unwrap_or(0) as u32, ..unit };
+            let owner = Owner { kept: at.unwrap_or(0) as u32, ..owner };
             let ours = ratios.entry(k).or_default();
-            let room = |last: &&mut Ratio| last.units.len() < most as usize && last.kept == kept;
+            let room = |last: &&mut Ratio| last.owners.len() < most as usize && last.kept == kept;
             match ours.last_mut().filter(room) {
-                Some(last) => last.units.push(unit),
-                None => ours.push(Ratio { kernel, kept, units: vec![unit] }),
+                Some(last) => last.owners.push(owner),
+                None => ours.push(Ratio { kernel, kept, owners: vec![owner] }),
             }
             Ok(())
         };
         // Of a group with one number: its rows, which lie behind each other, and its partial results, which do, too.
-        let mut whole = BTreeMap::<usize, Unit>::new();
+        let mut whole = BTreeMap::<usize, Owner>::new();
         let mut members = builder.members.clone();
         members.sort_unstable();
-        let members = members.iter().filter_map(|(id, row)| Some((id, *row as u32, self.parameters.get(id)?)));
-        for (id, row, parameter) in members {
+        let members = members.iter().filter_map(|(id, cohort)| Some((id, *cohort as u32, self.parameters.get(id)?)));
+        for (id, cohort, parameter) in members {
             let Some(over) = self.groups[parameter.group].rule.reduces_over() else { continue };
             let (first, count) = (outs.get(id).copied().unwrap_or_default(), builder.results(parameter.len));
             match over {
                 Extent::Tensor => {
-                    let unit = Unit { first, count, row, rows: 1, ..Unit::default() };
+                    let owner = Owner { first, count, cohort, cohorts: 1, ..Owner::default() };
                     let group = &self.groups[parameter.group];
-                    push(parameter.group, group.kept().and_then(|role| group.range(parameter, role)), unit)?;
+                    push(parameter.group, group.kept().and_then(|role| group.range(parameter, role)), owner)?;
                 }
                 _ => {
-                    let unit = whole.entry(parameter.group).or_insert(Unit { first, row, ..Unit::default() });
-                    let last = row.max((unit.row + unit.rows).saturating_sub(1));
-                    (unit.first, unit.row) = (unit.first.min(first), unit.row.min(row));
-                    (unit.count, unit.rows) = (unit.count + count, last - unit.row + 1);
+                    let owner = whole.entry(parameter.group).or_insert(Owner { first, cohort, ..Owner::default() });
+                    let last = cohort.max((owner.cohort + owner.cohorts).saturating_sub(1));
+                    (owner.first, owner.cohort) = (owner.first.min(first), owner.cohort.min(cohort));
+                    (owner.count, owner.cohorts) = (owner.count + count, last - owner.cohort + 1);
                 }
             }
         }
-        for (k, unit) in whole {
+        for (k, owner) in whole {
             let group = &self.groups[k];
-            push(k, group.kept().and_then(|role| group.shared_range(role)), unit)?;
+            push(k, group.kept().and_then(|role| group.shared_range(role)), owner)?;
         }
         Ok(ratios)
     }
@@ -249,9 +249,9 @@ impl Optimizer {
             for (id, parameter, tensor) in optimizer.tensors_in_place() {
                 let found = optimizer.groups[parameter.group].states_of_elements().find(|(_, name)| *name == state);
                 let Some((found, _)) = found.filter(|_| members.binary_search(&id).is_ok()) else { continue };
-                let row = builder.join(id, cohort(id, parameter, &optimizer.groups), &mut cohorts);
+                let cohort = builder.join(id, cohort_of(id, parameter, &optimizer.groups), &mut cohorts);
                 let ranges = ranges(tensor, None, [found], tensor.owned);
-                let run = Run::of(ranges, GradientAccess::None, row, parameter.len, false);
+                let run = Run::of(ranges, GradientAccess::None, cohort, parameter.len, false);
                 push_run(&mut runs, parameter.group, Run { owned: tensor.owned, ..run });
             }
             builder.add_updates(runs.into_iter().map(|(_, run)| run).collect(), |lane, _| key(lane))?;

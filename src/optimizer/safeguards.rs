@@ -3,12 +3,12 @@
 use super::{At, Change, Group, Optimizer};
 use crate::clipping::{ClipNorm, Limit, NonFinite};
 use crate::error::{Error, Result};
-use crate::gpu::control::{Control, StepEntry, StepHead};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
+use crate::gpu::step_log::{StepEntry, StepHead, StepLog};
 use crate::gpu::{Device, Gpu};
 use crate::scaling::{LossScaler, Report, factors};
-use crate::settings::{ROW_HEAD, Settings};
+use crate::settings::{COEFFICIENT_HEAD, Settings};
 
 /// The most sets of coefficients that a step offers the device to choose from.
 const MAX_CANDIDATES: usize = 1 << 14;
@@ -161,7 +161,7 @@ impl Optimizer {
     }
 
     pub(super) fn unresolved(&self) -> usize {
-        self.control.as_ref().map_or(0, Control::unresolved)
+        self.control.as_ref().map_or(0, StepLog::unresolved)
     }
 
     /// Counts the steps whose outcome has arrived.
@@ -169,8 +169,8 @@ impl Optimizer {
         let Some(control) = &mut self.control else { return };
         let (mut known, mut taken) = (0u128, 0u128);
         for (step, was_taken) in control.resolve() {
-            known |= Control::bit(step);
-            taken |= if was_taken { Control::bit(step) } else { 0 };
+            known |= StepLog::bit(step);
+            taken |= if was_taken { StepLog::bit(step) } else { 0 };
         }
         if known == 0 {
             return;
@@ -212,10 +212,10 @@ impl Optimizer {
         clips.next().map_or(1, |clip| clip.norm.kind())
     }
 
-    pub(super) fn control(&mut self, gpu: &Gpu) -> Result<&mut Control> {
+    pub(super) fn control(&mut self, gpu: &Gpu) -> Result<&mut StepLog> {
         let control = match self.control.take() {
             Some(control) => control,
-            None => Control::new(gpu, self.report)?,
+            None => StepLog::new(gpu, self.report)?,
         };
         Ok(self.control.insert(control))
     }
@@ -252,8 +252,8 @@ impl Optimizer {
     pub(super) fn step_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
         self.check_candidates(program)?;
         let Some(decision) = &program.decision else { return Ok(Vec::new()) };
-        let (step, window) = (self.control.as_ref().map_or(1, Control::next), self.window);
-        let mut words = std::mem::take(&mut self.rows);
+        let (step, window) = (self.control.as_ref().map_or(1, StepLog::next), self.window);
+        let mut words = std::mem::take(&mut self.words);
         words.clear();
         let len =
             program.members.iter().filter_map(|(id, _)| self.parameters.get(id)).map(|parameter| parameter.len).sum();
@@ -266,12 +266,12 @@ impl Optimizer {
             scaler: self.safeguards.scaler.unwrap_or_default().factors(),
             measures: self.measures().into(),
             nan: f32::NAN,
-            rows: program.cohorts.len() as u32,
+            cohorts: program.cohorts.len() as u32,
             measured: measured.into(),
             unused: 0,
         }));
         words.resize(HEAD_WORDS + ENTRY_WORDS * program.cohorts.len(), 0);
-        for (row, leader) in program.cohorts.iter().enumerate() {
+        for (cohort, leader) in program.cohorts.iter().enumerate() {
             let Some(parameter) = self.parameters.get(leader) else { continue };
             let group = &self.groups[parameter.group];
             let (taken, seen) = (parameter.pending, group.pending);
@@ -284,12 +284,12 @@ impl Optimizer {
                     let schedule =
                         group.recorded().saturating_sub(u64::from(if apart || seen == 0 { unseen } else { skipped }));
                     let at = At { steps, schedule, window };
-                    words.extend(parameter.coefficients(group, at).row());
+                    words.extend(parameter.coefficients(group, at).words());
                     group.rule.0.hyper_f32(&parameter.next_step(group, at), &mut words);
                 }
             }
             let clip = group.settings.clip_norm;
-            let [start, count] = if clip.is_some() { decision.ranges[row] } else { [0, 0] };
+            let [start, count] = if clip.is_some() { decision.ranges[cohort] } else { [0, 0] };
             let [weight, weight_power] = factors(parameter.share(group, window) * group.settings.grad_scale.abs());
             let group_clip = group.settings.group_clip_norm;
             let span = program.spans.get(&parameter.group).filter(|_| group_clip.is_some()).copied();
@@ -298,7 +298,7 @@ impl Optimizer {
             let entry: [u32; ENTRY_WORDS] = bytemuck::cast(StepEntry {
                 candidates: first,
                 width,
-                words: (ROW_HEAD + group.rule.hyper_names().len()) as u32,
+                words: (COEFFICIENT_HEAD + group.rule.hyper_names().len()) as u32,
                 weight,
                 taken: steps(taken),
                 scheduled: steps(seen),
@@ -311,7 +311,7 @@ impl Optimizer {
                 group_clip: ClipNorm::limit(group_clip.as_ref(), span.len),
                 unused: 0,
             });
-            words[HEAD_WORDS + ENTRY_WORDS * row..][..ENTRY_WORDS].copy_from_slice(&entry);
+            words[HEAD_WORDS + ENTRY_WORDS * cohort..][..ENTRY_WORDS].copy_from_slice(&entry);
         }
         Ok(words)
     }

@@ -3,16 +3,16 @@
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::gpu::control::{Control, InFlight, MEASURED};
 use crate::gpu::decision::COEFFICIENT_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
 use crate::gpu::recording::Inputs;
 use crate::gpu::ring::CoefficientRing;
+use crate::gpu::step_log::{InFlight, MEASURED, StepLog};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
-use crate::settings::{ROW_HEAD, Settings};
+use crate::settings::{COEFFICIENT_HEAD, Settings};
 
 /// Compiles what a group's first step will need.
 pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
@@ -67,7 +67,7 @@ impl Optimizer {
             Some(_) => self.record_controlled(&gpu, &program, encoder),
             None => self.record(&gpu, &program, encoder, |parameter, group, words| {
                 let at = parameter.at(group, window);
-                words.extend(parameter.coefficients(group, at).row());
+                words.extend(parameter.coefficients(group, at).words());
                 group.rule.0.hyper_f32(&parameter.next_step(group, at), words);
             }),
         };
@@ -198,7 +198,7 @@ impl Optimizer {
     fn count(&mut self, program: &Program, recorded: Recorded, f: impl Fn(&mut u64, &mut u128, Option<u128>)) {
         let bit = match recorded {
             Recorded::Counted => None,
-            Recorded::Pending(step) => Some(Control::bit(step)),
+            Recorded::Pending(step) => Some(StepLog::bit(step)),
         };
         for (id, _) in &program.members {
             self.parameters.entry(*id).and_modify(|p| f(&mut p.steps, &mut p.pending, bit));
@@ -230,7 +230,7 @@ impl Optimizer {
     #[cfg(not(target_family = "wasm"))]
     fn has_room(&mut self) -> Result<()> {
         self.resolve();
-        self.control.as_ref().map_or(Ok(()), Control::check_room)?;
+        self.control.as_ref().map_or(Ok(()), StepLog::check_room)?;
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
         // Of the step that comes, whose program may be another one than the last.
         let program = self.current_program(&gpu)?;
@@ -259,10 +259,10 @@ impl Optimizer {
             Some(program) if program.members.iter().map(|(id, _)| id).eq(members.iter().map(|(id, _)| id)) => program,
             _ => self.make_look_ahead_program(&gpu, &members)?,
         };
-        let recorded = self.record(&gpu, &program, encoder, |parameter, group, row| {
-            row.extend([0; ROW_HEAD]);
+        let recorded = self.record(&gpu, &program, encoder, |parameter, group, words| {
+            words.extend([0; COEFFICIENT_HEAD]);
             let shift = group.rule.0.look_ahead(&parameter.next_step(group, parameter.at(group, 0)));
-            row.push(f32::of(shift.unwrap_or(0.0)).to_bits());
+            words.push(f32::of(shift.unwrap_or(0.0)).to_bits());
         });
         self.look_ahead_program = Some(program);
         if recorded.is_ok() {
@@ -392,14 +392,14 @@ impl Optimizer {
         }
         let ring = self.ring.get_or_insert_with(|| CoefficientRing::new(gpu));
         let (in_use, coefficients) = ring.acquire(gpu, program.cohorts.len())?;
-        self.rows.clear();
-        for (row, &leader) in program.cohorts.iter().enumerate() {
-            self.rows.resize(row * ring.stride(), 0);
+        self.words.clear();
+        for (cohort, &leader) in program.cohorts.iter().enumerate() {
+            self.words.resize(cohort * ring.stride(), 0);
             if let Some(parameter) = self.parameters.get(&leader) {
-                fill(parameter, &self.groups[parameter.group], &mut self.rows);
+                fill(parameter, &self.groups[parameter.group], &mut self.words);
             }
         }
-        ring.write(gpu, &coefficients, &self.rows)?;
+        ring.write(gpu, &coefficients, &self.words)?;
         let mut pass = encoder.begin_compute_pass(&compute_pass());
         let inputs = Inputs { step: None, coefficients: (&coefficients.bind_group, 4 * ring.stride() as u32) };
         program.record(program.all(), inputs, &mut pass);
@@ -425,7 +425,7 @@ impl Optimizer {
         self.control(gpu)?;
         let words = self.step_words(program, measured)?;
         let begun = self.control(gpu)?.begin(gpu, &words);
-        self.rows = words;
+        self.words = words;
         begun
     }
 

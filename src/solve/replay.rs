@@ -36,7 +36,7 @@ pub(super) fn argument_group(gpu: &Gpu, all: &wgpu::Buffer, words: usize) -> wgp
     let one = wgpu::BufferBinding { buffer: all, offset: 0, size: wgpu::BufferSize::new(4 * words as u64) };
     gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some("wgpu-optim solver arguments"),
-        layout: &crate::gpu::kernel::row_layout(gpu.device()),
+        layout: &crate::gpu::kernel::coefficients_layout(gpu.device()),
         entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(one) }],
     })
 }

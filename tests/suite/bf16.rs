@@ -17,7 +17,7 @@ crate::tests!(
     nothing_writes_to_16_bits
 );
 
-const LENS: [usize; 7] = [1, 3, 4, 63, 130, 4097, 300_001];
+const LENS: [usize; 6] = [1, 3, 4, 63, 130, 4097];
 
 /// Numbers that bfloat16 has.
 fn gradient(len: usize, t: usize) -> Vec<f32> {

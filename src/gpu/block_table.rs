@@ -4,15 +4,15 @@
 use super::kernel::WORKGROUP;
 use super::{Gpu, memory};
 
-/// Elements of a tile, where a device binds at least twice as many.
-const TILE: u64 = 4096;
-/// Tiles that start a dispatch lie at multiples of this many: 256 bytes.
+/// Elements of a block, where a device binds at least twice as many.
+const BLOCK: u64 = 4096;
+/// BlockTable that start a dispatch lie at multiples of this many: 256 bytes.
 const ALIGN: usize = 8;
 
-/// `Tile` of the shaders.
+/// `Block` of the shaders.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct Tile {
+pub(crate) struct Block {
     /// Of the parameter, in lanes, from the start of what is bound.
     pub(crate) start: u32,
     /// Of the gradient.
@@ -23,105 +23,105 @@ pub(crate) struct Tile {
     pub(crate) len: u32,
     /// Its place among the partial results.
     pub(crate) out: u32,
-    pub(crate) row: u32,
+    pub(crate) cohort: u32,
     /// In lanes, from the start of the tensor.
     pub(crate) first: u32,
     /// Elements of the tensor.
     pub(crate) limit: u32,
 }
 
-/// `Unit` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for
+/// `Owner` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for
 /// it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct Unit {
+pub(crate) struct Owner {
     pub(crate) first: u32,
     pub(crate) count: u32,
-    pub(crate) row: u32,
-    pub(crate) rows: u32,
-    pub(crate) scalar: u32,
+    pub(crate) cohort: u32,
+    pub(crate) cohorts: u32,
+    pub(crate) kept: u32,
     pub(crate) unused: [u32; 3],
 }
 
 /// A tensor within a run of tensors that lie behind each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct Segment {
     /// In elements, from the start of the run.
     pub(crate) start: u64,
     /// In elements, with padding.
     pub(crate) padded: u64,
     /// In elements.
     pub(crate) len: u64,
-    pub(crate) row: usize,
+    pub(crate) cohort: usize,
     /// The first of its partial results.
     pub(crate) out: u32,
 }
 
-/// The tiles of a plan in the making.
+/// The blocks of a plan in the making.
 #[derive(Debug)]
-pub(crate) struct Tiles {
-    pub(crate) tiles: Vec<Tile>,
-    /// Elements of a tile.
+pub(crate) struct BlockTable {
+    pub(crate) blocks: Vec<Block>,
+    /// Elements of a block.
     pub(crate) size: u64,
 }
 
-/// Consecutive tiles that one dispatch takes.
+/// Consecutive blocks that one dispatch takes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Batch {
+pub(crate) struct Blocks {
     pub(crate) first: usize,
     pub(crate) count: u32,
     /// Lanes of the longest.
     pub(crate) longest: u32,
 }
 
-impl Batch {
+impl Blocks {
     /// Workgroups of an update: a lane a thread.
     pub(crate) fn workgroups(&self) -> [u32; 2] {
         [self.longest.div_ceil(WORKGROUP as u32), self.count]
     }
 
-    pub(crate) fn binding<'a>(&self, tiles: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
+    pub(crate) fn binding<'a>(&self, blocks: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: tiles,
-            offset: (self.first * size_of::<Tile>()) as u64,
-            size: wgpu::BufferSize::new(u64::from(self.count) * size_of::<Tile>() as u64),
+            buffer: blocks,
+            offset: (self.first * size_of::<Block>()) as u64,
+            size: wgpu::BufferSize::new(u64::from(self.count) * size_of::<Block>() as u64),
         })
     }
 }
 
-impl Tiles {
+impl BlockTable {
     pub(crate) fn new(gpu: &Gpu) -> Self {
-        // Windows that overlap by half hold each tile whole.
+        // Windows that overlap by half hold each block whole.
         let half = gpu.device().limits().max_storage_buffer_binding_size / 8;
-        Self { tiles: Vec::new(), size: TILE.min(half / memory::ALIGN * memory::ALIGN).max(memory::ALIGN) }
+        Self { blocks: Vec::new(), size: BLOCK.min(half / memory::ALIGN * memory::ALIGN).max(memory::ALIGN) }
     }
 
-    /// Partial results of a tensor. They depend on its elements alone: tiles are cut from its start, wherever it lies.
+    /// Partial results of a tensor. They depend on its elements alone: blocks are cut from its start, wherever it lies.
     pub(crate) fn results(&self, len: u64) -> u32 {
         len.div_ceil(self.size) as u32
     }
 
-    /// Cuts `part` (elements from the start of what is bound) into tiles of lanes of this width, and appends them to
-    /// the batch or, where it is full, to a new one. `fill` completes each tile, given its offset in the part in
+    /// Cuts `part` (elements from the start of what is bound) into blocks of lanes of this width, and appends them to
+    /// the batch or, where it is full, to a new one. `fill` completes each block, given its offset in the part in
     /// elements.
     pub(crate) fn cut(
         &mut self,
-        batches: &mut Vec<Batch>,
+        batches: &mut Vec<Blocks>,
         most: u32,
         part: std::ops::Range<u64>,
         width: u64,
-        fill: impl Fn(&mut Tile, u64),
+        fill: impl Fn(&mut Block, u64),
     ) {
         for start in (part.start..part.end).step_by(self.size as usize) {
             if batches.last().is_none_or(|batch| batch.count == most) {
-                self.tiles.resize(self.tiles.len().next_multiple_of(ALIGN), Tile::default());
-                batches.push(Batch { first: self.tiles.len(), count: 0, longest: 0 });
+                self.blocks.resize(self.blocks.len().next_multiple_of(ALIGN), Block::default());
+                batches.push(Blocks { first: self.blocks.len(), count: 0, longest: 0 });
             }
             let len = (self.size.min(part.end - start) / width) as u32;
             let lane = (start / width) as u32;
-            let mut tile = Tile { start: lane, grad: lane, state: lane, len, ..Tile::default() };
-            fill(&mut tile, start - part.start);
-            self.tiles.push(tile);
+            let mut block = Block { start: lane, grad: lane, state: lane, len, ..Block::default() };
+            fill(&mut block, start - part.start);
+            self.blocks.push(block);
             if let Some(batch) = batches.last_mut() {
                 batch.count += 1;
                 batch.longest = batch.longest.max(len);
@@ -131,8 +131,8 @@ impl Tiles {
 
     /// The table on the device.
     pub(crate) fn buffer(&self, gpu: &Gpu) -> wgpu::Buffer {
-        let none = [Tile::default()];
-        let tiles = if self.tiles.is_empty() { &none[..] } else { &self.tiles };
-        gpu.buffer_of("wgpu-optim tiles", bytemuck::cast_slice(tiles), wgpu::BufferUsages::STORAGE)
+        let none = [Block::default()];
+        let blocks = if self.blocks.is_empty() { &none[..] } else { &self.blocks };
+        gpu.buffer_of("wgpu-optim blocks", bytemuck::cast_slice(blocks), wgpu::BufferUsages::STORAGE)
     }
 }

@@ -4,10 +4,10 @@
 //     CENTRALIZE   g ← g − mean(g)
 //     ADAPTIVE     g ← g·min(1, clipping·max(‖w‖, ε) / max(‖g‖, 1e-6))
 //
-// A workgroup has `width` neighbouring units, each of `count` elements that are `step` apart. A longer unit is cut into
-// parts, a workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A unit
+// A workgroup has `width` neighbouring lines, each of `count` elements that are `step` apart. A longer line is cut into
+// parts, a workgroup each: `sums` measures them, `combine` joins them in order, `apply` rewrites the gradient. A line
 // of one part needs `main` alone. No thread takes more than some thousand turns: some drivers end loops after 32,768.
-// `parts` holds of each part of each unit the pairs of g and of w; behind them, for each unit, what `change` returns.
+// `parts` holds of each part of each line the pairs of g and of w; behind them, for each line, what `change` returns.
 //
 // Behind reduce.wgsl, wide.wgsl, step_input.wgsl, and the other bindings of group 1, which src/gpu/passes.rs generates.
 // CPU twin: `Job::reshape` in src/cpu.rs.
@@ -15,23 +15,23 @@
 struct Job {
     param: u32,
     grad: u32,
-    units: u32,
-    unit_step: u32,
+    lines: u32,
+    line_step: u32,
     count: u32,
     step: u32,
     width: u32,
     adaptive: u32,
     clipping: f32,
     eps: f32,
-    row: u32,
+    cohort: u32,
     parts: u32,
     turns: u32,            // of each thread in a part
 }
 
 @group(1) @binding(0) var<storage, read> job: Job;
 
-// A thread's share of a part of a unit: elements from `first` to below `end`.
-struct Share { unit: u32, part: u32, first: u32, end: u32, stride: u32 }
+// A thread's share of a part of a line: elements from `first` to below `end`.
+struct Share { line: u32, part: u32, first: u32, end: u32, stride: u32 }
 
 @compute @workgroup_size(256)
 fn main(
@@ -40,7 +40,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let share = share_of(group, groups, lane);
-    let found = join_units(measure(share), lane);
+    let found = join_lines(measure(share), lane);
     rewrite(share, change(found));
 }
 
@@ -51,9 +51,9 @@ fn sums(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let share = share_of(group, groups, lane);
-    let found = join_units(measure(share), lane);
-    if lane < job.width && share.unit < job.units {
-        parts[share.unit * job.parts + share.part] = found;
+    let found = join_lines(measure(share), lane);
+    if lane < job.width && share.line < job.lines {
+        parts[share.line * job.parts + share.part] = found;
     }
 }
 
@@ -63,16 +63,16 @@ fn combine(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let unit = (group.x + groups.x * group.y) * job.width + lane % job.width;
+    let line = (group.x + groups.x * group.y) * job.width + lane % job.width;
     var mine = vec4(0.0);
-    if unit < job.units {
+    if line < job.lines {
         for (var k = lane / job.width; k < job.parts; k += 256u / job.width) {
-            mine = joined(mine, parts[unit * job.parts + k]);
+            mine = joined(mine, parts[line * job.parts + k]);
         }
     }
-    let found = join_units(mine, lane);
-    if lane < job.width && unit < job.units {
-        parts[job.units * job.parts + unit] = vec4(change(found), 0.0);
+    let found = join_lines(mine, lane);
+    if lane < job.width && line < job.lines {
+        parts[job.lines * job.parts + line] = vec4(change(found), 0.0);
     }
 }
 
@@ -83,19 +83,19 @@ fn apply(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let share = share_of(group, groups, lane);
-    if share.unit < job.units {
-        rewrite(share, parts[job.units * job.parts + share.unit].xyz);
+    if share.line < job.lines {
+        rewrite(share, parts[job.lines * job.parts + share.line].xyz);
     }
 }
 
 fn share_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Share {
     let at = group.x + groups.x * group.y;
-    let unit = at / job.parts * job.width + lane % job.width;
+    let line = at / job.parts * job.width + lane % job.width;
     let part = at % job.parts;
     let threads = 256u / job.width;
     let start = part * job.turns * threads;
-    let end = select(0u, min(job.count, start + job.turns * threads), unit < job.units);
-    return Share(unit, part, start + lane / job.width, end, threads);
+    let end = select(0u, min(job.count, start + job.turns * threads), line < job.lines);
+    return Share(line, part, start + lane / job.width, end, threads);
 }
 
 // The pairs of g and of w.
@@ -103,9 +103,9 @@ fn measure(share: Share) -> vec4<f32> {
     var g = vec2(0.0);
     var w = vec2(0.0);
     for (var k = share.first; k < share.end; k += share.stride) {
-        let at = share.unit * job.unit_step + k * job.step;
+        let at = share.line * job.line_step + k * job.step;
         var x = load_grad(job.grad + at);
-        if slot[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
+        if inputs[POLICY] == ZERO && (bitcast<u32>(x) & INFINITE) == INFINITE {
             x = 0.0;
         }
         if job.adaptive == 1u {
@@ -119,13 +119,13 @@ fn measure(share: Share) -> vec4<f32> {
     return vec4(g, w);
 }
 
-// What is done to a unit: two factors, as of `factors`, and what is subtracted.
+// What is done to a line: two factors, as of `factors`, and what is subtracted.
 fn change(found: vec4<f32>) -> vec3<f32> {
     if job.adaptive == 0u {
         return vec3(1.0, 1.0, found.y);
     }
-    var factor = weight(job.row);
-    if slot[SCALING] == 1u {
+    var factor = weight(job.cohort);
+    if inputs[SCALING] == 1u {
         factor = over(factor, wide(loss_scale));
     }
     let norm = times(times(factor, wide(found.x)), wide(sqrt(found.y)));
@@ -148,7 +148,7 @@ fn larger(a: Wide, b: Wide) -> Wide {
 
 fn rewrite(share: Share, change: vec3<f32>) {
     for (var k = share.first; k < share.end; k += share.stride) {
-        let at = job.grad + share.unit * job.unit_step + k * job.step;
+        let at = job.grad + share.line * job.line_step + k * job.step;
         let g = load_grad(at);
         store_grad(at, change.x * select(change.y * g, g, change.y == 1.0) - change.z);
     }
@@ -171,8 +171,8 @@ fn joined(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
 
 var<workgroup> shared_pairs: array<vec4<f32>, 256>;
 
-// The pairs of each unit's threads, joined in a fixed order.
-fn join_units(mine: vec4<f32>, lane: u32) -> vec4<f32> {
+// The pairs of each line's threads, joined in a fixed order.
+fn join_lines(mine: vec4<f32>, lane: u32) -> vec4<f32> {
     shared_pairs[lane] = mine;
     workgroupBarrier();
     for (var n = 128u; n >= job.width; n >>= 1u) {

@@ -36,7 +36,7 @@ pub(crate) struct StepHead {
     pub(crate) scaler: ScaleFactors,
     pub(crate) measures: u32,
     pub(crate) nan: f32,
-    pub(crate) rows: u32,
+    pub(crate) cohorts: u32,
     pub(crate) measured: u32,
     pub(crate) unused: u32,
 }
@@ -69,7 +69,7 @@ pub(crate) struct StepEntry {
 
 /// The control buffer, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub(crate) struct StepLog {
     pub(crate) buffer: wgpu::Buffer,
     ring: Ring<StepBuffers>,
     shared: Arc<Mutex<Shared>>,
@@ -156,7 +156,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Control {
+impl StepLog {
     pub(crate) fn new(gpu: &Gpu, report: Report) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
         let buffer = gpu.scoped("the control buffer", || {
