@@ -329,7 +329,7 @@ impl<'a> Builder<'a> {
 
     /// The program of a step about which the device decides, with this many partial results. `lines` comes before all
     /// else.
-    pub(crate) fn finish_controlled(
+    pub(crate) fn finish_decided(
         self,
         control: &wgpu::Buffer,
         lines: Vec<(Stage, Vec<Dispatch>)>,

@@ -100,15 +100,4 @@ impl Gpu {
         }
         Ok(())
     }
-
-    /// Writes a step's coefficients to the start of a buffer, before the next submission. A lost device shows here, at
-    /// no further cost: it has no staging memory.
-    pub(crate) fn write_words(&self, buffer: &wgpu::Buffer, words: &[u32]) -> Result<()> {
-        let bytes: &[u8] = bytemuck::cast_slice(words);
-        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return self.check_alive() };
-        self.caught("coefficients", || {
-            let view = self.queue().write_buffer_with(buffer, 0, size);
-            view.map(|mut view| view.copy_from_slice(bytes)).ok_or(Error::DeviceLost)
-        })?
-    }
 }

@@ -1,7 +1,6 @@
 //! What a parameter's gradient holds, and gradient accumulation over micro-batches, in the gradient itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::storage::{Role, check_gradient_format};
 use super::{Memory, Optimizer, Parameter, ParameterId};
@@ -28,34 +27,6 @@ pub(super) enum Held {
     Values,
     /// The sum of this many micro-batches. The next step uses it up.
     Batches(u32),
-}
-
-impl Parameter {
-    /// Whether a step finds a gradient.
-    pub(super) fn has_gradient(&self) -> bool {
-        match self.gradient {
-            Held::Unwritten => self.handed_out.load(Relaxed),
-            Held::Nothing => false,
-            Held::Values | Held::Batches(_) => true,
-        }
-    }
-
-    /// Whether the next step takes micro-batches.
-    pub(super) fn is_accumulated(&self) -> bool {
-        matches!(self.gradient, Held::Batches(_))
-    }
-
-    /// Micro-batches in its gradient.
-    fn batches(&self) -> u32 {
-        if let Held::Batches(n) = self.gradient { n } else { 0 }
-    }
-
-    /// Forgets its micro-batches.
-    pub(super) fn end_window(&mut self) {
-        if self.is_accumulated() {
-            self.gradient = Held::Nothing;
-        }
-    }
 }
 
 /// One tensor's part of an accumulation.

@@ -1,27 +1,23 @@
 //! What a user calls: groups, parameters and their memory.
 //!
-//! `add.rs` adds parameters, `groups.rs` configures groups, `safeguards.rs` what concerns a step as a whole, `plan.rs` and
-//! `step.rs` step, `access.rs` reads and writes, `checkpoint` saves and loads.
+//! `add.rs` adds parameters, `groups.rs` configures groups, `safeguards.rs` what concerns a step as a whole. `step.rs`
+//! steps with the program that `program.rs` makes, `cpu_step.rs` on the CPU. `access.rs` reads and writes, `checkpoint`
+//! saves and loads. What a group and a parameter are stands in `group.rs`, `parameter.rs` and `storage.rs`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
-
-use half::bf16;
 
 use crate::any_rule::AnyRule;
-use crate::averaging::Averaging;
 use crate::error::{Error, Result};
-use crate::formats::{Extent, Format};
+use crate::formats::Format;
 use crate::gpu::Device;
-use crate::gpu::kernel::{AVERAGE, Extras};
-use crate::gpu::memory::{Arena, BufferRange, Tensor};
+use crate::gpu::kernel::AVERAGE;
+use crate::gpu::memory::{Arena, BufferRange};
 use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
 use crate::gpu::step_log::{InFlight, StepLog};
-use crate::rule::{Real, Stage, Step};
+use crate::rule::Stage;
 use crate::scaling::{Report, Safeguards};
-use crate::schedule::Schedule;
-use crate::settings::{Accumulation, Coefficients, Options, Settings};
+use crate::settings::Settings;
 
 mod access;
 mod accumulate;
@@ -30,8 +26,10 @@ mod averages;
 mod checkpoint;
 mod claims;
 mod cpu_step;
+mod group;
 mod groups;
 mod moves;
+mod parameter;
 mod program;
 mod relocate;
 mod safeguards;
@@ -44,7 +42,8 @@ pub use relocate::Location;
 
 use accumulate::Held;
 use claims::Claims;
-use storage::Stored;
+use group::Group;
+use parameter::{At, HostMemory, Memory, Own, Parameter};
 
 /// A parameter's handle. It is not given to another parameter, even after this one is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -200,7 +199,7 @@ pub struct Optimizer {
     words: Vec<u32>,
     safeguards: Safeguards,
     /// The device's half of the safeguards.
-    control: Option<StepLog>,
+    log: Option<StepLog>,
     /// What the CPU's steps say.
     report: Report,
     /// The most micro-batches that a parameter has received since the last step.
@@ -213,7 +212,7 @@ pub struct Optimizer {
     /// Who uses which memory; `None` until it is asked for.
     claims: Option<Claims>,
     /// Cohorts of a program, kept for their allocation.
-    cohorts: Vec<program::Cohort>,
+    cohorts: Vec<parameter::Cohort>,
 }
 
 /// What has changed, and which programs do not hold any more.
@@ -236,209 +235,6 @@ enum Recorded {
     Pending(u64),
 }
 
-/// Where a parameter stands before the step that is recorded: the steps that it and its group's schedule have taken.
-#[derive(Clone, Copy, Debug)]
-struct At {
-    steps: u64,
-    schedule: u64,
-    /// Micro-batches in the window that this step ends.
-    window: u32,
-}
-
-#[derive(Debug)]
-struct Group {
-    rule: AnyRule,
-    settings: Settings,
-    schedule: Option<Schedule>,
-    averaging: Option<Averaging>,
-    /// The averages stand where the parameters belong.
-    swapped: bool,
-    /// How the gradients of [`Optimizer::add`] are stored.
-    gradient_format: Format,
-    /// Steps that the schedule has seen for certain.
-    steps: u64,
-    /// Recorded steps that the device may have skipped, by [`StepLog::bit`].
-    pending: u128,
-    /// All that it keeps: parameter, gradient, states and average, in this order.
-    storage: Vec<Stored>,
-    /// The elements of [`Optimizer::add`]: parameters, gradients and states.
-    owned: Arena,
-    /// The elements' states of [`Optimizer::add_buffer`].
-    states: Arena,
-    /// An arena for each storage of another extent than [`Extent::Element`], in their order.
-    others: Vec<Arena>,
-    /// The states that are the group's own: `f64` on the CPU.
-    shared: Memory,
-}
-
-#[derive(Debug)]
-struct Parameter {
-    name: String,
-    group: usize,
-    len: usize,
-    /// Steps taken for certain.
-    steps: u64,
-    /// Recorded steps in which it took part and which the device may have skipped, by [`StepLog::bit`].
-    pending: u128,
-    /// It stands at `x + shift·v`.
-    shift: f64,
-    gradient: Held,
-    /// Somebody took the range of its gradient, to write there.
-    handed_out: AtomicBool,
-    options: Options,
-    /// The step behind which its average began; `None` for an average that somebody wrote, which counts all steps.
-    average_begun: Option<u64>,
-    memory: Memory,
-}
-
-#[derive(Debug)]
-enum Memory {
-    Gpu(Tensor),
-    F32(HostMemory<f32>),
-    F64(HostMemory<f64>),
-}
-
-/// One parameter's memory on the CPU.
-#[derive(Debug)]
-struct HostMemory<F> {
-    /// `None` for a parameter in the caller's slice.
-    own: Option<Own<F>>,
-    /// All of its states, in the order of the group's storage.
-    states: Vec<Vec<F>>,
-}
-
-#[derive(Debug)]
-struct Own<F> {
-    parameter: Vec<F>,
-    /// Empty if the gradient is stored in bfloat16.
-    gradient: Vec<F>,
-    bf16: Option<Vec<bf16>>,
-}
-
-impl Group {
-    fn extras(&self, zero: bool) -> Extras {
-        self.extras_with(&self.settings, zero)
-    }
-
-    /// What its kernels would do besides with these settings.
-    fn extras_with(&self, settings: &Settings, zero: bool) -> Extras {
-        Extras {
-            average: self.averaging.is_some(),
-            clip: settings.clip_value.is_some(),
-            zero,
-            per_tensor: self.per_parameter_with(settings),
-            pooled: false,
-            two_factors: settings.two_factors(),
-            noise: settings.noise.is_some(),
-        }
-    }
-
-    /// Whether each of its parameters has coefficients of its own.
-    fn per_parameter(&self) -> bool {
-        self.per_parameter_with(&self.settings)
-    }
-
-    fn per_parameter_with(&self, settings: &Settings) -> bool {
-        let Settings { clip_norm, noise, .. } = settings;
-        clip_norm.is_some() || noise.is_some() || self.rule.reduces_over() == Some(Extent::Tensor)
-    }
-
-    /// Steps of its schedule so far, if none of those that are not known was skipped.
-    fn recorded(&self) -> u64 {
-        self.steps + u64::from(self.pending.count_ones())
-    }
-
-    /// The settings at the schedule's present step.
-    fn now(&self) -> Settings {
-        self.settings_at(self.recorded())
-    }
-
-    fn settings_at(&self, step: u64) -> Settings {
-        let factor = self.schedule.as_ref().map_or(1.0, |schedule| schedule.at(step));
-        Settings { lr_factor: self.settings.lr_factor * factor, ..self.settings }
-    }
-}
-
-impl Parameter {
-    /// Steps so far, if none of those that are not known was skipped.
-    fn recorded(&self) -> u64 {
-        self.steps + u64::from(self.pending.count_ones())
-    }
-
-    /// Schedule steps to offer for each of its own step counts: one, unless the two may have come apart.
-    fn width(&self, group: &Group) -> u32 {
-        let apart = group.schedule.is_some() && self.pending != group.pending && group.pending != 0;
-        if apart { group.pending.count_ones() + 1 } else { 1 }
-    }
-
-    /// The factor on its accumulated gradient, where `window` micro-batches are in the window.
-    fn share(&self, group: &Group, window: u32) -> f64 {
-        match (self.gradient, group.settings.accumulation) {
-            (Held::Batches(_), Accumulation::Mean) => 1.0 / f64::from(window.max(1)),
-            _ => 1.0,
-        }
-    }
-
-    /// The step behind which its average began.
-    fn begun(&self) -> u64 {
-        self.average_begun.unwrap_or(0)
-    }
-
-    /// Whether it has an average of this kind, as far as its steps are known.
-    fn has_average(&self, averaging: Option<Averaging>) -> bool {
-        averaging.is_some_and(|averaging| averaging.has(self.recorded(), self.begun()))
-    }
-
-    fn at(&self, group: &Group, window: u32) -> At {
-        At { steps: self.recorded(), schedule: group.recorded(), window }
-    }
-
-    /// Its group's settings, with its own options.
-    fn settings(&self, group: &Group, at: At) -> Settings {
-        self.options.apply(group.settings_at(at.schedule))
-    }
-
-    /// What the driver around the rule gets for the next step.
-    fn coefficients(&self, group: &Group, at: At) -> Coefficients {
-        let average = group.averaging.map(|averaging| averaging.rate(at.steps + 1, self.begun()));
-        let settings = self.settings(group, at);
-        let noise = settings.noise.map(|noise| noise.stream(&self.name, at.steps + 1));
-        let mut plain = settings.coefficients();
-        plain.grad_scale *= self.share(group, at.window);
-        let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
-        Coefficients { average, noise, decay, ..plain }
-    }
-
-    /// What the host knows of the next step.
-    fn next_step(&self, group: &Group, at: At) -> Step {
-        let momentum = group.schedule.as_ref().and_then(|schedule| schedule.momentum(at.schedule));
-        let settings = self.settings(group, at);
-        let weight_decay = if group.rule.0.decays() { settings.decoupled() } else { 0.0 };
-        Step { t: at.steps + 1, lr: settings.effective_lr(), momentum, weight_decay, look_ahead: self.shift }
-    }
-
-    /// Whether the next step leaves it out.
-    fn stays(&self) -> bool {
-        !self.has_gradient() || self.options.frozen
-    }
-
-    fn element(&self) -> &'static str {
-        match self.memory {
-            Memory::F64(_) => f64::NAME,
-            _ => f32::NAME,
-        }
-    }
-
-    fn check_len(&self, found: usize) -> Result<()> {
-        let (expected, name) = (self.len, self.name.clone());
-        if found == expected { Ok(()) } else { Err(Error::Length { name, expected, found }) }
-    }
-
-    fn unsupported(&self, operation: &'static str, reason: &'static str) -> Error {
-        Error::Unsupported { operation, name: self.name.clone(), reason }
-    }
-}
-
 impl Optimizer {
     /// Makes an optimizer with one group, number 0. `settings` is a learning rate or [`Settings`].
     ///
@@ -459,7 +255,7 @@ impl Optimizer {
             bind_groups: BindGroups::new(),
             words: Vec::new(),
             safeguards: Safeguards::default(),
-            control: None,
+            log: None,
             report: Report::default(),
             window: 0,
             before: Default::default(),

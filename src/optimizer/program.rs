@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Group, Memory, Optimizer, Parameter};
+use super::parameter::{Cohort, cohort_of};
+use super::{Memory, Optimizer, Parameter};
 use crate::error::Result;
 use crate::formats::Extent;
 use crate::gpu::Gpu;
@@ -15,33 +16,11 @@ use crate::gpu::program::{BindGroups, Builder, Program, Span};
 use crate::gpu::runs::Run;
 use crate::settings::Settings;
 
-/// What makes parameters step together: the group, the options, the step count and what is not known of it, the
-/// beginning of the average, the look-ahead, whether the gradient was accumulated; and who it is, where each has
-/// coefficients of its own.
-pub(super) type Cohort = (usize, u64, bool, (u64, u128, u64), u64, bool, Option<u64>);
-
-fn cohort_of(id: u64, parameter: &Parameter, groups: &[Group]) -> Cohort {
-    let Parameter { group, options, steps, pending, shift, .. } = parameter;
-    let begun = if groups[*group].averaging.is_some() { parameter.begun() } else { 0 };
-    let counts = (*steps, *pending, begun);
-    let (alone, accumulated) = (groups[*group].per_parameter().then_some(id), parameter.is_accumulated());
-    (*group, options.lr_scale.to_bits(), options.weight_decay, counts, shift.to_bits(), accumulated, alone)
-}
-
-impl Parameter {
-    /// Whether a step on a GPU moves it.
-    fn is_stepped(&self) -> bool {
-        let bound =
-            matches!(&self.memory, Memory::Gpu(tensor) if tensor.gradient.is_some() && tensor.parameter.is_some());
-        bound && !self.stays()
-    }
-}
-
 impl Optimizer {
     /// Whether the program is what [`Optimizer::make_program`] would make: the same parameters in the same cohorts. What
     /// else it depends on calls [`Optimizer::invalidate`] when it changes.
     pub(super) fn holds(&mut self, program: &Program) -> bool {
-        if program.decision.is_some() != (self.controlled() && (self.measures() || !program.is_empty())) {
+        if program.decision.is_some() != (self.device_decides() && (self.measures() || !program.is_empty())) {
             return false;
         }
         let mut cohorts = std::mem::take(&mut self.cohorts);
@@ -67,7 +46,7 @@ impl Optimizer {
     }
 
     pub(super) fn make_program(&mut self, gpu: &Gpu) -> Result<Program> {
-        let control = if self.controlled() { Some(self.control(gpu)?.buffer.clone()) } else { None };
+        let control = if self.device_decides() { Some(self.step_log(gpu)?.buffer.clone()) } else { None };
         self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, control.as_ref()))
     }
 
@@ -124,7 +103,7 @@ impl Optimizer {
                     builder.add_norms(self.norm_kind(), zero, &gradients)?;
                 }
                 let lines = lines::stages(gpu, control, &self.shaped(&shaped))?;
-                builder.finish_controlled(control, lines, results)
+                builder.finish_decided(control, lines, results)
             }
             _ => builder.finish(),
         }

@@ -75,13 +75,13 @@ impl Optimizer {
     pub fn loss_scale(&mut self) -> Result<BufferRange> {
         let gpu = self.gpu("loss_scale")?;
         gpu.check_alive()?;
-        Ok(BufferRange::new(&self.control(&gpu)?.buffer, 0, 1))
+        Ok(BufferRange::new(&self.step_log(&gpu)?.buffer, 0, 1))
     }
 
     /// The report of the last step whose result the host has: on the CPU the last step, on a GPU the last finished one.
     /// Does not wait. Steps that measure no gradients have no report.
     pub fn report(&self) -> Report {
-        match (&self.control, &self.device) {
+        match (&self.log, &self.device) {
             (Some(control), Device::Gpu(gpu)) => {
                 // A lost device answers nothing; then the last report stands. A browser polls by itself.
                 #[cfg(not(target_family = "wasm"))]
@@ -99,7 +99,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::ReadBack`], [`Error::DeviceLost`].
     pub async fn read_report(&self) -> Result<Report> {
-        match (&self.control, &self.device) {
+        match (&self.log, &self.device) {
             (Some(control), Device::Gpu(gpu)) => control.read(gpu).await,
             (None, Device::Gpu(gpu)) => gpu.check_alive().map(|()| self.report),
             _ => Ok(self.report),
@@ -161,12 +161,12 @@ impl Optimizer {
     }
 
     pub(super) fn unresolved(&self) -> usize {
-        self.control.as_ref().map_or(0, StepLog::unresolved)
+        self.log.as_ref().map_or(0, StepLog::unresolved)
     }
 
     /// Counts the steps whose outcome has arrived.
     pub(super) fn resolve(&mut self) {
-        let Some(control) = &mut self.control else { return };
+        let Some(control) = &mut self.log else { return };
         let (mut known, mut taken) = (0u128, 0u128);
         for (step, was_taken) in control.resolve() {
             known |= StepLog::bit(step);
@@ -184,7 +184,7 @@ impl Optimizer {
     }
 
     /// Whether the device has to decide something about the next step.
-    pub(super) fn controlled(&self) -> bool {
+    pub(super) fn device_decides(&self) -> bool {
         let apart = |group: &Group| group.per_parameter() || group.rule.reduce().is_some() || group.settings.reshapes();
         let pending = || self.parameters.values().any(|parameter| parameter.pending != 0);
         self.measures() || self.groups.iter().any(|group| group.pending != 0 || apart(group)) || pending()
@@ -212,17 +212,17 @@ impl Optimizer {
         clips.next().map_or(1, |clip| clip.norm.kind())
     }
 
-    pub(super) fn control(&mut self, gpu: &Gpu) -> Result<&mut StepLog> {
-        let control = match self.control.take() {
+    pub(super) fn step_log(&mut self, gpu: &Gpu) -> Result<&mut StepLog> {
+        let control = match self.log.take() {
             Some(control) => control,
             None => StepLog::new(gpu, self.report)?,
         };
-        Ok(self.control.insert(control))
+        Ok(self.log.insert(control))
     }
 
     pub(super) fn set_report(&mut self, report: Report, skipped: bool) -> Result<()> {
         match self.device.clone() {
-            Device::Gpu(gpu) => self.control(&gpu)?.set_report(&gpu, report, skipped),
+            Device::Gpu(gpu) => self.step_log(&gpu)?.set_report(&gpu, report, skipped),
             Device::Cpu => {
                 self.report = report;
                 Ok(())
@@ -252,7 +252,7 @@ impl Optimizer {
     pub(super) fn step_words(&mut self, program: &Program, measured: bool) -> Result<Vec<u32>> {
         self.check_candidates(program)?;
         let Some(decision) = &program.decision else { return Ok(Vec::new()) };
-        let (step, window) = (self.control.as_ref().map_or(1, StepLog::next), self.window);
+        let (step, window) = (self.log.as_ref().map_or(1, StepLog::next), self.window);
         let mut words = std::mem::take(&mut self.words);
         words.clear();
         let len =
@@ -351,7 +351,7 @@ mod tests {
             let mut optimizer = Optimizer::new(&Device::from(&gpu), Sgd, 1.0)?;
             optimizer.set_non_finite(NonFinite::Skip);
             optimizer.set_schedule(0, Schedule::linear(1.0, 0.0, 20))?;
-            optimizer.control(&gpu)?.start_behind(last);
+            optimizer.step_log(&gpu)?.start_behind(last);
             optimizer.add(0, "w", &[0.0f32])?;
             for t in 0..10 {
                 optimizer.write_gradient("w", &[if t == 3 || t == 6 { f32::NAN } else { 1.0 }])?;

@@ -64,7 +64,7 @@ impl Optimizer {
         let program = self.current_program(&gpu)?;
         let window = self.window;
         let recorded = match program.decision {
-            Some(_) => self.record_controlled(&gpu, &program, encoder),
+            Some(_) => self.record_decided(&gpu, &program, encoder),
             None => self.record(&gpu, &program, encoder, |parameter, group, words| {
                 let at = parameter.at(group, window);
                 words.extend(parameter.coefficients(group, at).words());
@@ -183,7 +183,7 @@ impl Optimizer {
     pub fn measured(&mut self) -> Result<BufferRange> {
         let gpu = self.gpu("measured")?;
         gpu.check_alive()?;
-        Ok(BufferRange::new(&self.control(&gpu)?.buffer, MEASURED, 8))
+        Ok(BufferRange::new(&self.step_log(&gpu)?.buffer, MEASURED, 8))
     }
 
     /// The program of the next step: the last one, if it still holds.
@@ -230,7 +230,7 @@ impl Optimizer {
     #[cfg(not(target_family = "wasm"))]
     fn has_room(&mut self) -> Result<()> {
         self.resolve();
-        self.control.as_ref().map_or(Ok(()), StepLog::check_room)?;
+        self.log.as_ref().map_or(Ok(()), StepLog::check_room)?;
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
         // Of the step that comes, whose program may be another one than the last.
         let program = self.current_program(&gpu)?;
@@ -366,7 +366,7 @@ impl Optimizer {
                     None => *steps -= 1,
                     Some(bit) => *pending &= !bit,
                 });
-                if let (Recorded::Pending(step), Some(control)) = (recorded, &mut self.control) {
+                if let (Recorded::Pending(step), Some(control)) = (recorded, &mut self.log) {
                     control.take_back(step);
                 }
                 self.program = Some(program);
@@ -409,12 +409,7 @@ impl Optimizer {
     }
 
     /// Records a step about which the device decides.
-    fn record_controlled(
-        &mut self,
-        gpu: &Gpu,
-        program: &Program,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<Recorded> {
+    fn record_decided(&mut self, gpu: &Gpu, program: &Program, encoder: &mut wgpu::CommandEncoder) -> Result<Recorded> {
         let in_flight = self.begin_step(gpu, program, false)?;
         self.finish_recording(gpu, program, in_flight, encoder, 0)
     }
@@ -422,9 +417,9 @@ impl Optimizer {
     /// Takes an entry of the ring with all that the device may need to decide about the step. `measured` says that the norm is what
     /// [`Optimizer::measured`] has.
     fn begin_step(&mut self, gpu: &Gpu, program: &Program, measured: bool) -> Result<InFlight> {
-        self.control(gpu)?;
+        self.step_log(gpu)?;
         let words = self.step_words(program, measured)?;
-        let begun = self.control(gpu)?.begin(gpu, &words);
+        let begun = self.step_log(gpu)?.begin(gpu, &words);
         self.words = words;
         begun
     }
@@ -444,7 +439,7 @@ impl Optimizer {
         let mut pass = encoder.begin_compute_pass(&compute_pass());
         program.record(stage..program.all().end, inputs, &mut pass);
         drop(pass);
-        self.control(gpu)?.end(gpu, in_flight, encoder);
+        self.step_log(gpu)?.end(gpu, in_flight, encoder);
         Ok(if self.can_skip() { Recorded::Pending(step) } else { Recorded::Counted })
     }
 

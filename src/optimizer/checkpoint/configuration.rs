@@ -301,7 +301,7 @@ impl Optimizer {
         let report = Report { loss_scale, growth_tracker, skipped_steps, ..Report::default() };
         let loaded = self.check_together().and_then(|()| read(self)).and_then(|()| {
             // The device may have executed steps that the host does not know of.
-            let known = self.control.is_none() && self.report() == report;
+            let known = self.log.is_none() && self.report() == report;
             if known { Ok(()) } else { self.set_report(report, true) }
         });
         if loaded.is_err() {
