@@ -50,6 +50,7 @@ const MOST_SCALE = 0x7e800000u;
 struct Norm { scale: Wide, sum: f32 }
 
 var<workgroup> norms: array<Norm, 256>;
+var<workgroup> worst: atomic<u32>;
 var<workgroup> untaken: array<atomic<u32>, 4>;
 // The exponent of the largest finite element with its weight, but 0 or more.
 var<workgroup> reach: atomic<i32>;

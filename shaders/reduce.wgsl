@@ -1,4 +1,4 @@
-// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, prepare.wgsl and trust.wgsl.
+// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, measure.wgsl, prepare.wgsl and trust.wgsl.
 //
 // A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale
 // is 1, or where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU
@@ -19,8 +19,16 @@ fn fault(largest: u32) -> u32 {
     return select(0u, select(1u, 2u, largest > INFINITE), largest >= INFINITE);
 }
 
-var<workgroup> pairs: array<vec2<f32>, 256>;
-var<workgroup> worst: atomic<u32>;
+// Whether squares of numbers up to this one count as they are: none that matters underflows, no sum of 2³² of them
+// overflows.
+fn fits(largest: u32) -> bool {
+    return largest == 0u || (largest >= 0x2b800000u && largest <= 0x57000000u);
+}
+
+// 1, or the power of two at or below the largest, but 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too.
+fn scale_of(largest: u32) -> u32 {
+    return select(clamp(largest & INFINITE, 0x00800000u, 0x7e800000u), 0x3f800000u, fits(largest));
+}
 
 fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
     let scale = max(a.x, b.x);
@@ -35,22 +43,29 @@ fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
     return vec2(scale, select(part.x + part.y, max(part.x, part.y), kind == MAX));
 }
 
-// The pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen
+// Two pairs.
+fn join_both(a: vec4<f32>, b: vec4<f32>, kind: u32) -> vec4<f32> {
+    return vec4(join(a.xy, b.xy, kind), join(a.zw, b.zw, kind));
+}
+
+var<workgroup> pairs: array<vec4<f32>, 256>;
+
+// Two pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen
 // steps.
-fn join_all(mine: vec2<f32>, lane: u32, kind: u32) -> vec2<f32> {
+fn join_all(mine: vec4<f32>, lane: u32, kind: u32) -> vec4<f32> {
     pairs[lane] = mine;
     workgroupBarrier();
     var all = mine;
     if lane < 16u {
         for (var k = lane + 16u; k < 256u; k += 16u) {
-            all = join(all, pairs[k], kind);
+            all = join_both(all, pairs[k], kind);
         }
         pairs[lane] = all;
     }
     workgroupBarrier();
     if lane == 0u {
         for (var k = 1u; k < 16u; k++) {
-            all = join(all, pairs[k], kind);
+            all = join_both(all, pairs[k], kind);
         }
     }
     return all;

@@ -12,24 +12,20 @@ var<workgroup> of_owner: f32;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let owner = owners[group.x];
-    var w = vec2(0.0);
-    var x = vec2(0.0);
+    var both = vec4(0.0);
     for (var i = owner.first + lane; i < owner.first + owner.count; i += 256u) {
-        w = join(w, norms[i].xy, L2);
-        x = join(x, norms[i].zw, L2);
+        both = join_both(both, norms[i], L2);
     }
-    w = join_all(w, lane, L2);
-    workgroupBarrier();
-    x = join_all(x, lane, L2);
+    both = join_all(both, lane, L2);
     let taken = coefficients[owner.cohort].c.skip != 1u;
     if lane == 0u && taken {
         var s = load_kept(owner.kept);
-        of_owner = trust(w.x * sqrt(w.y), x.x * sqrt(x.y), &s, coefficients[owner.cohort].c.hyper);
+        of_owner = trust(both.x * sqrt(both.y), both.z * sqrt(both.w), &s, coefficients[owner.cohort].c.hyper);
         store_kept(owner.kept, s);
     }
     workgroupBarrier();
-    // Every thread some: there may be as many coefficients as workgroups in a dispatch, and some drivers end loops after 32,768
-    // turns.
+    // Every thread some: there may be as many cohorts as workgroups in a dispatch, and some drivers end loops after
+    // 32,768 turns.
     if taken {
         for (var k = owner.cohort + lane; k < owner.cohort + owner.cohorts; k += 256u) {
             store_coefficient(k, of_owner);
