@@ -1,4 +1,5 @@
-// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, measure.wgsl, prepare.wgsl and trust.wgsl.
+// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, measure.wgsl, prepare.wgsl and
+// trust.wgsl.
 //
 // A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale
 // is 1, or where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU

@@ -16,7 +16,8 @@ pub(super) const WGSL: Wgsl = Wgsl {
     store: |_, _, _, _| String::new(),
 };
 
-/// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes infinite.
+/// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes
+/// infinite.
 pub(super) fn encode(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect()
 }

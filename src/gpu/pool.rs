@@ -42,8 +42,8 @@ pub(crate) enum Padding {
     Without,
 }
 
-/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. `width` 4 has
-/// elements four at a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of
+/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. `width` 4
+/// has elements four at a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of
 /// `block` elements of their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,

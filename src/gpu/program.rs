@@ -275,7 +275,8 @@ impl<'a> Builder<'a> {
         batches
     }
 
-    /// Adds the norms of this kind of gradients: runs of one tensor and one range each. With `zero`, of finite elements.
+    /// Adds the norms of this kind of gradients: runs of one tensor and one range each. With `zero`, of finite
+    /// elements.
     pub(crate) fn add_norms(&mut self, kind: u32, zero: bool, gradients: &[Run]) -> Result<()> {
         for part in gradients.iter().flat_map(|run| &run.parts) {
             self.ranges.insert(part.cohort, [part.out, self.blocks.results(part.len)]);

@@ -43,7 +43,8 @@ pub(crate) struct Ring<S> {
     spare: usize,
 }
 
-/// Indices, and whether the entry can be used again. In a browser wgpu's objects stay on their thread, indices need not.
+/// Indices, and whether the entry can be used again. In a browser wgpu's objects stay on their thread, indices need
+/// not.
 type Back = Arc<Mutex<Vec<(usize, bool)>>>;
 
 /// An entry in use. Dropped when the GPU has finished the step, or when its encoder is dropped without a submission.

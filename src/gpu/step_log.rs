@@ -1,8 +1,8 @@
 //! What the device decides by itself: overflow, clipping, loss scale, step counts. `shaders/prepare.wgsl` is the other
 //! half.
 //!
-//! A step about which the device decides has its data in an entry of its own. Behind its passes it copies the head of the
-//! control buffer to the entry's staging buffer, which is mapped once the step has finished: so the host learns the
+//! A step about which the device decides has its data in an entry of its own. Behind its passes it copies the head of
+//! the control buffer to the entry's staging buffer, which is mapped once the step has finished: so the host learns the
 //! outcome. Nothing waits for it. Until an outcome is known, the host uploads coefficients for each possible one, and
 //! the device picks.
 

@@ -81,8 +81,8 @@ impl Optimizer {
     }
 
     /// How the gradients of a group's parameters are stored: [`Format::F32`], or [`Format::Bf16`] for backward passes
-    /// that give 16 bits, at half the memory and traffic. For parameters of [`Optimizer::add`], while the group has none
-    /// yet. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
+    /// that give 16 bits, at half the memory and traffic. For parameters of [`Optimizer::add`], while the group has
+    /// none yet. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
     ///
     /// ```
     /// use wgpu_optim::{Device, Format, Optimizer, rules::Sgd};

@@ -110,8 +110,8 @@ pub enum Gradient {
 /// **Add parameters.**
 ///
 /// - In the optimizer's memory: [`add`](Self::add), [`add_all`](Self::add_all).
-/// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers); [`relocate`](Self::relocate) when
-///   they move.
+/// - In your buffers: [`add_buffer`](Self::add_buffer), [`add_buffers`](Self::add_buffers);
+///   [`relocate`](Self::relocate) when they move.
 /// - In your slices, on the CPU: [`add_slice`](Self::add_slice).
 /// - Later: [`remove`](Self::remove), [`rename`](Self::rename), [`move_to_group`](Self::move_to_group) with its state.
 /// - [`id`](Self::id) finds a handle by name, [`parameters`](Self::parameters) lists all, [`group_of`](Self::group_of)

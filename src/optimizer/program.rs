@@ -17,8 +17,8 @@ use crate::gpu::runs::Run;
 use crate::settings::Settings;
 
 impl Optimizer {
-    /// Whether the program is what [`Optimizer::make_program`] would make: the same parameters in the same cohorts. What
-    /// else it depends on calls [`Optimizer::invalidate`] when it changes.
+    /// Whether the program is what [`Optimizer::make_program`] would make: the same parameters in the same cohorts.
+    /// What else it depends on calls [`Optimizer::invalidate`] when it changes.
     pub(super) fn holds(&mut self, program: &Program) -> bool {
         if program.decision.is_some() != (self.device_decides() && (self.measures() || !program.is_empty())) {
             return false;

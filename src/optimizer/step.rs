@@ -110,8 +110,8 @@ impl Optimizer {
     /// # }
     /// ```
     ///
-    /// The step has the settings that the groups have now. Between the two halves, no parameter and no gradient may come,
-    /// go or move. A first half without a second changes gradients only where
+    /// The step has the settings that the groups have now. Between the two halves, no parameter and no gradient may
+    /// come, go or move. A first half without a second changes gradients only where
     /// [`Settings::centralize`](crate::Settings::centralize) or
     /// [`Settings::adaptive_clip`](crate::Settings::adaptive_clip) do.
     ///
@@ -142,8 +142,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Records the other half of a step behind [`Optimizer::encode_measure`]: the decision about the step, with the norm
-    /// and the fault that [`Optimizer::measured`] has by then, and the update.
+    /// Records the other half of a step behind [`Optimizer::encode_measure`]: the decision about the step, with the
+    /// norm and the fault that [`Optimizer::measured`] has by then, and the update.
     ///
     /// # Errors
     /// [`Error::Unsupported`] without the first half, or if parameters or gradients have changed since: then record
@@ -414,8 +414,8 @@ impl Optimizer {
         self.finish_recording(gpu, program, in_flight, encoder, 0)
     }
 
-    /// Takes an entry of the ring with all that the device may need to decide about the step. `measured` says that the norm is what
-    /// [`Optimizer::measured`] has.
+    /// Takes an entry of the ring with all that the device may need to decide about the step. `measured` says that the
+    /// norm is what [`Optimizer::measured`] has.
     fn begin_step(&mut self, gpu: &Gpu, program: &Program, measured: bool) -> Result<InFlight> {
         self.step_log(gpu)?;
         let words = self.step_words(program, measured)?;

@@ -7,10 +7,10 @@
 //! wgpu-optim-bits [--device TEXT] [--rule NAME] [--features NAME] [--full] [--dump DIR]
 //! wgpu-optim-bits --compare DIR DIR [--tolerance X]
 //! ```
-//! `--device` is part of the device's name (`CPU`, `llvmpipe`, `gl`), the others are whole names. A line has the device,
-//! the rule's variant, the features (`/f64` for f64 on the CPU) and the hash, or the error that the case ends with.
-//! On a GPU most sets of features are run with two rules; `--full` runs them with ten, as on the CPU.
-//! `--dump` writes the numbers themselves, for changes that may change the last bits.
+//! `--device` is part of the device's name (`CPU`, `llvmpipe`, `gl`), the others are whole names. A line has the
+//! device, the rule's variant, the features (`/f64` for f64 on the CPU) and the hash, or the error that the case ends
+//! with. On a GPU most sets of features are run with two rules; `--full` runs them with ten, as on the CPU. `--dump`
+//! writes the numbers themselves, for changes that may change the last bits.
 //!
 //! The hash is over f32 and f64 numbers as f64. All NaN are one: neither WGSL nor Rust says which bits one has.
 
