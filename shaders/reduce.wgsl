@@ -26,9 +26,11 @@ fn fits(largest: u32) -> bool {
     return largest == 0u || (largest >= 0x2b800000u && largest <= 0x57000000u);
 }
 
-// 1, or the power of two at or below the largest, but 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too.
+// 1, or the power of two at or below the largest, but 2⁻¹²⁶ … 2¹²⁶, whose inverse is a normal number, too. Of nothing
+// but zeros it is 0: their scale must not be the larger one where pairs are joined.
 fn scale_of(largest: u32) -> u32 {
-    return select(clamp(largest & INFINITE, 0x00800000u, 0x7e800000u), 0x3f800000u, fits(largest));
+    let scale = select(clamp(largest & INFINITE, 0x00800000u, 0x7e800000u), 0x3f800000u, fits(largest));
+    return select(scale, 0u, largest == 0u);
 }
 
 fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {

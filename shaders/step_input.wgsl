@@ -1,5 +1,5 @@
 // What the host says about a step that the device decides: a head, an entry for each cohort, and behind them each
-// cohort's possible coefficients. Put before prepare.wgsl and units.wgsl, behind wide.wgsl. Rust half:
+// cohort's possible coefficients. Put before prepare.wgsl and lines.wgsl, behind wide.wgsl. Rust half:
 // src/gpu/step_log.rs.
 
 @group(0) @binding(0) var<storage, read> inputs: array<u32>;

@@ -1,4 +1,4 @@
-// Numbers with an exponent of their own, m·2^e with 1 ≤ |m| < 2: put before prepare.wgsl and units.wgsl.
+// Numbers with an exponent of their own, m·2^e with 1 ≤ |m| < 2: put before prepare.wgsl and lines.wgsl.
 //
 // Products and quotients are rounded as those of f32 are, but do not overflow, and do not become subnormal, which a
 // device may flush to 0. CPU twin: f64; of `factors`, src/scaling.rs.

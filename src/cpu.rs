@@ -24,15 +24,15 @@ const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
 /// The most states that a rule may keep on the CPU.
-pub(crate) const MAX_SLOTS: usize = 8;
+pub(crate) const MAX_STATES: usize = 8;
 
-/// One parameter's memory. `slots` are the elements' states that the configuration keeps, in order, and behind them the
+/// One parameter's memory. `states` are the elements' states that the configuration keeps, in order, and behind them the
 /// average if there is one; they are as long as the parameter. `others` are its states of other extents.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],
     pub(crate) gradient: Gradient<'a, F>,
-    pub(crate) slots: Vec<&'a mut [F]>,
+    pub(crate) states: Vec<&'a mut [F]>,
     pub(crate) others: Vec<&'a mut [F]>,
 }
 
@@ -150,8 +150,8 @@ impl<'a, F: Real> Job<'a, F> {
     fn split(self, at: usize) -> (Self, Self) {
         let (a, b) = self.parameter.split_at_mut(at);
         let (ga, gb) = self.gradient.split_at(at);
-        let (sa, sb) = self.slots.into_iter().map(|s| s.split_at_mut(at)).unzip();
-        let part = |parameter, gradient, slots| Self { parameter, gradient, slots, others: Vec::new() };
+        let (sa, sb) = self.states.into_iter().map(|s| s.split_at_mut(at)).unzip();
+        let part = |parameter, gradient, states| Self { parameter, gradient, states, others: Vec::new() };
         (part(a, ga, sa), part(b, gb, sb))
     }
 }
@@ -209,24 +209,24 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     first: usize,
 ) {
     let driver = Driver::<F>::of(c);
-    let Job { parameter, mut gradient, slots, .. } = job;
-    let mut slots = slots.into_iter();
-    let mut kept: [Option<&mut [F]>; MAX_SLOTS] = Default::default();
+    let Job { parameter, mut gradient, states, .. } = job;
+    let mut states = states.into_iter();
+    let mut kept: [Option<&mut [F]>; MAX_STATES] = Default::default();
     for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {
-        kept[k] = Rule::uses(rule, name).then(|| slots.next()).flatten();
+        kept[k] = Rule::uses(rule, name).then(|| states.next()).flatten();
     }
-    let (mut average, rate) = (slots.next(), c.average.unwrap_or(0.0));
+    let (mut average, rate) = (states.next(), c.average.unwrap_or(0.0));
     let whole = parameter.len() / TILE * TILE;
     {
         // Copies, which nothing that is written can alias.
         let (rule, h) = (rule.clone(), *h);
-        let mut states = kept.each_mut().map(|slot| slot.as_mut().map(|slot| slot.as_chunks_mut().0));
+        let mut tiles = kept.each_mut().map(|state| state.as_mut().map(|state| state.as_chunks_mut().0));
         let (w, g) = (parameter.as_chunks_mut().0, gradient.view());
         let mut average = average.as_mut().map(|average| average.as_chunks_mut().0);
         for (at, w) in w.iter_mut().enumerate() {
-            let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
+            let mut tile = [[F::zero(); TILE]; MAX_STATES];
             for k in 0..states_of::<R, F>() {
-                if let Some(state) = &states[k] {
+                if let Some(state) = &tiles[k] {
                     prefetch(&state[at]);
                     tile[k] = state[at];
                 }
@@ -234,7 +234,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
             prefetch(w);
             *w = update_tile::<R, F, EXTRAS>(&rule, *w, g.tile(at), &mut tile, &h, &driver, first + at * TILE);
             for k in 0..states_of::<R, F>() {
-                if let Some(state) = &mut states[k] {
+                if let Some(state) = &mut tiles[k] {
                     state[at] = tile[k];
                 }
             }
@@ -253,12 +253,12 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
         };
         let (len, g) = (rest.len(), gradient.view().rest());
         let mut tile =
-            kept.each_ref().map(|slot| slot.as_ref().map_or([F::zero(); TILE], |slot| padded(&slot[whole..])));
+            kept.each_ref().map(|state| state.as_ref().map_or([F::zero(); TILE], |state| padded(&state[whole..])));
         let w = update_tile::<R, F, EXTRAS>(rule, padded(rest), g, &mut tile, h, &driver, first + whole);
         rest.copy_from_slice(&w[..len]);
-        for (slot, tile) in kept.iter_mut().zip(&tile) {
-            if let Some(slot) = slot {
-                slot[whole..].copy_from_slice(&tile[..len]);
+        for (state, tile) in kept.iter_mut().zip(&tile) {
+            if let Some(state) = state {
+                state[whole..].copy_from_slice(&tile[..len]);
             }
         }
         for (average, w) in average.iter_mut().flat_map(|average| &mut average[whole..]).zip(rest) {
@@ -281,7 +281,7 @@ fn update_tile<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     mut w: [F; TILE],
     g: [F; TILE],
-    states: &mut [[F; TILE]; MAX_SLOTS],
+    states: &mut [[F; TILE]; MAX_STATES],
     h: &R::Hyper<F>,
     driver: &Driver<F>,
     first: usize,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::gradient::View;
-use super::{CHUNK, Driver, Job, LANES, MAX_SLOTS, TILE, hyper, map, prefetch, states_of, widest};
+use super::{CHUNK, Driver, Job, LANES, MAX_STATES, TILE, hyper, map, prefetch, states_of, widest};
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
 
@@ -11,17 +11,17 @@ use crate::settings::Coefficients;
 struct Measured<'a, F> {
     parameter: &'a [F],
     gradient: View<'a, F>,
-    states: [Option<&'a [F]>; MAX_SLOTS],
+    states: [Option<&'a [F]>; MAX_STATES],
 }
 
 impl<'a, F: Real> Measured<'a, F> {
     fn new<R: Rule>(rule: &R, job: &'a Job<'_, F>) -> Self {
         let names = <R::State<F> as Fields<F>>::NAMES;
         let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
-        let mut states = [None; MAX_SLOTS];
-        let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.slots);
-        for (k, slot) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
-            states[k] = Some(&**slot);
+        let mut states = [None; MAX_STATES];
+        let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.states);
+        for (k, state) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
+            states[k] = Some(&**state);
         }
         Self { parameter: &*job.parameter, gradient: job.gradient.view(), states }
     }
@@ -69,7 +69,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
     let mut lanes = [[0.0; LANES]; 2];
     for (at, w) in w.iter().enumerate() {
-        let mut tile = [[F::zero(); TILE]; MAX_SLOTS];
+        let mut tile = [[F::zero(); TILE]; MAX_STATES];
         for k in 0..states_of::<R, F>() {
             if let Some((state, _)) = &states[k] {
                 prefetch(&state[at]);
@@ -106,7 +106,7 @@ fn measured<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
     w: &[F; TILE],
     g: &[F; TILE],
-    states: &[[F; TILE]; MAX_SLOTS],
+    states: &[[F; TILE]; MAX_STATES],
     h: &R::Hyper<F>,
     driver: &Driver<F>,
     first: usize,
@@ -148,7 +148,7 @@ mod tests {
     /// The norms of a parameter and of its gradient.
     fn norms<F: Real>(w: &[F], g: &[F]) -> [f64; 2] {
         let mut w = w.to_vec();
-        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), slots: Vec::new(), others: Vec::new() };
+        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), states: Vec::new(), others: Vec::new() };
         let c = Coefficients {
             grad_scale: 1.0,
             clip_value: None,

@@ -1,4 +1,4 @@
-//! Tables of a plan: which part of which tensor each workgroup has, where its coefficients are and where its results
+//! The block table of a program: which part of which tensor each workgroup has, where its coefficients are and where its results
 //! go.
 
 use super::kernel::WORKGROUP;
@@ -57,7 +57,7 @@ pub(crate) struct Segment {
     pub(crate) out: u32,
 }
 
-/// The blocks of a plan in the making.
+/// The blocks of a program in the making.
 #[derive(Debug)]
 pub(crate) struct BlockTable {
     pub(crate) blocks: Vec<Block>,

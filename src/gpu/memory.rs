@@ -47,8 +47,8 @@ pub(crate) fn conflict(uses: &[(&BufferRange, bool)]) -> Option<(usize, usize)> 
             }
         }
         let reaches = |other: usize| uses[other].0.buffer == range.buffer && uses[other].0.end() > range.end();
-        let place = &mut furthest[usize::from(written)];
-        *place = place.filter(|&other| reaches(other)).or(Some(k));
+        let of_kind = &mut furthest[usize::from(written)];
+        *of_kind = of_kind.filter(|&other| reaches(other)).or(Some(k));
     }
     None
 }
@@ -180,9 +180,9 @@ pub(crate) struct Tensor {
     pub(crate) owned: bool,
     /// The group whose arena it lies in: that in which it was added.
     pub(crate) home: usize,
-    /// Its place in the arena: of parameter, gradient and states, or of the states alone.
-    pub(crate) place: Place,
-    /// `None` while it has no place: see `Optimizer::relocate`.
+    /// Its allocation in the arena: of parameter, gradient and states, or of the states alone.
+    pub(crate) allocation: Allocation,
+    /// `None` while it is unbound: see `Optimizer::relocate`.
     pub(crate) parameter: Option<BufferRange>,
     /// What the next step reads.
     pub(crate) gradient: Option<BufferRange>,
@@ -190,8 +190,8 @@ pub(crate) struct Tensor {
     pub(crate) own_gradient: Option<BufferRange>,
     /// All of its states, in the order of the group's storage.
     pub(crate) states: Vec<BufferRange>,
-    /// Where the states of other extents than its elements are: which of the group's arenas, and the place in it.
-    pub(crate) others: Vec<(usize, Place)>,
+    /// Where the states of other extents than its elements are: which of the group's arenas, and the allocation in it.
+    pub(crate) others: Vec<(usize, Allocation)>,
 }
 
 impl Tensor {
@@ -203,7 +203,7 @@ impl Tensor {
 
 /// A part of a chunk: the same elements in each of its buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct Allocation {
     pub(crate) chunk: usize,
     /// In elements, a multiple of the arena's alignment.
     pub(crate) start: u64,
@@ -211,12 +211,12 @@ pub(crate) struct Place {
     pub(crate) len: u64,
 }
 
-/// A few large buffers, cut into aligned places. What is in use never moves, so that ranges handed out stay valid.
+/// A few large buffers, cut into aligned allocations. What is in use never moves, so that ranges handed out stay valid.
 /// Lengths are in elements; a chunk has a buffer for each kind of storage, of as many bytes as its format needs.
 ///
 /// Tensors that come together get a chunk of just their size. Those that come one by one get chunks with room for more,
 /// so that chunks, and with them dispatches, stay few: while nothing is removed, no more is free than half of what is
-/// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. A place that becomes free is used again. A chunk that
+/// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. An allocation that becomes free is used again. A chunk that
 /// becomes free goes at once; one stays while anything in it is in use.
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -224,9 +224,9 @@ pub(crate) struct Arena {
     kinds: Vec<(String, Format)>,
     /// Elements. Places start at multiples of it, and so at multiples of [`STRICTEST`] bytes in every buffer.
     align: u64,
-    /// By index, which places name. One that went leaves an empty chunk.
+    /// By index, which allocations name. One that went leaves an empty chunk.
     chunks: Vec<Chunk>,
-    /// Free places by length: (length, chunk, start).
+    /// Free allocations by length: (length, chunk, start).
     free: BTreeSet<(u64, usize, u64)>,
     /// Elements of all chunks, and of those the ones in use.
     total: u64,
@@ -237,7 +237,7 @@ pub(crate) struct Arena {
 struct Chunk {
     buffers: Vec<wgpu::Buffer>,
     len: u64,
-    /// Free places: start → length.
+    /// Free allocations: start → length.
     free: BTreeMap<u64, u64>,
 }
 
@@ -258,7 +258,7 @@ impl Arena {
         gpu.device().limits().max_buffer_size / largest(&self.kinds) / self.align * self.align
     }
 
-    /// Makes a new chunk for `len` padded elements, unless a present one has such a place free. `exact` leaves no room
+    /// Makes a new chunk for `len` padded elements, unless a present one has such an allocation free. `exact` leaves no room
     /// for more.
     pub(crate) fn reserve(&mut self, gpu: &Gpu, name: &str, len: u64, exact: bool) -> Result<()> {
         if self.kinds.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
@@ -291,7 +291,7 @@ impl Arena {
     }
 
     /// Gives each chunk one of these buffers, as its last one. Their format is no smaller than the smallest of the
-    /// arena, so that the places that are taken stay aligned.
+    /// arena, so that the allocations that are taken stay aligned.
     pub(crate) fn widen(&mut self, kind: (String, Format), buffers: Vec<wgpu::Buffer>) {
         self.kinds.push(kind);
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.len > 0);
@@ -313,10 +313,10 @@ impl Arena {
         self.set_free(at, 0, len);
     }
 
-    /// The smallest free place of `len` padded elements. After [`Arena::reserve`] there is one.
-    pub(crate) fn take(&mut self, len: u64) -> Option<Place> {
+    /// The smallest free allocation of `len` padded elements. After [`Arena::reserve`] there is one.
+    pub(crate) fn take(&mut self, len: u64) -> Option<Allocation> {
         if self.kinds.is_empty() {
-            return Some(Place::default());
+            return Some(Allocation::default());
         }
         let &(free, chunk, start) = self.free.range((len, 0, 0)..).next()?;
         self.unset_free(chunk, start, free);
@@ -324,29 +324,29 @@ impl Arena {
             self.set_free(chunk, start + len, free - len);
         }
         self.in_use += len;
-        Some(Place { chunk, start, len })
+        Some(Allocation { chunk, start, len })
     }
 
-    /// Gives a place back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were its
+    /// Gives an allocation back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were its
     /// buffers.
-    pub(crate) fn release(&mut self, place: Place) -> Vec<wgpu::Buffer> {
-        let Some(chunk) = self.chunks.get(place.chunk).filter(|_| place.len > 0) else {
+    pub(crate) fn release(&mut self, allocation: Allocation) -> Vec<wgpu::Buffer> {
+        let Some(chunk) = self.chunks.get(allocation.chunk).filter(|_| allocation.len > 0) else {
             return Vec::new();
         };
-        let (mut start, mut end) = (place.start, place.start + place.len);
+        let (mut start, mut end) = (allocation.start, allocation.start + allocation.len);
         let before =
             chunk.free.range(..start).next_back().map(|(&s, &len)| (s, len)).filter(|(s, len)| s + len == start);
         let behind = chunk.free.get(&end).map(|&len| (end, len));
         for (s, len) in before.into_iter().chain(behind) {
-            self.unset_free(place.chunk, s, len);
+            self.unset_free(allocation.chunk, s, len);
             (start, end) = (start.min(s), end.max(s + len));
         }
-        self.in_use -= place.len;
-        if end - start < self.chunks[place.chunk].len {
-            self.set_free(place.chunk, start, end - start);
+        self.in_use -= allocation.len;
+        if end - start < self.chunks[allocation.chunk].len {
+            self.set_free(allocation.chunk, start, end - start);
             return Vec::new();
         }
-        let gone = std::mem::take(&mut self.chunks[place.chunk]);
+        let gone = std::mem::take(&mut self.chunks[allocation.chunk]);
         self.total -= gone.len;
         while self.chunks.pop_if(|chunk| chunk.len == 0).is_some() {}
         gone.buffers
@@ -362,11 +362,11 @@ impl Arena {
         self.free.remove(&(len, chunk, start));
     }
 
-    /// The first `len` elements of a place, in each of its chunk's buffers.
-    pub(crate) fn ranges(&self, place: Place, len: usize) -> Vec<BufferRange> {
-        let buffers = self.chunks.get(place.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
+    /// The first `len` elements of an allocation, in each of its chunk's buffers.
+    pub(crate) fn ranges(&self, allocation: Allocation, len: usize) -> Vec<BufferRange> {
+        let buffers = self.chunks.get(allocation.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
         let range = |(buffer, (_, format)): (&wgpu::Buffer, &(String, Format))| {
-            BufferRange::of(buffer, format.size() * place.start, len, *format)
+            BufferRange::of(buffer, format.size() * allocation.start, len, *format)
         };
         buffers.iter().zip(&self.kinds).map(range).collect()
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     /// Adds a tensor as [`Arena::reserve`] and [`Arena::take`] do, with no buffers behind it.
-    fn add(arena: &mut Arena, len: u64) -> Place {
+    fn add(arena: &mut Arena, len: u64) -> Allocation {
         if arena.free.last().is_none_or(|&(free, ..)| free < len) {
             arena.add_chunk(Vec::new(), arena.room(len));
         }
@@ -405,18 +405,18 @@ mod tests {
     fn released_places_join_and_are_taken_again() {
         let mut arena = arena();
         arena.add_chunk(Vec::new(), 4 * ALIGN);
-        let places: Vec<_> = (0..4).map(|_| arena.take(ALIGN).unwrap()).collect();
-        assert_eq!(places[3].start, 3 * ALIGN);
+        let allocations: Vec<_> = (0..4).map(|_| arena.take(ALIGN).unwrap()).collect();
+        assert_eq!(allocations[3].start, 3 * ALIGN);
         assert_eq!(arena.take(ALIGN), None);
         for k in [0, 2, 1] {
-            arena.release(places[k]);
+            arena.release(allocations[k]);
         }
         assert_eq!(chunks(&arena), 1, "the fourth is in use");
         assert_eq!(arena.chunks[0].free, BTreeMap::from([(0, 3 * ALIGN)]));
         let again = arena.take(3 * ALIGN).unwrap();
-        assert_eq!(again, Place { chunk: 0, start: 0, len: 3 * ALIGN });
+        assert_eq!(again, Allocation { chunk: 0, start: 0, len: 3 * ALIGN });
         arena.release(again);
-        arena.release(places[3]);
+        arena.release(allocations[3]);
         assert!(arena.chunks.is_empty() && arena.free.is_empty(), "nothing is in use");
         assert_eq!((arena.total, arena.in_use), (0, 0));
     }
@@ -424,14 +424,14 @@ mod tests {
     #[test]
     fn a_free_chunk_goes_and_its_index_is_used_again() {
         let mut arena = arena();
-        let places: Vec<_> = (0..3).map(|_| add(&mut arena, 1 << 20)).collect();
-        assert_eq!(places.iter().map(|place| place.chunk).collect::<Vec<_>>(), [0, 1, 2]);
-        arena.release(places[1]);
+        let allocations: Vec<_> = (0..3).map(|_| add(&mut arena, 1 << 20)).collect();
+        assert_eq!(allocations.iter().map(|allocation| allocation.chunk).collect::<Vec<_>>(), [0, 1, 2]);
+        arena.release(allocations[1]);
         assert_eq!((chunks(&arena), arena.in_use), (2, 2 << 20));
         assert_eq!(add(&mut arena, 1 << 21).chunk, 1);
     }
 
-    /// The smallest format decides: its buffer has the fewest bytes to a place.
+    /// The smallest format decides: its buffer has the fewest bytes to an allocation.
     #[test]
     fn places_are_aligned_in_every_format() {
         let kinds = |formats: &[Format]| formats.iter().map(|&format| (String::new(), format)).collect();

@@ -14,7 +14,7 @@ const STEP_INPUT: &str = include_str!("../../shaders/step_input.wgsl");
 const LINES: &str = include_str!("../../shaders/lines.wgsl");
 const PREPARE: &str = include_str!("../../shaders/prepare.wgsl");
 
-/// Of units that one workgroup takes; of longer ones, in order.
+/// Of lines that one workgroup takes; of longer ones, in order.
 pub(crate) const LINE_ENTRIES: [&str; 4] = ["main", "sums", "combine", "apply"];
 
 /// A compiled pass.

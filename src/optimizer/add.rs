@@ -11,7 +11,7 @@ use super::storage::{Role, Stored};
 use super::{Change, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
-use crate::gpu::memory::{Arena, BufferRange, Place, Tensor, conflict};
+use crate::gpu::memory::{Allocation, Arena, BufferRange, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 use crate::settings::Options;
@@ -75,14 +75,14 @@ impl Optimizer {
             for (batch, room) in batches(gpu, owned, tensors, |(_, values)| values.len()) {
                 owned.reserve(gpu, batch[0].0, room, exact)?;
                 for (name, values) in batch {
-                    let tensor = place(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
+                    let tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
                     taken.push(Tensor { home: group, ..tensor });
                 }
             }
             Ok(())
         };
         if let Err(e) = fill() {
-            taken.into_iter().for_each(|tensor| _ = owned.release(tensor.place));
+            taken.into_iter().for_each(|tensor| _ = owned.release(tensor.allocation));
             return Err(e);
         }
         for (k, (name, _)) in tensors.iter().enumerate() {
@@ -164,7 +164,7 @@ impl Optimizer {
         Ok(ids)
     }
 
-    /// Adds parameters of these lengths that have states and no place yet.
+    /// Adds parameters of these lengths that have states and are unbound.
     pub(super) fn add_unbound(
         &mut self,
         gpu: &Gpu,
@@ -199,8 +199,8 @@ impl Optimizer {
         for (batch, room) in batches(gpu, &group.states, tensors, |(_, len)| *len) {
             group.states.reserve(gpu, batch[0].0, room, exact)?;
             for &(name, len) in batch {
-                let (place, states) = fill_place(gpu, &mut group.states, name, len, &initial)?;
-                taken.push(Tensor { home, place, states, ..Tensor::default() });
+                let (allocation, states) = fill_allocation(gpu, &mut group.states, name, len, &initial)?;
+                taken.push(Tensor { home, allocation, states, ..Tensor::default() });
                 if let Some(tensor) = taken.last_mut() {
                     group.take_others(gpu, name, len, tensor)?;
                 }
@@ -308,12 +308,12 @@ impl<F: Real> HostMemory<F> {
 }
 
 impl Group {
-    /// Frees a tensor's places. These buffers go with it.
+    /// Frees a tensor's allocations. These buffers go with it.
     fn release(&mut self, tensor: Tensor) -> Vec<wgpu::Buffer> {
         let arena = if tensor.owned { &mut self.owned } else { &mut self.states };
-        let mut gone = arena.release(tensor.place);
-        for (k, place) in tensor.others {
-            gone.extend(self.others[k].release(place));
+        let mut gone = arena.release(tensor.allocation);
+        for (k, allocation) in tensor.others {
+            gone.extend(self.others[k].release(allocation));
         }
         gone
     }
@@ -343,8 +343,8 @@ impl Group {
                 Some((k, arena)) => {
                     let len = storage.extent.len(len, None);
                     arena.reserve(gpu, name, arena.padded(len), false)?;
-                    let (place, ranges) = fill_place(gpu, arena, name, len, &[storage.initial])?;
-                    tensor.others.push((k, place));
+                    let (allocation, ranges) = fill_allocation(gpu, arena, name, len, &[storage.initial])?;
+                    tensor.others.push((k, allocation));
                     tensor.states.extend(ranges);
                 }
             }
@@ -384,38 +384,38 @@ fn batches<'a, T>(gpu: &Gpu, arena: &Arena, tensors: &'a [T], len: impl Fn(&T) -
     batches
 }
 
-/// Takes a place in the arena and fills it: the values, a gradient of 0, the states' initial values.
-fn place(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
-    let (place, mut ranges) = fill_place(gpu, arena, name, values.len(), initial)?;
+/// Allocates in the arena and fills it: the values, a gradient of 0, the states' initial values.
+fn allocate(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
+    let (allocation, mut ranges) = fill_allocation(gpu, arena, name, values.len(), initial)?;
     let states = ranges.split_off(ranges.len().min(2));
     let (gradient, parameter) = (ranges.pop(), ranges.pop());
     let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
         return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
     };
     if let Err(e) = gpu.write(&parameter, values, name) {
-        arena.release(place);
+        arena.release(allocation);
         return Err(e);
     }
     let own_gradient = Some(gradient.clone());
     let (parameter, gradient) = (Some(parameter), Some(gradient));
-    Ok(Tensor { owned: true, place, parameter, gradient, own_gradient, states, ..Tensor::default() })
+    Ok(Tensor { owned: true, allocation, parameter, gradient, own_gradient, states, ..Tensor::default() })
 }
 
-/// Takes a place in the arena and sets buffer `k` of it to `initial[k]`, padding included.
-fn fill_place(
+/// Takes an allocation in the arena and sets buffer `k` of it to `initial[k]`, padding included.
+fn fill_allocation(
     gpu: &Gpu,
     arena: &mut Arena,
     name: &str,
     len: usize,
     initial: &[f64],
-) -> Result<(Place, Vec<BufferRange>)> {
+) -> Result<(Allocation, Vec<BufferRange>)> {
     let full = Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" };
-    let place = arena.take(arena.padded(len)).ok_or(full)?;
-    let ranges = arena.ranges(place, len);
+    let allocation = arena.take(arena.padded(len)).ok_or(full)?;
+    let ranges = arena.ranges(allocation, len);
     match gpu.fill(&ranges, initial, arena.padded(len), name) {
-        Ok(()) => Ok((place, ranges)),
+        Ok(()) => Ok((allocation, ranges)),
         Err(e) => {
-            arena.release(place);
+            arena.release(allocation);
             Err(e)
         }
     }

@@ -5,12 +5,12 @@ use super::{Change, Memory, Optimizer};
 use crate::averaging::Averaging;
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Extras;
-use crate::gpu::memory::{Arena, BufferRange, Place};
+use crate::gpu::memory::{Allocation, Arena, BufferRange};
 use crate::gpu::{Device, Gpu};
 use crate::settings::COEFFICIENT_HEAD;
 
-/// Where the average of a parameter is to be, and the place that it takes for that, if it had none for states.
-type Averages = Vec<(u64, BufferRange, Option<Place>)>;
+/// Where the average of a parameter is to be, and the allocation that it takes for that, if it had none for states.
+type Averages = Vec<(u64, BufferRange, Option<Allocation>)>;
 
 impl Optimizer {
     /// Keeps an average of a group's parameters, as the state `average`, from the next recorded step on; or changes its
@@ -85,7 +85,7 @@ impl Optimizer {
                     "it was moved here from another group: set the group's averaging before moving parameters into it";
                 return Err(parameter.unsupported("set_averaging", reason));
             }
-            lens.push((id, parameter.len, tensor.owned, tensor.place));
+            lens.push((id, parameter.len, tensor.owned, tensor.allocation));
         }
         let group = &mut self.groups[k];
         let kind = group.kind(&AVERAGE_STORAGE);
@@ -95,26 +95,26 @@ impl Optimizer {
         group.states.widen(kind.clone(), states);
         let (mut averages, mut taken) = (Averages::new(), Ok(()));
         for &(id, len, _, _) in lens.iter().filter(|(.., is_owned, _)| without_states && !is_owned) {
-            // A rule without states had no places for them.
+            // A rule without states had no allocations for them.
             let name = self.parameters.get(&id).map_or("", |parameter| parameter.name.as_str());
             let padded = group.states.padded(len);
             taken = group.states.reserve(gpu, name, padded, false);
-            let Some(place) = taken.is_ok().then(|| group.states.take(padded)).flatten() else { break };
-            averages.extend(group.states.ranges(place, len).pop().map(|range| (id, range, Some(place))));
+            let Some(allocation) = taken.is_ok().then(|| group.states.take(padded)).flatten() else { break };
+            averages.extend(group.states.ranges(allocation, len).pop().map(|range| (id, range, Some(allocation))));
         }
         if let Err(e) = taken {
             group.states = Arena::new(Vec::new());
             return Err(e);
         }
         group.owned.widen(kind, owned);
-        for &(id, len, is_owned, place) in lens.iter().filter(|(.., is_owned, _)| *is_owned || !without_states) {
+        for &(id, len, is_owned, allocation) in lens.iter().filter(|(.., is_owned, _)| *is_owned || !without_states) {
             let arena = if is_owned { &group.owned } else { &group.states };
-            averages.extend(arena.ranges(place, len).pop().map(|range| (id, range, None)));
+            averages.extend(arena.ranges(allocation, len).pop().map(|range| (id, range, None)));
         }
-        for (id, range, place) in averages {
+        for (id, range, allocation) in averages {
             if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
                 tensor.states.push(range);
-                tensor.place = place.unwrap_or(tensor.place);
+                tensor.allocation = allocation.unwrap_or(tensor.allocation);
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with
-    /// parameters in the caller's slices, at their look-ahead point, or without a place; on a GPU those of
+    /// parameters in the caller's slices, at their look-ahead point, or unbound; on a GPU those of
     /// [`Optimizer::step`].
     pub fn swap_averages(&mut self, group: usize) -> Result<()> {
         let refuse =
@@ -141,7 +141,7 @@ impl Optimizer {
             return refuse("some of its parameters stand at their look-ahead point: step first");
         }
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.is_unbound()) {
-            return refuse("some of its parameters have no place: see Optimizer::relocate");
+            return refuse("some of its parameters are unbound: see Optimizer::relocate");
         }
         if let Device::Gpu(gpu) = self.device.clone() {
             self.settle_here()?;

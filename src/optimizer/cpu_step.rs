@@ -354,17 +354,17 @@ impl Parameter {
 impl<F: Real> HostMemory<F> {
     fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
         let Own { parameter, gradient, bf16 } = self.own.as_mut()?;
-        let (slots, others) = by_extent(group, &mut self.states);
+        let (states, others) = by_extent(group, &mut self.states);
         let gradient = match bf16 {
             Some(g) => cpu::Gradient::Bf16(g),
             None => cpu::Gradient::Ours(gradient),
         };
-        Some(Job { parameter, gradient, slots, others })
+        Some(Job { parameter, gradient, states, others })
     }
 
     fn job_on<'a>(&'a mut self, group: &Group, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
-        let (slots, others) = by_extent(group, &mut self.states);
-        Job { parameter, gradient: cpu::Gradient::Callers(gradient), slots, others }
+        let (states, others) = by_extent(group, &mut self.states);
+        Job { parameter, gradient: cpu::Gradient::Callers(gradient), states, others }
     }
 
     /// The average is the last of the states.

@@ -286,7 +286,7 @@ impl Optimizer {
             let reason = "its reduction sets a coefficient that it does not have";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
-        if hyper > MAX_HYPER || states > crate::cpu::MAX_SLOTS || rule.states().contains(&AVERAGE) {
+        if hyper > MAX_HYPER || states > crate::cpu::MAX_STATES || rule.states().contains(&AVERAGE) {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }

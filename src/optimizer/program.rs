@@ -246,7 +246,7 @@ impl Optimizer {
                 tensors.push((id, parameter, tensor));
             }
         }
-        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.home, tensor.place));
+        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.home, tensor.allocation));
         tensors
     }
 
@@ -283,7 +283,7 @@ fn ranges(
     let states = states.into_iter().filter_map(|k| tensor.states.get(k));
     let ranges = tensor.parameter.iter().chain(gradient).chain(states);
     let pad = |range: &BufferRange| {
-        let len = if padded { tensor.place.len as usize } else { range.len };
+        let len = if padded { tensor.allocation.len as usize } else { range.len };
         BufferRange { len, ..range.clone() }
     };
     ranges.map(pad).collect()

@@ -127,8 +127,8 @@ impl Rule for Adam {
         require(exclusive, "eps_hat", 1.0, "0 with eps_root or Amsgrad::Corrected")
     }
 
-    fn uses(&self, slot: &str) -> bool {
-        slot != "max_exp_avg_sq" || self.amsgrad.is_some()
+    fn uses(&self, state: &str) -> bool {
+        state != "max_exp_avg_sq" || self.amsgrad.is_some()
     }
 
     fn overrides(&self) -> Vec<(&'static str, bool)> {

@@ -91,16 +91,16 @@ impl Rule for RmsProp {
         at_least_zero("initial", self.initial)
     }
 
-    fn uses(&self, slot: &str) -> bool {
-        match slot {
+    fn uses(&self, state: &str) -> bool {
+        match state {
             "momentum_buffer" => self.momentum > 0.0,
             "grad_avg" => self.centered,
             _ => true,
         }
     }
 
-    fn initial(&self, slot: &str) -> f64 {
-        if slot == "square_avg" { self.initial } else { 0.0 }
+    fn initial(&self, state: &str) -> f64 {
+        if state == "square_avg" { self.initial } else { 0.0 }
     }
 
     fn overrides(&self) -> Vec<(&'static str, bool)> {

@@ -12,6 +12,13 @@ pub(crate) fn random(seed: u64) -> impl Rng {
     Pcg64Mcg::seed_from_u64(seed)
 }
 
+/// What src/gpu/wgsl.rs generates before lane.wgsl, for a kernel whose lanes are one element each.
+pub(crate) const ONE_ELEMENT: &str = "
+    alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; const PADDING = 12;
+    const WITH_SETTINGS = true; const WITH_TWO_FACTORS = false; const WITH_ZERO = false;
+    const WITH_CLIP = false; const WITH_NOISE = true; struct Hyper { x: f32 }
+    fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; }";
+
 /// Parameters of ordinary size.
 pub(crate) fn parameters(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = random(seed);

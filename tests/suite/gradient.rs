@@ -9,7 +9,9 @@ use wgpu_optim::{
 };
 
 use crate::compare::{TOLERANCE, close, ensure, same};
-use crate::fixture::{FOREIGN, buffer, content, device_like, intact, objects, parameters, pipeline, surrounded};
+use crate::fixture::{
+    FOREIGN, ONE_ELEMENT, buffer, content, device_like, intact, objects, parameters, pipeline, surrounded,
+};
 use crate::guard::ordinary;
 use crate::tests;
 
@@ -49,17 +51,13 @@ fn noisy(device: &Device, noise: Noise, len: usize) -> Result<Optimizer, Failed>
 /// The shader's generator against ours, on a million counters.
 fn the_generator_is_the_same_everywhere(gpu: &Gpu) -> Result<(), Failed> {
     let len = 1 << 18;
-    let head = "alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; const ROW_REST = 12;
-                const WITH_SETTINGS = true; const WITH_TWO_FACTORS = false; const WITH_ZERO = false;
-                const WITH_CLIP = false; const WITH_NOISE = true; struct Hyper { x: f32 }
-                fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; }";
     let lane = include_str!("../../shaders/lane.wgsl");
     let noise = include_str!("../../shaders/noise.wgsl");
     let main = "@group(0) @binding(0) var<storage, read_write> out: array<vec4<u32>>;
                 @compute @workgroup_size(256) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
                     out[id.x] = philox(vec4(id.x, ~id.x, 77u * id.x, 0u), vec2(0xdeadbeefu, 0xcafef00du));
                 }";
-    let pipeline = pipeline(gpu, &[head, lane, noise, main].join("\n"));
+    let pipeline = pipeline(gpu, &[ONE_ELEMENT, lane, noise, main].join("\n"));
     let out = buffer(gpu, &vec![0.0; 4 * len], FOREIGN);
     let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
