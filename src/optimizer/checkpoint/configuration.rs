@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Place;
+use super::Target;
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
 use crate::clipping::{ClipNorm, NonFinite};
@@ -108,19 +108,19 @@ pub(super) struct Fitting {
 impl Fitting {
     /// Leaves out what does not fit. Without one of its states, a parameter's other states and its step count do not
     /// fit either; without a group's number, the states of all its parameters do not.
-    pub(super) fn leave_out(&mut self, place: Place) {
-        match place {
-            Place::Of(_, Role::Parameter) | Place::Number(_) => {}
-            Place::Of(id, _) => _ = self.parameters.remove(&id),
-            Place::Group(k, _) => self.rules[k] = None,
+    pub(super) fn leave_out(&mut self, target: Target) {
+        match target {
+            Target::Of(_, Role::Parameter) | Target::Number(_) => {}
+            Target::Of(id, _) => _ = self.parameters.remove(&id),
+            Target::Group(k, _) => self.rules[k] = None,
         }
     }
 
-    pub(super) fn takes(&self, place: Place) -> bool {
-        match place {
-            Place::Of(_, Role::Parameter) | Place::Number(_) => true,
-            Place::Of(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes_group(*k)),
-            Place::Group(k, _) => self.takes_group(k),
+    pub(super) fn takes(&self, target: Target) -> bool {
+        match target {
+            Target::Of(_, Role::Parameter) | Target::Number(_) => true,
+            Target::Of(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes_group(*k)),
+            Target::Group(k, _) => self.takes_group(k),
         }
     }
 

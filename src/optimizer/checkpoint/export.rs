@@ -5,7 +5,7 @@ use std::io::Write;
 use safetensors::Dtype;
 
 use super::torch::Note;
-use super::{Entry, Place};
+use super::{Entry, Target};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::optimizer::storage::Role;
@@ -68,13 +68,13 @@ impl Optimizer {
         let begun = |parameter: &&Parameter| parameter.steps > 0 || class == Some("Adagrad");
         for parameter in self.parameters.values().filter(begun) {
             for (count, value) in torch_counts(&self.groups[parameter.group].rule, parameter.steps) {
-                let (name, place) = (format!("{}.{count}", parameter.name), Place::Number(value as f32));
-                entries.push(Entry { name, place, len: 1, dtype: Dtype::F32, shape: Vec::new() });
+                let (name, target) = (format!("{}.{count}", parameter.name), Target::Number(value as f32));
+                entries.push(Entry { name, target, len: 1, dtype: Dtype::F32, shape: Vec::new() });
             }
         }
         // PyTorch has no states before the first step, except Adagrad's.
-        entries.retain(|entry| match entry.place {
-            Place::Of(id, Role::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
+        entries.retain(|entry| match entry.target {
+            Target::Of(id, Role::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
             _ => true,
         });
         let note = Note { optimizer: class.unwrap_or_default().into(), param_groups };

@@ -84,7 +84,7 @@ impl fmt::Debug for LoadOptions<'_> {
 #[derive(Clone, Debug)]
 struct Entry {
     name: String,
-    place: Place,
+    target: Target,
     len: usize,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -106,7 +106,7 @@ fn fits(entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool, mi
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
+enum Target {
     Of(u64, Role),
     /// A state of a group: which group, and which of its own states.
     Group(usize, usize),
@@ -233,20 +233,20 @@ impl Optimizer {
                 Some(_) => {}
                 None => mismatch.missing.push(entry.name.clone()),
             }
-            match self.averaged(entry.place) {
+            match self.averaged(entry.target) {
                 Some(id) => {
                     fitting.averages.insert(id);
                     averages.push(entry.clone());
                 }
-                None => fitting.leave_out(entry.place),
+                None => fitting.leave_out(entry.target),
             }
         }
         mismatch.sort();
         if options.strict && !mismatch.is_empty() {
             return Err(Error::Mismatch(mismatch));
         }
-        found.retain(|(entry, _)| fitting.takes(entry.place));
-        averages.retain(|entry| fitting.takes(entry.place));
+        found.retain(|(entry, _)| fitting.takes(entry.target));
+        averages.retain(|entry| fitting.takes(entry.target));
         self.install(&configuration, &fitting, |optimizer| {
             optimizer.read_tensors(file, found, options.progress)?;
             averages.iter().try_for_each(|average| optimizer.begin(average))
@@ -255,8 +255,8 @@ impl Optimizer {
     }
 
     /// The parameter whose average this is, if it is an average.
-    fn averaged(&self, place: Place) -> Option<u64> {
-        let Place::Of(id, role) = place else { return None };
+    fn averaged(&self, target: Target) -> Option<u64> {
+        let Target::Of(id, role) = target else { return None };
         let group = &self.groups[self.parameters.get(&id)?.group];
         group.state(AVERAGE).is_some_and(|average| average.role == role).then_some(id)
     }
@@ -285,7 +285,7 @@ impl Optimizer {
             let shape = parameter.options.shape.map_or(vec![parameter.len], |shape| shape.to_vec());
             let (name, len) = (&parameter.name, parameter.len);
             let mut push = |name: String, role, len, shape| {
-                entries.push(Entry { name, place: Place::Of(id, role), len, dtype, shape });
+                entries.push(Entry { name, target: Target::Of(id, role), len, dtype, shape });
             };
             if parameters && !parameter.in_slice() {
                 push(name.clone(), Role::Parameter, len, shape.clone());
@@ -305,8 +305,8 @@ impl Optimizer {
         }
         for (k, group) in self.groups.iter().enumerate() {
             for (state, storage) in group.shared_states().enumerate() {
-                let (name, place) = (format!("group.{k}.{}", storage.name), Place::Group(k, state));
-                entries.push(Entry { name, place, len: 1, dtype: Dtype::F64, shape: Vec::new() });
+                let (name, target) = (format!("group.{k}.{}", storage.name), Target::Group(k, state));
+                entries.push(Entry { name, target, len: 1, dtype: Dtype::F64, shape: Vec::new() });
             }
         }
         entries
@@ -338,10 +338,10 @@ impl Optimizer {
 
     /// A piece of a tensor, as bytes.
     async fn take(&self, entry: &Entry, piece: Range<usize>) -> Result<Cow<'_, [u8]>> {
-        if let Place::Number(number) = entry.place {
+        if let Target::Number(number) = entry.target {
             return Ok(Cow::Owned(number.to_le_bytes().to_vec()));
         }
-        let vector: Option<&[u8]> = match self.memory(entry.place) {
+        let vector: Option<&[u8]> = match self.memory(entry.target) {
             Some((Memory::F32(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             Some((Memory::F64(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             _ => {
@@ -355,17 +355,17 @@ impl Optimizer {
     }
 
     /// The memory that has a tensor, and its role there.
-    fn memory(&self, place: Place) -> Option<(&Memory, Role)> {
-        match place {
-            Place::Of(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
-            Place::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
-            Place::Number(_) => None,
+    fn memory(&self, target: Target) -> Option<(&Memory, Role)> {
+        match target {
+            Target::Of(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
+            Target::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
+            Target::Number(_) => None,
         }
     }
 
     /// Where a tensor is on the GPU.
     fn range_of(&self, entry: &Entry) -> Result<(&BufferRange, &Gpu)> {
-        let range = self.memory(entry.place).and_then(|(memory, role)| memory.range(role));
+        let range = self.memory(entry.target).and_then(|(memory, role)| memory.range(role));
         let refused = || {
             let (operation, reason) = ("a buffer range", UNBOUND);
             Error::Unsupported { operation, name: entry.name.clone(), reason }
@@ -384,7 +384,7 @@ impl Optimizer {
     ) -> Result<()> {
         // Find a caller's buffer that cannot be written to before anything is written.
         for (entry, _) in &tensors {
-            if let (Device::Gpu(_), Place::Of(id, _)) = (&self.device, entry.place) {
+            if let (Device::Gpu(_), Target::Of(id, _)) = (&self.device, entry.target) {
                 let name = &self.get(ParameterId(id))?.name;
                 self.range_of(entry)?.0.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
             }
@@ -415,7 +415,7 @@ impl Optimizer {
 
     /// Sets a piece of a tensor from bytes that are aligned for `f64`.
     fn put(&mut self, entry: &Entry, piece: Range<usize>, bytes: &[u8]) -> Result<()> {
-        if let Place::Number(_) = entry.place {
+        if let Target::Number(_) = entry.target {
             return Ok(());
         }
         if let Device::Gpu(_) = &self.device {
@@ -423,10 +423,10 @@ impl Optimizer {
             let range = range.part(piece.start as u64..piece.end as u64);
             return gpu.write(&range, &entry.format().decode(bytes), &entry.name);
         }
-        let (memory, role) = match entry.place {
-            Place::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
-            Place::Of(id, role) => (self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory), role),
-            Place::Number(_) => return Ok(()),
+        let (memory, role) = match entry.target {
+            Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
+            Target::Of(id, role) => (self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory), role),
+            Target::Number(_) => return Ok(()),
         };
         match memory {
             Some(Memory::F32(v)) => v.put(role, piece, bytes),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::header::{Header, Tensor};
 use super::matching::{Groups, Theirs};
-use super::{Entry, Place, Progress, fits, numbers};
+use super::{Entry, Progress, Target, fits, numbers};
 use crate::error::{Error, Mismatch, Result};
 use crate::gpu::Device;
 use crate::optimizer::storage::Role;
@@ -233,14 +233,14 @@ impl Optimizer {
         let values = parameters && theirs.iter().any(has_value);
         let (mut found, mut lost) = (Vec::new(), HashSet::new());
         for entry in self.entries(values) {
-            let Place::Of(id, part) = entry.place else { continue };
+            let Target::Of(id, part) = entry.target else { continue };
             let (Some(parameter), Some(theirs)) = (self.parameters.get(&id), theirs.get(&id)) else { continue };
             let count = counts.get(&id);
             let value = part == Role::Parameter;
             if !value && count.is_none() {
                 continue;
             }
-            let begins = !value && (count.is_some_and(|count| count.fresh) || self.averaged(entry.place).is_some());
+            let begins = !value && (count.is_some_and(|count| count.fresh) || self.averaged(entry.target).is_some());
             let state = entry.name.strip_prefix(&parameter.name).unwrap_or_default();
             match header.tensor(&format!("{}{state}", theirs.name)) {
                 Some(tensor) if fits(&entry, &tensor, numbers::widens, mismatch) => {
@@ -257,8 +257,8 @@ impl Optimizer {
             lost.extend((!value).then_some(id));
         }
         counts.retain(|id, _| !lost.contains(id));
-        let kept = |entry: &Entry| match entry.place {
-            Place::Of(id, part) => part == Role::Parameter || counts.contains_key(&id),
+        let kept = |entry: &Entry| match entry.target {
+            Target::Of(id, part) => part == Role::Parameter || counts.contains_key(&id),
             _ => false,
         };
         found.retain(|(entry, _)| kept(entry));
@@ -267,7 +267,7 @@ impl Optimizer {
 
     /// Sets a state to its initial value.
     pub(super) fn begin(&mut self, entry: &Entry) -> Result<()> {
-        let Place::Of(id, role @ Role::State(_)) = entry.place else { return Ok(()) };
+        let Target::Of(id, role @ Role::State(_)) = entry.target else { return Ok(()) };
         let parameter = self.get(ParameterId(id))?;
         let initial = self.groups[parameter.group].storage_of(role).map_or(0.0, |storage| storage.initial);
         if let Device::Gpu(gpu) = &self.device {
