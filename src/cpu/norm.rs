@@ -55,17 +55,17 @@ fn part_of_norm<X: Copy>(x: &[X], wide: impl Fn(X) -> f64, kind: u32, zero: bool
     let kept = |x: X| Some(wide(x)).filter(|x| !zero || x.is_finite()).unwrap_or(0.0);
     let largest = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
     let value = match kind {
-        0 => fold(x, &wide, |a, b| a + b),
+        0 => fold(x, wide, |a, b| a + b),
         1 => fold(x, |x| wide(x) * wide(x), |a, b| a + b).sqrt(),
-        _ => fold(x, &wide, largest),
+        _ => fold(x, wide, largest),
     };
     // NaN and ∞ show in the sum; in f64 a finite square may be ∞, too.
     let bad = !value.is_finite() && x.iter().any(|&x| !wide(x).is_finite());
     let value = match kind {
         _ if value.is_finite() => value,
-        0 => fold(x, &kept, |a, b| a + b),
-        1 => fold(x, &kept, hypot),
-        _ => fold(x, &kept, largest),
+        0 => fold(x, kept, |a, b| a + b),
+        1 => fold(x, kept, hypot),
+        _ => fold(x, kept, largest),
     };
     Measure { value, bad }
 }
