@@ -26,8 +26,8 @@ const CHUNK: usize = 1 << 14;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_STATES: usize = 8;
 
-/// One parameter's memory. `states` are the elements' states that the configuration keeps, in order, and behind them the
-/// average if there is one; they are as long as the parameter. `others` are its states of other extents.
+/// One parameter's memory. `states` are the elements' states that the configuration keeps, in order, and behind them
+/// the average if there is one; they are as long as the parameter. `others` are its states of other extents.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],

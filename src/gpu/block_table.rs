@@ -1,5 +1,5 @@
-//! The block table of a program: which part of which tensor each workgroup has, where its coefficients are and where its results
-//! go.
+//! The block table of a program: which part of which tensor each workgroup has, where its coefficients are and where
+//! its results go.
 
 use super::kernel::WORKGROUP;
 use super::{Gpu, memory};

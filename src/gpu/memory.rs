@@ -216,8 +216,8 @@ pub(crate) struct Allocation {
 ///
 /// Tensors that come together get a chunk of just their size. Those that come one by one get chunks with room for more,
 /// so that chunks, and with them dispatches, stay few: while nothing is removed, no more is free than half of what is
-/// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. An allocation that becomes free is used again. A chunk that
-/// becomes free goes at once; one stays while anything in it is in use.
+/// in use, or 16 KiB of a buffer ([`SMALL`]) if that is more. An allocation that becomes free is used again. A chunk
+/// that becomes free goes at once; one stays while anything in it is in use.
 #[derive(Debug)]
 pub(crate) struct Arena {
     /// Label and format of each buffer of a chunk.
@@ -258,8 +258,8 @@ impl Arena {
         gpu.device().limits().max_buffer_size / largest(&self.kinds) / self.align * self.align
     }
 
-    /// Makes a new chunk for `len` padded elements, unless a present one has such an allocation free. `exact` leaves no room
-    /// for more.
+    /// Makes a new chunk for `len` padded elements, unless a present one has such an allocation free. `exact` leaves no
+    /// room for more.
     pub(crate) fn reserve(&mut self, gpu: &Gpu, name: &str, len: u64, exact: bool) -> Result<()> {
         if self.kinds.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
             return Ok(());
@@ -327,8 +327,8 @@ impl Arena {
         Some(Allocation { chunk, start, len })
     }
 
-    /// Gives an allocation back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were its
-    /// buffers.
+    /// Gives an allocation back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were
+    /// its buffers.
     pub(crate) fn release(&mut self, allocation: Allocation) -> Vec<wgpu::Buffer> {
         let Some(chunk) = self.chunks.get(allocation.chunk).filter(|_| allocation.len > 0) else {
             return Vec::new();
