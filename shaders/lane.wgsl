@@ -1,5 +1,5 @@
-// Behind each rule and before its driver: the c of coefficients, and what every lane needs. src/gpu/wgsl.rs generates
-// `Lane`, `Bits`, `Mask`, and the constants.
+// Behind each rule and before its driver: the coefficients of a cohort, and what every lane needs. src/gpu/wgsl.rs
+// generates `Lane`, `Bits`, `Mask`, and the constants.
 
 struct Coefficients {
     grad_scale: f32,            // neutral 1; negative to maximize
@@ -14,7 +14,8 @@ struct Coefficients {
     @align(16) hyper: Hyper,
 }
 
-// A c in the table of coefficients: 256 bytes, by a member and not by an attribute, which naga's GLSL would drop.
+// One cohort's in the table of coefficients: 256 bytes, by a member and not by an attribute, which naga's GLSL would
+// drop.
 struct Padded { c: Coefficients, padding: array<vec4<f32>, PADDING> }
 
 // A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it

@@ -1,9 +1,10 @@
-// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then each cohort of
-// coefficients.
+// Between the norms and the update: the whole gradient's norm, clipping, overflow, loss scale; then the
+// coefficients of each cohort.
 //
 // `prepare` (one workgroup) decides about the step and writes `step_log`; `choose` (a workgroup a cohort) picks the
 // coefficients for the step count that the device has reached, out of those that the host has computed for every count
-// it may have reached. Behind reduce.wgsl, wide.wgsl and step_input.wgsl. CPU twin: `Guard::decide` in src/scaling.rs.
+// it may have reached. Behind reduce.wgsl, wide.wgsl and step_input.wgsl. CPU twin: `Safeguards::decide` in
+// src/scaling.rs.
 
 struct StepLog {
     scale: f32,            // of the loss

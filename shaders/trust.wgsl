@@ -1,5 +1,5 @@
 // What a norm-based rule makes of its norms, once for each tensor or group: one number for the update, and one that it
-// may keep. Behind a rule, lane.wgsl and reduce.wgsl. CPU twin: `trust` in src/optimizer/vectors.rs.
+// may keep. Behind a rule, lane.wgsl and reduce.wgsl. CPU twin: `trust` in src/optimizer/cpu_step.rs.
 
 struct Owner { first: u32, count: u32, cohort: u32, cohorts: u32, kept: u32, unused: array<u32, 3> }
 

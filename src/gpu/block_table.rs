@@ -6,7 +6,7 @@ use super::{Gpu, memory};
 
 /// Elements of a block, where a device binds at least twice as many.
 const BLOCK: u64 = 4096;
-/// BlockTable that start a dispatch lie at multiples of this many: 256 bytes.
+/// Blocks that start a dispatch lie at multiples of this many: 256 bytes.
 const ALIGN: usize = 8;
 
 /// `Block` of the shaders.
@@ -30,8 +30,8 @@ pub(crate) struct Block {
     pub(crate) limit: u32,
 }
 
-/// `Owner` of shaders/trust.wgsl: the partial norms of a tensor or a group, its rows, and the number that is kept for
-/// it.
+/// `Owner` of shaders/trust.wgsl: the partial norms of a tensor or a group, its cohorts, and the number that is kept
+/// for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Owner {

@@ -25,7 +25,7 @@ pub(crate) struct Decision {
     partial_norms: wgpu::Buffer,
     /// Partial norms of what norm-based rules measure.
     rule_norms: wgpu::Buffer,
-    /// The sum of all partial norms, into the control buffer.
+    /// The sum of all partial norms, into the step log.
     pub(super) total: Dispatch,
     /// Partial norms of all gradients.
     pub(crate) partials: u32,
@@ -45,7 +45,7 @@ impl Decision {
     /// `ranges` has one entry a cohort. Of the `results` partial results, gradients have `partials`.
     pub(super) fn new(
         gpu: &Gpu,
-        control: &wgpu::Buffer,
+        log: &wgpu::Buffer,
         ranges: Vec<[u32; 2]>,
         partials: u32,
         results: u32,
@@ -69,7 +69,7 @@ impl Decision {
             });
             (coefficients, chosen, partial_norms, rule_norms)
         })?;
-        let total = of_step(gpu, "total", [&partial_norms, control, &chosen], [1, 1, 1])?;
+        let total = of_step(gpu, "total", [&partial_norms, log, &chosen], [1, 1, 1])?;
         Ok(Self { coefficients, chosen, partial_norms, rule_norms, total, partials, ranges })
     }
 
@@ -83,15 +83,15 @@ impl Decision {
     }
 
     /// The decision, and the coefficients of each cohort.
-    pub(super) fn dispatches(&self, gpu: &Gpu, control: &wgpu::Buffer) -> Result<Vec<Dispatch>> {
+    pub(super) fn dispatches(&self, gpu: &Gpu, log: &wgpu::Buffer) -> Result<Vec<Dispatch>> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
-        let (buffers, cohorts) = (self.buffers(control), self.ranges.len() as u32);
+        let (buffers, cohorts) = (self.buffers(log), self.ranges.len() as u32);
         let choose = [cohorts.min(most), cohorts.div_ceil(most), 1];
         Ok(vec![of_step(gpu, "prepare", buffers, [1, 1, 1])?, of_step(gpu, "choose", buffers, choose)?])
     }
 
-    fn buffers<'a>(&'a self, control: &'a wgpu::Buffer) -> [&'a wgpu::Buffer; 3] {
-        [&self.partial_norms, control, &self.chosen]
+    fn buffers<'a>(&'a self, log: &'a wgpu::Buffer) -> [&'a wgpu::Buffer; 3] {
+        [&self.partial_norms, log, &self.chosen]
     }
 
     /// What norm-based rules make of their norms.

@@ -62,7 +62,7 @@ pub(crate) struct Shaped<'a> {
 }
 
 /// The stages that rewrite these gradients.
-pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Result<Vec<(Stage, Vec<Dispatch>)>> {
+pub(crate) fn stages(gpu: &Gpu, log: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Result<Vec<(Stage, Vec<Dispatch>)>> {
     let mut dispatches = Vec::new();
     let limits = gpu.device().limits();
     let most = limits.max_compute_workgroups_per_dimension;
@@ -98,11 +98,11 @@ pub(crate) fn stages(gpu: &Gpu, control: &wgpu::Buffer, shaped: &[Shaped<'_>]) -
             })?;
             for &entry in if long { &LINE_ENTRIES[1..] } else { &LINE_ENTRIES[..1] } {
                 let pass = gpu.lines_pass(shared, entry)?;
-                // In rows of as many as a dispatch takes; there is room for as many rows.
+                // In two dimensions, since a dispatch takes only so many in one.
                 let workgroups = if entry == "combine" { blocks } else { blocks * job.parts };
                 let size = [workgroups.min(most), workgroups.div_ceil(most), 1];
                 let group = gpu.scoped("a job", || {
-                    let scale = BufferRange::new(control, 0, 1);
+                    let scale = BufferRange::new(log, 0, 1);
                     let mut bound = vec![table.as_entire_binding(), w.binding(), g.binding(), scale.binding()];
                     bound.extend(sums.as_ref().map(wgpu::Buffer::as_entire_binding));
                     if shared {

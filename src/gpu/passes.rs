@@ -78,7 +78,7 @@ fn norm_text(kind: u32, zero: bool, format: Format) -> String {
     format!("{REDUCE}{}{constants}\n{grad}{NORM}", format.shader())
 }
 
-/// The decision about a step, and its rows of coefficients.
+/// The decision about a step, and the coefficients of each cohort.
 fn prepare_text() -> String {
     format!("{REDUCE}{WIDE}{STEP_INPUT}{PREPARE}")
 }

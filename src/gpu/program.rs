@@ -332,7 +332,7 @@ impl<'a> Builder<'a> {
     /// else.
     pub(crate) fn finish_decided(
         self,
-        control: &wgpu::Buffer,
+        log: &wgpu::Buffer,
         lines: Vec<(Stage, Vec<Dispatch>)>,
         results: u32,
     ) -> Result<Program> {
@@ -340,14 +340,14 @@ impl<'a> Builder<'a> {
         let table = gpu.scoped("a program's table", || self.blocks.buffer(gpu))?;
         let ranges = (0..self.cohorts.len()).map(|k| self.ranges.get(&k).copied().unwrap_or_default()).collect();
         let partials = if self.norms.is_empty() { 0 } else { results };
-        let decision = Decision::new(gpu, control, ranges, partials, results)?;
+        let decision = Decision::new(gpu, log, ranges, partials, results)?;
         let mut stages = lines;
         let norms = |pending: Pending| {
             let bind = |batch: Blocks| pending.kernel.bind(gpu, 0, &[batch.binding(&table), decision.partials()]);
             pending.bound(gpu, bind)
         };
         stages.push((Stage::Reduce(NORMS), self.norms.into_iter().map(norms).collect::<Result<_>>()?));
-        stages.push((Stage::Decide, decision.dispatches(gpu, control)?));
+        stages.push((Stage::Decide, decision.dispatches(gpu, log)?));
         for (reduce, measures, ratios) in self.reductions {
             let measure = |pending: Pending| {
                 let bind = |batch: Blocks| {

@@ -1,4 +1,4 @@
-//! CoefficientRing for coefficients: each recorded step has a buffer of its own until the GPU has finished it.
+//! The coefficient ring: each recorded step has a buffer of its own until the GPU has finished it.
 //!
 //! If all steps shared one buffer, all would read what was written last. An entry is made when a step finds none free,
 //! and stays while steps need it: a loop with few steps in flight has few entries.
@@ -26,7 +26,7 @@ pub(crate) trait Entry: Clone {
     fn size(&self) -> u64;
 }
 
-/// CoefficientRing of one kind, free and in use.
+/// Entries of one kind, free and in use.
 #[derive(Debug)]
 pub(crate) struct Ring<S> {
     /// By index. One that went leaves `None`, and its index in `vacant`.

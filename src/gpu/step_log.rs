@@ -2,7 +2,7 @@
 //! half.
 //!
 //! A step about which the device decides has its data in an entry of its own. Behind its passes it copies the head of
-//! the control buffer to the entry's staging buffer, which is mapped once the step has finished: so the host learns the
+//! the step log to the entry's staging buffer, which is mapped once the step has finished: so the host learns the
 //! outcome. Nothing waits for it. Until an outcome is known, the host uploads coefficients for each possible one, and
 //! the device picks.
 
@@ -15,7 +15,7 @@ use crate::clipping::Limit;
 use crate::error::{Error, Result};
 use crate::scaling::{Report, ScaleFactors};
 
-/// Bytes of the control buffer's head, which a step copies to the host, and of the whole buffer.
+/// Bytes of the step log's head, which a step copies to the host, and of the whole buffer.
 const HEAD: u64 = size_of::<Head>() as u64;
 pub(crate) const SIZE: u64 = MEASURED + 32;
 /// Where the buffer has the norm that `Optimizer::encode_measure` leaves.
@@ -67,7 +67,7 @@ pub(crate) struct StepEntry {
     pub(crate) unused: u32,
 }
 
-/// The control buffer, and the steps whose outcomes the host does not know yet.
+/// The step log, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
 pub(crate) struct StepLog {
     pub(crate) buffer: wgpu::Buffer,
@@ -82,7 +82,7 @@ pub(crate) struct StepLog {
 /// `None` for a step that the device did not execute: it was never submitted, or wgpu refused it.
 type Outcome = Option<Head>;
 
-/// The head of the control buffer.
+/// The head of the step log.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Head {
@@ -159,18 +159,18 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 impl StepLog {
     pub(crate) fn new(gpu: &Gpu, report: Report) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
-        let buffer = gpu.scoped("the control buffer", || {
+        let buffer = gpu.scoped("the step log", || {
             gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("wgpu-optim control"),
+                label: Some("wgpu-optim step log"),
                 size: SIZE,
                 usage: Usage::STORAGE | Usage::UNIFORM | Usage::COPY_SRC | Usage::COPY_DST,
                 mapped_at_creation: false,
             })
         })?;
         let (ring, shared, pending) = (Ring::new(), Arc::default(), VecDeque::new());
-        let mut control = Self { buffer, ring, shared, last: 0, pending };
-        control.set_report(gpu, report, true)?;
-        Ok(control)
+        let mut log = Self { buffer, ring, shared, last: 0, pending };
+        log.set_report(gpu, report, true)?;
+        Ok(log)
     }
 
     /// Sets the loss scale and the counters on the device, before the work that is submitted next.
@@ -182,7 +182,7 @@ impl StepLog {
         ];
         // Without `skipped` the number of skips stays: the device may know of more than the host.
         let words = &words[..if skipped { 3 } else { 2 }];
-        gpu.scoped("the control buffer", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
+        gpu.scoped("the step log", || gpu.queue().write_buffer(&self.buffer, 0, bytemuck::cast_slice(words)))?;
         let mut shared = lock(&self.shared);
         shared.latest = (self.last, report);
         if skipped {
@@ -284,7 +284,7 @@ impl StepLog {
     /// The report after all work that is submitted by now.
     pub(crate) async fn read(&self, gpu: &Gpu) -> Result<Report> {
         let range = super::memory::BufferRange::new(&self.buffer, 0, HEAD as usize / 4);
-        let words = gpu.read(&range, "the control buffer").await?;
+        let words = gpu.read(&range, "the step log").await?;
         let words: [f32; HEAD as usize / 4] = std::array::from_fn(|k| words[k]);
         Ok(report(bytemuck::cast(words)))
     }

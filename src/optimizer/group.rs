@@ -22,7 +22,7 @@ pub(super) struct Group {
     pub(super) gradient_format: Format,
     /// Steps that the schedule has seen for certain.
     pub(super) steps: u64,
-    /// Recorded steps that the device may have skipped, by [`StepLog::bit`].
+    /// Recorded steps that the device may have skipped, by `StepLog::bit`.
     pub(super) pending: u128,
     /// All that it keeps: parameter, gradient, states and average, in this order.
     pub(super) storage: Vec<Stored>,

@@ -20,7 +20,7 @@ pub(super) struct Parameter {
     pub(super) len: usize,
     /// Steps taken for certain.
     pub(super) steps: u64,
-    /// Recorded steps in which it took part and which the device may have skipped, by [`StepLog::bit`].
+    /// Recorded steps in which it took part and which the device may have skipped, by `StepLog::bit`.
     pub(super) pending: u128,
     /// It stands at `x + shift·v`.
     pub(super) shift: f64,

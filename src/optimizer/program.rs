@@ -46,11 +46,11 @@ impl Optimizer {
     }
 
     pub(super) fn make_program(&mut self, gpu: &Gpu) -> Result<Program> {
-        let control = if self.device_decides() { Some(self.step_log(gpu)?.buffer.clone()) } else { None };
-        self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, control.as_ref()))
+        let log = if self.device_decides() { Some(self.step_log(gpu)?.buffer.clone()) } else { None };
+        self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, log.as_ref()))
     }
 
-    fn build(&self, gpu: &Gpu, bind_groups: &mut BindGroups, control: Option<&wgpu::Buffer>) -> Result<Program> {
+    fn build(&self, gpu: &Gpu, bind_groups: &mut BindGroups, log: Option<&wgpu::Buffer>) -> Result<Program> {
         let mut builder = Builder::new(gpu, bind_groups);
         let mut cohorts = HashMap::<Cohort, usize>::new();
         let mut runs = Vec::<(usize, Run)>::new();
@@ -97,13 +97,13 @@ impl Optimizer {
             builder
                 .add_updates(ours, |lane, access| KernelKey::update(group.rule.description(), lane, access, extras))?;
         }
-        match control {
-            Some(control) if measures || !builder.is_empty() => {
+        match log {
+            Some(log) if measures || !builder.is_empty() => {
                 if measures {
                     builder.add_norms(self.norm_kind(), zero, &gradients)?;
                 }
-                let lines = lines::stages(gpu, control, &self.shaped(&shaped))?;
-                builder.finish_decided(control, lines, results)
+                let lines = lines::stages(gpu, log, &self.shaped(&shaped))?;
+                builder.finish_decided(log, lines, results)
             }
             _ => builder.finish(),
         }
@@ -134,7 +134,7 @@ impl Optimizer {
         (stepped.into_iter().map(first).collect(), all)
     }
 
-    /// What is done to the gradients of these parameters, with these rows, before anything else.
+    /// What is done to the gradients of these parameters, in these cohorts, before anything else.
     fn shaped(&self, members: &[(u64, usize)]) -> Vec<Shaped<'_>> {
         let of = |&(id, cohort): &(u64, usize)| {
             let parameter = self.parameters.get(&id)?;
@@ -171,7 +171,7 @@ impl Optimizer {
             }
             Ok(())
         };
-        // Of a group with one number: its rows, which lie behind each other, and its partial results, which do, too.
+        // Of a group with one number: its cohorts have indices behind each other, and so have its partial results.
         let mut whole = BTreeMap::<usize, Owner>::new();
         let mut members = builder.members.clone();
         members.sort_unstable();
