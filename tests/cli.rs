@@ -265,9 +265,9 @@ fn info_and_shader_show_what_there_is() {
     assert_eq!(said.matches("takes several dispatches").count(), adapters, "{said}");
     let output = run(&["shader", "amsgrad"]);
     let said = text(&output.stdout);
-    assert!(said.contains("max_exp_avg_sq[i] = s.max_exp_avg_sq;") && said.contains("AMSGRAD = true"), "{said}");
+    assert!(said.contains("max_exp_avg_sq[at.state] = s.max_exp_avg_sq;") && said.contains("AMSGRAD = true"), "{said}");
     let said = text(&run(&["shader", "lamb", "--norms"]).stdout);
-    assert!(said.contains("// Measure") && said.contains("of_unit = trust("), "{said}");
+    assert!(said.contains("// Measure") && said.contains("of_owner = trust("), "{said}");
     assert!(!run(&["shader", "adam", "--norms"]).status.success());
     assert!(text(&run(&["shader", "sgd", "--noise"]).stdout).contains("fn philox("));
     let output = run(&["shader", "nothing"]);
