@@ -41,6 +41,7 @@ use ::burn::module::{Module, ModuleVisitor, Param, ParamId};
 use ::burn::optim::GradientsParams;
 use ::burn::tensor::{DType, GradientCheckpointingStrategy, Tensor};
 
+use crate::any_rule::AnyRule;
 use crate::clipping::{ClipNorm, NonFinite};
 #[cfg(not(target_family = "wasm"))]
 use crate::error::Mismatch;
@@ -49,7 +50,6 @@ use crate::gpu::{Device, Gpu};
 #[cfg(not(target_family = "wasm"))]
 use crate::optimizer::{LoadOptions, SaveOptions};
 use crate::optimizer::{Optimizer, ParameterId};
-use crate::rule::AnyRule;
 use crate::scaling::{LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
