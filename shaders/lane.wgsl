@@ -28,7 +28,8 @@ struct Block { start: u32, grad: u32, state: u32, len: u32, out: u32, cohort: u3
 struct At { param: u32, grad: u32, state: u32, cohort: u32, first: u32, limit: u32, inside: bool }
 
 fn in_block(block: Block, k: u32) -> At {
-    return At(block.start + k, block.grad + k, block.state + k, block.cohort, block.first + k, block.limit, k < block.len);
+    let inside = k < block.len;
+    return At(block.start + k, block.grad + k, block.state + k, block.cohort, block.first + k, block.limit, inside);
 }
 
 // In ranges that are bound whole. `len` counts lanes. A tail is behind the last whole four.

@@ -230,3 +230,26 @@ pub enum NonFinite {
     /// make infinite is a part of the norm, on which the factors depend.
     Zero,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_name_of_over_is_read() -> Result<(), serde_json::Error> {
+        for (unit, over) in [("row", Extent::Row), ("column", Extent::Column)] {
+            let clip: AdaptiveClip =
+                serde_json::from_str(&format!(r#"{{"clipping": 0.1, "eps": 0.01, "unit": "{unit}"}}"#))?;
+            assert_eq!(clip, AdaptiveClip { clipping: 0.1, eps: 0.01, over });
+            assert_eq!(serde_json::to_value(clip)?["over"], unit);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_clip_is_over_rows_or_columns() {
+        for over in [Extent::Element, Extent::Tensor, Extent::Group] {
+            assert!(AdaptiveClip { over, ..AdaptiveClip::torch(0.1) }.check().is_err(), "{over:?}");
+        }
+    }
+}

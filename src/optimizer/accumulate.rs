@@ -202,7 +202,9 @@ impl Optimizer {
     /// The first micro-batch of a window is written; others are added from a buffer that lives as long as the addition.
     fn accumulate_from_host(&mut self, gpu: &Gpu, id: ParameterId, gradient: &[f32]) -> Result<()> {
         let parameter = self.get(id)?;
-        let writable = self.range(parameter, Role::Gradient)?.buffer.usage().contains(wgpu::BufferUsages::COPY_DST);
+        let range = self.range(parameter, Role::Gradient)?;
+        check_gradient_format(&parameter.name, range.format, true)?;
+        let writable = range.buffer.usage().contains(wgpu::BufferUsages::COPY_DST);
         if gradient.is_empty() || (parameter.batches() == 0 && writable) {
             self.write_gradient(id, gradient)?;
             self.count_batch(id);

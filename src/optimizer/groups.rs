@@ -1,7 +1,7 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
 use super::storage::check_gradient_format;
-use super::{Change, Key, Optimizer, ParameterId, step};
+use super::{Change, Key, Memory, Optimizer, ParameterId, step};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
 use crate::formats::Format;
@@ -100,7 +100,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for another format, for a group that has parameters, or whose
-    /// settings write gradients; on a GPU those of [`Optimizer::new`].
+    /// settings write gradients.
     pub fn set_gradient_format(&mut self, group: usize, format: Format) -> Result<()> {
         let now = self.group(group)?;
         let refuse = |reason| {
@@ -110,8 +110,10 @@ impl Optimizer {
         if !matches!(format, Format::F32 | Format::Bf16) {
             return refuse("gradients are F32 or Bf16");
         }
-        if self.parameters.values().any(|parameter| parameter.group == group) {
-            return refuse("it has parameters: set the format before they are added");
+        // One that was moved elsewhere still has its memory in this group's arena.
+        let lies_here = |memory: &Memory| matches!(memory, Memory::Gpu(tensor) if tensor.home == group);
+        if self.parameters.values().any(|parameter| parameter.group == group || lies_here(&parameter.memory)) {
+            return refuse("it has parameters, or had some that were moved: set the format before they are added");
         }
         check_gradient_format("the group", format, now.settings.writes_gradient())?;
         let group = &mut self.groups[group];

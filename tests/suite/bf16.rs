@@ -1,10 +1,12 @@
 //! Gradients in bfloat16: read where they are, packed two in a word. The step is that of the same numbers in f32.
 
+use std::io::Cursor;
+
 use half::bf16;
 use libtest_mimic::Failed;
 use wgpu_optim::{
-    AdaptiveClip, AnyRule, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LossScaler, Noise, Optimizer,
-    ParameterId, Result, Settings, WeightDecay, rules,
+    AdaptiveClip, AnyRule, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LoadOptions, LossScaler, Noise,
+    Optimizer, ParameterId, Result, SaveOptions, Settings, WeightDecay, rules,
 };
 
 use crate::compare::ensure;
@@ -14,7 +16,8 @@ crate::tests!(
     ranges_of_the_callers_buffers,
     one_buffer_of_both_formats,
     micro_batches_are_added_from_16_bits,
-    nothing_writes_to_16_bits
+    nothing_writes_to_16_bits,
+    a_format_stays_with_its_memory
 );
 
 const LENS: [usize; 6] = [1, 3, 4, 63, 130, 4097];
@@ -113,6 +116,35 @@ fn encoded(values: &[f32], format: Format) -> Vec<u8> {
         Format::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
         _ => bytemuck::cast_slice(values).to_vec(),
     }
+}
+
+/// Neither memory that was moved elsewhere, nor a file, nor a caller's buffer gets around the format.
+fn a_format_stays_with_its_memory(gpu: &Gpu) -> Result<(), Failed> {
+    let refused = |result: Result<()>| matches!(result, Err(Error::Unsupported { .. }));
+    for device in [Device::Cpu, gpu.into()] {
+        let mut writing = Optimizer::new(&device, rules::Sgd, Settings { zero_grad: true, ..Settings::lr(0.5) })?;
+        writing.add(0, "w", &[1.0f32, 2.0, 3.0])?;
+        let mut file = Vec::new();
+        pollster::block_on(writing.save_to(&mut file, SaveOptions::default()))?;
+        let mut narrow = Optimizer::new(&device, rules::Sgd, 0.1)?;
+        narrow.set_gradient_format(0, Format::Bf16)?;
+        narrow.add(0, "w", &[0.0f32; 3])?;
+        let loaded = narrow.load_from(&mut Cursor::new(file), LoadOptions::default()).map(drop);
+        ensure(refused(loaded), "a file whose settings write gradients")?;
+        ensure(
+            narrow.lr(0)? == 0.1 && narrow.read_blocking::<f32>("w")? == [0.0; 3],
+            "a refused file changes nothing",
+        )?;
+    }
+    let mut sgd = Optimizer::new(&gpu.into(), rules::Sgd, 0.1)?;
+    let other = sgd.add_group(rules::Sgd, 0.1)?;
+    let id = sgd.add(0, "w", &[1.0f32; 3])?;
+    sgd.move_to_group(id, other)?;
+    ensure(refused(sgd.set_gradient_format(0, Format::Bf16)), "an arena in which a moved parameter lies")?;
+    let words = buffer(gpu, &[0; 8]);
+    sgd.set_gradient(id, Gradient::Buffer(BufferRange::of(&words, 0, 3, Format::Bf16)))?;
+    ensure(refused(sgd.accumulate(id, &[1.0f32; 3])), "micro-batches into a caller's 16 bits")?;
+    ensure(sgd.read_gradient_blocking::<f32>(id)? == [0.0; 3], "a refused micro-batch writes nothing")
 }
 
 /// Tensors behind each other in one buffer, each at a word, and their offsets.
