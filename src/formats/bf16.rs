@@ -12,7 +12,7 @@ pub(super) const WGSL: Wgsl = Wgsl {
         Lane::Four => format!("bf16_four({buffer}[{at}])"),
         Lane::Tail => format!("bf16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    // `BufferRange::check` lets no parameter and no state be of this format.
+    // Nothing stores it: `BufferRange::check` refuses parameters, `check_gradient_format` steps that write gradients.
     store: |_, _, _, _| String::new(),
 };
 
@@ -24,4 +24,40 @@ pub(super) fn encode(values: &[f32]) -> Vec<u8> {
 
 pub(super) fn decode(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(2).map(|two| bf16::from_ne_bytes([two[0], two[1]]).to_f32()).collect()
+}
+
+/// The nearest number, half to even. `bf16::from_f64` drops bits before it rounds, and f64 → f32 → bf16 rounds twice: so
+/// this rounds to an odd f32 in between, which no tie of bf16 is.
+pub(crate) fn nearest(x: f64) -> bf16 {
+    let near = x as f32;
+    if x.is_nan() || f64::from(near) == x {
+        return bf16::from_f32(near);
+    }
+    let beyond = f64::from(near).abs() > x.abs();
+    bf16::from_f32(f32::from_bits((near.to_bits() - u32::from(beyond)) | 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_once() {
+        let one = f64::from(f32::from_bits(0x3f80_8000)); // halfway from 1 to the next number
+        for (x, bits) in [
+            (one, 0x3f80),
+            (f64::from(f32::from_bits(0x3f80_8001)), 0x3f81),
+            (one + 1e-12, 0x3f81),
+            (one - 1e-12, 0x3f80),
+            (-one - 1e-12, 0xbf81),
+            (f64::from(f32::from_bits(0x3f81_8000)), 0x3f82),
+            (0.0, 0),
+            (-0.0, 0x8000),
+            (1e300, 0x7f80),
+            (f64::NEG_INFINITY, 0xff80),
+        ] {
+            assert_eq!(nearest(x).to_bits(), bits, "{x:e}");
+        }
+        assert!(nearest(f64::NAN).is_nan());
+    }
 }

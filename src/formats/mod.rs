@@ -1,6 +1,6 @@
 //! How a number is stored, and what one stored number belongs to.
 
-mod bf16;
+pub(crate) mod bf16;
 mod f32;
 
 use std::borrow::Cow;
@@ -186,7 +186,9 @@ mod tests {
     #[test]
     fn numbers_are_stored_and_come_back() {
         let values = [0.1, -0.0, f32::MAX, f32::INFINITY, f32::MIN_POSITIVE / 2.0];
-        for format in [Format::F32, Format::F64] {
+        // Those that have eight bits.
+        let short = [1.5, -0.0, 0.5078125, f32::INFINITY, f32::MIN_POSITIVE / 2.0];
+        for (format, values) in [(Format::F32, values), (Format::F64, values), (Format::Bf16, short)] {
             let bytes = format.encode(&values);
             assert!(format.size() >= Format::SMALLEST);
             assert_eq!(bytes.len() as u64, format.size() * values.len() as u64);
@@ -198,7 +200,7 @@ mod tests {
     /// What a checkpoint says is the name.
     #[test]
     fn names_are_those_of_files() {
-        for format in [Format::F32, Format::F64] {
+        for format in [Format::F32, Format::F64, Format::Bf16] {
             assert_eq!(serde_json::to_string(&format).unwrap(), format!("\"{}\"", format.name()));
         }
         for extent in [Extent::Element, Extent::Row, Extent::Column, Extent::Tensor, Extent::Group] {

@@ -10,7 +10,7 @@ use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
 use super::{Change, Gradient, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result, require};
-use crate::formats::Extent;
+use crate::formats::{self, Extent};
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
@@ -397,7 +397,7 @@ impl<F: Real> HostMemory<F> {
     /// Sets what has this role; a gradient in bfloat16 to the nearest numbers.
     fn write<G: Real>(&mut self, role: Role, values: &[G]) -> Option<()> {
         if let Some(gradient) = self.own.as_mut().and_then(|own| own.bf16.as_mut()).filter(|_| role == Role::Gradient) {
-            let narrow = |x: &G| bf16::from_f64(x.to_f64().unwrap_or(f64::NAN));
+            let narrow = |x: &G| formats::bf16::nearest(x.to_f64().unwrap_or(f64::NAN));
             gradient.iter_mut().zip(values).for_each(|(to, x)| *to = narrow(x));
             return Some(());
         }

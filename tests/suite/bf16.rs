@@ -17,7 +17,8 @@ crate::tests!(
     one_buffer_of_both_formats,
     micro_batches_are_added_from_16_bits,
     nothing_writes_to_16_bits,
-    a_format_stays_with_its_memory
+    a_format_stays_with_its_memory,
+    gradients_are_rounded_to_the_nearest
 );
 
 const LENS: [usize; 6] = [1, 3, 4, 63, 130, 4097];
@@ -116,6 +117,20 @@ fn encoded(values: &[f32], format: Format) -> Vec<u8> {
         Format::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
         _ => bytemuck::cast_slice(values).to_vec(),
     }
+}
+
+/// Just above, at and below the middle between 1 and 1.0078125, from the host on both devices.
+fn gradients_are_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
+    let values = [0x3f80_8001, 0x3f80_8000, 0x3f80_7fff, 0x3f81_8000].map(f32::from_bits);
+    for device in [Device::Cpu, gpu.into()] {
+        let mut sgd = Optimizer::new(&device, rules::Sgd, 0.1)?;
+        sgd.set_gradient_format(0, Format::Bf16)?;
+        let id = sgd.add(0, "w", &[0.0f32; 4])?;
+        sgd.write_gradient(id, &values)?;
+        let found = sgd.read_gradient_blocking::<f32>(id)?;
+        ensure(found == [1.0078125, 1.0, 1.0, 1.015625], format!("{found:?} on {}", device.name()))?;
+    }
+    Ok(())
 }
 
 /// Neither memory that was moved elsewhere, nor a file, nor a caller's buffer gets around the format.
