@@ -166,8 +166,13 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
         chosen = times(inverse_scale, limited(CLIP, times(norm.scale, wide(norm.sum)), bad));
     }
     workgroupBarrier();
-    // What the rule gets, if it comes near the largest f32: with the rule's own roundings.
-    if reached + chosen.e >= 126 {
+    // What the rule gets, if it comes near the largest f32: with the rule's own roundings. Who shares a norm shares
+    // `reach` alone, which says enough to skip the same steps.
+    if inputs[MEASURED] == 1u {
+        if reached + chosen.e >= 127 {
+            atomicOr(&overflows, 1u);
+        }
+    } else if reached + chosen.e >= 126 {
         for (var i = lane; i < inputs[PARTIALS]; i += 256u) {
             let part = partials[i];
             let largest = wide(bitcast<f32>(part.largest & 0x7fffffffu));

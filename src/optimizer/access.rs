@@ -133,6 +133,7 @@ impl Optimizer {
             self.settle_here()?;
         }
         let changes = |parameter: &&mut Parameter| parameter.steps != steps || parameter.pending != 0;
+        self.measured = None;
         if let Some(parameter) = self.parameters.get_mut(&id.0).filter(changes) {
             // An average that there is has seen as many steps as before.
             let seen = parameter.recorded() - parameter.begun().min(parameter.recorded());

@@ -207,8 +207,8 @@ pub struct Optimizer {
     /// Shifts, gradients and the window before a submission that may be refused; the vector is kept for its allocation.
     before: (Vec<(f64, Held)>, u32),
     recorded: Option<Recorded>,
-    /// The step that [`Optimizer::encode_measure`] has begun.
-    measured: Option<InFlight>,
+    /// The step that [`Optimizer::encode_measure`] has begun, and what it uploaded.
+    measured: Option<(InFlight, Vec<u32>)>,
     /// Who uses which memory; `None` until it is asked for.
     claims: Option<Claims>,
     /// Cohorts of a program, kept for their allocation.
@@ -320,6 +320,7 @@ impl Optimizer {
     /// Drops what was made before this change and does not hold any more.
     fn invalidate(&mut self, change: Change) {
         self.program = None;
+        self.measured = None;
         if change >= Change::Parameters {
             self.look_ahead_program = None;
         }

@@ -124,6 +124,8 @@ impl Optimizer {
         if let Device::Gpu(gpu) = &self.device {
             gpu.check_alive()?;
         }
+        // A first half whose second never came would never resolve.
+        self.measured = None;
         self.resolve();
         if self.unresolved() > 0 {
             self.read_report().await?;

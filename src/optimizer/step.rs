@@ -59,8 +59,8 @@ impl Optimizer {
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode")?;
         self.check_groups()?;
-        self.resolve();
         self.measured = None;
+        self.resolve();
         let program = self.current_program(&gpu)?;
         let window = self.window;
         let recorded = match program.decision {
@@ -91,8 +91,8 @@ impl Optimizer {
         recorded.map(drop)
     }
 
-    /// Records the first half of a step: gradients are centralized and clipped row by row, and their norms are taken.
-    /// [`Optimizer::measured`] then holds the norm of all gradients, for your kernels to read and change;
+    /// Records the first half of a step: gradients are centralized and clipped by rows or columns, and their norms are
+    /// taken. [`Optimizer::measured`] then holds the norm of all gradients, for your kernels to read and change;
     /// [`Optimizer::encode_apply`] records the other half. `encode` is both, without the 32 bytes between them.
     ///
     /// This is for a norm that is not one optimizer's alone: of two optimizers, or of gradients on other devices.
@@ -110,10 +110,11 @@ impl Optimizer {
     /// # }
     /// ```
     ///
-    /// The step has the settings that the groups have now. Between the two halves, no parameter and no gradient may
-    /// come, go or move. A first half without a second changes gradients only where
-    /// [`Settings::centralize`](crate::Settings::centralize) or
-    /// [`Settings::adaptive_clip`](crate::Settings::adaptive_clip) do.
+    /// Nothing about the optimizer may change between the two halves: neither its parameters and gradients nor its
+    /// settings, and it must not [settle](Optimizer::settle). A first half without a second changes gradients only
+    /// where [`Settings::centralize`](crate::Settings::centralize) or
+    /// [`Settings::adaptive_clip`](crate::Settings::adaptive_clip) do; the next step forgets it. A step in two halves
+    /// takes an element of 2¹²⁷ and more for an infinite one.
     ///
     /// # Errors
     /// As [`Optimizer::encode`], and [`Error::Unsupported`] if nothing is measured: without
@@ -121,8 +122,8 @@ impl Optimizer {
     pub fn encode_measure(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_measure")?;
         self.check_groups()?;
-        self.resolve();
         self.measured = None;
+        self.resolve();
         let name = || "the optimizer".to_owned();
         if !self.measures() {
             let reason = "no gradient is measured: see set_clip_norm, whose max_norm may be infinite";
@@ -138,7 +139,7 @@ impl Optimizer {
             program.record_total(inputs, &mut pass);
         }
         self.program = Some(program);
-        self.measured = Some(begun?);
+        self.measured = Some((begun?, self.words.clone()));
         Ok(())
     }
 
@@ -146,18 +147,21 @@ impl Optimizer {
     /// norm and the fault that [`Optimizer::measured`] has by then, and the update.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] without the first half, or if parameters or gradients have changed since: then record
-    /// [`Optimizer::encode_measure`] again.
+    /// [`Error::Unsupported`] without the first half, or if the optimizer has changed since. Then record both halves
+    /// into another encoder, and drop this one.
     pub fn encode_apply(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_apply")?;
-        let refuse = |reason| Error::Unsupported { operation: "encode_apply", name: "the optimizer".into(), reason };
-        let in_flight = self.measured.take().ok_or(refuse("encode_measure comes before it"))?;
-        let changed = || refuse("parameters or gradients have changed since encode_measure");
-        let program = self.program.take().ok_or_else(changed)?;
-        if !self.holds(&program) {
-            return Err(changed());
-        }
-        let recorded = self.finish_recording(&gpu, &program, in_flight, encoder, program.before_decision());
+        let reason = "encode_measure comes before it, and nothing about the optimizer may change in between";
+        let refused = || Error::Unsupported { operation: "encode_apply", name: "the optimizer".into(), reason };
+        let ((in_flight, uploaded), program) = self.measured.take().zip(self.program.take()).ok_or_else(refused)?;
+        // What the first half uploaded must be what a step uploads now, but for the step's number, which is the first.
+        let now = self.step_words(&program, true);
+        let same = now.as_ref().is_ok_and(|now| now[1..] == uploaded[1..]) && self.holds(&program);
+        self.words = now.unwrap_or_default();
+        let recorded = match same {
+            true => self.finish_recording(&gpu, &program, in_flight, encoder, program.before_decision()),
+            false => Err(refused()),
+        };
         self.count_recorded(program, recorded)
     }
 
@@ -190,7 +194,10 @@ impl Optimizer {
     fn current_program(&mut self, gpu: &Gpu) -> Result<Program> {
         match self.program.take() {
             Some(program) if self.holds(&program) => Ok(program),
-            _ => self.make_program(gpu),
+            _ => {
+                self.measured = None;
+                self.make_program(gpu)
+            }
         }
     }
 

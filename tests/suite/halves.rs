@@ -2,16 +2,20 @@
 
 use libtest_mimic::Failed;
 use wgpu_optim::{
-    BufferRange, ClipNorm, Error, Gpu, LossScaler, NonFinite, Optimizer, ParameterId, Result, Settings, rules::Momentum,
+    BufferRange, ClipNorm, Error, Gpu, Gradient, LossScaler, NonFinite, Optimizer, Options, ParameterId, Result,
+    Settings, rules::Momentum,
 };
 
 use crate::compare::ensure;
+use crate::fixture::pipeline;
 
 crate::tests!(
     both_halves_are_a_step,
     two_optimizers_share_a_norm,
     a_fault_of_one_skips_both,
-    halves_that_do_not_fit_are_refused
+    a_factor_that_overflows_in_one_skips_both,
+    halves_that_do_not_fit_are_refused,
+    nothing_changes_between_the_halves
 );
 
 /// Joins two L2 norms, and writes the result to both: a user's kernel.
@@ -36,17 +40,7 @@ const JOIN: &str = "
     }";
 
 fn join(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, ranges: [&BufferRange; 2]) {
-    let device = gpu.device();
-    let source = wgpu::ShaderSource::Wgsl(JOIN.into());
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: Default::default(),
-        cache: None,
-    });
+    let (device, pipeline) = (gpu.device(), pipeline(gpu, JOIN));
     let [a, b] = ranges.map(BufferRange::binding);
     let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
@@ -74,12 +68,26 @@ fn halves(optimizer: &mut Optimizer, gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
+/// A step of both, which share a norm.
+fn shared_step(a: &mut Optimizer, b: &mut Optimizer, gpu: &Gpu) -> Result<()> {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    a.encode_measure(&mut encoder)?;
+    b.encode_measure(&mut encoder)?;
+    join(gpu, &mut encoder, [&a.measured()?, &b.measured()?]);
+    a.encode_apply(&mut encoder)?;
+    b.encode_apply(&mut encoder)?;
+    gpu.queue().submit([encoder.finish()]);
+    Ok(())
+}
+
 /// Nothing between the halves: the step is that of `encode`, bit for bit, with skips and a loss scale.
 fn both_halves_are_a_step(gpu: &Gpu) -> Result<(), Failed> {
     let start: Vec<f32> = (0..5000).map(|k| k as f32 / 100.0).collect();
     let mut ours = Vec::new();
     for halved in [false, true] {
         let (mut optimizer, ids) = optimizer(gpu, &[("w", &start), ("b", &start[..3])])?;
+        optimizer.set_settings(0, Settings { centralize: true, ..Settings::lr(0.5) })?;
+        optimizer.set_options(ids[0], Options { shape: Some([50, 100]), ..Options::default() })?;
         optimizer.set_loss_scaler(LossScaler { init_scale: 64.0, growth_interval: 2, ..LossScaler::default() })?;
         for t in 0..6u32 {
             for (&id, len) in ids.iter().zip([5000, 3]) {
@@ -106,13 +114,7 @@ fn two_optimizers_share_a_norm(gpu: &Gpu) -> Result<(), Failed> {
     let (mut b, b_ids) = optimizer(gpu, &[("v", &[0.0, 0.0])])?;
     a.write_gradient(a_ids[0], &[3.0f32, 0.0])?;
     b.write_gradient(b_ids[0], &[0.0f32, 4.0])?;
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    a.encode_measure(&mut encoder)?;
-    b.encode_measure(&mut encoder)?;
-    join(gpu, &mut encoder, [&a.measured()?, &b.measured()?]);
-    a.encode_apply(&mut encoder)?;
-    b.encode_apply(&mut encoder)?;
-    gpu.queue().submit([encoder.finish()]);
+    shared_step(&mut a, &mut b, gpu)?;
     let found = [a.read_blocking::<f32>("w")?, b.read_blocking("v")?].concat();
     let norms = [a.read_report_blocking()?.grad_norm, b.read_report_blocking()?.grad_norm];
     // Half of 3/5 and of 4/5. Each of the few operations rounds once: 8 half-ulps of 1.
@@ -126,19 +128,67 @@ fn a_fault_of_one_skips_both(gpu: &Gpu) -> Result<(), Failed> {
     let (mut b, b_ids) = optimizer(gpu, &[("v", &[1.0, 1.0])])?;
     a.write_gradient(a_ids[0], &[3.0f32, 0.0])?;
     b.write_gradient(b_ids[0], &[f32::NAN, 4.0])?;
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    a.encode_measure(&mut encoder)?;
-    b.encode_measure(&mut encoder)?;
-    join(gpu, &mut encoder, [&a.measured()?, &b.measured()?]);
-    a.encode_apply(&mut encoder)?;
-    b.encode_apply(&mut encoder)?;
-    gpu.queue().submit([encoder.finish()]);
+    shared_step(&mut a, &mut b, gpu)?;
     a.settle_blocking()?;
     b.settle_blocking()?;
     let found = [a.read_blocking::<f32>("w")?, b.read_blocking("v")?].concat();
     let skipped = [a.report(), b.report()].map(|report| report.skipped_steps);
     ensure(found == [1.0; 4] && skipped == [1, 1], format!("{found:?}, {skipped:?} skipped"))?;
     ensure((a.steps("w")?, b.steps("v")?) == (0, 0), "a skipped step does not count")
+}
+
+/// Gradients are finite in both; the factor 4 makes one of them infinite.
+fn a_factor_that_overflows_in_one_skips_both(gpu: &Gpu) -> Result<(), Failed> {
+    let with = |factor, gradient: f32| {
+        let settings = Settings { grad_scale: factor, ..Settings::lr(0.5) };
+        let mut sgd = Optimizer::new(&gpu.into(), Momentum::default(), settings)?;
+        sgd.set_non_finite(NonFinite::Skip);
+        sgd.add(0, "w", &[1.0f32])?;
+        sgd.write_gradient("w", &[gradient])?;
+        Ok::<_, Error>(sgd)
+    };
+    let (mut a, mut b) = (with(4.0, 3e38)?, with(1.0, 1.0)?);
+    shared_step(&mut a, &mut b, gpu)?;
+    for mut optimizer in [a, b] {
+        optimizer.settle_blocking()?;
+        let (w, skipped) = (optimizer.read_blocking::<f32>("w")?, optimizer.report().skipped_steps);
+        ensure(w == [1.0] && skipped == 1, format!("{w:?}, {skipped} skipped"))?;
+    }
+    Ok(())
+}
+
+/// What the second half needs was uploaded by the first.
+fn nothing_changes_between_the_halves(gpu: &Gpu) -> Result<(), Failed> {
+    type Changing = fn(&mut Optimizer) -> Result<()>;
+    let changes: [(&str, Changing); 7] = [
+        ("a parameter, and a new program", |optimizer| {
+            optimizer.add(0, "more", &[1.0f32])?;
+            optimizer.wait_for_room()
+        }),
+        ("the learning rate", |optimizer| optimizer.set_lr(0, 0.25)),
+        ("the limit", |optimizer| optimizer.set_clip_norm(ClipNorm::optax(2.0))),
+        ("the step count", |optimizer| optimizer.set_steps("w", 7)),
+        ("a look-ahead", |optimizer| optimizer.look_ahead()),
+        ("outcomes", |optimizer| optimizer.settle_blocking()),
+        ("a gradient that goes", |optimizer| optimizer.set_gradient("w", Gradient::Missing)),
+    ];
+    for (name, change) in changes {
+        let (mut optimizer, ids) = optimizer(gpu, &[("w", &[1.0, 1.0])])?;
+        optimizer.set_non_finite(NonFinite::Propagate);
+        optimizer.write_gradient(ids[0], &[3.0f32, 4.0])?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        optimizer.encode_measure(&mut encoder)?;
+        change(&mut optimizer)?;
+        let refused = matches!(optimizer.encode_apply(&mut encoder), Err(Error::Unsupported { .. }));
+        ensure(refused, format!("{name} changed between the halves"))?;
+        drop(encoder);
+        let before = optimizer.steps("w")?;
+        optimizer.write_gradient(ids[0], &[3.0f32, 4.0])?;
+        halves(&mut optimizer, gpu)?;
+        optimizer.settle_blocking()?;
+        ensure(optimizer.steps("w")? == before + 1, format!("{name}: a step behind a refused half"))?;
+    }
+    Ok(())
 }
 
 fn halves_that_do_not_fit_are_refused(gpu: &Gpu) -> Result<(), Failed> {
