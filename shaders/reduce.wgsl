@@ -1,9 +1,9 @@
-// Sums that neither overflow nor depend on the order of threads: put before norm.wgsl, measure.wgsl, prepare.wgsl and
-// trust.wgsl.
+// Sums that neither overflow nor depend on the order of threads: put before lines.wgsl, norm.wgsl, measure.wgsl,
+// prepare.wgsl and trust.wgsl.
 //
 // A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale
 // is 1, or where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU
-// twin: src/cpu.rs.
+// twins: src/cpu/norm.rs and src/cpu/measure.rs.
 
 const L1 = 0u;
 const L2 = 1u;

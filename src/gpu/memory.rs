@@ -59,7 +59,8 @@ impl BufferRange {
         Self::of(buffer, offset, len, Format::F32)
     }
 
-    /// `len` elements of this format from byte `offset` on.
+    /// `len` elements of this format from byte `offset` on. A range of an odd number of 16-bit elements owns its last
+    /// word: writing the range and clearing it set the other half to 0.
     pub fn of(buffer: &wgpu::Buffer, offset: u64, len: usize, format: Format) -> Self {
         Self { buffer: buffer.clone(), offset, len, format }
     }
@@ -132,17 +133,17 @@ impl BufferRange {
 
     /// Checks that kernels can work on the range, as on a parameter.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
-        self.check_as(name, PARAMETERS)
+        self.check_as(name, PARAMETERS, "f32")
     }
 
     /// Checks that kernels can read the range as a gradient.
     pub(crate) fn check_gradient(&self, name: &str) -> Result<()> {
-        self.check_as(name, GRADIENTS)
+        self.check_as(name, GRADIENTS, "f32 or bf16")
     }
 
-    fn check_as(&self, name: &str, formats: &[Format]) -> Result<()> {
+    fn check_as(&self, name: &str, formats: &[Format], expected: &'static str) -> Result<()> {
         if !formats.contains(&self.format) {
-            let (expected, found) = (formats[0].name(), self.format.name());
+            let found = self.format.name();
             return Err(Error::ElementType { name: name.into(), expected, found });
         }
         let (usage, found) = (wgpu::BufferUsages::STORAGE, self.buffer.usage());

@@ -317,21 +317,22 @@ impl<'a> Builder<'a> {
     }
 
     /// The program of a step about which the device decides nothing.
-    pub(crate) fn finish(self) -> Result<Program> {
+    pub(crate) fn finish(mut self) -> Result<Program> {
         let gpu = self.gpu;
         let table = match self.blocks.blocks.is_empty() {
             true => None,
             false => Some(gpu.scoped("a program's table", || self.blocks.buffer(gpu))?),
         };
         let updates = bind_updates(gpu, self.updates, table.as_ref(), None)?;
-        let (members, cohorts, spans) = sorted(self.members, self.cohorts, self.spans);
+        self.members.sort_unstable();
+        let (members, cohorts, spans) = (self.members, self.cohorts, self.spans);
         Ok(Program { stages: vec![(Stage::Map, updates)], members, cohorts, spans, decision: None })
     }
 
     /// The program of a step about which the device decides, with this many partial results. `lines` comes before all
     /// else.
     pub(crate) fn finish_decided(
-        self,
+        mut self,
         log: &wgpu::Buffer,
         lines: Vec<(Stage, Vec<Dispatch>)>,
         results: u32,
@@ -363,7 +364,8 @@ impl<'a> Builder<'a> {
             stages.push((Stage::Reduce(reduce), dispatches));
         }
         stages.push((Stage::Map, bind_updates(gpu, self.updates, Some(&table), Some(&decision))?));
-        let (members, cohorts, spans) = sorted(self.members, self.cohorts, self.spans);
+        self.members.sort_unstable();
+        let (members, cohorts, spans) = (self.members, self.cohorts, self.spans);
         Ok(Program { stages, members, cohorts, spans, decision: Some(decision) })
     }
 
@@ -446,9 +448,4 @@ fn bind_updates(
         dispatches.push(Dispatch { kernel, groups, workgroups: [x, y, 1] });
     }
     Ok(dispatches)
-}
-
-fn sorted<A: Ord, B, C>(mut members: Vec<A>, cohorts: B, spans: C) -> (Vec<A>, B, C) {
-    members.sort_unstable();
-    (members, cohorts, spans)
 }

@@ -67,7 +67,7 @@ impl Gpu {
             for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
                 let mut bytes = range.format.encode(piece);
                 if !bytes.len().is_multiple_of(4) {
-                    // The half behind the last number belongs to nobody: ranges start at words.
+                    // No other range starts in the last word, and this one owns it: see `BufferRange::of`.
                     let words = bytes.len().next_multiple_of(4);
                     bytes.to_mut().resize(words, 0);
                 }

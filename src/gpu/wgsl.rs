@@ -1,5 +1,5 @@
-//! The WGSL of a kernel: the rule, the texts of the driver, and what is generated between them. That is bindings,
-//! accessors of one line, and constants that turn features on.
+//! The WGSL of a kernel: the rule, the texts of the driver, and what is generated between them. That is bindings, names
+//! of types, accessors of one line, constants that turn features on, and the calls of the rule.
 
 use std::fmt::Write as _;
 

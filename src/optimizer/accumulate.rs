@@ -179,10 +179,10 @@ impl Optimizer {
         if expected != found {
             return Err(Error::ElementType { name, expected, found });
         }
-        check_gradient_format(&name, self.groups[parameter.group].gradient_format, !parameter.is_foreign())?;
         if let Device::Gpu(gpu) = self.device.clone() {
             return self.accumulate_from_host(&gpu, id, bytemuck::cast_slice(gradient));
         }
+        check_gradient_format(&name, self.groups[parameter.group].gradient_format, true)?;
         let batches = parameter.batches();
         let own: Option<&mut [F]> = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
             Some(Memory::F32(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),

@@ -126,6 +126,7 @@ impl Optimizer {
     pub(super) fn check_gradients_of(&mut self, ids: &[u64]) -> Result<()> {
         for &id in ids {
             let Some(parameter) = self.parameters.get(&id) else { continue };
+            // Also where a caller's buffer has the gradient now: `Gradient::Own` may come back.
             let own_format = self.groups[parameter.group].gradient_format;
             check_gradient_format(&parameter.name, own_format, !parameter.is_foreign())?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };

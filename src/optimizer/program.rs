@@ -147,7 +147,7 @@ impl Optimizer {
         members.iter().filter_map(of).collect()
     }
 
-    /// What norm-based groups make of their norms: a owner for each tensor, or one for the group.
+    /// What norm-based groups make of their norms: an owner for each tensor, or one for the group.
     fn ratios(&self, gpu: &Gpu, builder: &Builder<'_>, outs: &HashMap<u64, u32>) -> Result<HashMap<usize, Vec<Ratio>>> {
         let mut ratios = HashMap::<usize, Vec<Ratio>>::new();
         let wgpu::Limits { max_compute_workgroups_per_dimension: most, .. } = gpu.device().limits();
