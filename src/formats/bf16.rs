@@ -26,8 +26,8 @@ pub(super) fn decode(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(2).map(|two| bf16::from_ne_bytes([two[0], two[1]]).to_f32()).collect()
 }
 
-/// The nearest number, half to even. `bf16::from_f64` drops bits before it rounds, and f64 → f32 → bf16 rounds twice: so
-/// this rounds to an odd f32 in between, which no tie of bf16 is.
+/// The nearest number, half to even. `bf16::from_f64` drops bits before it rounds, and f64 → f32 → bf16 rounds twice.
+/// This rounds to an odd f32 in between, which no tie of bf16 is.
 pub(crate) fn nearest(x: f64) -> bf16 {
     let near = x as f32;
     if x.is_nan() || f64::from(near) == x {
