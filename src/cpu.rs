@@ -129,12 +129,12 @@ impl<'a, F: Real> Job<'a, F> {
             }
         }
         let Some(clip) = settings.adaptive_clip else { return };
-        let (units, unit_step, count, step) = match clip.over {
+        let (lines, line_step, count, step) = match clip.over {
             Extent::Column if shape.is_some() => (columns, 1, rows, columns),
             _ => (rows, columns, columns, 1),
         };
-        for unit in 0..units {
-            let at = |k: usize| unit * unit_step + k * step;
+        for line in 0..lines {
+            let at = |k: usize| line * line_step + k * step;
             let norm = |x: &[F]| {
                 let elements = || (0..count).map(|k| wide(x[at(k)]));
                 let root = elements().map(|x| x.powi(2)).sum::<f64>().sqrt();

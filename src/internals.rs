@@ -125,7 +125,7 @@ pub fn constants() -> [(&'static str, usize); 7] {
     ]
 }
 
-/// Bytes that Rust counts on: of a cohort's coefficients, a partial norm, the control buffer; where that has outcomes,
+/// Bytes that Rust counts on: of a cohort's coefficients, a partial norm, the step log; where that has outcomes,
 /// how many, and where the norm of a step in two halves.
 pub fn sizes() -> [usize; 6] {
     [COEFFICIENT_STRIDE as usize, PARTIAL as usize, SIZE as usize, size_of::<Head>(), MAX_IN_FLIGHT, MEASURED as usize]

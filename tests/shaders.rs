@@ -387,7 +387,7 @@ fn the_readme_is_true() {
             .find(|line| line.starts_with(&format!("| `{config}`")) && line.contains("AMSGrad") == amsgrad);
         let row = row.unwrap_or_else(|| panic!("README has no row for {name} ({config})"));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let states: Vec<_> = rule.states().into_iter().filter(|slot| !amsgrad || slot.starts_with("max")).collect();
+        let states: Vec<_> = rule.states().into_iter().filter(|name| !amsgrad || name.starts_with("max")).collect();
         assert!(states.iter().all(|state| cells[2].contains(&format!("`{state}`"))), "{name}: {}", cells[2]);
         let bytes = rule.bytes_per_parameter();
         let (low, high) = cells[3].split_once('–').unwrap_or((cells[3], cells[3]));

@@ -401,7 +401,7 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
         ("adagrad", "s" | "sum_of_squares" | "accumulator") => "sum",
         ("adadelta", "Eg2" | "e_g" | "accumulated_grad") => "square_avg",
         ("adadelta", "Ed2" | "e_x" | "accumulated_delta_var") => "acc_delta",
-        _ => states.iter().copied().find(|slot| *slot == name)?,
+        _ => states.iter().copied().find(|state| *state == name)?,
     };
     let sign = if setup.flipped_momentum && ours == "momentum_buffer" { -1.0 } else { 1.0 };
     states.contains(&ours).then_some((ours, tensor, sign))

@@ -287,14 +287,14 @@ fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Setup) -> Result<Tr
             }
         }
         if oracle || t == case.steps {
-            for (&slot, (tensor, &id)) in
-                states.iter().flat_map(|slot| ids.iter().enumerate().map(move |id| (slot, id)))
+            for (&name, (tensor, &id)) in
+                states.iter().flat_map(|name| ids.iter().enumerate().map(move |id| (name, id)))
             {
-                let state = optimizer.read_state_blocking::<F>(id, slot)?;
+                let state = optimizer.read_state_blocking::<F>(id, name)?;
                 let state: Vec<f64> = state.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
-                let scale = run.state_scale.entry((slot, tensor)).or_insert_with(|| vec![0.0; state.len()]);
+                let scale = run.state_scale.entry((name, tensor)).or_insert_with(|| vec![0.0; state.len()]);
                 scale.iter_mut().zip(&state).for_each(|(scale, x)| *scale = scale.max(x.abs()));
-                run.state.insert((slot, tensor), state);
+                run.state.insert((name, tensor), state);
             }
         }
     }
@@ -338,7 +338,7 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
     // it takes over 2|h|λ times the error of w, at most h² + (λw)² times the relative one. Where g is 0, or nearly
     // cancels λw, this exceeds what the state's own size allows. There Adam's steps, of lr whatever the size of h, also
     // amplify each rounding of w.
-    let carried = |slot: &str, w: f64| match (setup.settings.weight_decay, slot) {
+    let carried = |state: &str, w: f64| match (setup.settings.weight_decay, state) {
         (WeightDecay::L2(lambda), "exp_avg" | "momentum_buffer") if !f64 => lambda * w,
         (WeightDecay::L2(lambda), "exp_avg_sq") if !f64 => (lambda * w).powi(2),
         _ => 0.0,
@@ -387,7 +387,7 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
         }
     }
     for (key, value) in &case.state {
-        let Some((slot, tensor, sign)) = state_name(case, setup, key) else {
+        let Some((state, tensor, sign)) = state_name(case, setup, key) else {
             continue;
         };
         let per_tensor = match tensor {
@@ -395,11 +395,11 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
             None => value.as_array().into_iter().flatten().map(numbers_of).enumerate().collect(),
         };
         if tensor.is_none() && per_tensor.len() != case.params0.len() {
-            note(f64::NAN, 1.0, &|| format!("state {slot}: {} tensors", per_tensor.len()));
+            note(f64::NAN, 1.0, &|| format!("state {state}: {} tensors", per_tensor.len()));
         }
         for (k, expected) in per_tensor {
-            let name = || format!("state {slot} of p{k}");
-            let (Ok(b), Some(x)) = (expected, ours.state.get(&(slot, k))) else {
+            let name = || format!("state {state} of p{k}");
+            let (Ok(b), Some(x)) = (expected, ours.state.get(&(state, k))) else {
                 note(f64::NAN, 1.0, &name);
                 continue;
             };
@@ -407,10 +407,10 @@ fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Trajectory, f
                 note(f64::NAN, 1.0, &name);
                 continue;
             }
-            let Some(scale) = oracle.state_scale.get(&(slot, k)) else { continue };
+            let Some(scale) = oracle.state_scale.get(&(state, k)) else { continue };
             for (i, (&x, b)) in x.iter().zip(b).enumerate() {
                 let b = sign * b;
-                let scale = scale[i].max(b.abs()).max(carried(slot, oracle.scale[k][i]));
+                let scale = scale[i].max(b.abs()).max(carried(state, oracle.scale[k][i]));
                 note(scaled(x, b, scale), state_tolerance, &|| format!("{}[{i}]", name()));
             }
         }

@@ -133,7 +133,7 @@ impl KernelKey {
         self.stage == Driver::Measure
     }
 
-    /// Whether each block says which row it takes.
+    /// Whether each block says which coefficients it takes.
     pub(crate) fn per_tensor(&self) -> bool {
         self.extras.per_tensor
     }
@@ -175,7 +175,7 @@ impl KernelKey {
         self.reduce.is_some_and(|reduce| reduce.keeps.is_some())
     }
 
-    /// Storage buffers of each group, read-only or not. An empty group 0 is the row, a uniform.
+    /// Storage buffers of each group, read-only or not. An empty group 0 is the coefficients, a uniform.
     fn groups(&self) -> Vec<Vec<bool>> {
         let ranges = || self.ranges().into_iter().map(|range| range.reads).collect();
         match (self.stage, self.extras) {

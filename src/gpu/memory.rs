@@ -434,7 +434,7 @@ mod tests {
 
     /// The smallest format decides: its buffer has the fewest bytes to an allocation.
     #[test]
-    fn places_are_aligned_in_every_format() {
+    fn ranges_are_aligned_in_every_format() {
         let kinds = |formats: &[Format]| formats.iter().map(|&format| (String::new(), format)).collect();
         for formats in [&[Format::F32][..], &[Format::F64], &[Format::F64, Format::F32], &[]] {
             let arena = Arena::new(kinds(formats));

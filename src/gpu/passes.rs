@@ -154,7 +154,7 @@ impl Gpu {
         Ok(pass)
     }
 
-    /// Compiles a text. An empty group 0 is a row, a uniform at a dynamic offset.
+    /// Compiles a text. An empty group 0 is coefficients, a uniform at a dynamic offset.
     pub(crate) fn compile(
         &self,
         name: &'static str,

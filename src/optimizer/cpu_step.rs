@@ -255,10 +255,10 @@ impl Optimizer {
     ) -> Result<()> {
         self.check_groups()?;
         let (kind, measures, zero) = (self.norm_kind(), self.measures(), self.zeroes());
-        let mut places = self.check_slices(tensors)?;
+        let mut by_parameter = self.check_slices(tensors)?;
         let mut work = Vec::new();
         for (id, parameter) in self.parameters.iter_mut().filter(|(_, parameter)| !parameter.options.frozen) {
-            let Some(Slices { parameter: w, gradient: Some(g), .. }) = places.remove(id) else { continue };
+            let Some(Slices { parameter: w, gradient: Some(g), .. }) = by_parameter.remove(id) else { continue };
             work.extend(Work::new(*id, parameter, (&self.groups, 0), |group, memory| match memory {
                 Memory::Gpu(_) => None,
                 Memory::F32(v) => {
@@ -282,10 +282,10 @@ impl Optimizer {
     pub fn look_ahead_slices<F: Real>(&mut self, tensors: &mut [Slices<'_, F>]) -> Result<()> {
         self.check_groups()?;
         self.check_look_ahead()?;
-        let mut places = self.check_slices(tensors)?;
+        let mut by_parameter = self.check_slices(tensors)?;
         let groups = &self.groups;
         for (id, parameter) in &mut self.parameters {
-            let (Some(tensor), Some(shift)) = (places.remove(id), parameter.look_ahead(groups)) else { continue };
+            let (Some(tensor), Some(shift)) = (by_parameter.remove(id), parameter.look_ahead(groups)) else { continue };
             let v = parameter.momentum(groups);
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
@@ -306,7 +306,7 @@ impl Optimizer {
         &self,
         tensors: &'s mut [Slices<'a, F>],
     ) -> Result<HashMap<u64, &'s mut Slices<'a, F>>> {
-        let mut places = HashMap::new();
+        let mut by_parameter = HashMap::new();
         for tensor in tensors {
             let parameter = self.get(tensor.id)?;
             if !parameter.in_slice() {
@@ -318,11 +318,11 @@ impl Optimizer {
             }
             parameter.check_len(tensor.parameter.len())?;
             parameter.check_len(tensor.gradient.map_or(parameter.len, <[F]>::len))?;
-            if places.insert(tensor.id.0, tensor).is_some() {
+            if by_parameter.insert(tensor.id.0, tensor).is_some() {
                 return Err(parameter.unsupported("a step on slices", "it is given twice"));
             }
         }
-        Ok(places)
+        Ok(by_parameter)
     }
 }
 

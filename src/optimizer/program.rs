@@ -238,7 +238,7 @@ impl Optimizer {
         })
     }
 
-    /// The tensors on the GPU, those of a group's arena in the order of their places.
+    /// The tensors on the GPU, those of a group's arena in the order of their ranges.
     fn tensors_in_place(&self) -> Vec<(u64, &Parameter, &Tensor)> {
         let mut tensors = Vec::new();
         for (&id, parameter) in &self.parameters {

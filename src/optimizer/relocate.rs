@@ -126,7 +126,7 @@ impl Optimizer {
         }
     }
 
-    /// Adds parameters of these lengths whose place is not known yet.
+    /// Adds parameters of these lengths whose range is not known yet.
     #[cfg(feature = "burn")]
     pub(crate) fn add_elsewhere(&mut self, group: usize, tensors: &[(&str, usize)]) -> Result<Vec<ParameterId>> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(Vec::new()) };

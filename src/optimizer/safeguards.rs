@@ -82,13 +82,13 @@ impl Optimizer {
     /// Does not wait. Steps that measure no gradients have no report.
     pub fn report(&self) -> Report {
         match (&self.log, &self.device) {
-            (Some(control), Device::Gpu(gpu)) => {
+            (Some(log), Device::Gpu(gpu)) => {
                 // A lost device answers nothing; then the last report stands. A browser polls by itself.
                 #[cfg(not(target_family = "wasm"))]
                 drop(gpu.poll());
                 #[cfg(target_family = "wasm")]
                 let _ = gpu;
-                control.latest()
+                log.latest()
             }
             _ => self.report,
         }
@@ -100,7 +100,7 @@ impl Optimizer {
     /// [`Error::ReadBack`], [`Error::DeviceLost`].
     pub async fn read_report(&self) -> Result<Report> {
         match (&self.log, &self.device) {
-            (Some(control), Device::Gpu(gpu)) => control.read(gpu).await,
+            (Some(log), Device::Gpu(gpu)) => log.read(gpu).await,
             (None, Device::Gpu(gpu)) => gpu.check_alive().map(|()| self.report),
             _ => Ok(self.report),
         }
@@ -168,9 +168,9 @@ impl Optimizer {
 
     /// Counts the steps whose outcome has arrived.
     pub(super) fn resolve(&mut self) {
-        let Some(control) = &mut self.log else { return };
+        let Some(log) = &mut self.log else { return };
         let (mut known, mut taken) = (0u128, 0u128);
-        for (step, was_taken) in control.resolve() {
+        for (step, was_taken) in log.resolve() {
             known |= StepLog::bit(step);
             taken |= if was_taken { StepLog::bit(step) } else { 0 };
         }
@@ -215,11 +215,11 @@ impl Optimizer {
     }
 
     pub(super) fn step_log(&mut self, gpu: &Gpu) -> Result<&mut StepLog> {
-        let control = match self.log.take() {
-            Some(control) => control,
+        let log = match self.log.take() {
+            Some(log) => log,
             None => StepLog::new(gpu, self.report)?,
         };
-        Ok(self.log.insert(control))
+        Ok(self.log.insert(log))
     }
 
     pub(super) fn set_report(&mut self, report: Report, skipped: bool) -> Result<()> {

@@ -373,8 +373,8 @@ impl Optimizer {
                     None => *steps -= 1,
                     Some(bit) => *pending &= !bit,
                 });
-                if let (Recorded::Pending(step), Some(control)) = (recorded, &mut self.log) {
-                    control.take_back(step);
+                if let (Recorded::Pending(step), Some(log)) = (recorded, &mut self.log) {
+                    log.take_back(step);
                 }
                 self.program = Some(program);
             }

@@ -64,7 +64,7 @@ impl Rule for AdaGrad {
         at_least_zero("eps", self.eps)
     }
 
-    fn initial(&self, _slot: &str) -> f64 {
+    fn initial(&self, _state: &str) -> f64 {
         self.initial_accumulator_value
     }
 

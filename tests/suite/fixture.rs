@@ -128,13 +128,13 @@ pub(crate) fn content(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<f32>, Fail
 /// Everything that the optimizer keeps for its parameters: values, states and step counts.
 pub(crate) fn everything<F: Real>(optimizer: &Optimizer) -> Result<Vec<(String, Vec<F>)>, Failed> {
     let rule = optimizer.rule(0)?;
-    let slots: Vec<_> = rule.states().into_iter().collect();
+    let states: Vec<_> = rule.states().into_iter().collect();
     let mut all = Vec::new();
     for (id, name) in optimizer.parameters() {
         all.push((name.to_owned(), optimizer.read_blocking(id)?));
         all.push((format!("{name}.steps"), vec![F::of(optimizer.steps(id)? as f64)]));
-        for slot in &slots {
-            all.push((format!("{name}.{slot}"), optimizer.read_state_blocking(id, slot)?));
+        for state in &states {
+            all.push((format!("{name}.{state}"), optimizer.read_state_blocking(id, state)?));
         }
     }
     Ok(all)

@@ -105,7 +105,7 @@ impl Scene {
         let name = |what: &str| format!("{what}{round}");
         let own = o.id("own")?;
         let storage = o.rule(0)?.storage();
-        let slot = storage.iter().find(|state| state.extent == Extent::Element).map(|state| state.name);
+        let state = storage.iter().find(|s| s.extent == Extent::Element).map(|s| s.name);
         let mut said = vec![
             ("step", o.step()),
             ("encode", o.encode(&mut encoder)),
@@ -134,9 +134,9 @@ impl Scene {
             ("load", o.load_from(&mut Cursor::new(&self.saved), LoadOptions::default()).map(drop)),
             ("new", Optimizer::new(&gpu.into(), Adam::default(), 0.1).map(drop)),
         ];
-        if let Some(slot) = slot {
-            said.push(("write_state", o.write_state("own", slot, &[1.0f32; 96])));
-            said.push(("read_state", o.read_state_blocking::<f32>("own", slot).map(drop)));
+        if let Some(state) = state {
+            said.push(("write_state", o.write_state("own", state, &[1.0f32; 96])));
+            said.push(("read_state", o.read_state_blocking::<f32>("own", state).map(drop)));
         }
         if self.looks_ahead {
             said.push(("look_ahead", o.look_ahead()));

@@ -104,8 +104,8 @@ fn padding_of_nan_stays_out_of_it(gpu: &Gpu) -> Result<(), Failed> {
         let mut optimizer = Optimizer::new(&gpu.into(), rule.clone(), 0.01)?;
         optimizer.add_all(0, &[("a", a.as_slice()), ("b", &b)])?;
         let mut ranges = vec![optimizer.parameter("a")?.clone(), optimizer.gradient("a")?.clone()];
-        for slot in rule.states() {
-            ranges.push(optimizer.state_range("a", slot)?.clone());
+        for state in rule.states() {
+            ranges.push(optimizer.state_range("a", state)?.clone());
         }
         for range in ranges {
             let nan = [f32::NAN; 128 - 67];

@@ -62,9 +62,9 @@ fn lenient_loading_takes_what_fits() -> Result<(), Failed> {
     ensure(mismatch.missing.len() == 3 && mismatch.unexpected.len() == 3, format!("{mismatch:?}"))?;
     ensure(mismatch.different.is_empty() && optimizer.lr(0)? == 0.25, "the configuration fits")?;
     ensure((optimizer.steps("kept")?, optimizer.steps("ours")?) == (1, 2), "step counts")?;
-    for slot in ["exp_avg", "exp_avg_sq"] {
-        let [a, b] = [&from, &optimizer].map(|optimizer| optimizer.read_state_blocking::<f32>("kept", slot));
-        ensure(a? == b?, slot)?;
+    for state in ["exp_avg", "exp_avg_sq"] {
+        let [a, b] = [&from, &optimizer].map(|optimizer| optimizer.read_state_blocking::<f32>("kept", state));
+        ensure(a? == b?, state)?;
     }
     ensure(from.read_blocking::<f32>("kept")? == optimizer.read_blocking::<f32>("kept")?, "values")?;
     ensure(optimizer.read_state_blocking::<f32>("ours", "exp_avg")? == ours, "what is not in the file has changed")?;
@@ -117,9 +117,9 @@ fn a_missing_state_is_left_out_alone() -> Result<(), Failed> {
     let file = renamed(&saved(&mut two(["a", "b"], [4, 2], Adam::default())?)?, "a.exp_avg_sq")?;
     let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
     let zeros = |optimizer: &mut Optimizer, name: &str| -> Result<(), Error> {
-        ["exp_avg", "exp_avg_sq"].iter().try_for_each(|slot| {
+        ["exp_avg", "exp_avg_sq"].iter().try_for_each(|state| {
             let len = optimizer.read_blocking::<f32>(name)?.len();
-            optimizer.write_state(name, slot, &vec![0.0f32; len])
+            optimizer.write_state(name, state, &vec![0.0f32; len])
         })?;
         optimizer.write(name, &vec![9.0f32; optimizer.read_blocking::<f32>(name)?.len()])?;
         optimizer.set_steps(name, 7)

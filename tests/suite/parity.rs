@@ -60,8 +60,8 @@ fn run(
 
 fn read(optimizer: &Optimizer, rule: &AnyRule) -> Result<Vectors, Failed> {
     let mut all = vec![("parameter", optimizer.read_blocking("w")?)];
-    for slot in rule.states() {
-        all.push((slot, optimizer.read_state_blocking("w", slot)?));
+    for state in rule.states() {
+        all.push((state, optimizer.read_state_blocking("w", state)?));
     }
     Ok(all)
 }
@@ -249,8 +249,8 @@ fn two_runs_are_bitwise_equal(gpu: &Gpu) -> Result<(), Failed> {
     let (start, steps) = (parameters(10_007, 9), [gradients(10_007, 10), gradients(10_007, 11)]);
     for (name, rule) in rules::all() {
         let go = || run(&gpu.into(), &rule, settings(&rule), &start, &steps);
-        for ((slot, a), (_, b)) in go()?.iter().zip(&go()?) {
-            same(&format!("{name} {slot}"), a, b)?;
+        for ((state, a), (_, b)) in go()?.iter().zip(&go()?) {
+            same(&format!("{name} {state}"), a, b)?;
         }
     }
     Ok(())

@@ -24,12 +24,12 @@ tests!(
     skips_and_zeroed_gradients_in_a_pool,
     one_dispatch_for_each_set_of_buffers,
     no_table_where_there_is_no_room,
-    places_move_between_steps,
-    without_a_place_states_stay,
+    tensors_move_between_steps,
+    unbound_states_stay,
     the_second_step_makes_no_objects,
 );
 
-/// Below, at and above a lane, a workgroup and a tile.
+/// Below, at and above a lane, a workgroup and a block.
 const LENS: [usize; 9] = [1, 3, 4, 5, 64, 1023, 4096, 4099, 6000];
 
 /// Where tensors of these lengths lie in a pool, one behind the other.
@@ -251,7 +251,7 @@ fn few_workgroups_cut_a_pool(gpu: &Gpu) -> Result<(), Failed> {
     let mut pools = Pools::new(&low, make, &[4; 40], &LAYOUTS[0], false)?;
     pools.step()?;
     pools.check("adam")?;
-    ensure(pools.optimizer.dispatches() == 3, format!("{} dispatches of 16 tiles", pools.optimizer.dispatches()))
+    ensure(pools.optimizer.dispatches() == 3, format!("{} dispatches of 16 blocks", pools.optimizer.dispatches()))
 }
 
 fn look_ahead_in_a_pool(gpu: &Gpu) -> Result<(), Failed> {
@@ -366,7 +366,7 @@ fn no_table_where_there_is_no_room(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 /// Each step finds its tensors elsewhere in the pools, where others were before; one takes no part in some.
-fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
+fn tensors_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
     let make = || optimizer(gpu, &Adam::default().into(), Settings::lr(0.01));
     let mut pools = Pools::new(gpu, make, &[64, 64, 64, 64], &Layout { gap: 4, step: 4 }, false)?;
     let ids: Vec<_> = pools.optimizer.parameters().map(|(id, _)| id).collect();
@@ -415,7 +415,7 @@ fn places_move_between_steps(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 /// Velocities 1, lr 1: whoever steps with a gradient of 0 moves by −0.9.
-fn without_a_place_states_stay(gpu: &Gpu) -> Result<(), Failed> {
+fn unbound_states_stay(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = Optimizer::new(&gpu.into(), Momentum::keras(0.9), 1.0)?;
     optimizer.set_averaging(0, Averaging::Ema(0.5))?;
     let [here, away, zero] =

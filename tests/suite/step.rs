@@ -240,7 +240,7 @@ fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
     close("encode", &run(&gpu.into(), true)?, &cpu, &vec![4.0; cpu.len()], 20.0 * TOLERANCE)
 }
 
-/// A second group needs larger slots while steps in the smaller ones are not submitted yet; two encoders wait at a
+/// A second group needs more room while steps in the smaller room are not submitted yet; two encoders wait at a
 /// time.
 fn slots_grow_under_a_pending_encoder(gpu: &Gpu) -> Result<(), Failed> {
     let run = |together: bool| -> Result<Optimizer, Failed> {
@@ -431,8 +431,8 @@ fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
         // The new one takes the old one's place: values, gradient and state are its own.
         optimizer.add(0, "b", &[9.0f32; 64])?;
         ensure(optimizer.id("b")? != gone, "handles are not used again")?;
-        for slot in ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] {
-            same(slot, &optimizer.read_state_blocking("b", slot)?, &[0.0; 64])?;
+        for state in ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] {
+            same(state, &optimizer.read_state_blocking("b", state)?, &[0.0; 64])?;
         }
         same("gradient", &optimizer.read_gradient_blocking("b")?, &[0.0; 64])?;
         same("b", &optimizer.read_blocking("b")?, &[9.0; 64])?;
@@ -450,7 +450,7 @@ fn parameters_come_and_go(gpu: &Gpu) -> Result<(), Failed> {
 fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
     let devices = [gpu.into(), Device::Cpu];
     for (name, rule) in rules::all() {
-        let (start, slots) = (parameters(LEN, 1), rule.states());
+        let (start, states) = (parameters(LEN, 1), rule.states());
         let make = |device: &Device, start: &[f32]| -> Result<Optimizer, Failed> {
             let mut optimizer = Optimizer::new(device, rule.clone(), 0.01)?;
             optimizer.add(0, "w", start)?;
@@ -467,8 +467,8 @@ fn a_state_goes_round(gpu: &Gpu) -> Result<(), Failed> {
             let mut first = make(&devices[from], &start)?;
             go(&mut first, 0)?;
             let mut second = make(&devices[to], &first.read_blocking::<f32>("w")?)?;
-            for slot in &slots {
-                second.write_state("w", slot, &first.read_state_blocking::<f32>("w", slot)?)?;
+            for state in &states {
+                second.write_state("w", state, &first.read_state_blocking::<f32>("w", state)?)?;
             }
             second.set_steps("w", first.steps("w")?)?;
             go(&mut first, 5)?;

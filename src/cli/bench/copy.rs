@@ -9,7 +9,7 @@ use super::clock::checked;
 /// Elements that a thread takes at a time, as in the CPU path.
 const CHUNK: usize = 1 << 14;
 
-/// On a GPU: a kernel with the reads and writes of a rule with `slots` states, one vec4 for each thread. It moves each
+/// On a GPU: a kernel with the reads and writes of a rule with `states` states, one vec4 for each thread. It moves each
 /// value one buffer further. A `min` keeps the compiler from dropping a load.
 pub(crate) struct GpuCopy {
     parts: Vec<(wgpu::BindGroup, u32)>,
@@ -17,22 +17,22 @@ pub(crate) struct GpuCopy {
 }
 
 impl GpuCopy {
-    pub(crate) fn new(gpu: &Gpu, len: usize, slots: usize) -> Result<Self, Error> {
-        checked(gpu, || Self::make(gpu, len, slots))
+    pub(crate) fn new(gpu: &Gpu, len: usize, states: usize) -> Result<Self, Error> {
+        checked(gpu, || Self::make(gpu, len, states))
     }
 
-    fn make(gpu: &Gpu, len: usize, slots: usize) -> Self {
+    fn make(gpu: &Gpu, len: usize, states: usize) -> Self {
         let mut text = String::new();
         let mut body = "let w = param[i];\n    var last = grad[i];\n".to_owned();
-        for k in 0..slots {
+        for k in 0..states {
             text += &format!("@group(0) @binding({}) var<storage, read_write> s{k}: array<vec4<f32>>;\n", k + 2);
             body += &format!("    let x{k} = s{k}[i];\n");
         }
-        for k in 0..slots {
+        for k in 0..states {
             let from = if k == 0 { "w".into() } else { format!("x{}", k - 1) };
             body += &format!("    s{k}[i] = {from};\n");
         }
-        let last = if slots == 0 { "min(last, w)".to_owned() } else { format!("min(last, x{})", slots - 1) };
+        let last = if states == 0 { "min(last, w)".to_owned() } else { format!("min(last, x{})", states - 1) };
         let text = format!(
             "@group(0) @binding(0) var<storage, read_write> param: array<vec4<f32>>;\n\
              @group(0) @binding(1) var<storage, read> grad: array<vec4<f32>>;\n{text}\
@@ -47,7 +47,7 @@ impl GpuCopy {
         let mut parts = Vec::new();
         for start in (0..len as u64).step_by(window as usize) {
             let part = window.min(len as u64 - start);
-            let buffers: Vec<_> = (0..2 + slots).map(|_| storage(gpu, part as usize)).collect();
+            let buffers: Vec<_> = (0..2 + states).map(|_| storage(gpu, part as usize)).collect();
             parts.push((kernel.bind(&buffers.iter().collect::<Vec<_>>(), 0..part), part.div_ceil(1024) as u32));
         }
         Self { parts, kernel }
@@ -70,24 +70,26 @@ pub(crate) struct CpuCopy {
 }
 
 impl CpuCopy {
-    pub(crate) fn new(len: usize, slots: usize) -> Result<Self, Error> {
-        let refused = |reason| Err(Error::Unsupported { operation: "a copy", name: format!("{slots} states"), reason });
-        if slots > 3 {
+    pub(crate) fn new(len: usize, states: usize) -> Result<Self, Error> {
+        let refused =
+            |reason| Err(Error::Unsupported { operation: "a copy", name: format!("{states} states"), reason });
+        if states > 3 {
             return refused("the benchmark copies at most three");
         }
-        Ok(Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + slots] })
+        Ok(Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + states] })
     }
 
     pub(crate) fn run(&mut self) -> Result<(), Error> {
-        let (slots, len) = (self.vectors.len() - 1, self.gradient.len());
-        let mut parts: Vec<Vec<&mut [f32]>> = (0..len.div_ceil(CHUNK)).map(|_| Vec::with_capacity(slots + 1)).collect();
+        let (states, len) = (self.vectors.len() - 1, self.gradient.len());
+        let mut parts: Vec<Vec<&mut [f32]>> =
+            (0..len.div_ceil(CHUNK)).map(|_| Vec::with_capacity(states + 1)).collect();
         for vector in &mut self.vectors {
             parts.iter_mut().zip(vector.chunks_mut(CHUNK)).for_each(|(part, vector)| part.push(vector));
         }
         let of_part = |part: Vec<&mut [f32]>, gradient: &[f32]| {
             pulp::Arch::new().dispatch(
                 #[inline(always)]
-                || match slots {
+                || match states {
                     0 => rotate::<1>(part, gradient),
                     1 => rotate::<2>(part, gradient),
                     2 => rotate::<3>(part, gradient),

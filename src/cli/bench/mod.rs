@@ -172,7 +172,7 @@ fn measure(
     bar: Option<&ProgressBar>,
     rows: &mut Vec<Row>,
 ) -> Result<(), Error> {
-    let (len, slots) = (shape.elements(), rule.states().len());
+    let (len, states) = (shape.elements(), rule.states().len());
     let show = |device: &str| bar.iter().for_each(|bar| bar.set_message(format!("{name} {} on {device}", shape.name)));
     let row = |adapter, clock, pair, on_gpu, of_one| Row {
         rule: rule.name(),
@@ -182,10 +182,10 @@ fn measure(
         memory,
         shape: shape.clone(),
         bytes: rule.bytes_per_parameter(),
-        copy_bytes: 4 * (3 + 2 * slots),
+        copy_bytes: 4 * (3 + 2 * states),
         pair,
         on_gpu,
-        state_bytes: 4 * slots,
+        state_bytes: 4 * states,
         of_one,
     };
     let beside_one = |device: &Device, many: &mut Subject| -> Result<Option<Pair>, Error> {
@@ -202,7 +202,7 @@ fn measure(
     let expected = compared(&mut subject, data, len, |now| {
         scale.iter_mut().zip(now).for_each(|(scale, x)| *scale = scale.max(x.abs()));
     })?;
-    let mut copy = CpuCopy::new(len, slots)?;
+    let mut copy = CpuCopy::new(len, states)?;
     let pair = interleave(|| wall(|| subject.step()), || wall(|| copy.run()))?;
     drop(copy);
     // On the CPU pool and buffers are both slices: one row.
@@ -219,7 +219,7 @@ fn measure(
         let mut subject = Subject::new(&gpu.into(), rule, &shape.lens, memory, &data[..len])?;
         let error = worst(&compared(&mut subject, data, len, |_| ())?, &expected, &scale);
         let bytes = scale::device_bytes(gpu)?.zip(before).map(|(now, before)| now.saturating_sub(before));
-        let copy = GpuCopy::new(gpu, len, slots)?;
+        let copy = GpuCopy::new(gpu, len, states)?;
         let step = || clock.time(|encoder| subject.optimizer.encode(encoder));
         let pair = interleave(step, || clock.time(|encoder| copy.record(encoder)))?;
         drop(copy);
