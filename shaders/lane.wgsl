@@ -1,5 +1,5 @@
-// Behind each rule and before its driver: the coefficients of a cohort, and what every lane needs. src/gpu/wgsl.rs
-// generates `Lane`, `Bits`, `Mask`, and the constants.
+// Behind each rule and block.wgsl, and before its driver: the coefficients of a cohort, and what every lane needs.
+// src/gpu/wgsl.rs generates `Lane`, `Bits`, `Mask`, and the constants.
 
 struct Coefficients {
     grad_scale: f32,            // neutral 1; negative to maximize
@@ -17,20 +17,6 @@ struct Coefficients {
 // One cohort's in the table of coefficients: 256 bytes, by a member and not by an attribute, which naga's GLSL would
 // drop.
 struct Padded { c: Coefficients, padding: array<vec4<f32>, PADDING> }
-
-// A part of a tensor: one workgroup's, or that of several beside each other. `start`, `grad` and `state` are where it
-// is in the buffers of the parameter, the gradient and the states; they, `len` and `first` count lanes. `first`, its
-// place in the tensor, and `limit`, the tensor's elements, are the noise's.
-struct Block { start: u32, grad: u32, state: u32, len: u32, out: u32, cohort: u32, first: u32, limit: u32 }
-
-// Where a lane is in the buffers of the parameter, the gradient and the states, and in its tensor of `limit` elements.
-// A format changes the bytes of a lane, but not its index.
-struct At { param: u32, grad: u32, state: u32, cohort: u32, first: u32, limit: u32, inside: bool }
-
-fn in_block(block: Block, k: u32) -> At {
-    let inside = k < block.len;
-    return At(block.start + k, block.grad + k, block.state + k, block.cohort, block.first + k, block.limit, inside);
-}
 
 // In ranges that are bound whole. `len` counts lanes. A tail is behind the last whole four.
 fn in_range(k: u32, len: u32) -> At {

@@ -50,7 +50,7 @@ const MOST_SCALE = 0x7e800000u;
 // ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum, as in reduce.wgsl.
 struct Norm { scale: Wide, sum: f32 }
 
-var<workgroup> norms: array<Norm, 256>;
+var<workgroup> norms: array<Norm, THREADS>;
 var<workgroup> worst: atomic<u32>;
 var<workgroup> untaken: array<atomic<u32>, 4>;
 // The exponent of the largest finite element with its weight, but 0 or more.
@@ -103,11 +103,11 @@ fn join_norms(a: Norm, b: Norm, kind: u32) -> Norm {
 
 // The norm of some partial results, with their weights; √sum instead of the sum of squares. For thread 0.
 //
-// A thread takes each 256th. Some drivers end loops after 32,768 turns: twice the blocks of 2³⁴ elements.
+// A thread takes each 64th. Some drivers end loops after 32,768 turns: the blocks of 2³³ elements.
 fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     let none = Norm(wide(0.0), 0.0);
     var mine = none;
-    for (var i = first + lane; i < first + count; i += 256u) {
+    for (var i = first + lane; i < first + count; i += THREADS) {
         let part = partials[i];
         let before = weight(part.cohort);
         atomicMax(&worst, part.largest);
@@ -121,15 +121,15 @@ fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     norms[lane] = mine;
     workgroupBarrier();
     var all = mine;
-    if lane < 16u {
-        for (var k = lane + 16u; k < 256u; k += 16u) {
+    if lane < ROOT {
+        for (var k = lane + ROOT; k < THREADS; k += ROOT) {
             all = join_norms(all, norms[k], kind);
         }
         norms[lane] = all;
     }
     workgroupBarrier();
     if lane == 0u {
-        for (var k = 1u; k < 16u; k++) {
+        for (var k = 1u; k < ROOT; k++) {
             all = join_norms(all, norms[k], kind);
         }
     }
@@ -137,7 +137,7 @@ fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     return all;
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn total(@builtin(local_invocation_index) lane: u32) {
     let norm = norm_of(0u, inputs[PARTIALS], inputs[CLIP + KIND], lane);
     if lane == 0u {
@@ -146,7 +146,7 @@ fn total(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn prepare(@builtin(local_invocation_index) lane: u32) {
     let measured = step_log.measured;
     var norm = Norm(normal(measured.scale, measured.exponent), measured.sum);
@@ -173,7 +173,7 @@ fn prepare(@builtin(local_invocation_index) lane: u32) {
             atomicOr(&overflows, 1u);
         }
     } else if reached + chosen.e >= 126 {
-        for (var i = lane; i < inputs[PARTIALS]; i += 256u) {
+        for (var i = lane; i < inputs[PARTIALS]; i += THREADS) {
             let part = partials[i];
             let largest = wide(bitcast<f32>(part.largest & 0x7fffffffu));
             if !limits_itself(part.cohort) && times(times(weight(part.cohort), chosen), largest).e > 127 {
@@ -226,7 +226,7 @@ fn count(steps: u32) -> u32 {
     return n;
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn choose(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -237,12 +237,12 @@ fn choose(
         return;
     }
     let entry = HEAD + ENTRY * index;
-    if lane < 128u {
+    for (var k = lane; k < 128u; k += THREADS) {
         // The last step before this one that has this place among the outcomes.
         let before = inputs[STEP] - 1u;
-        let step = before - ((before - lane) & 127u);
-        if step_log.outcomes[lane] != 2u * step {
-            atomicOr(&untaken[lane / 32u], 1u << (lane % 32u));
+        let step = before - ((before - k) & 127u);
+        if step_log.outcomes[k] != 2u * step {
+            atomicOr(&untaken[k / 32u], 1u << (k % 32u));
         }
     }
     let clip = entry + ENTRY_CLIP;

@@ -33,6 +33,17 @@ fn scale_of(largest: u32) -> u32 {
     return select(scale, 0u, largest == 0u);
 }
 
+// What four sums are together, and the largest of four.
+fn all_of(sums: vec4<f32>, kind: u32) -> f32 {
+    let two = select(sums.xy + sums.zw, max(sums.xy, sums.zw), kind == MAX);
+    return select(two.x + two.y, max(two.x, two.y), kind == MAX);
+}
+
+fn most_of(bits: vec4<u32>) -> u32 {
+    let two = max(bits.xy, bits.zw);
+    return max(two.x, two.y);
+}
+
 fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
     let scale = max(a.x, b.x);
     if scale == 0.0 {
@@ -51,23 +62,27 @@ fn join_both(a: vec4<f32>, b: vec4<f32>, kind: u32) -> vec4<f32> {
     return vec4(join(a.xy, b.xy, kind), join(a.zw, b.zw, kind));
 }
 
-var<workgroup> pairs: array<vec4<f32>, 256>;
+// Threads of a workgroup that reduces, and its square root. Where threads are few, so are those that wait at a barrier,
+// which an adapter on a CPU pays one by one.
+const THREADS = 64u;
+const ROOT = 8u;
 
-// Two pairs of all 256 threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than sixteen
-// steps.
+var<workgroup> pairs: array<vec4<f32>, THREADS>;
+
+// Two pairs of all threads, joined in a fixed order: for thread 0. Two barriers, since they cost more than a few steps.
 fn join_all(mine: vec4<f32>, lane: u32, kind: u32) -> vec4<f32> {
     pairs[lane] = mine;
     workgroupBarrier();
     var all = mine;
-    if lane < 16u {
-        for (var k = lane + 16u; k < 256u; k += 16u) {
+    if lane < ROOT {
+        for (var k = lane + ROOT; k < THREADS; k += ROOT) {
             all = join_both(all, pairs[k], kind);
         }
         pairs[lane] = all;
     }
     workgroupBarrier();
     if lane == 0u {
-        for (var k = 1u; k < 16u; k++) {
+        for (var k = 1u; k < ROOT; k++) {
             all = join_both(all, pairs[k], kind);
         }
     }

@@ -9,11 +9,11 @@ struct Owner { first: u32, count: u32, cohort: u32, cohorts: u32, kept: u32, unu
 
 var<workgroup> of_owner: f32;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let owner = owners[group.x];
     var both = vec4(0.0);
-    for (var i = owner.first + lane; i < owner.first + owner.count; i += 256u) {
+    for (var i = owner.first + lane; i < owner.first + owner.count; i += THREADS) {
         both = join_both(both, norms[i], L2);
     }
     both = join_all(both, lane, L2);
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Every thread some: there may be as many cohorts as workgroups in a dispatch, and some drivers end loops after
     // 32,768 turns.
     if taken {
-        for (var k = owner.cohort + lane; k < owner.cohort + owner.cohorts; k += 256u) {
+        for (var k = owner.cohort + lane; k < owner.cohort + owner.cohorts; k += THREADS) {
             store_coefficient(k, of_owner);
         }
     }

@@ -1,18 +1,8 @@
 // The step itself: loads what a lane has, calls the rule, and stores. Everything that no rule owns happens here, once.
 // Before it stand the rule, lane.wgsl, and the bindings, accessors and constants of this configuration, which
-// src/gpu/wgsl.rs generates. CPU twin: cpu::update.
+// src/gpu/wgsl.rs generates; behind it range.wgsl or blocks.wgsl. CPU twin: cpu::update.
 
-@compute @workgroup_size(256)
-fn main(
-    @builtin(global_invocation_id) id: vec3<u32>,
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = locate(id.x, group, lane);
-    let c = load_coefficients(at.cohort);
-    if !at.inside {
-        return;
-    }
+fn update_lane(at: At, c: Coefficients) {
     if c.skip == 1u {
         zero_grad(at);
         return;

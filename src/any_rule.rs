@@ -77,7 +77,7 @@ impl AnyRule {
     /// those that they need are read once more.
     pub fn bytes_per_parameter(&self) -> usize {
         let states = self.storage().iter().filter(|state| state.extent == Extent::Element).count();
-        let measured = self.reduce().map_or(0, |reduce| 2 + reduce.reads.len());
+        let measured = self.reduce().map_or(0, |reduce| 1 + usize::from(reduce.parameter) + reduce.reads.len());
         4 * (3 + 2 * states + measured)
     }
 }

@@ -43,8 +43,8 @@ pub fn shader_reading(rule: &AnyRule, lane: Lane, gradient: GradientAccess, form
 }
 
 /// The WGSL of a norm-based rule's own passes.
-pub fn norm_shader(rule: &AnyRule, driver: Driver, extras: Extras) -> String {
-    KernelKey::of_norms(rule.description(), driver, extras).compose()
+pub fn norm_shader(rule: &AnyRule, driver: Driver, lane: Lane, extras: Extras) -> String {
+    KernelKey::of_norms(rule.description(), driver, lane, extras).compose()
 }
 
 /// A struct that Rust and WGSL share, as Rust lays it out.

@@ -137,6 +137,8 @@ pub enum Stage {
 pub struct Reduce {
     /// Whose norms: of each [`Extent::Tensor`], or of all tensors of the [`Extent::Group`] that take part in the step.
     pub over: Extent,
+    /// Whether `measure` or `trust` needs the parameter. Without, both get 0 for it, and it is not read.
+    pub parameter: bool,
     /// The states that `measure` reads.
     pub reads: &'static [&'static str],
     /// The name of the number that `trust` keeps for each of them; `None` if it keeps none.

@@ -22,7 +22,10 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 29] = [
+const DRIVERS: [&str; 32] = [
+    "block",
+    "blocks",
+    "range",
     "update",
     "step_input",
     "lane",
@@ -78,26 +81,37 @@ fn chrome_parses_every_text() {
     }
 }
 
+/// The passes of a norm-based rule.
+fn of_norms(rule: &AnyRule) -> Vec<(Driver, Lane)> {
+    let all = [(Driver::Measure, Lane::Four), (Driver::Measure, Lane::Gathered), (Driver::Trust, Lane::Four)];
+    all.into_iter().filter(|_| rule.reduce().is_some()).collect()
+}
+
+fn constants_of(rule: &AnyRule) -> PipelineConstants {
+    rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect()
+}
+
 /// All kernels there are: what a failure calls it, its pipeline constants, its text, its entry point.
 fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
     let mut kernels = Vec::new();
     for (name, entry, text) in pass_shaders() {
         kernels.push((name.to_owned(), PipelineConstants::default(), text, entry));
     }
+    for (name, rule) in rules::all() {
+        for (stage, lane) in of_norms(&rule) {
+            for noise in [false, true] {
+                let extras = Extras { noise, clip: noise, ..Extras::default() };
+                let label = format!("{name} {stage:?} {lane:?} {noise}");
+                kernels.push((label, constants_of(&rule), norm_shader(&rule, stage, lane, extras), "main"));
+            }
+        }
+    }
     for lane in LANES {
         kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane), "main"));
         kernels.push((format!("accumulate {lane:?}"), PipelineConstants::default(), accumulate_shader(lane), "main"));
         kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane), "main"));
         for (name, rule) in rules::all() {
-            let constants: PipelineConstants =
-                rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect();
-            for stage in [Driver::Measure, Driver::Trust].into_iter().filter(|_| rule.reduce().is_some()) {
-                for noise in [false, true] {
-                    let extras = Extras { noise, clip: noise, ..Extras::default() };
-                    let label = format!("{name} {stage:?} {noise}");
-                    kernels.push((label, constants.clone(), norm_shader(&rule, stage, extras), "main"));
-                }
-            }
+            let constants = constants_of(&rule);
             for access in ACCESS {
                 let label = format!("{name} {lane:?} {access:?}");
                 let all = Extras {
@@ -193,8 +207,8 @@ fn modules() -> Vec<(String, Module)> {
     let per_tensor = Extras { per_tensor: true, ..Extras::default() };
     for (name, rule) in rules::all() {
         texts.push((name.to_owned(), shader(&rule, Lane::Four, GradientAccess::Read, per_tensor)));
-        for stage in [Driver::Measure, Driver::Trust].into_iter().filter(|_| rule.reduce().is_some()) {
-            texts.push((format!("{name} {stage:?}"), norm_shader(&rule, stage, Extras::default())));
+        for (stage, lane) in of_norms(&rule) {
+            texts.push((format!("{name} {stage:?} {lane:?}"), norm_shader(&rule, stage, lane, Extras::default())));
         }
     }
     texts.into_iter().map(|(name, text)| (name.clone(), validate(&name, &text).0)).collect()
@@ -202,7 +216,7 @@ fn modules() -> Vec<(String, Module)> {
 
 /// Modules that have this struct and are the optimizer's: a solver may have another one of that name.
 fn with<'a>(modules: &'a [(String, Module)], name: &'a str) -> impl Iterator<Item = &'a (String, Module)> {
-    let own = ["norm", "prepare", "lines", "lines in one window"];
+    let own = ["norm", "norm, gathered", "prepare", "lines", "lines in one window"];
     let own =
         move |module: &str| own.contains(&module) || rules::all().iter().any(|(rule, _)| module.starts_with(rule));
     modules
@@ -309,7 +323,9 @@ fn traffic_is_what_the_shader_binds() {
     for (name, rule) in rules::all() {
         let mut bytes = traffic(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
         if rule.reduce().is_some() {
-            bytes += traffic(name, &norm_shader(&rule, Driver::Measure, Extras::default()));
+            bytes += traffic(name, &norm_shader(&rule, Driver::Measure, Lane::Four, Extras::default()));
+            // What is bound for L2 decay alone is not read without.
+            bytes -= if rule.reduce().is_some_and(|reduce| reduce.parameter) { 0 } else { 4 };
         }
         assert_eq!(rule.bytes_per_parameter(), bytes, "{name}");
     }

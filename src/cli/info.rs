@@ -166,7 +166,7 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
         true => {
             for stage in [Driver::Measure, Driver::Trust] {
                 say(None, &format!("// {stage:?}"));
-                say(None, internals::norm_shader(&rule, stage, extras).trim_end());
+                say(None, internals::norm_shader(&rule, stage, Lane::Four, extras).trim_end());
             }
         }
         false => say(None, internals::shader(&rule, lane, access, extras).trim_end()),

@@ -7,6 +7,9 @@ use super::{CHUNK, Driver, Job, LANES, MAX_STATES, TILE, hyper, map, prefetch, s
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
 
+/// Tiles whose measured numbers are kept until they are squared.
+const TILES: usize = 16;
+
 /// The memory of a parameter that is measured. States that the rule does not measure are `None`.
 struct Measured<'a, F> {
     parameter: &'a [F],
@@ -32,22 +35,33 @@ impl<'a, F: Real> Measured<'a, F> {
     }
 }
 
-/// L2 norms of the parameter and of what the rule measures.
+/// L2 norms of the parameter, or 0 if the rule does not need it, and of what the rule measures.
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
-    let hyper = hyper::<R, F>(rule, step, 1.0);
-    let whole = Measured::new(rule, job);
+    let needed = rule.reduce().is_some_and(|reduce| reduce.parameter);
+    // Compiled apart, so that who does not use them does not pay for them.
+    let [w, x] = match (c.extras(), needed || c.l2 != 0.0) {
+        (true, true) => on_all_threads::<R, F, true, true>(rule, job, c, step),
+        (true, false) => on_all_threads::<R, F, true, false>(rule, job, c, step),
+        (false, true) => on_all_threads::<R, F, false, true>(rule, job, c, step),
+        (false, false) => on_all_threads::<R, F, false, false>(rule, job, c, step),
+    };
+    [if needed { w } else { 0.0 }, x]
+}
+
+/// `READS`: whether the parameter is read. Elsewhere it counts as 0.
+fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
+    rule: &R,
+    job: &Job<'_, F>,
+    c: &Coefficients,
+    step: &Step,
+) -> [f64; 2] {
+    let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Measured::new(rule, job));
     let of_part = |start: usize| {
         let part = whole.part(start..job.parameter.len().min(start + CHUNK));
-        match c.extras() {
-            true => widest(
-                #[inline(always)]
-                || squares::<R, F, true>(rule, &part, c, &hyper, start),
-            ),
-            false => widest(
-                #[inline(always)]
-                || squares::<R, F, false>(rule, &part, c, &hyper, start),
-            ),
-        }
+        widest(
+            #[inline(always)]
+            || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),
+        )
     };
     // From the last part on: the update then starts where the memory is still in the caches.
     let parts = map((0..job.parameter.len()).step_by(CHUNK).rev().collect(), of_part);
@@ -56,7 +70,7 @@ pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coeffici
 
 /// Sums of squares of a part, whose first element is the parameter's element `first`.
 #[inline(always)]
-fn squares<R: Rule, F: Real, const EXTRAS: bool>(
+fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
     rule: &R,
     part: &Measured<'_, F>,
     c: &Coefficients,
@@ -67,19 +81,37 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
     let (rule, h, driver) = (rule.clone(), *h, Driver::<F>::of(c));
     let (w, w_rest) = part.parameter.as_chunks::<TILE>();
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
-    let mut lanes = [[0.0; LANES]; 2];
-    for (at, w) in w.iter().enumerate() {
-        let mut tile = [[F::zero(); TILE]; MAX_STATES];
-        for k in 0..states_of::<R, F>() {
-            if let Some((state, _)) = &states[k] {
-                prefetch(&state[at]);
-                tile[k] = state[at];
+    let (mut sums, mut x) = ([[0.0; LANES]; 2], [[F::zero(); TILE]; TILES]);
+    let mut converted = [F::zero(); TILE];
+    for (block, w) in w.chunks(TILES).enumerate() {
+        // In loops of their own: f64 takes half as many lanes.
+        for (k, (w, x)) in w.iter().zip(&mut x).enumerate() {
+            let at = block * TILES + k;
+            let mut tile = [[F::zero(); TILE]; MAX_STATES];
+            for k in 0..states_of::<R, F>() {
+                if let Some((state, _)) = &states[k] {
+                    prefetch(&state[at]);
+                    tile[k] = state[at];
+                }
             }
+            if READS {
+                prefetch(w);
+            }
+            let w = if READS { *w } else { [F::zero(); TILE] };
+            *x = measured::<R, F, EXTRAS>(
+                &rule,
+                &w,
+                part.gradient.tile_in(at, &mut converted),
+                &tile,
+                &h,
+                &driver,
+                first + at * TILE,
+            );
         }
-        prefetch(w);
-        let x = measured::<R, F, EXTRAS>(&rule, w, &part.gradient.tile(at), &tile, &h, &driver, first + at * TILE);
-        add_squares(&mut lanes[0], w);
-        add_squares(&mut lanes[1], &x);
+        if READS {
+            add_squares(&mut sums[0], w);
+        }
+        add_squares(&mut sums[1], &x[..w.len()]);
     }
     // What is left, in a tile that it fills in part.
     let mut rest = [0.0; 2];
@@ -97,7 +129,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool>(
             rest[1] += square(x);
         }
     }
-    [0, 1].map(|k| lanes[k].iter().sum::<f64>() + rest[k])
+    [0, 1].map(|k| sums[k].iter().sum::<f64>() + rest[k])
 }
 
 /// What the rule measures in one tile, whose first element is the parameter's element `first`.
@@ -122,15 +154,18 @@ fn measured<R: Rule, F: Real, const EXTRAS: bool>(
     x
 }
 
-/// Adds the squares of a tile to the sums beside each other. The square of an f32 is exact in f64: it neither
-/// overflows nor underflows.
+/// Adds the squares of tiles to the sums beside each other. The square of an f32 is exact in f64: it neither overflows
+/// nor underflows.
 #[inline(always)]
-fn add_squares<F: Real>(lanes: &mut [f64; LANES], tile: &[F; TILE]) {
-    for row in tile.as_chunks::<LANES>().0 {
+fn add_squares<F: Real>(sums: &mut [f64; LANES], tiles: &[[F; TILE]]) {
+    // A copy, which stays in registers.
+    let mut lanes = *sums;
+    for some in tiles.as_flattened().as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            lanes[i] += square(row[i]);
+            lanes[i] += square(some[i]);
         }
     }
+    *sums = lanes;
 }
 
 #[inline(always)]
@@ -143,16 +178,16 @@ fn square<F: Real>(x: F) -> f64 {
 mod tests {
     use super::*;
     use crate::cpu::Gradient;
-    use crate::rules::AdaGradNorm;
+    use crate::rules::{AdaGradNorm, Lars};
 
-    /// The norms of a parameter and of its gradient.
-    fn norms<F: Real>(w: &[F], g: &[F]) -> [f64; 2] {
+    /// What the rule measures of a parameter and its gradient, without decay or with λ = 1.
+    fn norms<F: Real>(rule: &impl Rule, w: &[F], g: &[F], l2: f64) -> [f64; 2] {
         let mut w = w.to_vec();
         let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), states: Vec::new(), others: Vec::new() };
         let c = Coefficients {
             grad_scale: 1.0,
             clip_value: None,
-            l2: 0.0,
+            l2,
             decay: 0.0,
             zero_grad: false,
             zero_non_finite: false,
@@ -160,7 +195,7 @@ mod tests {
             noise: None,
         };
         let step = Step { t: 1, lr: 1.0, momentum: None, weight_decay: 0.0, look_ahead: 0.0 };
-        measure(&AdaGradNorm::default(), &job, &c, &step)
+        measure(rule, &job, &c, &step)
     }
 
     /// Sums of whole numbers are exact in any order.
@@ -170,7 +205,11 @@ mod tests {
             let numbers = |n: usize| (0..len).map(move |i| (i % n) as f32).collect::<Vec<_>>();
             let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x * x)).sum::<f64>().sqrt();
             let (w, g) = (numbers(7), numbers(5));
-            assert_eq!(norms(&w, &g), [norm(&w), norm(&g)], "{len} elements");
+            assert_eq!(norms(&Lars::default(), &w, &g, 0.0), [norm(&w), norm(&g)], "{len} elements");
+            // A rule that does not need the parameter reads it for the decay alone.
+            let (rule, decayed): (_, Vec<_>) = (AdaGradNorm::default(), g.iter().zip(&w).map(|(g, w)| g + w).collect());
+            assert_eq!(norms(&rule, &w, &g, 0.0), [0.0, norm(&g)], "{len} elements");
+            assert_eq!(norms(&rule, &w, &g, 1.0), [0.0, norm(&decayed)], "{len} elements");
         }
     }
 
@@ -179,6 +218,6 @@ mod tests {
     fn the_largest_and_the_least_number_count() {
         let least = f32::from_bits(1);
         let expected = [f32::MAX, least].map(|x| 8.0 * f64::from(x));
-        assert_eq!(norms(&[f32::MAX; 64], &[least; 64]), expected);
+        assert_eq!(norms(&Lars::default(), &[f32::MAX; 64], &[least; 64], 0.0), expected);
     }
 }

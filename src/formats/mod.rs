@@ -80,13 +80,18 @@ impl Format {
     pub(crate) fn lane_type(self, lane: Lane) -> &'static str {
         match lane {
             Lane::Four => self.wgsl().four,
-            Lane::Tail => self.wgsl().one,
+            Lane::Tail | Lane::Gathered => self.wgsl().one,
         }
     }
 
-    /// The expression that loads lane `at` of this buffer.
+    /// The expression that loads lane `at` of this buffer. Of [`Lane::Gathered`], `at` is a field of an `At` of that
+    /// name.
     pub(crate) fn load(self, lane: Lane, buffer: &str, at: &str) -> String {
-        (self.wgsl().load)(lane, buffer, at)
+        let one = |k: u32| (self.wgsl().load)(Lane::Tail, buffer, &format!("{at} + min({k}u, last_of(at))"));
+        match lane {
+            Lane::Gathered => format!("vec4({})", [0, 1, 2, 3].map(one).join(", ")),
+            _ => (self.wgsl().load)(lane, buffer, at),
+        }
     }
 
     /// The statement that stores `x` in lane `at` of this buffer.
@@ -106,13 +111,27 @@ struct Wgsl {
     store: fn(Lane, &str, &str, &str) -> String,
 }
 
-/// Elements that a thread updates: four, or one of the up to three that are left at the end of a range.
+/// Elements that a thread takes at a time: four, or one of the up to three that are left at the end of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// `vec4<f32>`.
     Four,
     /// `f32`, for the elements behind the last whole four.
     Tail,
+    /// `vec4<f32>`, of elements that are loaded one by one, wherever they begin: of passes that measure.
+    Gathered,
+}
+
+impl Lane {
+    /// How many elements it is.
+    pub(crate) const fn elements(self) -> u64 {
+        if matches!(self, Self::Tail) { 1 } else { 4 }
+    }
+
+    /// Elements from one index of a buffer to the next.
+    pub(crate) const fn stride(self) -> u64 {
+        if matches!(self, Self::Four) { 4 } else { 1 }
+    }
 }
 
 /// What one stored number belongs to.

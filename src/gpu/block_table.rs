@@ -1,8 +1,8 @@
 //! The block table of a program: which part of which tensor each workgroup has, where its coefficients are and where
 //! its results go.
 
-use super::kernel::WORKGROUP;
 use super::{Gpu, memory};
+use crate::formats::Lane;
 
 /// Elements of a block, where a device binds at least twice as many.
 const BLOCK: u64 = 4096;
@@ -13,7 +13,7 @@ const ALIGN: usize = 8;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Block {
-    /// Of the parameter, in lanes, from the start of what is bound.
+    /// Of the parameter: an index of the buffer, from the start of what is bound.
     pub(crate) start: u32,
     /// Of the gradient.
     pub(crate) grad: u32,
@@ -65,21 +65,14 @@ pub(crate) struct BlockTable {
     pub(crate) size: u64,
 }
 
-/// Consecutive blocks that one dispatch takes.
+/// Consecutive blocks that one dispatch takes, a workgroup each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocks {
     pub(crate) first: usize,
     pub(crate) count: u32,
-    /// Lanes of the longest.
-    pub(crate) longest: u32,
 }
 
 impl Blocks {
-    /// Workgroups of an update: a lane a thread.
-    pub(crate) fn workgroups(&self) -> [u32; 2] {
-        [self.longest.div_ceil(WORKGROUP as u32), self.count]
-    }
-
     pub(crate) fn binding<'a>(&self, blocks: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: blocks,
@@ -101,30 +94,28 @@ impl BlockTable {
         len.div_ceil(self.size) as u32
     }
 
-    /// Cuts `part` (elements from the start of what is bound) into blocks of lanes of this width, and appends them to
-    /// the batch or, where it is full, to a new one. `fill` completes each block, given its offset in the part in
-    /// elements.
+    /// Cuts `part` (elements from the start of what is bound) into blocks of such lanes, and appends them to the batch
+    /// or, where it is full, to a new one. `fill` completes each block, given its offset in the part in elements.
     pub(crate) fn cut(
         &mut self,
         batches: &mut Vec<Blocks>,
         most: u32,
         part: std::ops::Range<u64>,
-        width: u64,
+        lane: Lane,
         fill: impl Fn(&mut Block, u64),
     ) {
         for start in (part.start..part.end).step_by(self.size as usize) {
             if batches.last().is_none_or(|batch| batch.count == most) {
                 self.blocks.resize(self.blocks.len().next_multiple_of(ALIGN), Block::default());
-                batches.push(Blocks { first: self.blocks.len(), count: 0, longest: 0 });
+                batches.push(Blocks { first: self.blocks.len(), count: 0 });
             }
-            let len = (self.size.min(part.end - start) / width) as u32;
-            let lane = (start / width) as u32;
-            let mut block = Block { start: lane, grad: lane, state: lane, len, ..Block::default() };
+            let len = self.size.min(part.end - start).div_ceil(lane.elements()) as u32;
+            let at = (start / lane.stride()) as u32;
+            let mut block = Block { start: at, grad: at, state: at, len, ..Block::default() };
             fill(&mut block, start - part.start);
             self.blocks.push(block);
             if let Some(batch) = batches.last_mut() {
                 batch.count += 1;
-                batch.longest = batch.longest.max(len);
             }
         }
     }

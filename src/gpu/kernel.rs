@@ -122,10 +122,10 @@ impl KernelKey {
     }
 
     /// A norm-based rule's other passes.
-    pub(crate) fn of_norms(rule: &dyn Description, stage: Driver, extras: Extras) -> Self {
+    pub(crate) fn of_norms(rule: &dyn Description, stage: Driver, lane: Lane, extras: Extras) -> Self {
         let used = rule.reduce().map(|reduce| reduce.reads.to_vec()).unwrap_or_default();
         let extras = Extras { average: false, per_tensor: true, ..extras };
-        Self { stage, used, ..Self::update(rule, Lane::Tail, GradientAccess::Read, extras) }
+        Self { stage, used, ..Self::update(rule, lane, GradientAccess::Read, extras) }
     }
 
     /// Whether it only reads.

@@ -152,6 +152,6 @@ pub(crate) fn stages(gpu: &Gpu, log: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Re
         }
     }
     let reduce =
-        Reduce { over: Extent::Row, reads: &["param", "grad"], keeps: None, into: "rows and columns of gradients" };
+        Reduce { over: Extent::Row, parameter: true, reads: &[], keeps: None, into: "rows and columns of gradients" };
     Ok((!dispatches.is_empty()).then_some((Stage::Reduce(reduce), dispatches)).into_iter().collect())
 }

@@ -7,6 +7,7 @@ use super::kernel::{coefficients_layout, layout};
 use crate::error::{Error, Result};
 use crate::formats::{Format, Lane};
 
+pub(crate) const BLOCK: &str = include_str!("../../shaders/block.wgsl");
 pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
 const WIDE: &str = include_str!("../../shaders/wide.wgsl");
@@ -50,8 +51,11 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 
 /// The WGSL of the passes before the update: name, entry point, text.
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
-    let (norm, prepare) = (norm_text(1, true, Format::F32), prepare_text());
-    let mut shaders = vec![("norm", "main", norm), ("norm of bf16", "main", norm_text(1, true, Format::Bf16))];
+    let norm = |format, lane| norm_text(1, true, format, lane);
+    let (prepare, mut shaders) = (prepare_text(), vec![("norm", "main", norm(Format::F32, Lane::Four))]);
+    shaders.push(("norm, gathered", "main", norm(Format::F32, Lane::Gathered)));
+    shaders.push(("norm of bf16", "main", norm(Format::Bf16, Lane::Four)));
+    shaders.push(("norm of bf16, gathered", "main", norm(Format::Bf16, Lane::Gathered)));
     for entry in ["total", "prepare", "choose"] {
         shaders.push(("prepare", entry, prepare.clone()));
     }
@@ -71,11 +75,21 @@ fn loaded(name: &str, group: u32, binding: u32, access: &str, format: Format) ->
     )
 }
 
+/// What block.wgsl needs to know of a lane.
+pub(super) fn step(lane: Lane) -> String {
+    format!("const STEP = {}u;\n", lane.elements() / lane.stride())
+}
+
 /// The norm's pass for this [`Norm::kind`](crate::Norm); with `zero`, of the finite elements.
-fn norm_text(kind: u32, zero: bool, format: Format) -> String {
-    let (constants, grad) =
-        (format!("const KIND = {kind}u;\nconst ZERO = {zero};"), loaded("grad", 1, 0, "read", format));
-    format!("{REDUCE}{}{constants}\n{grad}{NORM}", format.shader())
+fn norm_text(kind: u32, zero: bool, format: Format, lane: Lane) -> String {
+    let (ty, load) = (format.lane_type(lane), format.load(lane, "grad", "at.param"));
+    format!(
+        "{BLOCK}{REDUCE}{}{}const KIND = {kind}u;\nconst ZERO = {zero};\n\
+         @group(1) @binding(0) var<storage, read> grad: array<{ty}>;\n\
+         fn load_grad(at: At) -> vec4<f32> {{ return {load}; }}\n{NORM}",
+        format.shader(),
+        step(lane)
+    )
 }
 
 /// The decision about a step, and the coefficients of each cohort.
@@ -105,8 +119,8 @@ fn lines_text(shared: bool) -> String {
 
 impl Gpu {
     /// Partial norms of gradients that are stored in this format.
-    pub(crate) fn norm_pass(&self, kind: u32, zero: bool, format: Format) -> Result<Arc<Pass>> {
-        self.pass("norm", norm_text(kind, zero, format), "main", &[&[true, false], &[true]])
+    pub(crate) fn norm_pass(&self, kind: u32, zero: bool, format: Format, lane: Lane) -> Result<Arc<Pass>> {
+        self.pass("norm", norm_text(kind, zero, format, lane), "main", &[&[true, false], &[true]])
     }
 
     /// Rows or columns of a gradient; with `shared`, of one that lies in the parameter's window. Only

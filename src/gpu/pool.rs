@@ -6,7 +6,7 @@ use super::Gpu;
 use super::kernel::GradientAccess;
 use super::memory::{ALIGN, BufferRange};
 use super::runs::Run;
-use crate::formats::Format;
+use crate::formats::{Format, Lane};
 
 /// A part of a tensor all of which one dispatch can reach.
 #[derive(Clone, Copy, Debug)]
@@ -30,26 +30,24 @@ pub(crate) struct Pool {
     pub(crate) windows: Vec<BufferRange>,
     /// Of parameter, gradient and states, in order: its window.
     pub(crate) bindings: Vec<usize>,
-    /// Elements of a lane.
-    pub(crate) width: u64,
+    pub(crate) lane: Lane,
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// Whether a kernel reads the padding behind a tensor: an update may, a norm must not.
+/// Whether padding behind a tensor is a part of it: to an update it is, in a norm it must not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Padding {
     With,
     Without,
 }
 
-/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. `width` 4
-/// has elements four at a time where all ranges are aligned to that, 1 has each alone. Pieces are cut at multiples of
-/// `block` elements of their tensor.
+/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. Elements
+/// are taken four at a time where all ranges are aligned to that. Pieces are cut at multiples of `block` elements of
+/// their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,
     runs: impl IntoIterator<Item = &'a Run>,
     has_gradient: bool,
-    width: u64,
     block: u64,
     padding: Padding,
 ) -> Vec<Pool> {
@@ -65,19 +63,30 @@ pub(crate) fn pools<'a>(
             let at = |range: &BufferRange| range.first() + part.start + first;
             let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(block);
             let end = if len - first <= room { len } else { first + (room / block * block).max(1) };
-            let aligned = width == 4 && run.ranges.iter().all(|range| at(range).is_multiple_of(4));
-            let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
+            let aligned = run.ranges.iter().all(|range| at(range).is_multiple_of(4));
+            let pieces = match padding {
+                Padding::With => {
+                    let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
+                    [(first, whole, Lane::Four), (whole, end, Lane::Tail)]
+                }
+                Padding::Without => {
+                    // What the tensor leaves of its last four is read, too: it must be in the buffer.
+                    let last = (end - first).next_multiple_of(4);
+                    let fours = aligned && run.ranges.iter().all(|range| at(range) + last <= range.all());
+                    [(first, end, if fours { Lane::Four } else { Lane::Gathered }), (end, end, Lane::Tail)]
+                }
+            };
             let bound = |range: &BufferRange| range.window(at(range) / half * half, window);
             let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
             let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
             let state = if has_gradient { 2 } else { 1 };
-            for (from, to, width) in [(first, whole, 4), (whole, end, 1)] {
+            for (from, to, lane) in pieces {
                 if from == to {
                     continue;
                 }
-                let key = (of_all.clone(), width, (!run.per_tensor).then_some(part.cohort));
+                let key = (of_all.clone(), lane, (!run.per_tensor).then_some(part.cohort));
                 let pool = *known.entry(key).or_insert_with(|| {
-                    pools.push(Pool::new(&of_all, width));
+                    pools.push(Pool::new(&of_all, lane));
                     pools.len() - 1
                 });
                 let starts = [start(0), start(1), start(state)].map(|start| start + from - first);
@@ -97,7 +106,7 @@ impl Pool {
         gradient.map_or(Format::F32, |&at| self.windows[at].format)
     }
 
-    fn new(of_all: &[BufferRange], width: u64) -> Self {
+    fn new(of_all: &[BufferRange], lane: Lane) -> Self {
         let (mut windows, mut bindings) = (Vec::<BufferRange>::new(), Vec::new());
         for window in of_all {
             let known = windows.iter().position(|known| known == window);
@@ -106,6 +115,6 @@ impl Pool {
                 windows.len() - 1
             }));
         }
-        Self { windows, bindings, width, pieces: Vec::new() }
+        Self { windows, bindings, lane, pieces: Vec::new() }
     }
 }

@@ -107,7 +107,7 @@ struct Pending {
     kernel: Arc<Pass>,
     ranges: wgpu::BindGroup,
     coefficients: Source,
-    workgroups: [u32; 2],
+    workgroups: u32,
 }
 
 /// Where a dispatch finds its coefficients, and the blocks that it works on.
@@ -195,7 +195,7 @@ impl<'a> Builder<'a> {
                 self.push_batches(&kernel, &ranges, batches);
             } else {
                 let workgroups = ((elements.end - elements.start) / 4).div_ceil(WORKGROUP) as u32;
-                let (coefficients, workgroups) = (Source::One(first.cohort), [workgroups, 1]);
+                let coefficients = Source::One(first.cohort);
                 self.updates.push(Pending { kernel, ranges, coefficients, workgroups });
             }
         }
@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
                 self.push_batches(&kernel, &ranges, batches);
             } else {
                 let coefficients = Source::One(first.cohort);
-                self.updates.push(Pending { kernel, ranges, coefficients, workgroups: [1, 1] });
+                self.updates.push(Pending { kernel, ranges, coefficients, workgroups: 1 });
             }
         }
         Ok(())
@@ -222,10 +222,16 @@ impl<'a> Builder<'a> {
             }
             let before = piece.start - part.start;
             let end = piece.start + (piece.end - piece.start) / 4 * 4;
-            self.blocks.cut(&mut batches, most, piece.start - window.start..end - window.start, 4, |block, offset| {
-                block.cohort = part.cohort as u32;
-                (block.first, block.limit) = (((before + offset) / 4) as u32, part.len as u32);
-            });
+            self.blocks.cut(
+                &mut batches,
+                most,
+                piece.start - window.start..end - window.start,
+                Lane::Four,
+                |block, offset| {
+                    block.cohort = part.cohort as u32;
+                    (block.first, block.limit) = (((before + offset) / 4) as u32, part.len as u32);
+                },
+            );
         }
         batches
     }
@@ -233,7 +239,7 @@ impl<'a> Builder<'a> {
     /// The elements behind the last whole four of a run of one tensor.
     fn cut_tail(&mut self, run: &Run, bound: u64, elements: Range<u64>) -> Vec<Blocks> {
         let (mut batches, part) = (Vec::new(), run.parts[0]);
-        self.blocks.cut(&mut batches, 1, elements.start - bound..elements.end - bound, 1, |block, _| {
+        self.blocks.cut(&mut batches, 1, elements.start - bound..elements.end - bound, Lane::Tail, |block, _| {
             block.cohort = part.cohort as u32;
             (block.first, block.limit) = (elements.start as u32, part.len as u32);
         });
@@ -248,9 +254,8 @@ impl<'a> Builder<'a> {
     fn add_pools(&mut self, key: impl Fn(Lane) -> KernelKey, access: GradientAccess, runs: &[Run]) -> Result<()> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         let block = self.blocks.size;
-        for pool in pools(self.gpu, runs, access != GradientAccess::None, 4, block, Padding::With) {
-            let lane = if pool.width == 4 { Lane::Four } else { Lane::Tail };
-            let key = key(lane).pooled(pool.bindings.clone()).reading(pool.gradient_format(access));
+        for pool in pools(self.gpu, runs, access != GradientAccess::None, block, Padding::With) {
+            let key = key(pool.lane).pooled(pool.bindings.clone()).reading(pool.gradient_format(access));
             let per_tensor = key.per_tensor();
             let (kernel, ranges) = self.bind_windows(key, access, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
@@ -263,13 +268,14 @@ impl<'a> Builder<'a> {
     }
 
     fn cut_pool(&mut self, pool: &Pool, most: u32) -> Vec<Blocks> {
-        let (mut batches, width, size) = (Vec::new(), pool.width, self.blocks.size);
+        let (mut batches, lane, size) = (Vec::new(), pool.lane, self.blocks.size);
         for piece in &pool.pieces {
             let start = piece.starts[0];
-            self.blocks.cut(&mut batches, most, start..start + piece.len / width * width, width, |block, offset| {
-                [block.start, block.grad, block.state] = piece.starts.map(|start| ((start + offset) / width) as u32);
+            self.blocks.cut(&mut batches, most, start..start + piece.len, lane, |block, offset| {
+                let at = |start| ((start + offset) / lane.stride()) as u32;
+                [block.start, block.grad, block.state] = piece.starts.map(at);
                 (block.cohort, block.out) = (piece.cohort as u32, piece.out + (offset / size) as u32);
-                (block.first, block.limit) = (((piece.first + offset) / width) as u32, piece.limit as u32);
+                (block.first, block.limit) = (((piece.first + offset) / lane.elements()) as u32, piece.limit as u32);
             });
         }
         batches
@@ -282,12 +288,11 @@ impl<'a> Builder<'a> {
             self.ranges.insert(part.cohort, [part.out, self.blocks.results(part.len)]);
         }
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
-        for pool in pools(self.gpu, gradients, false, 1, self.blocks.size, Padding::Without) {
-            let kernel = self.gpu.norm_pass(kind, zero, pool.windows[0].format)?;
+        for pool in pools(self.gpu, gradients, false, self.blocks.size, Padding::Without) {
+            let kernel = self.gpu.norm_pass(kind, zero, pool.windows[0].format, pool.lane)?;
             let ranges = self.bind_group(&kernel, &pool.windows, [true, true])?;
             for batch in self.cut_pool(&pool, most) {
-                let workgroups = [batch.count, 1];
-                self.norms.push(Pending { workgroups, ..Pending::of_blocks(&kernel, &ranges, batch) });
+                self.norms.push(Pending::of_blocks(&kernel, &ranges, batch));
             }
         }
         Ok(())
@@ -297,19 +302,18 @@ impl<'a> Builder<'a> {
     pub(crate) fn add_reduction(
         &mut self,
         reduce: Reduce,
-        key: impl Fn() -> KernelKey,
+        key: impl Fn(Lane) -> KernelKey,
         runs: &[Run],
         ratios: Vec<Ratio>,
     ) -> Result<()> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         let mut measures = Vec::new();
-        for pool in pools(self.gpu, runs, true, 1, self.blocks.size, Padding::Without) {
+        for pool in pools(self.gpu, runs, true, self.blocks.size, Padding::Without) {
             let format = pool.gradient_format(GradientAccess::Read);
-            let key = key().pooled(pool.bindings.clone()).reading(format);
+            let key = key(pool.lane).pooled(pool.bindings.clone()).reading(format);
             let (kernel, ranges) = self.bind_windows(key, GradientAccess::Read, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
-                let workgroups = [batch.count, 1];
-                measures.push(Pending { workgroups, ..Pending::of_blocks(&kernel, &ranges, batch) });
+                measures.push(Pending::of_blocks(&kernel, &ranges, batch));
             }
         }
         self.reductions.push((reduce, measures, ratios));
@@ -401,12 +405,17 @@ impl<'a> Builder<'a> {
 }
 
 /// Norms of gradients, tensor by tensor, of which the decision makes a part of each gradient's scale.
-const NORMS: Reduce =
-    Reduce { over: crate::formats::Extent::Tensor, reads: &["grad"], keeps: None, into: "norms of gradients" };
+const NORMS: Reduce = Reduce {
+    over: crate::formats::Extent::Tensor,
+    parameter: false,
+    reads: &[],
+    keeps: None,
+    into: "norms of gradients",
+};
 
 impl Pending {
     fn of_blocks(kernel: &Arc<Pass>, ranges: &wgpu::BindGroup, batch: Blocks) -> Self {
-        let (kernel, ranges, workgroups) = (kernel.clone(), ranges.clone(), batch.workgroups());
+        let (kernel, ranges, workgroups) = (kernel.clone(), ranges.clone(), batch.count);
         Self { kernel, ranges, coefficients: Source::Blocks(batch), workgroups }
     }
 
@@ -417,8 +426,7 @@ impl Pending {
             groups.push(Group::Bound(gpu.scoped("a bind group", || tables(batch))?));
         }
         groups.push(Group::Bound(self.ranges.clone()));
-        let [x, y] = self.workgroups;
-        Ok(Dispatch { kernel: self.kernel.clone(), groups, workgroups: [x, y, 1] })
+        Ok(Dispatch { kernel: self.kernel.clone(), groups, workgroups: [self.workgroups, 1, 1] })
     }
 }
 
@@ -430,7 +438,7 @@ fn bind_updates(
     decision: Option<&Decision>,
 ) -> Result<Vec<Dispatch>> {
     let mut dispatches = Vec::new();
-    for Pending { kernel, ranges, coefficients, workgroups: [x, y] } in updates {
+    for Pending { kernel, ranges, coefficients, workgroups } in updates {
         let mut groups = match (coefficients, decision) {
             (Source::One(cohort) | Source::Pool(cohort, _), _) => vec![Group::Coefficients(cohort)],
             (Source::Blocks(batch), Some(decision)) => {
@@ -445,7 +453,7 @@ fn bind_updates(
         if let (Source::Pool(_, batch), Some(table)) = (coefficients, table) {
             groups.push(Group::Bound(gpu.scoped("a bind group", || kernel.bind(gpu, 2, &[batch.binding(table)]))?));
         }
-        dispatches.push(Dispatch { kernel, groups, workgroups: [x, y, 1] });
+        dispatches.push(Dispatch { kernel, groups, workgroups: [workgroups, 1, 1] });
     }
     Ok(dispatches)
 }

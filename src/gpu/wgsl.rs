@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 
 use super::decision::COEFFICIENT_STRIDE;
 use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey};
-use super::passes::REDUCE;
+use super::passes::{BLOCK, REDUCE, step};
 use crate::formats::{Format, Lane};
 use crate::settings::COEFFICIENT_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
 const NOISE: &str = include_str!("../../shaders/noise.wgsl");
 const UPDATE: &str = include_str!("../../shaders/update.wgsl");
+const RANGE: &str = include_str!("../../shaders/range.wgsl");
+const BLOCKS: &str = include_str!("../../shaders/blocks.wgsl");
 const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
 const TRUST: &str = include_str!("../../shaders/trust.wgsl");
 
@@ -27,17 +29,17 @@ impl KernelKey {
     /// the driver.
     pub(crate) fn compose(&self) -> String {
         let noise = if self.extras.noise { NOISE } else { "" };
-        let (reduce, driver) = match self.stage {
-            Driver::Update => ("", UPDATE),
-            Driver::Measure => (REDUCE, MEASURE),
-            Driver::Trust => (REDUCE, TRUST),
+        let (reduce, drivers) = match self.stage {
+            Driver::Update => ("", vec![UPDATE, if self.has_blocks() { BLOCKS } else { RANGE }]),
+            Driver::Measure => (REDUCE, vec![MEASURE]),
+            Driver::Trust => (REDUCE, vec![TRUST]),
         };
         let mut formats = vec![Format::F32];
         formats.extend((self.gradient_format != Format::F32).then_some(self.gradient_format));
-        let mut texts = vec![self.shader, LANE, noise, reduce];
+        let mut texts = vec![self.shader, BLOCK, LANE, noise, reduce];
         texts.retain(|text| !text.is_empty());
         texts.extend(formats.into_iter().map(Format::shader));
-        format!("{}\n{}\n{driver}", texts.join("\n"), self.generated())
+        format!("{}\n{}\n{}", texts.join("\n"), self.generated(), drivers.join("\n"))
     }
 
     fn generated(&self) -> String {
@@ -45,15 +47,17 @@ impl KernelKey {
         let rest = (COEFFICIENT_STRIDE as usize - 4 * (COEFFICIENT_HEAD + self.hyper).next_multiple_of(4)) / 16;
         let mut text = of_lane(self.lane).to_owned();
         _ = writeln!(text, "const PADDING = {rest};");
+        text += &step(self.lane);
         text += &self.features();
         match self.stage {
             Driver::Update => {
-                text += &self.coefficients();
+                text += self.tables();
                 text += &self.bindings();
                 text += &self.accessors();
                 text += &self.adapter("rule_update", "ptr<function, Kept>", "update");
             }
             Driver::Measure => {
+                _ = writeln!(text, "const WITH_PARAMETER = {};", self.reduce.is_some_and(|reduce| reduce.parameter));
                 text += &self.bindings();
                 text += &self.accessors();
                 text += &self.adapter("rule_measure", "Kept", "measure");
@@ -94,26 +98,21 @@ impl KernelKey {
         self.extras.per_tensor || self.extras.pooled
     }
 
-    /// Where an update finds its coefficients, and its lanes.
-    fn coefficients(&self) -> String {
-        let (binding, load) = match self.extras.per_tensor {
-            true => ("@group(0) @binding(0) var<storage, read> coefficients: array<Padded>;", "coefficients[at].c"),
-            false => ("@group(0) @binding(0) var<uniform> coefficients: Coefficients;", "coefficients"),
-        };
-        let table = match self.extras {
-            Extras { per_tensor: true, .. } => "@group(0) @binding(1) var<storage, read> blocks: array<Block>;\n",
-            Extras { pooled: true, .. } => "@group(2) @binding(0) var<storage, read> blocks: array<Block>;\n",
+    /// Where an update of blocks finds its coefficients and its blocks.
+    fn tables(&self) -> &'static str {
+        match self.extras {
+            Extras { per_tensor: true, .. } => {
+                "@group(0) @binding(0) var<storage, read> coefficients: array<Padded>;\n\
+                 @group(0) @binding(1) var<storage, read> blocks: array<Block>;\n\
+                 fn load_coefficients(at: u32) -> Coefficients { return coefficients[at].c; }\n"
+            }
+            Extras { pooled: true, .. } => {
+                "@group(0) @binding(0) var<uniform> coefficients: Coefficients;\n\
+                 @group(2) @binding(0) var<storage, read> blocks: array<Block>;\n\
+                 fn load_coefficients(at: u32) -> Coefficients { return coefficients; }\n"
+            }
             _ => "",
-        };
-        let at = match self.has_blocks() {
-            true => "in_block(blocks[group.y], group.x * 256u + lane)",
-            false => "in_range(id, arrayLength(&param))",
-        };
-        format!(
-            "{binding}\n{table}\
-             fn load_coefficients(at: u32) -> Coefficients {{ return {load}; }}\n\
-             fn locate(id: u32, group: vec3<u32>, lane: u32) -> At {{ return {at}; }}\n"
-        )
+        }
     }
 
     /// The bindings of group 1.
@@ -223,7 +222,7 @@ impl Lanes<'_> {
 /// What a lane of four, and one element, are to the rules.
 fn of_lane(lane: Lane) -> &'static str {
     match lane {
-        Lane::Four => {
+        Lane::Four | Lane::Gathered => {
             "alias Lane = vec4<f32>;\nalias Bits = vec4<u32>;\nalias Mask = vec4<bool>;\nconst TAIL = false;\n\
              fn of_four(x: vec4<f32>, at: u32) -> Lane { return x; }\n"
         }

@@ -88,7 +88,7 @@ impl Optimizer {
             let extras = Extras { two_factors: extras.two_factors || measures, ..extras };
             let ours: Vec<_> = std::iter::from_fn(|| runs.next_if(|(of, _)| *of == k)).map(|(_, run)| run).collect();
             if let Some(reduce) = group.rule.reduce() {
-                let key = || KernelKey::of_norms(group.rule.description(), Driver::Measure, extras);
+                let key = |lane| KernelKey::of_norms(group.rule.description(), Driver::Measure, lane, extras);
                 let at = |state: &&str| group.states_of_elements().position(|(_, name)| name == *state);
                 let read = || reduce.reads.iter().filter_map(at);
                 let measured: Vec<_> = ours.iter().map(|run| run.measured(read())).collect();
@@ -154,7 +154,7 @@ impl Optimizer {
         let window = gpu.device().limits().max_storage_buffer_binding_size / 256 * 256;
         let mut push = |k: usize, kept: Option<&BufferRange>, owner: Owner| -> Result<()> {
             let rule = self.groups[k].rule.description();
-            let kernel = gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Extras::default()))?;
+            let kernel = gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Lane::Four, Extras::default()))?;
             // What is bound of the buffer is cut to what the device binds.
             let bound = kept.map(|range| {
                 let most = window / range.format.size();

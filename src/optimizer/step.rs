@@ -20,8 +20,8 @@ pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Ex
     let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
     gpu.kernel(KernelKey::update(description, Lane::Four, access, extras))?;
     if rule.reduce().is_some() {
-        gpu.kernel(KernelKey::of_norms(description, Driver::Measure, extras))?;
-        gpu.kernel(KernelKey::of_norms(description, Driver::Trust, Extras::default()))?;
+        gpu.kernel(KernelKey::of_norms(description, Driver::Measure, Lane::Four, extras))?;
+        gpu.kernel(KernelKey::of_norms(description, Driver::Trust, Lane::Four, Extras::default()))?;
     }
     Ok(())
 }

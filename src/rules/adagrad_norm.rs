@@ -7,7 +7,7 @@ use super::prelude::*;
 /// w ← w − lr·g / b
 /// ```
 /// b is one number: of the group, whose gradients then have one norm together, or of each tensor. It is kept as the
-/// root, which no finite gradient makes overflow. No other state; 20 bytes of traffic an element: the norm takes one
+/// root, which no finite gradient makes overflow. No other state; 16 bytes of traffic an element: the norm takes one
 /// more pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -59,7 +59,7 @@ impl Rule for AdaGradNorm {
 
     fn stages(&self) -> &'static [Stage] {
         const fn over(over: Extent) -> Stage {
-            Stage::Reduce(Reduce { over, reads: &[], keeps: Some("b"), into: "trust_ratio" })
+            Stage::Reduce(Reduce { over, parameter: false, reads: &[], keeps: Some("b"), into: "trust_ratio" })
         }
         match self.over {
             Extent::Tensor => const { &[over(Extent::Tensor), Stage::Map] },

@@ -71,8 +71,13 @@ impl Rule for Lamb {
     }
 
     fn stages(&self) -> &'static [Stage] {
-        const REDUCE: Reduce =
-            Reduce { over: Extent::Tensor, reads: &["exp_avg", "exp_avg_sq"], keeps: None, into: "trust_ratio" };
+        const REDUCE: Reduce = Reduce {
+            over: Extent::Tensor,
+            parameter: true,
+            reads: &["exp_avg", "exp_avg_sq"],
+            keeps: None,
+            into: "trust_ratio",
+        };
         &[Stage::Reduce(REDUCE), Stage::Map]
     }
 

@@ -57,7 +57,8 @@ impl Rule for Lars {
     }
 
     fn stages(&self) -> &'static [Stage] {
-        const REDUCE: Reduce = Reduce { over: Extent::Tensor, reads: &[], keeps: None, into: "trust_ratio" };
+        const REDUCE: Reduce =
+            Reduce { over: Extent::Tensor, parameter: true, reads: &[], keeps: None, into: "trust_ratio" };
         &[Stage::Reduce(REDUCE), Stage::Map]
     }
 

@@ -9,7 +9,7 @@ use super::prelude::*;
 /// w ← w − lr·m
 /// ```
 /// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the momentum. State `exp_avg` m, and one
-/// number a tensor, `exp_avg_sq` v; 28 bytes of traffic an element: the norms take one more pass. A norm above 1.8e19,
+/// number a tensor, `exp_avg_sq` v; 24 bytes of traffic an element: the norm takes one more pass. A norm above 1.8e19,
 /// whose square overflows in f32, makes no step with any gradient from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -66,8 +66,13 @@ impl Rule for NovoGrad {
     }
 
     fn stages(&self) -> &'static [Stage] {
-        const REDUCE: Reduce =
-            Reduce { over: Extent::Tensor, reads: &[], keeps: Some("exp_avg_sq"), into: "trust_ratio" };
+        const REDUCE: Reduce = Reduce {
+            over: Extent::Tensor,
+            parameter: false,
+            reads: &[],
+            keeps: Some("exp_avg_sq"),
+            into: "trust_ratio",
+        };
         &[Stage::Reduce(REDUCE), Stage::Map]
     }
 

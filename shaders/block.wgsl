@@ -1,0 +1,36 @@
+// A part of a tensor, which one workgroup has. Before lane.wgsl and norm.wgsl.
+
+// `start`, `grad` and `state` are where it is in the buffers of the parameter, the gradient and the states. `len`
+// counts lanes, and so does `first`, its place in the tensor of `limit` elements.
+struct Block { start: u32, grad: u32, state: u32, len: u32, out: u32, cohort: u32, first: u32, limit: u32 }
+
+// Where a lane is in the buffers of the parameter, the gradient and the states, and in its tensor of `limit` elements.
+// A format changes the bytes of a lane, but not its index.
+struct At { param: u32, grad: u32, state: u32, cohort: u32, first: u32, limit: u32, inside: bool }
+
+// How many lanes of a block each of `threads` takes.
+fn turns_of(block: Block, threads: u32) -> u32 {
+    return (block.len + threads - 1u) / threads;
+}
+
+// Which lane a thread takes at this turn. Eight threads beside each other take whole cache lines, and then those that
+// follow: what one core takes one after the other lies one behind the other.
+fn nth_lane(thread: u32, turn: u32, turns: u32) -> u32 {
+    return 8u * (thread / 8u * turns + turn) + thread % 8u;
+}
+
+// Lane k of a block. STEP is from one lane to the next: of four elements that are loaded one by one, 4.
+fn in_block(block: Block, k: u32) -> At {
+    let i = STEP * k;
+    return At(block.start + i, block.grad + i, block.state + i, block.cohort, block.first + k, block.limit, k < block.len);
+}
+
+// The last element of a lane of four that is its tensor's, 0 to 3.
+fn last_of(at: At) -> u32 {
+    return min(3u, at.limit - 1u - 4u * at.first);
+}
+
+// Which elements of a lane of four are its tensor's: behind them is padding, or what is not ours.
+fn of_tensor(at: At) -> vec4<bool> {
+    return vec4(0u, 1u, 2u, 3u) <= vec4(last_of(at));
+}
