@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
-use wgpu_optim::{AnyRule, Device, Error, Gpu, rules};
+use wgpu_optim::{AnyRule, Device, Error, Extent, Gpu, rules};
 
 use super::{Adapters, Outcome, devices, progress, say};
 use baselines::{ByHand, Unfused};
@@ -172,7 +172,8 @@ fn measure(
     bar: Option<&ProgressBar>,
     rows: &mut Vec<Row>,
 ) -> Result<(), Error> {
-    let (len, states) = (shape.elements(), rule.states().len());
+    let states = rule.storage().iter().filter(|state| state.extent == Extent::Element).count();
+    let len = shape.elements();
     let show = |device: &str| bar.iter().for_each(|bar| bar.set_message(format!("{name} {} on {device}", shape.name)));
     let row = |adapter, clock, pair, on_gpu, of_one| Row {
         rule: rule.name(),
