@@ -51,7 +51,7 @@ fn noisy(device: &Device, noise: Noise, len: usize) -> Result<Optimizer, Failed>
 /// The shader's generator against ours, on a million counters.
 fn the_generator_is_the_same_everywhere(gpu: &Gpu) -> Result<(), Failed> {
     let len = 1 << 18;
-    let lane = include_str!("../../shaders/lane.wgsl");
+    let lane = concat!(include_str!("../../shaders/block.wgsl"), include_str!("../../shaders/lane.wgsl"));
     let noise = include_str!("../../shaders/noise.wgsl");
     let main = "@group(0) @binding(0) var<storage, read_write> out: array<vec4<u32>>;
                 @compute @workgroup_size(256) fn main(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -357,7 +357,7 @@ fn normals_of_the_worst_device(gpu: &Gpu) -> Result<(), Failed> {
         fn inside(x: vec2<f32>) -> vec2<bool> { return abs(x) <= vec2(3.1415927); }
         fn worst_cos(x: vec2<f32>) -> vec2<f32> { return select(vec2(9.0), cos(x) + 4.8e-4, inside(x)); }
         fn worst_sin(x: vec2<f32>) -> vec2<f32> { return select(vec2(9.0), sin(x) - 4.8e-4, inside(x)); }";
-    let lane = include_str!("../../shaders/lane.wgsl");
+    let lane = concat!(include_str!("../../shaders/block.wgsl"), include_str!("../../shaders/lane.wgsl"));
     let mut noise = include_str!("../../shaders/noise.wgsl").to_owned();
     for function in ["log(", "cos(", "sin("] {
         ensure(noise.contains(function), format!("no {function} in noise.wgsl"))?;
