@@ -491,11 +491,12 @@ impl World {
         Ok(State { numbers, vectors, report: self.optimizer.read_report_blocking()? })
     }
 
-    /// A parameter and its states, without waiting for any outcome.
+    /// A parameter and its own states, without waiting for any outcome.
     pub(super) fn untouched(&self, to: usize) -> Result<Vec<Vec<f32>>, Error> {
         let mut all = vec![self.optimizer.read_blocking(NAMES[to])?];
-        for state in self.optimizer.rule(self.tensors.get(&to).map_or(0, |tensor| tensor.group))?.states() {
-            all.push(self.optimizer.read_state_blocking(NAMES[to], state)?);
+        let rule = self.optimizer.rule(self.tensors.get(&to).map_or(0, |tensor| tensor.group))?;
+        for state in rule.storage().iter().filter(|state| state.extent != Extent::Group) {
+            all.push(self.optimizer.read_state_blocking(NAMES[to], state.name)?);
         }
         Ok(all)
     }
