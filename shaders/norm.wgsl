@@ -48,12 +48,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let read = magnitudes(at);
             let bits = counted(read);
             all_bits = max(all_bits, read);
-            most_bits = max(most_bits, bits);
+            if ZERO {
+                most_bits = max(most_bits, bits);
+            }
             sums = add(sums, bitcast<vec4<f32>>(bits), KIND);
         }
     }
-    let most = most_of(most_bits);
     let bad = most_of(all_bits);
+    let most = select(bad, most_of(most_bits), ZERO);
     // Each thread has a scale of its own: a barrier costs more than the few sums that are taken twice.
     let scale = scale_of(most);
     if !fits(most) {

@@ -126,7 +126,8 @@ pub fn __next(k: &mut std::ops::RangeFrom<usize>) -> usize {
 pub enum Stage {
     /// `update`, of each element.
     Map,
-    /// Norms of the parameter and of what `measure` returns. `trust` makes a coefficient of them.
+    /// Norms of what `measure` returns and, if the rule needs it, of the parameter. `trust` makes a coefficient of
+    /// them.
     Reduce(Reduce),
     /// The device decides about the step: whether it is taken, the loss scale, each cohort's coefficients.
     Decide,
@@ -137,7 +138,8 @@ pub enum Stage {
 pub struct Reduce {
     /// Whose norms: of each [`Extent::Tensor`], or of all tensors of the [`Extent::Group`] that take part in the step.
     pub over: Extent,
-    /// Whether `measure` or `trust` needs the parameter. Without, both get 0 for it, and it is not read.
+    /// Whether `measure` or `trust` needs the parameter. Without, its norm is 0, and what `measure` gets as `w` is
+    /// anything: the parameter is read only where the gradient has an L2 decay.
     pub parameter: bool,
     /// The states that `measure` reads.
     pub reads: &'static [&'static str],
@@ -179,8 +181,8 @@ pub struct Step {
 /// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
 ///
 /// A norm-based rule has a [`Stage::Reduce`] before its [`Stage::Map`], and two functions more. The norm of the
-/// parameter and that of what `measure` returns go to `trust`. What `trust` returns becomes this step's value of the
-/// coefficient [`Reduce::into`]. It may keep one number, `s`:
+/// parameter, `w`, and that of what `measure` returns, `x`, go to `trust`. What `trust` returns becomes this step's
+/// value of the coefficient [`Reduce::into`]. It may keep one number, `s`:
 ///
 /// ```text
 /// fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane

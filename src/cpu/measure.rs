@@ -123,7 +123,8 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
         };
         let tile = states.map(|state| state.map_or([F::zero(); TILE], |(_, rest)| padded(rest)));
         let at = first + w.len() * TILE;
-        let x = measured::<R, F, EXTRAS>(&rule, &padded(w_rest), &part.gradient.rest(), &tile, &h, &driver, at);
+        let w = if READS { padded(w_rest) } else { [F::zero(); TILE] };
+        let x = measured::<R, F, EXTRAS>(&rule, &w, &part.gradient.rest(), &tile, &h, &driver, at);
         for (&w, &x) in w_rest.iter().zip(&x) {
             rest[0] += square(w);
             rest[1] += square(x);
