@@ -105,9 +105,9 @@ impl BufferRange {
         self.offset / self.format.size()
     }
 
-    /// How many elements of its format its buffer holds.
+    /// How many elements of its format its buffer holds in whole words.
     pub(crate) fn all(&self) -> u64 {
-        self.buffer.size() / self.format.size()
+        self.buffer.size() / 4 * 4 / self.format.size()
     }
 
     /// These elements of it.

@@ -6,14 +6,15 @@ use half::bf16;
 use libtest_mimic::Failed;
 use wgpu_optim::{
     AdaptiveClip, AnyRule, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LoadOptions, LossScaler, Noise,
-    Optimizer, ParameterId, Result, SaveOptions, Settings, WeightDecay, rules,
+    Optimizer, ParameterId, Result, SaveOptions, Settings, WeightDecay, rules, rules::Sgd,
 };
 
-use crate::compare::ensure;
+use crate::compare::{TOLERANCE, close, ensure};
 
 crate::tests!(
     every_rule_in_the_optimizers_memory,
     ranges_of_the_callers_buffers,
+    a_buffer_of_half_a_word,
     one_buffer_of_both_formats,
     micro_batches_are_added_from_16_bits,
     nothing_writes_to_16_bits,
@@ -205,6 +206,23 @@ fn ranges_of_the_callers_buffers(gpu: &Gpu) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// A buffer need not end with a whole word. What is behind it, no range can have.
+fn a_buffer_of_half_a_word(gpu: &Gpu) -> Result<(), Failed> {
+    let gradients = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 14,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    gpu.queue().write_buffer(&gradients, 0, &encoded(&[2.0; 4], Format::Bf16));
+    let mut optimizer = Optimizer::new(&gpu.into(), Sgd, 1.0)?;
+    optimizer.set_clip_norm(ClipNorm::torch(1.0))?;
+    let w = optimizer.add(0, "w", &[1.0f32; 4])?;
+    optimizer.set_gradient(w, Gradient::Buffer(BufferRange::of(&gradients, 0, 4, Format::Bf16)))?;
+    optimizer.step()?;
+    close("w", &optimizer.read_blocking::<f32>(w)?, &[0.5; 4], &[1.0; 4], TOLERANCE)
 }
 
 /// A parameter in f32 and its gradient in bf16 behind it, in one buffer.
