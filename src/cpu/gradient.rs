@@ -90,7 +90,7 @@ impl<'a, F: Real> View<'a, F> {
         *self.tile_in(at, &mut [F::zero(); TILE])
     }
 
-    /// Where a whole tile is: of another type, in `converted`. What reads more than it computes is faster so.
+    /// A whole tile where it lies, or in `converted` if it has another type. Loops that mostly read are faster with it.
     #[inline(always)]
     pub(super) fn tile_in<'b>(self, at: usize, converted: &'b mut [F; TILE]) -> &'b [F; TILE]
     where

@@ -39,7 +39,7 @@ impl<'a, F: Real> Measured<'a, F> {
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
     let needed = rule.reduce().is_some_and(|reduce| reduce.parameter);
     // Compiled apart, so that who does not use them does not pay for them.
-    let [w, x] = match (c.extras(), needed || c.l2 != 0.0) {
+    let [w, x] = match (c.extras(), needed || Driver::<F>::of(c).l2 != F::zero()) {
         (true, true) => on_all_threads::<R, F, true, true>(rule, job, c, step),
         (true, false) => on_all_threads::<R, F, true, false>(rule, job, c, step),
         (false, true) => on_all_threads::<R, F, false, true>(rule, job, c, step),
@@ -83,10 +83,10 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
     let (mut sums, mut x) = ([[0.0; LANES]; 2], [[F::zero(); TILE]; TILES]);
     let mut converted = [F::zero(); TILE];
-    for (block, w) in w.chunks(TILES).enumerate() {
-        // In loops of their own: f64 takes half as many lanes.
+    for (before, w) in (0..).step_by(TILES).zip(w.chunks(TILES)) {
+        // Squares have a loop of their own: f64 takes half as many lanes.
         for (k, (w, x)) in w.iter().zip(&mut x).enumerate() {
-            let at = block * TILES + k;
+            let at = before + k;
             let mut tile = [[F::zero(); TILE]; MAX_STATES];
             for k in 0..states_of::<R, F>() {
                 if let Some((state, _)) = &states[k] {

@@ -41,9 +41,8 @@ pub(crate) enum Padding {
     Without,
 }
 
-/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. Elements
-/// are taken four at a time where all ranges are aligned to that. Pieces are cut at multiples of `block` elements of
-/// their tensor.
+/// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. Pieces are
+/// cut at multiples of `block` elements of their tensor.
 pub(crate) fn pools<'a>(
     gpu: &Gpu,
     runs: impl IntoIterator<Item = &'a Run>,
@@ -64,23 +63,22 @@ pub(crate) fn pools<'a>(
             let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(block);
             let end = if len - first <= room { len } else { first + (room / block * block).max(1) };
             let aligned = run.ranges.iter().all(|range| at(range).is_multiple_of(4));
-            let pieces = match padding {
-                Padding::With => {
-                    let whole = if aligned { first + (end - first) / 4 * 4 } else { first };
-                    [(first, whole, Lane::Four), (whole, end, Lane::Tail)]
-                }
+            let (whole, rest) = match padding {
+                _ if !aligned => (first, if padding == Padding::With { Lane::Tail } else { Lane::Gathered }),
+                Padding::With => (first + (end - first) / 4 * 4, Lane::Tail),
+                // A lane that the tensor fills in part is read whole. Where that leaves the buffer, the last block is
+                // gathered.
                 Padding::Without => {
-                    // What the tensor leaves of its last four is read, too: it must be in the buffer.
-                    let last = (end - first).next_multiple_of(4);
-                    let fours = aligned && run.ranges.iter().all(|range| at(range) + last <= range.all());
-                    [(first, end, if fours { Lane::Four } else { Lane::Gathered }), (end, end, Lane::Tail)]
+                    let read = (end - first).next_multiple_of(4);
+                    let fits = run.ranges.iter().all(|range| at(range) + read <= range.all());
+                    (if fits { end } else { first + (end - first - 1) / block * block }, Lane::Gathered)
                 }
             };
             let bound = |range: &BufferRange| range.window(at(range) / half * half, window);
             let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
             let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
             let state = if has_gradient { 2 } else { 1 };
-            for (from, to, lane) in pieces {
+            for (from, to, lane) in [(first, whole, Lane::Four), (whole, end, rest)] {
                 if from == to {
                     continue;
                 }

@@ -5,10 +5,15 @@ use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaGradNorm, Adam, Lamb};
 use wgpu_optim::{AnyRule, BufferRange, ClipNorm, Gpu, Gradient, Optimizer};
 
-use crate::compare::same;
+use crate::compare::{ensure, same};
 use crate::fixture::{FOREIGN, buffer, device_like, parameters};
 
-crate::tests![pauses_do_not_change_a_bit, the_order_of_adding_does_not_change_a_bit, a_split_plan_heals];
+crate::tests![
+    pauses_do_not_change_a_bit,
+    the_order_of_adding_does_not_change_a_bit,
+    where_a_gradient_lies_does_not_change_a_bit,
+    a_split_plan_heals,
+];
 
 const EXPERTS: usize = 6;
 
@@ -68,6 +73,38 @@ fn the_order_of_adding_does_not_change_a_bit(gpu: &Gpu) -> Result<(), Failed> {
             let one = experts(gpu, &rule, &IN_ORDER, |_| true)?;
             let other = experts(gpu, &rule, &[5, 2, 0, 4, 1, 3], |_| true)?;
             same(rule.name(), &other, &one)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the optimizer's memory, at the start of a buffer that ends with it, and at any offset between NaN: norms are sums
+/// in one order.
+fn where_a_gradient_lies_does_not_change_a_bit(gpu: &Gpu) -> Result<(), Failed> {
+    for len in [1, 3, 4095, 4097, 10_007] {
+        let gradient = parameters(len, 2);
+        let step = |offset: Option<(usize, usize)>| -> Result<(Vec<f32>, u64), Failed> {
+            let mut optimizer = Optimizer::new(&gpu.into(), Lamb::default(), 0.01)?;
+            optimizer.set_clip_norm(ClipNorm::torch(0.1))?;
+            let w = optimizer.add(0, "w", &parameters(len, 1))?;
+            match offset {
+                None => optimizer.write_gradient(w, &gradient)?,
+                Some((before, behind)) => {
+                    let nan = |n| std::iter::repeat_n(f32::NAN, n);
+                    let all: Vec<_> = nan(before).chain(gradient.iter().copied()).chain(nan(behind)).collect();
+                    let range = BufferRange::new(&buffer(gpu, &all, FOREIGN), 4 * before as u64, len);
+                    optimizer.set_gradient(w, Gradient::Buffer(range))?;
+                }
+            }
+            optimizer.step()?;
+            let norm = optimizer.read_report_blocking()?.grad_norm;
+            Ok((optimizer.read_blocking(w)?, norm.to_bits()))
+        };
+        let own = step(None)?;
+        for offset in [(0, 0), (0, 1), (0, 9), (1, 0), (2, 5), (4, 0), (64, 3)] {
+            let foreign = step(Some(offset))?;
+            ensure(own.1 == foreign.1, format!("{len} elements at {offset:?}: the norm"))?;
+            same(&format!("{len} elements at {offset:?}"), &foreign.0, &own.0)?;
         }
     }
     Ok(())
