@@ -106,7 +106,9 @@ impl Adam {
 
 fields! {
     /// Coefficients of [`Adam`].
-    pub struct Hyper { beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, max_correction, correction, eps_root, eps }
+    pub struct Hyper {
+        beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, max_correction, correction, eps_root, eps,
+    }
 }
 fields! {
     /// State of [`Adam`].

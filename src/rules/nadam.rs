@@ -72,7 +72,9 @@ impl NAdam {
 
 fields! {
     /// Coefficients of [`NAdam`].
-    pub struct Hyper { beta1, one_minus_beta1, beta2, one_minus_beta2, gradient_rate, momentum_rate, correction, eps_root, eps }
+    pub struct Hyper {
+        beta1, one_minus_beta1, beta2, one_minus_beta2, gradient_rate, momentum_rate, correction, eps_root, eps,
+    }
 }
 fields! {
     /// State of [`NAdam`].

@@ -9,8 +9,8 @@ use super::prelude::*;
 /// w ← w − lr·m
 /// ```
 /// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the momentum. State `exp_avg` m, and one
-/// number a tensor, `exp_avg_sq` v; 24 bytes of traffic an element: the norm takes one more pass. A norm above 1.8e19,
-/// whose square overflows in f32, makes no step with any gradient from then on.
+/// number a tensor, `exp_avg_sq` v; 24 bytes of traffic an element, 28 with L2 decay: the norm takes one more pass. A
+/// norm above 1.8e19, whose square overflows in f32, makes no step with any gradient from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NovoGrad {

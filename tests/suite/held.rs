@@ -13,7 +13,7 @@ tests!(
     what_goes_is_given_back,
     small_groups_take_little,
     tensors_added_one_by_one_waste_little,
-    slots_for_steps_are_given_back,
+    room_for_steps_is_given_back,
 );
 
 /// Bytes of all buffers of the device, once it has done its work.
@@ -160,7 +160,7 @@ fn tensors_added_one_by_one_waste_little(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 /// Coefficients of many cohorts, with many steps in flight, and then of one.
-fn slots_for_steps_are_given_back(gpu: &Gpu) -> Result<(), Failed> {
+fn room_for_steps_is_given_back(gpu: &Gpu) -> Result<(), Failed> {
     let Some(gpu) = counting(gpu)? else { return Ok(()) };
     for clipped in [false, true] {
         let mut optimizer = Optimizer::new(&(&gpu).into(), Sgd, 0.01)?;

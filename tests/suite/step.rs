@@ -14,8 +14,8 @@ tests!(
     a_hundred_steps_in_one_encoder,
     a_missing_gradient_leaves_all_untouched,
     steps_in_flight_are_limited,
-    a_dropped_encoder_gives_its_slots_back,
-    step_waits_for_slots,
+    a_dropped_encoder_gives_its_room_back,
+    step_waits_for_room,
     room_is_that_of_the_step_that_comes,
     thousands_of_cohorts,
     two_hundred_tensors_are_one_dispatch,
@@ -24,7 +24,7 @@ tests!(
     settings_and_rules_change_between_steps,
     grad_scale_multiplies_the_gradient,
     clip_value_clips_and_lets_nan_pass,
-    slots_grow_under_a_pending_encoder,
+    room_grows_under_a_pending_encoder,
     auto_avoids_software,
     gradients_are_zeroed,
     parameters_come_and_go,
@@ -148,7 +148,7 @@ fn steps_in_flight_are_limited(gpu: &Gpu) -> Result<(), Failed> {
     ensure(optimizer.steps("a")? == 129, "the next step")
 }
 
-fn a_dropped_encoder_gives_its_slots_back(gpu: &Gpu) -> Result<(), Failed> {
+fn a_dropped_encoder_gives_its_room_back(gpu: &Gpu) -> Result<(), Failed> {
     let mut optimizer = adam(gpu)?;
     for _ in 0..3 {
         let mut encoder = encoder(gpu);
@@ -215,7 +215,7 @@ fn thousands_of_cohorts(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
+fn step_waits_for_room(gpu: &Gpu) -> Result<(), Failed> {
     let run = |device: &Device, wait: bool| -> Result<Vec<f32>, Failed> {
         let mut optimizer = Optimizer::new(device, Momentum::default(), 0.01)?;
         optimizer.add(0, "w", &[1.0f32; 100_000])?;
@@ -240,9 +240,9 @@ fn step_waits_for_slots(gpu: &Gpu) -> Result<(), Failed> {
     close("encode", &run(&gpu.into(), true)?, &cpu, &vec![4.0; cpu.len()], 20.0 * TOLERANCE)
 }
 
-/// A second group needs more room while steps in the smaller room are not submitted yet; two encoders wait at a
-/// time.
-fn slots_grow_under_a_pending_encoder(gpu: &Gpu) -> Result<(), Failed> {
+/// A second group needs more room for coefficients, and steps that were recorded before it are not submitted yet. Two
+/// encoders wait at a time.
+fn room_grows_under_a_pending_encoder(gpu: &Gpu) -> Result<(), Failed> {
     let run = |together: bool| -> Result<Optimizer, Failed> {
         let mut optimizer = adam(gpu)?;
         let mut pending = Vec::new();
