@@ -13,16 +13,17 @@ fn turns_of(block: Block, threads: u32) -> u32 {
     return (block.len + threads - 1u) / threads;
 }
 
-// Which lane a thread takes at this turn. Eight threads beside each other take whole cache lines, and then those that
-// follow: what one core takes one after the other lies one behind the other.
+// Which lane a thread takes at this turn. Eight threads beside each other take lanes beside each other, and those
+// behind them at the next turn: a core of a CPU reads in the order of memory.
 fn nth_lane(thread: u32, turn: u32, turns: u32) -> u32 {
     return 8u * (thread / 8u * turns + turn) + thread % 8u;
 }
 
-// Lane k of a block. STEP is from one lane to the next: of four elements that are loaded one by one, 4.
+// Lane k of a block. A lane takes INDICES of a buffer: 4 if its four elements are loaded one by one, otherwise 1.
 fn in_block(block: Block, k: u32) -> At {
-    let i = STEP * k;
-    return At(block.start + i, block.grad + i, block.state + i, block.cohort, block.first + k, block.limit, k < block.len);
+    let i = INDICES * k;
+    let inside = k < block.len;
+    return At(block.start + i, block.grad + i, block.state + i, block.cohort, block.first + k, block.limit, inside);
 }
 
 // The last element of a lane of four that is its tensor's, 0 to 3.

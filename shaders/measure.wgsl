@@ -53,9 +53,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let at = in_block(block, nth_lane(lane, turn, turns));
             if at.inside {
                 let m = measured(at, c);
-                let scaled = Measured(inverse.x * m.w, inverse.y * m.x);
-                w += scaled.w * scaled.w;
-                x += scaled.x * scaled.x;
+                w += (inverse.x * m.w) * (inverse.x * m.w);
+                x += (inverse.y * m.x) * (inverse.y * m.x);
             }
         }
     }

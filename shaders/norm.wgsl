@@ -1,7 +1,7 @@
 // Norms of gradients, the first level: a partial result for each block of at most 4,096 elements, in a fixed order.
 //
 // Padding does not count. Elements that are not finite are left out of the norm where the policy zeroes them.
-// Behind block.wgsl, reduce.wgsl, the constants KIND, ZERO and STEP, and the gradient's accessor, which
+// Behind block.wgsl, reduce.wgsl, the constants KIND, ZERO and INDICES, and the gradient's accessor, which
 // src/gpu/passes.rs generates. CPU twin: cpu::norm.
 
 @group(0) @binding(0) var<storage, read> blocks: array<Block>;

@@ -103,7 +103,7 @@ fn join_norms(a: Norm, b: Norm, kind: u32) -> Norm {
 
 // The norm of some partial results, with their weights; √sum instead of the sum of squares. For thread 0.
 //
-// A thread takes each 64th. Some drivers end loops after 32,768 turns: the blocks of 2³³ elements.
+// Some drivers end loops after 32,768 turns: of 64 threads these are the blocks of 2³³ elements.
 fn norm_of(first: u32, count: u32, kind: u32, lane: u32) -> Norm {
     let none = Norm(wide(0.0), 0.0);
     var mine = none;

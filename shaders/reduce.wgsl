@@ -1,5 +1,5 @@
 // Sums that neither overflow nor depend on the order of threads: put before lines.wgsl, norm.wgsl, measure.wgsl,
-// prepare.wgsl and trust.wgsl.
+// prepare.wgsl and trust.wgsl. src/gpu/passes.rs generates THREADS, those of a workgroup, and ROOT, the square root.
 //
 // A norm is a pair (scale, sum): ‖x‖₁ = scale·sum, ‖x‖₂ = scale·√sum, max|x| = scale·sum. In a partial result the scale
 // is 1, or where squares would overflow or underflow a power of two, so that the norm of finite elements is finite. CPU
@@ -61,11 +61,6 @@ fn join(a: vec2<f32>, b: vec2<f32>, kind: u32) -> vec2<f32> {
 fn join_both(a: vec4<f32>, b: vec4<f32>, kind: u32) -> vec4<f32> {
     return vec4(join(a.xy, b.xy, kind), join(a.zw, b.zw, kind));
 }
-
-// Threads of a workgroup that reduces, and its square root. Where threads are few, so are those that wait at a barrier,
-// which an adapter on a CPU pays one by one.
-const THREADS = 64u;
-const ROOT = 8u;
 
 var<workgroup> pairs: array<vec4<f32>, THREADS>;
 

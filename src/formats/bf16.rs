@@ -10,7 +10,7 @@ pub(super) const WGSL: Wgsl = Wgsl {
     one: "Bf16Two",
     load: |lane, buffer, at| match lane {
         Lane::Four => format!("bf16_four({buffer}[{at}])"),
-        Lane::Tail | Lane::Gathered => format!("bf16_one({buffer}[({at}) >> 1u], {at})"),
+        _ => format!("bf16_one({buffer}[({at}) >> 1u], {at})"),
     },
     // Nothing stores it: `BufferRange::check` refuses parameters, `check_gradient_format` steps that write gradients.
     store: |_, _, _, _| String::new(),

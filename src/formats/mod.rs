@@ -84,8 +84,8 @@ impl Format {
         }
     }
 
-    /// The expression that loads lane `at` of this buffer. Of [`Lane::Gathered`], `at` is a field of an `At` of that
-    /// name.
+    /// The expression that loads lane `at` of this buffer. That of [`Lane::Gathered`] stands in a function with
+    /// `at: At`, and `at` here is one of its fields.
     pub(crate) fn load(self, lane: Lane, buffer: &str, at: &str) -> String {
         let one = |k: u32| (self.wgsl().load)(Lane::Tail, buffer, &format!("{at} + min({k}u, last_of(at))"));
         match lane {
@@ -118,7 +118,7 @@ pub enum Lane {
     Four,
     /// `f32`, for the elements behind the last whole four.
     Tail,
-    /// `vec4<f32>`, of elements that are loaded one by one, wherever they begin: of passes that measure.
+    /// `vec4<f32>` in passes that measure. Its elements are loaded one by one, and may begin anywhere.
     Gathered,
 }
 
@@ -128,9 +128,14 @@ impl Lane {
         if matches!(self, Self::Tail) { 1 } else { 4 }
     }
 
-    /// Elements from one index of a buffer to the next.
-    pub(crate) const fn stride(self) -> u64 {
-        if matches!(self, Self::Four) { 4 } else { 1 }
+    /// How many indices of a buffer it takes.
+    pub(crate) const fn indices(self) -> u64 {
+        if matches!(self, Self::Gathered) { 4 } else { 1 }
+    }
+
+    /// The index of a buffer at which this element lies.
+    pub(crate) const fn index(self, element: u64) -> u32 {
+        (element * self.indices() / self.elements()) as u32
     }
 }
 

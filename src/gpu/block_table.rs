@@ -110,7 +110,7 @@ impl BlockTable {
                 batches.push(Blocks { first: self.blocks.len(), count: 0 });
             }
             let len = self.size.min(part.end - start).div_ceil(lane.elements()) as u32;
-            let at = (start / lane.stride()) as u32;
+            let at = lane.index(start);
             let mut block = Block { start: at, grad: at, state: at, len, ..Block::default() };
             fill(&mut block, start - part.start);
             self.blocks.push(block);

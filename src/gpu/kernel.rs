@@ -18,7 +18,7 @@ pub(crate) const AVERAGE: &str = "average";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
-/// Threads in a workgroup; the driver's `@workgroup_size`.
+/// Threads in a workgroup of an update; its `@workgroup_size`.
 pub(crate) const WORKGROUP: u64 = 256;
 
 /// How a kernel binds the gradient.

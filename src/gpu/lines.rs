@@ -151,6 +151,7 @@ pub(crate) fn stages(gpu: &Gpu, log: &wgpu::Buffer, shaped: &[Shaped<'_>]) -> Re
             push(Job { adaptive: 1, clipping, eps, ..of(part.shape.map(|_| over)) })?;
         }
     }
+    // Only its name is used.
     let reduce =
         Reduce { over: Extent::Row, parameter: true, reads: &[], keeps: None, into: "rows and columns of gradients" };
     Ok((!dispatches.is_empty()).then_some((Stage::Reduce(reduce), dispatches)).into_iter().collect())

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::formats::{Format, Lane};
 
 pub(crate) const BLOCK: &str = include_str!("../../shaders/block.wgsl");
-pub(crate) const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
+const REDUCE: &str = include_str!("../../shaders/reduce.wgsl");
 const NORM: &str = include_str!("../../shaders/norm.wgsl");
 const WIDE: &str = include_str!("../../shaders/wide.wgsl");
 const STEP_INPUT: &str = include_str!("../../shaders/step_input.wgsl");
@@ -52,12 +52,12 @@ fn storage(read_only: bool) -> wgpu::BindingType {
 /// The WGSL of the passes before the update: name, entry point, text.
 pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     let norm = |format, lane| norm_text(1, true, format, lane);
-    let (prepare, mut shaders) = (prepare_text(), vec![("norm", "main", norm(Format::F32, Lane::Four))]);
+    let mut shaders = vec![("norm", "main", norm(Format::F32, Lane::Four))];
     shaders.push(("norm, gathered", "main", norm(Format::F32, Lane::Gathered)));
     shaders.push(("norm of bf16", "main", norm(Format::Bf16, Lane::Four)));
     shaders.push(("norm of bf16, gathered", "main", norm(Format::Bf16, Lane::Gathered)));
     for entry in ["total", "prepare", "choose"] {
-        shaders.push(("prepare", entry, prepare.clone()));
+        shaders.push(("prepare", entry, prepare_text(entry)));
     }
     for entry in LINE_ENTRIES {
         shaders.push(("lines", entry, lines_text(false)));
@@ -76,25 +76,38 @@ fn loaded(name: &str, group: u32, binding: u32, access: &str, format: Format) ->
 }
 
 /// What block.wgsl needs to know of a lane.
-pub(super) fn step(lane: Lane) -> String {
-    format!("const STEP = {}u;\n", lane.elements() / lane.stride())
+pub(super) fn indices(lane: Lane) -> String {
+    format!("const INDICES = {}u;\n", lane.indices())
+}
+
+/// Root of the threads of a workgroup that reduces, where there are many workgroups: an adapter on a CPU pays a barrier
+/// for each thread.
+pub(super) const MANY: u32 = 8;
+/// Where one workgroup joins what the others found: the GPU has nothing else to do.
+pub(super) const ONE: u32 = 16;
+
+/// reduce.wgsl for workgroups of `root`² threads.
+pub(super) fn reduce(root: u32) -> String {
+    format!("const THREADS = {}u;\nconst ROOT = {root}u;\n{REDUCE}", root * root)
 }
 
 /// The norm's pass for this [`Norm::kind`](crate::Norm); with `zero`, of the finite elements.
 fn norm_text(kind: u32, zero: bool, format: Format, lane: Lane) -> String {
     let (ty, load) = (format.lane_type(lane), format.load(lane, "grad", "at.param"));
     format!(
-        "{BLOCK}{REDUCE}{}{}const KIND = {kind}u;\nconst ZERO = {zero};\n\
+        "{BLOCK}{}{}{}const KIND = {kind}u;\nconst ZERO = {zero};\n\
          @group(1) @binding(0) var<storage, read> grad: array<{ty}>;\n\
          fn load_grad(at: At) -> vec4<f32> {{ return {load}; }}\n{NORM}",
+        reduce(MANY),
         format.shader(),
-        step(lane)
+        indices(lane)
     )
 }
 
-/// The decision about a step, and the coefficients of each cohort.
-fn prepare_text() -> String {
-    format!("{REDUCE}{WIDE}{STEP_INPUT}{PREPARE}")
+/// The decision about a step, or the coefficients of each cohort.
+fn prepare_text(entry: &str) -> String {
+    let root = if entry == "choose" { MANY } else { ONE };
+    format!("{}{WIDE}{STEP_INPUT}{PREPARE}", reduce(root))
 }
 
 /// The pass over rows or columns. A buffer is bound once where both windows of it overlap: WebGPU allows no two that
@@ -109,10 +122,11 @@ fn lines_text(shared: bool) -> String {
     let store = format.store(Lane::Tail, "grad", "at", "x");
     let (scale, parts) = (first + 1, first + 2);
     format!(
-        "{REDUCE}{WIDE}{STEP_INPUT}{}{param}{grad}\
+        "{}{WIDE}{STEP_INPUT}{}{param}{grad}\
          fn store_grad(at: u32, x: f32) {{ {store} }}\n\
          @group(1) @binding({scale}) var<storage, read> loss_scale: f32;\n\
          @group(1) @binding({parts}) var<storage, read_write> parts: array<vec4<f32>>;\n{LINES}",
+        reduce(ONE),
         format.shader()
     )
 }
@@ -134,7 +148,7 @@ impl Gpu {
     /// An entry of prepare.wgsl: the sum of all partial norms, the decision about a step, or the coefficients of each
     /// cohort.
     pub(crate) fn prepare_pass(&self, entry: &'static str) -> Result<Arc<Pass>> {
-        self.pass(entry, prepare_text(), entry, &[&[true], &[true, false, false]])
+        self.pass(entry, prepare_text(entry), entry, &[&[true], &[true, false, false]])
     }
 
     /// The pass, compiled at its first use. Each group is a list of storage buffers: whether they are read-only.

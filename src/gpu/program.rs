@@ -272,8 +272,7 @@ impl<'a> Builder<'a> {
         for piece in &pool.pieces {
             let start = piece.starts[0];
             self.blocks.cut(&mut batches, most, start..start + piece.len, lane, |block, offset| {
-                let at = |start| ((start + offset) / lane.stride()) as u32;
-                [block.start, block.grad, block.state] = piece.starts.map(at);
+                [block.start, block.grad, block.state] = piece.starts.map(|start| lane.index(start + offset));
                 (block.cohort, block.out) = (piece.cohort as u32, piece.out + (offset / size) as u32);
                 (block.first, block.limit) = (((piece.first + offset) / lane.elements()) as u32, piece.limit as u32);
             });
@@ -404,7 +403,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Norms of gradients, tensor by tensor, of which the decision makes a part of each gradient's scale.
+/// Norms of gradients, tensor by tensor, of which the decision makes a part of each gradient's scale. Only the name is
+/// used.
 const NORMS: Reduce = Reduce {
     over: crate::formats::Extent::Tensor,
     parameter: false,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::decision::COEFFICIENT_STRIDE;
 use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey};
-use super::passes::{BLOCK, REDUCE, step};
+use super::passes::{BLOCK, MANY, ONE, indices, reduce};
 use crate::formats::{Format, Lane};
 use crate::settings::COEFFICIENT_HEAD;
 
@@ -29,16 +29,16 @@ impl KernelKey {
     /// the driver.
     pub(crate) fn compose(&self) -> String {
         let noise = if self.extras.noise { NOISE } else { "" };
-        let (reduce, drivers) = match self.stage {
-            Driver::Update => ("", vec![UPDATE, if self.has_blocks() { BLOCKS } else { RANGE }]),
-            Driver::Measure => (REDUCE, vec![MEASURE]),
-            Driver::Trust => (REDUCE, vec![TRUST]),
-        };
         let mut formats = vec![Format::F32];
         formats.extend((self.gradient_format != Format::F32).then_some(self.gradient_format));
-        let mut texts = vec![self.shader, BLOCK, LANE, noise, reduce];
+        let (reduce, drivers) = match self.stage {
+            Driver::Update => (String::new(), vec![UPDATE, if self.has_blocks() { BLOCKS } else { RANGE }]),
+            Driver::Measure => (reduce(MANY), vec![MEASURE]),
+            Driver::Trust => (reduce(ONE), vec![TRUST]),
+        };
+        let mut texts = vec![self.shader, BLOCK, LANE, noise, &reduce];
         texts.retain(|text| !text.is_empty());
-        texts.extend(formats.into_iter().map(Format::shader));
+        formats.iter().for_each(|format| texts.push(format.shader()));
         format!("{}\n{}\n{}", texts.join("\n"), self.generated(), drivers.join("\n"))
     }
 
@@ -47,7 +47,7 @@ impl KernelKey {
         let rest = (COEFFICIENT_STRIDE as usize - 4 * (COEFFICIENT_HEAD + self.hyper).next_multiple_of(4)) / 16;
         let mut text = of_lane(self.lane).to_owned();
         _ = writeln!(text, "const PADDING = {rest};");
-        text += &step(self.lane);
+        text += &indices(self.lane);
         text += &self.features();
         match self.stage {
             Driver::Update => {

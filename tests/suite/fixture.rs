@@ -14,7 +14,7 @@ pub(crate) fn random(seed: u64) -> impl Rng {
 
 /// What src/gpu/wgsl.rs generates before block.wgsl and lane.wgsl, for a kernel whose lanes are one element each.
 pub(crate) const ONE_ELEMENT: &str = "
-    alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; const PADDING = 12; const STEP = 1u;
+    alias Lane = f32; alias Bits = u32; alias Mask = bool; const TAIL = true; const PADDING = 12; const INDICES = 1u;
     const WITH_SETTINGS = true; const WITH_TWO_FACTORS = false; const WITH_ZERO = false;
     const WITH_CLIP = false; const WITH_NOISE = true; struct Hyper { x: f32 }
     fn of_four(x: vec4<f32>, at: u32) -> Lane { return x[at & 3u]; }";
