@@ -1,12 +1,34 @@
 // A part of a tensor, which one workgroup has. Before lane.wgsl and norm.wgsl.
 
 // `start`, `grad` and `state` are where it is in the buffers of the parameter, the gradient and the states. `len`
-// counts lanes, and so does `first`, its place in the tensor of `limit` elements.
-struct Block { start: u32, grad: u32, state: u32, len: u32, out: u32, cohort: u32, first: u32, limit: u32 }
+// counts lanes, and so does `first`, its place in the tensor of `limit` elements. `own` is where it is in the buffers of
+// states in blocks of 256, in lanes of four, and `tensor` the hash of the tensor's name.
+struct Block {
+    start: u32,
+    grad: u32,
+    state: u32,
+    len: u32,
+    out: u32,
+    cohort: u32,
+    first: u32,
+    limit: u32,
+    own: u32,
+    tensor: u32,
+}
 
 // Where a lane is in the buffers of the parameter, the gradient and the states, and in its tensor of `limit` elements.
 // A format changes the bytes of a lane, but not its index.
-struct At { param: u32, grad: u32, state: u32, cohort: u32, first: u32, limit: u32, inside: bool }
+struct At {
+    param: u32,
+    grad: u32,
+    state: u32,
+    cohort: u32,
+    first: u32,
+    limit: u32,
+    own: u32,
+    tensor: u32,
+    inside: bool,
+}
 
 // How many lanes of a block each of `threads` takes.
 fn turns_of(block: Block, threads: u32) -> u32 {
@@ -23,7 +45,17 @@ fn nth_lane(thread: u32, turn: u32, turns: u32) -> u32 {
 fn in_block(block: Block, k: u32) -> At {
     let i = INDICES * k;
     let inside = k < block.len;
-    return At(block.start + i, block.grad + i, block.state + i, block.cohort, block.first + k, block.limit, inside);
+    return At(
+        block.start + i,
+        block.grad + i,
+        block.state + i,
+        block.cohort,
+        block.first + k,
+        block.limit,
+        block.own + k,
+        block.tensor,
+        inside,
+    );
 }
 
 // The last element of a lane of four that is its tensor's, 0 to 3.

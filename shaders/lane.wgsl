@@ -11,6 +11,8 @@ struct Coefficients {
     noise: f32,                 // standard deviation of the noise on the gradient
     grad_power: f32,            // neutral 1; a power of two beside grad_scale, where their product is no normal number
     draw: vec4<u32>,            // the noise's: step, both halves of the seed, tensor
+    rounding: vec2<u32>,        // keys of this step's random bits for rounding
+    unused: vec2<u32>,
     @align(16) hyper: Hyper,
 }
 
@@ -21,7 +23,7 @@ struct Padded { c: Coefficients, padding: array<vec4<f32>, PADDING> }
 // In ranges that are bound whole. `len` counts lanes. A tail is behind the last whole four.
 fn in_range(k: u32, len: u32) -> At {
     let i = k + select(0u, len & ~3u, TAIL);
-    return At(i, i, i, 0u, i, len, i < len);
+    return At(i, i, i, 0u, i, len, i, 0u, i < len);
 }
 
 // The gradient with both factors. The `select` keeps them apart: a compiler may join a product of three.

@@ -14,7 +14,7 @@ fn measured(at: At, c: Coefficients) -> Measured {
         w = load_param(at);
     }
     let g = rule_gradient(load_grad(at), w, at, c);
-    let x = rule_measure(w - c.decay * w, g, load_state(at), c.hyper);
+    let x = rule_measure(w - c.decay * w, g, load_state(at, load_scales(at)), c.hyper);
     let counts = of_tensor(at);
     return Measured(select(Lane(0.0), w, counts & vec4(WITH_PARAMETER)), select(Lane(0.0), x, counts));
 }

@@ -10,12 +10,14 @@ mod gradient;
 mod machine;
 mod measure;
 mod norm;
+mod numbers;
 
 pub(crate) use gradient::Gradient;
 pub(crate) use machine::map;
 use machine::{prefetch, widest};
 pub(crate) use measure::measure;
 pub(crate) use norm::{Measure, hypot, join};
+pub(crate) use numbers::{Numbers, NumbersMut};
 
 /// Elements that are loaded, computed and stored at a time: four of AVX2's vectors of f32.
 const TILE: usize = 32;
@@ -23,6 +25,8 @@ const TILE: usize = 32;
 const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
+/// Elements whose states are decoded, updated and encoded while they are in the nearest cache.
+const PART: usize = 1 << 11;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_STATES: usize = 8;
 
@@ -32,7 +36,7 @@ pub(crate) const MAX_STATES: usize = 8;
 pub(crate) struct Job<'a, F> {
     pub(crate) parameter: &'a mut [F],
     pub(crate) gradient: Gradient<'a, F>,
-    pub(crate) states: Vec<&'a mut [F]>,
+    pub(crate) states: Vec<NumbersMut<'a, F>>,
     pub(crate) others: Vec<&'a mut [F]>,
 }
 
@@ -150,7 +154,7 @@ impl<'a, F: Real> Job<'a, F> {
     fn split(self, at: usize) -> (Self, Self) {
         let (a, b) = self.parameter.split_at_mut(at);
         let (ga, gb) = self.gradient.split_at(at);
-        let (sa, sb) = self.states.into_iter().map(|s| s.split_at_mut(at)).unzip();
+        let (sa, sb) = self.states.into_iter().map(|s| s.split_at(at)).unzip();
         let part = |parameter, gradient, states| Self { parameter, gradient, states, others: Vec::new() };
         (part(a, ga, sa), part(b, gb, sb))
     }
@@ -193,6 +197,77 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         );
         return;
     }
+    let Job { parameter, gradient, states, .. } = job;
+    match states.iter().all(NumbersMut::is_same) {
+        true => {
+            let states = states.into_iter().filter_map(NumbersMut::same).collect();
+            run::<R, F, EXTRAS>(rule, Same { parameter, gradient, states }, c, h, first);
+        }
+        false => in_parts(parameter, gradient, states, c, first, |same, first| {
+            run::<R, F, EXTRAS>(rule, same, c, h, first);
+        }),
+    }
+}
+
+/// A part of a parameter's memory, its states in the parameter's type.
+struct Same<'a, F> {
+    parameter: &'a mut [F],
+    gradient: Gradient<'a, F>,
+    states: Vec<&'a mut [F]>,
+}
+
+/// Decodes states that are stored in blocks, part by part, updates, and encodes them. `update` gets the first element of
+/// a part.
+fn in_parts<'a, F: Real>(
+    mut parameter: &'a mut [F],
+    mut gradient: Gradient<'a, F>,
+    mut states: Vec<NumbersMut<'a, F>>,
+    c: &Coefficients,
+    first: usize,
+    update: impl Fn(Same<'_, F>, usize),
+) {
+    let in_blocks = states.iter().filter(|state| !state.is_same()).count();
+    let mut room = vec![F::zero(); in_blocks * PART];
+    let mut start = 0;
+    while !parameter.is_empty() {
+        let len = parameter.len().min(PART);
+        let ((now, rest), (g, g_rest)) = (parameter.split_at_mut(len), gradient.split_at(len));
+        (parameter, gradient) = (rest, g_rest);
+        let mut rooms = room.chunks_mut(PART);
+        let decode = |state| match state {
+            &mut NumbersMut::Same(ref mut x) => Some(&mut x[start..start + len]),
+            state => {
+                let room = &mut rooms.next()?[..len];
+                widest(
+                    #[inline(always)]
+                    || state.decode(start..start + len, room),
+                );
+                Some(room)
+            }
+        };
+        let decoded = states.iter_mut().filter_map(decode).collect();
+        update(Same { parameter: now, gradient: g, states: decoded }, first + start);
+        let in_blocks = states.iter_mut().enumerate().filter(|(_, state)| !state.is_same());
+        for ((k, state), room) in in_blocks.zip(room.chunks(PART)) {
+            let draws = c.draws.of_state(k as u32);
+            widest(
+                #[inline(always)]
+                || state.encode_part(start, &room[..len], c.encoding, draws, first + start),
+            );
+        }
+        start += len;
+    }
+}
+
+/// Not inlined: its one copy serves both callers.
+#[inline(never)]
+fn run<R: Rule, F: Real, const EXTRAS: bool>(
+    rule: &R,
+    job: Same<'_, F>,
+    c: &Coefficients,
+    h: &R::Hyper<F>,
+    first: usize,
+) {
     widest(
         #[inline(always)]
         || serial::<R, F, EXTRAS>(rule, job, c, h, first),
@@ -203,13 +278,13 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
 #[inline(always)]
 fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     rule: &R,
-    job: Job<'_, F>,
+    job: Same<'_, F>,
     c: &Coefficients,
     h: &R::Hyper<F>,
     first: usize,
 ) {
     let driver = Driver::<F>::of(c);
-    let Job { parameter, mut gradient, states, .. } = job;
+    let Same { parameter, mut gradient, states } = job;
     let mut states = states.into_iter();
     let mut kept: [Option<&mut [F]>; MAX_STATES] = Default::default();
     for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {

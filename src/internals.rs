@@ -5,7 +5,8 @@ use std::mem::offset_of;
 
 use crate::any_rule::AnyRule;
 use crate::clipping::{Limit, NonFinite, Norm};
-use crate::formats::Format;
+pub use crate::formats::Encoding;
+use crate::formats::{Extent, Format};
 use crate::gpu::block_table::{Block, Owner};
 use crate::gpu::decision::{COEFFICIENT_STRIDE, PARTIAL};
 use crate::gpu::kernel::KernelKey;
@@ -39,7 +40,29 @@ pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extr
 
 /// [`shader`] of gradients that are stored in this format.
 pub fn shader_reading(rule: &AnyRule, lane: Lane, gradient: GradientAccess, format: Format, extras: Extras) -> String {
-    KernelKey::update(rule.description(), lane, gradient, extras).reading(format).compose()
+    KernelKey::update(rule.description(), lane, gradient, extras).stored(vec![Format::F32, format]).compose()
+}
+
+/// [`shader`] of states in blocks of 256: these formats for what may be below 0, and for what may not. Threads have blocks
+/// of their own, or share them.
+pub fn shader_in_blocks(
+    rule: &AnyRule,
+    lane: Lane,
+    gradient: GradientAccess,
+    states: [Format; 2],
+    (block_a_thread, extras): (bool, Extras),
+) -> String {
+    let of = |state: &&'static str| states[usize::from(!rule.description().signed(state))];
+    let elements = rule.storage().into_iter().filter(|state| state.extent == Extent::Element);
+    let states = elements.map(|state| of(&state.name));
+    let formats = [Format::F32; 2].into_iter().chain(states).collect();
+    let key = KernelKey::update(rule.description(), lane, gradient, extras);
+    key.stored(formats).with_blocks(block_a_thread).compose()
+}
+
+/// Says whether a thread updates a block of 256 alone, or shares it; see [`shader_in_blocks`].
+pub fn give_a_thread_a_block(gpu: &crate::Gpu, block_a_thread: bool) {
+    gpu.give_a_thread_a_block(block_a_thread);
 }
 
 /// The WGSL of a norm-based rule's own passes.
@@ -71,7 +94,7 @@ macro_rules! layout {
 /// All structs that both sides share whole.
 pub fn layouts() -> [Layout; 3] {
     [
-        layout!("Block", Block: start grad state len out cohort first limit),
+        layout!("Block", Block: start grad state len out cohort first limit own tensor),
         layout!("Owner", Owner: first count cohort cohorts kept unused),
         layout!("Job", Job: param grad lines line_step count step width adaptive clipping eps cohort parts turns),
     ]
@@ -80,7 +103,7 @@ pub fn layouts() -> [Layout; 3] {
 /// All structs of which Rust has the first fields.
 pub fn heads() -> [Layout; 2] {
     [
-        layout!("Coefficients", CoefficientHead: grad_scale l2 decay average clip_value skip noise grad_power draw),
+        layout!("Coefficients", CoefficientHead: grad_scale l2 decay average clip_value skip noise grad_power draw rounding unused),
         layout!("StepLog", Head: scale growth_tracker skipped bad norm norm_exponent last),
     ]
 }

@@ -124,6 +124,7 @@ pub mod guide;
 pub mod internals;
 mod noise;
 mod optimizer;
+mod precision;
 mod rule;
 pub mod rules;
 mod scaling;
@@ -149,6 +150,7 @@ pub use noise::Noise;
 pub use optimizer::{
     Gradient, Key, LoadOptions, Location, Optimizer, ParameterId, Progress, SaveOptions, Slices, TorchOptions,
 };
+pub use precision::{Precision, Rounding, States};
 #[doc(hidden)]
 pub use rule::__next;
 pub use rule::{Fields, Real, Reduce, Rule, Stage, Step, largest, ratio};

@@ -43,10 +43,14 @@ impl Noise {
     /// What a parameter's step t, counted from 1, draws.
     pub(crate) fn stream(&self, name: &str, t: u64) -> Stream {
         let deviation = (self.eta / (t as f64).powf(self.gamma)).sqrt();
-        // FNV-1a.
-        let hash = name.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        Stream { deviation, step: (t - 1) as u32, seed: [self.seed as u32, (self.seed >> 32) as u32], tensor: hash }
+        let (step, seed) = ((t - 1) as u32, [self.seed as u32, (self.seed >> 32) as u32]);
+        Stream { deviation, step, seed, tensor: hash(name) }
     }
+}
+
+/// A parameter's name as a number: FNV-1a.
+pub(crate) fn hash(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// The noise of one parameter's step.

@@ -215,6 +215,11 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn initial(&self, _state: &str) -> f64 {
         0.0
     }
+    /// Whether the state of this name may be below 0. In PyTorch's names, those of second moments and sums of squares
+    /// are not.
+    fn signed(&self, state: &str) -> bool {
+        !["sum", "square_avg", "acc_delta", "exp_inf", "exp_avg_sq", "max_exp_avg_sq"].contains(&state)
+    }
     /// Values of the shader's `override` constants.
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Vec::new()
@@ -260,6 +265,7 @@ pub(crate) trait Description: Debug + Send + Sync {
     fn check(&self) -> Result<()>;
     fn uses(&self, state: &str) -> bool;
     fn initial(&self, state: &str) -> f64;
+    fn signed(&self, state: &str) -> bool;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn stages(&self) -> &'static [Stage];
     fn look_ahead(&self, step: &Step) -> Option<f64>;
@@ -307,6 +313,9 @@ impl<R: Rule> Description for R {
     }
     fn initial(&self, state: &str) -> f64 {
         Rule::initial(self, state)
+    }
+    fn signed(&self, state: &str) -> bool {
+        Rule::signed(self, state)
     }
     fn overrides(&self) -> Vec<(&'static str, bool)> {
         Rule::overrides(self)

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clipping::{AdaptiveClip, ClipNorm};
 use crate::error::{Result, at_least_0, in_f32, require};
+use crate::formats::Encoding;
+use crate::formats::draws::Draws;
 use crate::noise::{Noise, Stream};
 use crate::rule::coefficient;
 use crate::scaling::factors;
@@ -181,6 +183,8 @@ impl Settings {
             zero_non_finite: false,
             average: None,
             noise: None,
+            encoding: Encoding::Nearest,
+            draws: Draws::default(),
         }
     }
 }
@@ -262,6 +266,8 @@ pub(crate) struct CoefficientHead {
     pub(crate) noise: f32,
     pub(crate) grad_power: f32,
     pub(crate) draw: [u32; 4],
+    pub(crate) rounding: [u32; 2],
+    pub(crate) unused: [u32; 2],
 }
 
 /// [`Settings`] as the driver around a rule uses them, each with a neutral value.
@@ -277,6 +283,10 @@ pub(crate) struct Coefficients {
     /// The rate of the average, where the group keeps one.
     pub(crate) average: Option<f64>,
     pub(crate) noise: Option<Stream>,
+    /// How states are rounded to what they are stored in.
+    pub(crate) encoding: Encoding,
+    /// The random bits of this step for that; on the CPU, of this tensor.
+    pub(crate) draws: Draws,
 }
 
 impl Coefficients {
@@ -303,6 +313,8 @@ impl Coefficients {
             noise: coefficient(noise),
             grad_power,
             draw,
+            rounding: self.draws.keys,
+            unused: [0; 2],
         })
     }
 }

@@ -12,7 +12,7 @@ const ROOMS: [(&[&str], &str); 12] = [
         &["averaging", "clipping", "noise", "rule", "schedule", "stopping"],
         "What a rule is, and what stands beside a rule: each is read alone.",
     ),
-    (&["derivatives", "scaling"], "What else needs the numbers of rule."),
+    (&["derivatives", "precision", "scaling"], "What else needs the numbers of rule, or of noise."),
     (&["settings"], "All that a group does around its rule."),
     (&["cpu", "gpu"], "Two executors: neither knows the other, or who calls it."),
     (&["any_rule"], "A rule without its type, with what the CPU runs of it."),

@@ -5,8 +5,8 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::internals::{
-    Driver, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader, norm_shader,
-    offsets, pass_shaders, shader, shader_reading, sizes, swap_shader,
+    Driver, Encoding, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader,
+    norm_shader, offsets, pass_shaders, shader, shader_in_blocks, shader_reading, sizes, swap_shader,
 };
 use wgpu_optim::{AnyRule, Extent, Format, rules};
 
@@ -22,8 +22,11 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 32] = [
+const DRIVERS: [&str; 35] = [
     "block",
+    "block_a_thread",
+    "shared_blocks",
+    "draws",
     "blocks",
     "range",
     "update",
@@ -87,6 +90,10 @@ fn of_norms(rule: &AnyRule) -> Vec<(Driver, Lane)> {
     all.into_iter().filter(|_| rule.reduce().is_some()).collect()
 }
 
+fn has_states(rule: &AnyRule) -> bool {
+    rule.storage().iter().any(|state| state.extent == Extent::Element)
+}
+
 fn constants_of(rule: &AnyRule) -> PipelineConstants {
     rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect()
 }
@@ -122,11 +129,31 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     pooled: true,
                     two_factors: true,
                     noise: true,
+                    encoding: Encoding::Nearest,
                 };
                 let pooled = Extras { average: true, pooled: true, ..Extras::default() };
                 for extras in [all, Extras { pooled: false, ..all }, pooled] {
                     let text = shader(&rule, lane, access, extras);
                     kernels.push((format!("{label} {extras:?}"), constants.clone(), text, "main"));
+                }
+                let all = Extras { encoding: Encoding::Stochastic, ..all };
+                let plain = Extras { encoding: Encoding::Binned, pooled: true, ..Extras::default() };
+                let formats = [Format::Block8Signed, Format::Block8Unsigned];
+                let relative = [Format::Block8Signed, Format::Relative8];
+                let mut in_blocks = Vec::new();
+                // A rule changes the names of states alone.
+                let several = ["adam", "amsgrad", "rmsprop-centered-momentum"].contains(&name);
+                let beside = if lane == Lane::Tail { Lane::Gathered } else { lane };
+                for block_a_thread in [true, false] {
+                    in_blocks.push(shader_in_blocks(&rule, beside, access, formats, (block_a_thread, all)));
+                    if several {
+                        in_blocks.push(shader_in_blocks(&rule, beside, access, formats, (block_a_thread, plain)));
+                        in_blocks.push(shader_in_blocks(&rule, beside, access, relative, (block_a_thread, all)));
+                    }
+                }
+                let kept = has_states(&rule) && (several || access == GradientAccess::Read);
+                for (k, text) in in_blocks.into_iter().enumerate().filter(|_| kept) {
+                    kernels.push((format!("{label} in blocks {k}"), constants.clone(), text, "main"));
                 }
                 let bf16 = shader_reading(&rule, lane, access, Format::Bf16, Extras::default());
                 kernels.push((format!("{label} of bf16"), constants.clone(), bf16, "main"));

@@ -53,7 +53,6 @@ impl<'a, F: Real> Gradient<'a, F> {
         }
     }
 
-    #[cfg(not(target_family = "wasm"))]
     pub(super) fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Ours(g) => {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::gradient::View;
-use super::{CHUNK, Driver, Job, LANES, MAX_STATES, TILE, hyper, map, prefetch, states_of, widest};
+use super::{CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest};
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
 
@@ -11,27 +11,50 @@ use crate::settings::Coefficients;
 const TILES: usize = 16;
 
 /// The memory of a parameter that is measured. States that the rule does not measure are `None`.
+struct Whole<'a, F> {
+    parameter: &'a [F],
+    gradient: View<'a, F>,
+    states: [Option<&'a NumbersMut<'a, F>>; MAX_STATES],
+    /// States that are stored in blocks.
+    in_blocks: usize,
+}
+
+/// A part of it, its states in the parameter's type.
 struct Measured<'a, F> {
     parameter: &'a [F],
     gradient: View<'a, F>,
     states: [Option<&'a [F]>; MAX_STATES],
 }
 
-impl<'a, F: Real> Measured<'a, F> {
+impl<'a, F: Real> Whole<'a, F> {
     fn new<R: Rule>(rule: &R, job: &'a Job<'_, F>) -> Self {
         let names = <R::State<F> as Fields<F>>::NAMES;
         let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
         let mut states = [None; MAX_STATES];
         let kept = (0..names.len()).filter(|&k| Rule::uses(rule, names[k])).zip(&job.states);
         for (k, state) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
-            states[k] = Some(&**state);
+            states[k] = Some(state);
         }
-        Self { parameter: &*job.parameter, gradient: job.gradient.view(), states }
+        let in_blocks = states.iter().flatten().filter(|state| !state.is_same()).count();
+        Self { parameter: &*job.parameter, gradient: job.gradient.view(), states, in_blocks }
     }
 
-    fn part(&self, part: Range<usize>) -> Self {
-        let states = self.states.map(|state| state.map(|state| &state[part.clone()]));
-        Self { parameter: &self.parameter[part.clone()], gradient: self.gradient.part(part), states }
+    /// This part, with room for states that are to be decoded.
+    fn part<'b>(&'b self, part: Range<usize>, room: &'b mut Vec<F>) -> Measured<'b, F> {
+        room.resize(self.in_blocks * part.len(), F::zero());
+        let mut rooms = room.chunks_mut(part.len().max(1));
+        let states = self.states.map(|state| match state? {
+            NumbersMut::Same(x) => Some(&x[part.clone()]),
+            state => {
+                let room = rooms.next()?;
+                widest(
+                    #[inline(always)]
+                    || state.decode(part.clone(), room),
+                );
+                Some(&*room)
+            }
+        });
+        Measured { parameter: &self.parameter[part.clone()], gradient: self.gradient.part(part), states }
     }
 }
 
@@ -55,9 +78,10 @@ fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
     c: &Coefficients,
     step: &Step,
 ) -> [f64; 2] {
-    let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Measured::new(rule, job));
+    let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
     let of_part = |start: usize| {
-        let part = whole.part(start..job.parameter.len().min(start + CHUNK));
+        let mut room = Vec::new();
+        let part = whole.part(start..job.parameter.len().min(start + CHUNK), &mut room);
         widest(
             #[inline(always)]
             || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),
@@ -179,6 +203,8 @@ fn square<F: Real>(x: F) -> f64 {
 mod tests {
     use super::*;
     use crate::cpu::Gradient;
+    use crate::formats::Encoding;
+    use crate::formats::draws::Draws;
     use crate::rules::{AdaGradNorm, Lars};
 
     /// What the rule measures of a parameter and its gradient, without decay or with λ = 1.
@@ -194,6 +220,8 @@ mod tests {
             zero_non_finite: false,
             average: None,
             noise: None,
+            encoding: Encoding::Nearest,
+            draws: Draws::default(),
         };
         let step = Step { t: 1, lr: 1.0, momentum: None, weight_decay: 0.0, look_ahead: 0.0 };
         measure(rule, &job, &c, &step)

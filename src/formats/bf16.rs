@@ -5,7 +5,7 @@ use half::bf16;
 use super::{Lane, Wgsl};
 
 pub(super) const WGSL: Wgsl = Wgsl {
-    text: include_str!("../../shaders/formats/bf16.wgsl"),
+    texts: &[include_str!("../../shaders/formats/bf16.wgsl")],
     four: "Bf16Four",
     one: "Bf16Two",
     load: |lane, buffer, at| match lane {

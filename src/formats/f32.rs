@@ -3,7 +3,7 @@
 use super::Wgsl;
 
 pub(super) const WGSL: Wgsl = Wgsl {
-    text: include_str!("../../shaders/formats/f32.wgsl"),
+    texts: &[include_str!("../../shaders/formats/f32.wgsl")],
     four: "F32Four",
     one: "F32One",
     load: |_, buffer, at| format!("{buffer}[{at}]"),

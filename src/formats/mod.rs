@@ -1,11 +1,17 @@
 //! How a number is stored, and what one stored number belongs to.
 
 pub(crate) mod bf16;
+pub(crate) mod block8;
+pub(crate) mod draws;
 mod f32;
+mod relative8;
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use block8::BLOCK;
+pub use block8::Encoding;
 
 /// How a number is stored. Arithmetic is always f32, and f64 on the CPU where parameters are f64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,18 +24,44 @@ pub enum Format {
     F64,
     /// bfloat16, the upper half of an f32: of gradients, which are read.
     Bf16,
+    /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest magnitude:
+    /// the signed dynamic map of [bitsandbytes](https://arxiv.org/abs/2110.02861).
+    Block8Signed,
+    /// Eight bits for a state that is never below 0, with bitsandbytes' unsigned map.
+    Block8Unsigned,
+    /// Eight bits for a state that is never below 0, as the logarithm of what it is of its block's largest.
+    Relative8,
 }
 
 impl Format {
     /// Bytes of a number of the smallest format.
-    pub(crate) const SMALLEST: u64 = 2;
+    pub(crate) const SMALLEST: u64 = 1;
 
-    /// Bytes of a number.
+    /// Bytes of a number, without what is kept for its block.
     pub const fn size(self) -> u64 {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
             Self::Bf16 => 2,
+            Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => 1,
+        }
+    }
+
+    /// Whether its numbers are in blocks of [`BLOCK`], whose largest magnitudes are kept beside them as `f32`.
+    pub const fn is_scaled(self) -> bool {
+        matches!(self, Self::Block8Signed | Self::Block8Unsigned | Self::Relative8)
+    }
+
+    /// Bytes of a buffer for this many numbers, in whole blocks. The largest magnitudes lie behind all numbers.
+    pub(crate) const fn bytes(self, len: u64) -> u64 {
+        self.size() * len + if self.is_scaled() { 4 * len.div_ceil(BLOCK as u64) } else { 0 }
+    }
+
+    /// How many numbers a buffer of this many bytes holds, in whole words and blocks.
+    pub(crate) const fn numbers(self, bytes: u64) -> u64 {
+        match self.is_scaled() {
+            true => bytes / self.bytes(BLOCK as u64) * BLOCK as u64,
+            false => bytes / 4 * 4 / self.size(),
         }
     }
 
@@ -39,19 +71,63 @@ impl Format {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::Bf16 => "bf16",
+            Self::Block8Signed => "block8_signed",
+            Self::Block8Unsigned => "block8_unsigned",
+            Self::Relative8 => "relative8",
         }
     }
 
-    /// These numbers as they are stored.
+    /// The numbers of a block.
+    #[inline(always)]
+    pub(crate) fn decode_block(self, codes: &[u8], absmax: f32, to: &mut [f32]) {
+        match self {
+            Self::Relative8 => relative8::decode(codes, absmax, to),
+            _ => block8::decode(self == Self::Block8Signed, codes, absmax, to),
+        }
+    }
+
+    /// The codes of a block's numbers; returns their largest magnitude. `random` gives 32 bits for each number.
+    #[inline(always)]
+    pub(crate) fn encode_block(
+        self,
+        from: &[f32],
+        encoding: Encoding,
+        random: impl Fn(usize) -> u32,
+        codes: &mut [u8],
+    ) -> f32 {
+        match self {
+            Self::Relative8 => relative8::encode(from, encoding, random, codes),
+            _ => block8::encode(self == Self::Block8Signed, from, encoding, random, codes),
+        }
+    }
+
+    /// Codes and largest magnitudes of numbers, each the nearest, from the start of a block on.
+    pub(crate) fn encode_blocks(self, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
+        let mut codes = vec![0; values.len()];
+        let both = values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK));
+        let absmax = both.map(|(from, codes)| self.encode_block(from, Encoding::Nearest, |_| 0, codes)).collect();
+        (codes, absmax)
+    }
+
+    /// The numbers of these codes and largest magnitudes, from the start of a block on.
+    pub(crate) fn decode_blocks(self, codes: &[u8], absmax: &[f32]) -> Vec<f32> {
+        let mut values = vec![0.0; codes.len()];
+        let both = codes.chunks(BLOCK).zip(values.chunks_mut(BLOCK));
+        both.zip(absmax).for_each(|((codes, to), &absmax)| self.decode_block(codes, absmax, to));
+        values
+    }
+
+    /// These numbers as they are stored; of blocks, the codes alone.
     pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
         match self {
             Self::F32 => Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
             Self::Bf16 => Cow::Owned(bf16::encode(values)),
+            Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => Cow::Owned(self.encode_blocks(values).0),
         }
     }
 
-    /// Stored numbers, each rounded to `f32` once.
+    /// Stored numbers, each rounded to `f32` once; of blocks, what they are of the largest magnitude.
     pub(crate) fn decode(self, bytes: &[u8]) -> Cow<'_, [f32]> {
         match self {
             Self::F32 => {
@@ -60,6 +136,9 @@ impl Format {
             }
             Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
+            Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
+                Cow::Owned(self.decode_blocks(bytes, &vec![1.0; bytes.len().div_ceil(BLOCK)]))
+            }
         }
     }
 
@@ -68,12 +147,15 @@ impl Format {
         match self {
             Self::F32 | Self::F64 => &f32::WGSL,
             Self::Bf16 => &bf16::WGSL,
+            Self::Block8Signed => &block8::SIGNED_WGSL,
+            Self::Block8Unsigned => &block8::UNSIGNED_WGSL,
+            Self::Relative8 => &relative8::WGSL,
         }
     }
 
-    /// The text that defines what a buffer of this format holds, and how a lane of it is decoded.
-    pub(crate) fn shader(self) -> &'static str {
-        self.wgsl().text
+    /// The texts that define what a buffer of this format holds, and how a lane of it is decoded.
+    pub(crate) fn shader(self) -> &'static [&'static str] {
+        self.wgsl().texts
     }
 
     /// What a buffer holds for a lane.
@@ -94,16 +176,34 @@ impl Format {
         }
     }
 
-    /// The statement that stores `x` in lane `at` of this buffer.
+    /// Of [blocks](Self::is_scaled): the expression of four numbers of this word, of a block with this largest magnitude.
+    pub(crate) fn load_block(self, word: &str, absmax: &str) -> String {
+        (self.wgsl().load)(Lane::Four, word, absmax)
+    }
+
+    /// Of [blocks](Self::is_scaled): the statement that stores `x` in this word. `random` is a variable there.
+    pub(crate) fn store_block(self, word: &str, absmax: &str, x: &str) -> String {
+        (self.wgsl().store)(Lane::Four, word, absmax, x)
+    }
+
+    /// The statements that store `x` in lane `at` of this buffer; of [`Lane::Gathered`], the elements that are the
+    /// tensor's.
     pub(crate) fn store(self, lane: Lane, buffer: &str, at: &str, x: &str) -> String {
-        (self.wgsl().store)(lane, buffer, at, x)
+        let one = |k: u32| {
+            let store = (self.wgsl().store)(Lane::Tail, buffer, &format!("{at} + {k}u"), &format!("{x}[{k}]"));
+            format!("if {k}u <= last_of(at) {{ {store} }}")
+        };
+        match lane {
+            Lane::Gathered => [0, 1, 2, 3].map(one).join(" "),
+            _ => (self.wgsl().store)(lane, buffer, at, x),
+        }
     }
 }
 
 /// A format in WGSL.
 struct Wgsl {
     /// `shaders/formats/*.wgsl`.
-    text: &'static str,
+    texts: &'static [&'static str],
     /// What a buffer holds for four numbers, and for one.
     four: &'static str,
     one: &'static str,
@@ -118,7 +218,8 @@ pub enum Lane {
     Four,
     /// `f32`, for the elements behind the last whole four.
     Tail,
-    /// `vec4<f32>` in passes that measure. Its elements are loaded one by one, and may begin anywhere.
+    /// `vec4<f32>` whose elements are loaded and stored one by one, and may begin anywhere: in passes that measure, and
+    /// beside states in blocks.
     Gathered,
 }
 

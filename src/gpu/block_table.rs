@@ -6,8 +6,8 @@ use crate::formats::Lane;
 
 /// Elements of a block, where a device binds at least twice as many.
 const BLOCK: u64 = 4096;
-/// Blocks that start a dispatch lie at multiples of this many: 256 bytes.
-const ALIGN: usize = 8;
+/// Blocks that start a dispatch lie at multiples of this many: 1,280 bytes, five times the strictest alignment.
+const ALIGN: usize = 32;
 
 /// `Block` of the shaders.
 #[repr(C)]
@@ -28,6 +28,10 @@ pub(crate) struct Block {
     pub(crate) first: u32,
     /// Elements of the tensor.
     pub(crate) limit: u32,
+    /// Of states in blocks of 256, whose buffers are bound whole: in lanes of four.
+    pub(crate) own: u32,
+    /// The hash of the tensor's name.
+    pub(crate) tensor: u32,
 }
 
 /// `Owner` of shaders/trust.wgsl: the partial norms of a tensor or a group, its cohorts, and the number that is kept
@@ -55,6 +59,8 @@ pub(crate) struct Segment {
     pub(crate) cohort: usize,
     /// The first of its partial results.
     pub(crate) out: u32,
+    /// The hash of its name.
+    pub(crate) tensor: u32,
 }
 
 /// The blocks of a program in the making.

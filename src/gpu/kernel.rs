@@ -6,7 +6,7 @@ use super::Gpu;
 use super::passes::Pass;
 use crate::error::Result;
 pub use crate::formats::Lane;
-use crate::formats::{Extent, Format};
+use crate::formats::{Encoding, Extent, Format};
 use crate::rule::{Description, Reduce};
 
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
@@ -53,8 +53,10 @@ pub(crate) struct KernelKey {
     pub(super) settings: bool,
     pub(super) lane: Lane,
     pub(super) gradient: GradientAccess,
-    /// How gradients are stored.
-    pub(super) gradient_format: Format,
+    /// How parameter, gradient, states and average are stored, in order. Empty: all in f32.
+    pub(super) formats: Vec<Format>,
+    /// Of states in blocks of 256: whether a thread has a block of its own.
+    pub(super) block_a_thread: bool,
     pub(super) extras: Extras,
     /// Of parameter, gradient and states, in order: the binding that they lie in. Empty: each has its own.
     pub(super) bindings: Vec<usize>,
@@ -88,6 +90,8 @@ pub struct Extras {
     pub two_factors: bool,
     /// Noise on the gradients: [`Noise`](crate::Noise). Only with `per_tensor`.
     pub noise: bool,
+    /// How states become shorter numbers.
+    pub encoding: Encoding,
 }
 
 impl KernelKey {
@@ -104,7 +108,8 @@ impl KernelKey {
             settings: true,
             lane,
             gradient,
-            gradient_format: Format::F32,
+            formats: Vec::new(),
+            block_a_thread: false,
             extras,
             bindings: Vec::new(),
         }
@@ -116,9 +121,27 @@ impl KernelKey {
         Self { extras: Extras { pooled: true, ..self.extras }, bindings, ..self }
     }
 
-    /// The same of gradients that are stored in this format.
-    pub(crate) fn reading(self, gradient_format: Format) -> Self {
-        Self { gradient_format, ..self }
+    /// The same of parameter, gradient and states that are stored in these formats.
+    pub(crate) fn stored(self, mut formats: Vec<Format>) -> Self {
+        if formats.iter().all(|&format| format == Format::F32) {
+            formats.clear();
+        }
+        Self { formats, ..self }
+    }
+
+    /// The same, where threads have blocks of their own or share them.
+    pub(crate) fn with_blocks(self, block_a_thread: bool) -> Self {
+        Self { block_a_thread: block_a_thread && self.is_scaled(), ..self }
+    }
+
+    /// Whether some of what it binds is in blocks of 256.
+    pub(super) fn is_scaled(&self) -> bool {
+        self.formats.iter().any(|format| format.is_scaled())
+    }
+
+    /// Which of its ranges are only read.
+    pub(super) fn reads(&self) -> Vec<bool> {
+        self.ranges().into_iter().map(|range| range.reads).collect()
     }
 
     /// A norm-based rule's other passes.
@@ -129,7 +152,7 @@ impl KernelKey {
     }
 
     /// Whether it only reads.
-    pub(crate) fn measures(&self) -> bool {
+    pub(super) fn measures(&self) -> bool {
         self.stage == Driver::Measure
     }
 
@@ -164,7 +187,8 @@ impl KernelKey {
             settings: false,
             lane,
             gradient: GradientAccess::None,
-            gradient_format: Format::F32,
+            formats: Vec::new(),
+            block_a_thread: false,
             extras: Extras::default(),
             bindings: Vec::new(),
         }
@@ -177,7 +201,7 @@ impl KernelKey {
 
     /// Storage buffers of each group, read-only or not. An empty group 0 is the coefficients, a uniform.
     fn groups(&self) -> Vec<Vec<bool>> {
-        let ranges = || self.ranges().into_iter().map(|range| range.reads).collect();
+        let ranges = || self.reads();
         match (self.stage, self.extras) {
             (Driver::Update, Extras { per_tensor: true, .. }) => vec![vec![true, true], ranges()],
             (Driver::Update, Extras { pooled: true, .. }) => vec![Vec::new(), ranges(), vec![true]],

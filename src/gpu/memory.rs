@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Gpu;
 use crate::error::{Error, Result};
-use crate::formats::Format;
+use crate::formats::{BLOCK, Format};
 
 /// Bytes. The strictest alignment that a device may demand of what is bound.
 const STRICTEST: u64 = 256;
@@ -87,8 +87,10 @@ impl BufferRange {
 
     /// The range as a resource of your bind groups.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
-        // An empty range cannot be bound. Its padding can. What is bound has whole words.
-        let size = wgpu::BufferSize::new(self.words().max(4));
+        // An empty range cannot be bound. Its padding can. What is bound has whole words; of all blocks of a buffer, the
+        // largest magnitudes, too.
+        let all_blocks = self.format.is_scaled() && (self.offset, self.len as u64) == (0, self.all());
+        let size = if all_blocks { None } else { wgpu::BufferSize::new(self.words().max(4)) };
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
     }
 
@@ -105,9 +107,17 @@ impl BufferRange {
         self.offset / self.format.size()
     }
 
-    /// How many elements of its format its buffer holds in whole words.
+    /// How many elements of its format its buffer holds in whole words and blocks.
     pub(crate) fn all(&self) -> u64 {
-        self.buffer.size() / 4 * 4 / self.format.size()
+        self.format.numbers(self.buffer.size())
+    }
+
+    /// Of a range of [blocks](Format::is_scaled) in a buffer of the optimizer, which begins with a block: where the
+    /// largest magnitude of each block is.
+    pub(crate) fn absmax(&self) -> Option<Self> {
+        let block = BLOCK as u64;
+        let (offset, len) = (self.all() + self.first() / block * 4, self.len.div_ceil(BLOCK));
+        self.format.is_scaled().then(|| Self::new(&self.buffer, offset, len))
     }
 
     /// These elements of it.
@@ -170,7 +180,7 @@ impl BufferRange {
 
 fn chunk_buffer(gpu: &Gpu, (label, format): &(String, Format), len: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let (label, size) = (Some(label.as_str()), format.size() * len);
+    let (label, size) = (Some(label.as_str()), format.bytes(len));
     gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
 }
 
@@ -181,6 +191,8 @@ pub(crate) struct Tensor {
     pub(crate) owned: bool,
     /// The group whose arena it lies in: that in which it was added.
     pub(crate) home: usize,
+    /// Its states are in blocks: it lies in the arenas for those.
+    pub(crate) narrow: bool,
     /// Its allocation in the arena: of parameter, gradient and states, or of the states alone.
     pub(crate) allocation: Allocation,
     /// `None` while it is unbound: see `Optimizer::relocate`.
@@ -254,9 +266,23 @@ impl Arena {
         (len as u64).max(1).next_multiple_of(self.align)
     }
 
-    /// The most elements that a chunk may have: each of its buffers has a size that the device allows.
+    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in blocks is
+    /// bound whole.
     pub(crate) fn most(&self, gpu: &Gpu) -> u64 {
-        gpu.device().limits().max_buffer_size / largest(&self.kinds) / self.align * self.align
+        self.limit(gpu).0
+    }
+
+    /// The most elements of a chunk; and which limit of the device it is, in bytes, and the format that it limits.
+    fn limit(&self, gpu: &Gpu) -> (u64, &'static str, u64, Format) {
+        let limits = gpu.device().limits();
+        let buffer = ("max_buffer_size", limits.max_buffer_size);
+        let binding = ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size);
+        let of = |&(_, format): &(String, Format)| {
+            let (name, bytes) = if format.is_scaled() && binding.1 < buffer.1 { binding } else { buffer };
+            (format.numbers(bytes) / self.align * self.align, name, bytes, format)
+        };
+        let f32 = (String::new(), Format::F32);
+        self.kinds.iter().map(of).min_by_key(|(most, ..)| *most).unwrap_or_else(|| of(&f32))
     }
 
     /// Makes a new chunk for `len` padded elements, unless a present one has such an allocation free. `exact` leaves no
@@ -265,11 +291,9 @@ impl Arena {
         if self.kinds.is_empty() || self.free.last().is_some_and(|&(free, ..)| free >= len) {
             return Ok(());
         }
-        let most = self.most(gpu);
+        let (most, limit, available, format) = self.limit(gpu);
         if len > most {
-            let size = largest(&self.kinds);
-            let (needed, available) = (size * len, size * most);
-            return Err(Error::OverLimit { name: name.into(), limit: "max_buffer_size", needed, available });
+            return Err(Error::OverLimit { name: name.into(), limit, needed: format.bytes(len), available });
         }
         let room = if exact { len } else { self.room(len).min(most) };
         let buffers = gpu.scoped("a buffer of the arena", || {
@@ -373,13 +397,9 @@ impl Arena {
     }
 }
 
-/// Bytes of an element of the smallest and of the largest of these formats; without any, of `f32`.
+/// Bytes of an element of the smallest of these formats; without any, of `f32`.
 fn smallest(kinds: &[(String, Format)]) -> u64 {
     kinds.iter().map(|(_, format)| format.size()).min().unwrap_or(Format::F32.size())
-}
-
-fn largest(kinds: &[(String, Format)]) -> u64 {
-    kinds.iter().map(|(_, format)| format.size()).max().unwrap_or(Format::F32.size())
 }
 
 #[cfg(test)]
@@ -436,13 +456,15 @@ mod tests {
     #[test]
     fn ranges_are_aligned_in_every_format() {
         let kinds = |formats: &[Format]| formats.iter().map(|&format| (String::new(), format)).collect();
-        for formats in [&[Format::F32][..], &[Format::F64], &[Format::F64, Format::F32], &[]] {
+        let blocks = [Format::F32, Format::Block8Signed];
+        for formats in [&[Format::F32][..], &[Format::F64], &[Format::F64, Format::F32], &blocks, &[]] {
             let arena = Arena::new(kinds(formats));
             for format in formats {
                 assert_eq!(arena.padded(1) * format.size() % STRICTEST, 0, "{formats:?}");
             }
         }
         assert_eq!(Arena::new(kinds(&[Format::F64])).padded(33), 64);
+        assert_eq!(Arena::new(kinds(&blocks)).padded(257), 512);
         assert_eq!(Arena::new(kinds(&[Format::F64, Format::F32])).padded(1), 64);
     }
 

@@ -36,6 +36,8 @@ struct Inner {
     lost: Option<Arc<AtomicBool>>,
     /// Elements written since the last submission that made room for them.
     unsent: AtomicUsize,
+    /// See [`Gpu::gives_a_thread_a_block`].
+    block_a_thread: AtomicBool,
     kernels: Mutex<HashMap<KernelKey, Arc<Pass>>>,
     passes: Mutex<HashMap<(String, &'static str), Arc<Pass>>>,
     cache: OnceLock<wgpu::PipelineCache>,
@@ -173,7 +175,9 @@ impl Gpu {
 
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, lost: Option<Arc<AtomicBool>>) -> Self {
         let (kernels, passes, cache) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Self(Arc::new(Inner { device, queue, lost, unsent: AtomicUsize::new(0), kernels, passes, cache }))
+        let block_a_thread = AtomicBool::new(device.adapter_info().device_type == wgpu::DeviceType::Cpu);
+        let unsent = AtomicUsize::new(0);
+        Self(Arc::new(Inner { device, queue, lost, unsent, block_a_thread, kernels, passes, cache }))
     }
 
     /// Compiles with this cache from now on, for starts that find the pipelines of an earlier one. On Vulkan, with
@@ -201,6 +205,16 @@ impl Gpu {
     #[cfg(feature = "burn")]
     pub(crate) fn is_own(&self) -> bool {
         self.0.lost.is_some()
+    }
+
+    /// Whether a thread updates a block of 256 alone: on an adapter on a CPU, which pays a barrier for each thread.
+    pub(crate) fn gives_a_thread_a_block(&self) -> bool {
+        self.0.block_a_thread.load(Ordering::Relaxed)
+    }
+
+    /// [`Gpu::gives_a_thread_a_block`] from now on, for tests: both give the same bits.
+    pub(crate) fn give_a_thread_a_block(&self, block_a_thread: bool) {
+        self.0.block_a_thread.store(block_a_thread, Ordering::Relaxed);
     }
 
     /// The wgpu device.

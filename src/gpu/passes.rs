@@ -99,7 +99,7 @@ fn norm_text(kind: u32, zero: bool, format: Format, lane: Lane) -> String {
          @group(1) @binding(0) var<storage, read> grad: array<{ty}>;\n\
          fn load_grad(at: At) -> vec4<f32> {{ return {load}; }}\n{NORM}",
         reduce(MANY),
-        format.shader(),
+        format.shader().concat(),
         indices(lane)
     )
 }
@@ -127,7 +127,7 @@ fn lines_text(shared: bool) -> String {
          @group(1) @binding({scale}) var<storage, read> loss_scale: f32;\n\
          @group(1) @binding({parts}) var<storage, read_write> parts: array<vec4<f32>>;\n{LINES}",
         reduce(ONE),
-        format.shader()
+        format.shader().concat()
     )
 }
 

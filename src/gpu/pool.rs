@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::Gpu;
-use super::kernel::GradientAccess;
 use super::memory::{ALIGN, BufferRange};
 use super::runs::Run;
 use crate::formats::{Format, Lane};
@@ -13,6 +12,8 @@ use crate::formats::{Format, Lane};
 pub(crate) struct Piece {
     /// Of parameter, gradient and states: in elements, from the start of what is bound.
     pub(crate) starts: [u64; 3],
+    /// Of states in blocks of 256: in elements, from the start of their buffer.
+    pub(crate) own: u64,
     /// In elements, from the start of the tensor.
     pub(crate) first: u64,
     /// In elements.
@@ -22,6 +23,8 @@ pub(crate) struct Piece {
     pub(crate) cohort: usize,
     /// The first of its partial results.
     pub(crate) out: u32,
+    /// The hash of the tensor's name.
+    pub(crate) tensor: u32,
 }
 
 /// What one dispatch binds, and all pieces that lie there.
@@ -38,7 +41,10 @@ pub(crate) struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Padding {
     With,
+    /// Lanes that the tensor fills in part are read whole.
     Without,
+    /// Nor in the update of states in blocks, which writes such lanes whole where the padding is ours.
+    Written,
 }
 
 /// The pools of some runs; of those with one cohort, unless a block says which. A run has a gradient or not. Pieces are
@@ -56,28 +62,37 @@ pub(crate) fn pools<'a>(
     let (mut pools, mut known) = (Vec::<Pool>::new(), HashMap::new());
     for (run, part) in runs.into_iter().flat_map(|run| run.tensors(padding).map(move |part| (run, part))) {
         let len = if padding == Padding::With { part.padded } else { part.len };
+        // A buffer in blocks is bound whole.
+        let windowed = || run.ranges.iter().filter(|range| !range.format.is_scaled());
+        let scaled = run.ranges.iter().find(|range| range.format.is_scaled());
         let mut first = 0;
         while first < len {
             // Up to where the first of the ranges leaves its window.
             let at = |range: &BufferRange| range.first() + part.start + first;
-            let room = run.ranges.iter().map(|range| window - at(range) % half).min().unwrap_or(block);
+            let room = windowed().map(|range| window - at(range) % half).min().unwrap_or(block);
             let end = if len - first <= room { len } else { first + (room / block * block).max(1) };
-            let aligned = run.ranges.iter().all(|range| at(range).is_multiple_of(4));
+            let aligned = windowed().all(|range| at(range).is_multiple_of(4));
             let (whole, rest) = match padding {
                 _ if !aligned => (first, if padding == Padding::With { Lane::Tail } else { Lane::Gathered }),
                 Padding::With => (first + (end - first) / 4 * 4, Lane::Tail),
-                // A lane that the tensor fills in part is read whole. Where that leaves the buffer, the last block is
-                // gathered.
-                Padding::Without => {
-                    let read = (end - first).next_multiple_of(4);
-                    let fits = run.ranges.iter().all(|range| at(range) + read <= range.all());
+                // A lane that the tensor fills in part is read whole. Where that leaves the buffer, or where what is behind
+                // is not ours to write, the last block is gathered.
+                Padding::Without | Padding::Written => {
+                    let whole = (end - first).next_multiple_of(4);
+                    let ours = padding == Padding::Without || run.owned || whole == end - first;
+                    let fits = ours && windowed().all(|range| at(range) + whole <= range.all());
                     (if fits { end } else { first + (end - first - 1) / block * block }, Lane::Gathered)
                 }
             };
-            let bound = |range: &BufferRange| range.window(at(range) / half * half, window);
+            let bound = |range: &BufferRange| match range.format.is_scaled() {
+                true => range.window(0, u64::MAX),
+                false => range.window(at(range) / half * half, window),
+            };
             let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
             let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
-            let state = if has_gradient { 2 } else { 1 };
+            let behind = if has_gradient { 2 } else { 1 };
+            let state = (behind..run.ranges.len()).find(|&k| !run.ranges[k].format.is_scaled()).unwrap_or(behind);
+            let own = scaled.map_or(0, at);
             for (from, to, lane) in [(first, whole, Lane::Four), (whole, end, rest)] {
                 if from == to {
                     continue;
@@ -88,8 +103,9 @@ pub(crate) fn pools<'a>(
                     pools.len() - 1
                 });
                 let starts = [start(0), start(1), start(state)].map(|start| start + from - first);
-                let (len, out) = (to - from, part.out + (from / block) as u32);
-                pools[pool].pieces.push(Piece { starts, first: from, len, limit: part.len, cohort: part.cohort, out });
+                let (len, out, own) = (to - from, part.out + (from / block) as u32, own + from - first);
+                let (limit, cohort, tensor) = (part.len, part.cohort, part.tensor);
+                pools[pool].pieces.push(Piece { starts, own, first: from, len, limit, cohort, out, tensor });
             }
             first = end;
         }
@@ -98,10 +114,9 @@ pub(crate) fn pools<'a>(
 }
 
 impl Pool {
-    /// How the gradients in it are stored.
-    pub(crate) fn gradient_format(&self, access: GradientAccess) -> Format {
-        let gradient = if access == GradientAccess::None { None } else { self.bindings.get(1) };
-        gradient.map_or(Format::F32, |&at| self.windows[at].format)
+    /// How parameter, gradient and states in it are stored.
+    pub(crate) fn formats(&self) -> Vec<Format> {
+        self.bindings.iter().map(|&at| self.windows[at].format).collect()
     }
 
     fn new(of_all: &[BufferRange], lane: Lane) -> Self {

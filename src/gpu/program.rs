@@ -17,8 +17,8 @@ use super::runs::{Run, split};
 use crate::error::Result;
 use crate::rule::{Reduce, Stage};
 
-/// Bind groups by what they bind; the flags are a gradient bound read-only, and all of it.
-pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, [bool; 2]), wgpu::BindGroup>;
+/// Bind groups by what they bind, and which of it is only read.
+pub(crate) type BindGroups = HashMap<(Vec<BufferRange>, Vec<bool>), wgpu::BindGroup>;
 
 /// The dispatches of a step.
 #[derive(Debug)]
@@ -165,10 +165,10 @@ impl<'a> Builder<'a> {
     ) -> Result<()> {
         let (alone, pooled) = split(self.gpu, runs);
         for run in &alone {
-            self.add_run(|lane| key(lane, run.access).reading(run.gradient_format()), run)?;
+            self.add_run(|lane| key(lane, run.access).stored(run.formats()), run)?;
         }
-        for (access, runs) in &pooled {
-            self.add_pools(|lane| key(lane, *access), *access, runs)?;
+        for ((access, padding), runs) in &pooled {
+            self.add_pools(|lane| key(lane, *access), *access != GradientAccess::None, *padding, runs)?;
         }
         Ok(())
     }
@@ -251,13 +251,19 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the dispatches that update runs anywhere in the same or in different buffers.
-    fn add_pools(&mut self, key: impl Fn(Lane) -> KernelKey, access: GradientAccess, runs: &[Run]) -> Result<()> {
+    fn add_pools(
+        &mut self,
+        key: impl Fn(Lane) -> KernelKey,
+        has_gradient: bool,
+        padding: Padding,
+        runs: &[Run],
+    ) -> Result<()> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
-        let block = self.blocks.size;
-        for pool in pools(self.gpu, runs, access != GradientAccess::None, block, Padding::With) {
-            let key = key(pool.lane).pooled(pool.bindings.clone()).reading(pool.gradient_format(access));
+        for pool in pools(self.gpu, runs, has_gradient, self.blocks.size, padding) {
+            let key = key(pool.lane).pooled(pool.bindings.clone()).stored(pool.formats());
+            let key = key.with_blocks(self.gpu.gives_a_thread_a_block());
             let per_tensor = key.per_tensor();
-            let (kernel, ranges) = self.bind_windows(key, access, &pool.windows)?;
+            let (kernel, ranges) = self.bind_windows(key, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
                 let pending = Pending::of_blocks(&kernel, &ranges, batch);
                 let one = Source::Pool(pool.pieces[0].cohort, batch);
@@ -275,6 +281,7 @@ impl<'a> Builder<'a> {
                 [block.start, block.grad, block.state] = piece.starts.map(|start| lane.index(start + offset));
                 (block.cohort, block.out) = (piece.cohort as u32, piece.out + (offset / size) as u32);
                 (block.first, block.limit) = (((piece.first + offset) / lane.elements()) as u32, piece.limit as u32);
+                (block.own, block.tensor) = (((piece.own + offset) / 4) as u32, piece.tensor);
             });
         }
         batches
@@ -289,7 +296,7 @@ impl<'a> Builder<'a> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         for pool in pools(self.gpu, gradients, false, self.blocks.size, Padding::Without) {
             let kernel = self.gpu.norm_pass(kind, zero, pool.windows[0].format, pool.lane)?;
-            let ranges = self.bind_group(&kernel, &pool.windows, [true, true])?;
+            let ranges = self.bind_group(&kernel, &pool.windows, vec![true])?;
             for batch in self.cut_pool(&pool, most) {
                 self.norms.push(Pending::of_blocks(&kernel, &ranges, batch));
             }
@@ -308,9 +315,8 @@ impl<'a> Builder<'a> {
         let most = self.gpu.device().limits().max_compute_workgroups_per_dimension;
         let mut measures = Vec::new();
         for pool in pools(self.gpu, runs, true, self.blocks.size, Padding::Without) {
-            let format = pool.gradient_format(GradientAccess::Read);
-            let key = key(pool.lane).pooled(pool.bindings.clone()).reading(format);
-            let (kernel, ranges) = self.bind_windows(key, GradientAccess::Read, &pool.windows)?;
+            let key = key(pool.lane).pooled(pool.bindings.clone()).stored(pool.formats());
+            let (kernel, ranges) = self.bind_windows(key, &pool.windows)?;
             for batch in self.cut_pool(&pool, most) {
                 measures.push(Pending::of_blocks(&kernel, &ranges, batch));
             }
@@ -375,24 +381,19 @@ impl<'a> Builder<'a> {
     /// The kernel, and these elements of each range bound for it.
     fn bind(&mut self, key: KernelKey, run: &Run, elements: Range<u64>) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
         let ranges: Vec<_> = run.ranges.iter().map(|range| range.part(elements.clone())).collect();
-        self.bind_windows(key, run.access, &ranges)
+        self.bind_windows(key, &ranges)
     }
 
     /// The kernel, and what it binds in group 1.
-    fn bind_windows(
-        &mut self,
-        key: KernelKey,
-        access: GradientAccess,
-        ranges: &[BufferRange],
-    ) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
-        let flags = [access == GradientAccess::Read, key.measures()];
+    fn bind_windows(&mut self, key: KernelKey, ranges: &[BufferRange]) -> Result<(Arc<Pass>, wgpu::BindGroup)> {
+        let reads = key.reads();
         let kernel = self.gpu.kernel(key)?;
-        let group = self.bind_group(&kernel, ranges, flags)?;
+        let group = self.bind_group(&kernel, ranges, reads)?;
         Ok((kernel, group))
     }
 
-    fn bind_group(&mut self, kernel: &Pass, ranges: &[BufferRange], flags: [bool; 2]) -> Result<wgpu::BindGroup> {
-        let key = (ranges.to_vec(), flags);
+    fn bind_group(&mut self, kernel: &Pass, ranges: &[BufferRange], reads: Vec<bool>) -> Result<wgpu::BindGroup> {
+        let key = (ranges.to_vec(), reads);
         if let Some(group) = self.bind_groups.get(&key) {
             return Ok(group.clone());
         }

@@ -36,14 +36,18 @@ impl Run {
         per_tensor: bool,
     ) -> Self {
         let padded = ranges.first().map_or(0, |range| range.len as u64);
-        let parts = vec![Segment { start: 0, padded, len: len as u64, cohort, out: 0 }];
+        let parts = vec![Segment { start: 0, padded, len: len as u64, cohort, out: 0, tensor: 0 }];
         Self { ranges, access, parts, per_tensor, owned: false }
     }
 
-    /// How its gradient is stored, if it has one.
-    pub(crate) fn gradient_format(&self) -> Format {
-        let gradient = if self.access == GradientAccess::None { None } else { self.ranges.get(1) };
-        gradient.map_or(Format::F32, |range| range.format)
+    /// How parameter, gradient and states are stored.
+    pub(crate) fn formats(&self) -> Vec<Format> {
+        self.ranges.iter().map(|range| range.format).collect()
+    }
+
+    /// Whether some of its states are in blocks of 256.
+    pub(crate) fn is_scaled(&self) -> bool {
+        self.ranges.iter().any(|range| range.format.is_scaled())
     }
 
     /// Bytes of an element of the largest of its formats.
@@ -51,9 +55,9 @@ impl Run {
         self.ranges.iter().map(|range| range.format.size()).max().unwrap_or(1)
     }
 
-    /// Its first partial result is this one.
-    pub(crate) fn with_results(mut self, out: u32) -> Self {
-        self.parts.iter_mut().for_each(|part| part.out = out);
+    /// Its first partial result is this one, and the hash of its name this.
+    pub(crate) fn of_tensor(mut self, out: u32, tensor: u32) -> Self {
+        self.parts.iter_mut().for_each(|part| (part.out, part.tensor) = (out, tensor));
         self
     }
 
@@ -67,16 +71,16 @@ impl Run {
     }
 
     /// The buffers that it lies in, how, and the coefficients of all of it, if they are the same.
-    fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Format, Option<usize>) {
+    fn key(&self) -> (Vec<wgpu::Buffer>, GradientAccess, Vec<Format>, Option<usize>) {
         let buffers = self.ranges.iter().map(|range| range.buffer.clone()).collect();
-        (buffers, self.access, self.gradient_format(), (!self.per_tensor).then_some(self.parts[0].cohort))
+        (buffers, self.access, self.formats(), (!self.per_tensor).then_some(self.parts[0].cohort))
     }
 
     /// Joins a tensor that lies just behind, padding included.
     pub(crate) fn extend(&mut self, next: &Self) -> bool {
         let pairs = || self.ranges.iter().zip(&next.ranges);
         let adjacent = |(a, b): (&BufferRange, &BufferRange)| a.buffer == b.buffer && a.end() == b.offset;
-        let kind = |run: &Self| (run.access, run.per_tensor, run.ranges.len(), run.gradient_format());
+        let kind = |run: &Self| (run.access, run.per_tensor, run.formats());
         let same = kind(self) == kind(next);
         let one_cohort = self.parts[0].cohort == next.parts[0].cohort;
         if !self.owned || !next.owned || !same || !(self.per_tensor || one_cohort) || !pairs().all(adjacent) {
@@ -98,11 +102,11 @@ impl Run {
     }
 }
 
-/// Runs that go through a table, by what they do with the gradient.
-pub(super) type Pooled = Vec<(GradientAccess, Vec<Run>)>;
+/// Runs that go through a table, by what they do with the gradient, and with padding.
+pub(super) type Pooled = Vec<((GradientAccess, Padding), Vec<Run>)>;
 
-/// Which runs have dispatches of their own; the others go through a table: those that cannot be bound where they are,
-/// and small ones that lie in the same buffers, such as those that the arena's holes part.
+/// Which runs have dispatches of their own; the others go through a table: those with states in blocks, those that cannot
+/// be bound where they are, and small ones that lie in the same buffers, such as those that the arena's holes part.
 pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let limits = gpu.device().limits();
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
@@ -117,12 +121,13 @@ pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let (mut alone, mut pooled) = (Vec::new(), Pooled::new());
     for run in runs {
         let bindable = run.ranges.iter().all(|range| range.offset.is_multiple_of(alignment));
-        if bindable && !(small(&run) && beside[&run.key()] > 1 && room(&run)) {
+        let kind = (run.access, if run.is_scaled() { Padding::Written } else { Padding::With });
+        if !run.is_scaled() && bindable && !(small(&run) && beside[&run.key()] > 1 && room(&run)) {
             alone.push(run);
-        } else if let Some((_, runs)) = pooled.iter_mut().find(|(access, _)| *access == run.access) {
+        } else if let Some((_, runs)) = pooled.iter_mut().find(|(of, _)| *of == kind) {
             runs.push(run);
         } else {
-            pooled.push((run.access, vec![run]));
+            pooled.push((kind, vec![run]));
         }
     }
     (alone, pooled)

@@ -13,21 +13,35 @@ pub(crate) const PIECE: usize = 1 << 22;
 impl Gpu {
     /// Copies the range to the host, after all work that is submitted by now.
     pub(crate) async fn read(&self, range: &BufferRange, name: &str) -> Result<Vec<f32>> {
+        let bytes = self.read_bytes(range, name).await?;
+        let (numbers, absmax) = bytes.split_at(range.size() as usize);
+        Ok(match range.format.is_scaled() {
+            true => range.format.decode_blocks(numbers, &bytemuck::pod_collect_to_vec::<_, f32>(absmax)),
+            false => range.format.decode(numbers).into_owned(),
+        })
+    }
+
+    /// The range as it is stored; of blocks, the codes and then the largest magnitudes.
+    pub(crate) async fn read_bytes(&self, range: &BufferRange, name: &str) -> Result<Vec<u8>> {
         range.check_usage(name, wgpu::BufferUsages::COPY_SRC)?;
         if range.len == 0 {
             return self.check_alive().map(|()| Vec::new());
         }
         let failed = |reason: String| Error::ReadBack { name: name.into(), reason };
         let (sender, mapped) = futures_channel::oneshot::channel();
+        let absmax = range.absmax();
         let copied = self.scoped("a read-back", || {
             let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim read-back"),
-                size: range.words(),
+                size: range.words() + absmax.as_ref().map_or(0, BufferRange::words),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            let mut encoder = self.encoder();
-            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &staging, 0, range.words());
+            let (mut encoder, mut at) = (self.encoder(), 0);
+            for part in [Some(range), absmax.as_ref()].into_iter().flatten() {
+                encoder.copy_buffer_to_buffer(&part.buffer, part.offset, &staging, at, part.words());
+                at += part.words();
+            }
             let submission = self.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| _ = sender.send(result));
             (staging, submission)
@@ -39,7 +53,8 @@ impl Gpu {
         self.mapped(&submission, mapped).await?;
         let view =
             staging.get_mapped_range(..).map_err(|e| self.check_alive().err().unwrap_or(failed(e.to_string())))?;
-        Ok(range.format.decode(&view[..range.size() as usize]).into_owned())
+        // Without what is behind the last number in its word.
+        Ok([&view[..range.size() as usize], &view[range.words() as usize..]].concat())
     }
 
     /// Waits for a mapping that was asked for after this submission.
@@ -63,21 +78,39 @@ impl Gpu {
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
-            let offsets = (range.offset..).step_by(range.format.size() as usize * PIECE);
-            for (offset, piece) in offsets.zip(values.chunks(PIECE)) {
-                let mut bytes = range.format.encode(piece);
-                if !bytes.len().is_multiple_of(4) {
-                    // No other range starts in the last word, and this one owns it: see `BufferRange::of`.
-                    let words = bytes.len().next_multiple_of(4);
-                    bytes.to_mut().resize(words, 0);
-                }
-                self.queue().write_buffer(&range.buffer, offset, &bytes);
-                if self.0.unsent.fetch_add(piece.len(), Relaxed) + piece.len() >= PIECE {
-                    self.0.unsent.store(0, Relaxed);
-                    self.queue().submit([]);
+            for (start, piece) in (0..).step_by(PIECE).zip(values.chunks(PIECE)) {
+                let part = range.part(start..start + piece.len() as u64);
+                match part.absmax() {
+                    None => self.write_part(&part, part.format.encode(piece).into_owned()),
+                    Some(absmax) => {
+                        let (codes, largest) = part.format.encode_blocks(piece);
+                        self.write_part(&part, codes);
+                        self.write_part(&absmax, bytemuck::pod_collect_to_vec(&largest));
+                    }
                 }
             }
         })
+    }
+
+    /// Writes a range of blocks as it is stored, as [`Gpu::write`].
+    pub(crate) fn write_blocks(&self, range: &BufferRange, codes: &[u8], absmax: &[f32], name: &str) -> Result<()> {
+        range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
+        self.scoped("a write", || {
+            self.write_part(range, codes.to_vec());
+            if let Some(largest) = range.absmax() {
+                self.write_part(&largest, bytemuck::pod_collect_to_vec(absmax));
+            }
+        })
+    }
+
+    fn write_part(&self, range: &BufferRange, mut bytes: Vec<u8>) {
+        // No other range starts in the last word, and this one owns it: see `BufferRange::of`.
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.queue().write_buffer(&range.buffer, range.offset, &bytes);
+        if self.0.unsent.fetch_add(range.len, Relaxed) + range.len >= PIECE {
+            self.0.unsent.store(0, Relaxed);
+            self.queue().submit([]);
+        }
     }
 
     /// Sets the first `len` elements of each range to its value, before all work that is submitted from now on.
@@ -87,7 +120,10 @@ impl Gpu {
         self.scoped("a fill", || {
             let mut encoder = self.encoder();
             for (range, _) in zero {
-                encoder.clear_buffer(&range.buffer, range.offset, Some(range.format.size() * len));
+                let all = range.part(0..len);
+                for part in [Some(&all), all.absmax().as_ref()].into_iter().flatten() {
+                    encoder.clear_buffer(&part.buffer, part.offset, Some(part.words()));
+                }
             }
             self.queue().submit([encoder.finish()]);
         })?;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::decision::COEFFICIENT_STRIDE;
 use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey};
 use super::passes::{BLOCK, MANY, ONE, indices, reduce};
-use crate::formats::{Format, Lane};
+use crate::formats::{Encoding, Format, Lane};
 use crate::settings::COEFFICIENT_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
@@ -14,6 +14,9 @@ const NOISE: &str = include_str!("../../shaders/noise.wgsl");
 const UPDATE: &str = include_str!("../../shaders/update.wgsl");
 const RANGE: &str = include_str!("../../shaders/range.wgsl");
 const BLOCKS: &str = include_str!("../../shaders/blocks.wgsl");
+const BLOCK_A_THREAD: &str = include_str!("../../shaders/block_a_thread.wgsl");
+const SHARED_BLOCKS: &str = include_str!("../../shaders/shared_blocks.wgsl");
+const DRAWS: &str = include_str!("../../shaders/draws.wgsl");
 const MEASURE: &str = include_str!("../../shaders/measure.wgsl");
 const TRUST: &str = include_str!("../../shaders/trust.wgsl");
 
@@ -29,16 +32,25 @@ impl KernelKey {
     /// the driver.
     pub(crate) fn compose(&self) -> String {
         let noise = if self.extras.noise { NOISE } else { "" };
-        let mut formats = vec![Format::F32];
-        formats.extend((self.gradient_format != Format::F32).then_some(self.gradient_format));
+        let entry = match (self.stores_blocks(), self.block_a_thread) {
+            (true, true) => BLOCK_A_THREAD,
+            (true, false) => SHARED_BLOCKS,
+            (false, _) if self.has_blocks() => BLOCKS,
+            _ => RANGE,
+        };
         let (reduce, drivers) = match self.stage {
-            Driver::Update => (String::new(), vec![UPDATE, if self.has_blocks() { BLOCKS } else { RANGE }]),
+            Driver::Update => (String::new(), vec![UPDATE, entry]),
             Driver::Measure => (reduce(MANY), vec![MEASURE]),
             Driver::Trust => (reduce(ONE), vec![TRUST]),
         };
-        let mut texts = vec![self.shader, BLOCK, LANE, noise, &reduce];
+        let draws = if self.draws() { DRAWS } else { "" };
+        let mut texts = vec![self.shader, BLOCK, LANE, noise, draws, &reduce];
         texts.retain(|text| !text.is_empty());
-        formats.iter().for_each(|format| texts.push(format.shader()));
+        for text in [Format::F32].iter().chain(&self.formats).flat_map(|format| format.shader()) {
+            if !texts.contains(text) {
+                texts.push(text);
+            }
+        }
         format!("{}\n{}\n{}", texts.join("\n"), self.generated(), drivers.join("\n"))
     }
 
@@ -84,13 +96,26 @@ impl KernelKey {
 
     /// Parameter, gradient, states, average, each with its binding. Several may lie in one.
     fn bound(&self) -> impl Iterator<Item = (usize, Range)> {
-        let of = |name, format, reads| Range { name, format, reads };
-        let gradient = (self.gradient != GradientAccess::None)
-            .then(|| of("grad", self.gradient_format, self.gradient == GradientAccess::Read));
+        let gradient =
+            (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
         let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE));
-        let states = states.map(move |state| of(state, Format::F32, false));
-        let all = [of("param", Format::F32, false)].into_iter().chain(gradient).chain(states);
-        all.enumerate().map(|(k, range)| (self.bindings.get(k).copied().unwrap_or(k), range))
+        let all = [("param", false)].into_iter().chain(gradient).chain(states.map(|state| (state, false)));
+        all.enumerate().map(|(k, (name, reads))| {
+            let format = self.formats.get(k).copied().unwrap_or(Format::F32);
+            let reads = reads || (format.is_scaled() && !self.settings);
+            (self.bindings.get(k).copied().unwrap_or(k), Range { name, format, reads })
+        })
+    }
+
+    /// Whether it stores states in blocks of 256. What is no step only reads them.
+    fn stores_blocks(&self) -> bool {
+        self.is_scaled() && self.settings && self.stage == Driver::Update
+    }
+
+    /// Whether it draws random bits.
+    fn draws(&self) -> bool {
+        let unsigned = |format: &Format| matches!(format, Format::Block8Unsigned | Format::Relative8);
+        self.stores_blocks() && self.extras.encoding == Encoding::Stochastic && self.formats.iter().any(unsigned)
     }
 
     /// Whether a table says what a workgroup does.
@@ -130,7 +155,10 @@ impl KernelKey {
         let ranges = self.ranges();
         let of = |name, at| {
             let found = self.bound().find(|(_, range)| range.name == name);
-            found.map(|(binding, range)| Lanes { key: self, format: range.format, buffer: ranges[binding].name, at })
+            found.map(|(binding, range)| {
+                let buffer = ranges[binding].name;
+                Lanes { key: self, format: range.format, name, buffer, at, reads: range.reads }
+            })
         };
         let (param, grad) = (of("param", "at.param"), of("grad", "at.grad"));
         let average = of(AVERAGE, "at.state").filter(|_| self.extras.average);
@@ -144,7 +172,9 @@ impl KernelKey {
             _ = writeln!(text, "fn load_{name}(at: At) -> Lane {{ return {x}; }}");
         }
         let loads: String = states.iter().map(|(state, lanes)| format!("s.{state} = {}; ", lanes.load())).collect();
-        _ = writeln!(text, "fn load_state(at: At) -> Kept {{ var s: Kept; {loads}return s; }}");
+        let scaled: Vec<_> = states.iter().map(|(_, lanes)| lanes).filter(|lanes| lanes.format.is_scaled()).collect();
+        text += &scales(&scaled);
+        _ = writeln!(text, "fn load_state(at: At, scales: Scales) -> Kept {{ var s: Kept; {loads}return s; }}");
         if self.measures() {
             return text;
         }
@@ -152,8 +182,15 @@ impl KernelKey {
             let store = lanes.as_ref().map_or(String::new(), |lanes| lanes.store("x"));
             _ = writeln!(text, "fn store_{name}(at: At, x: Lane) {{ {store} }}");
         }
-        let stores: String = states.iter().map(|(state, lanes)| lanes.store(&format!("s.{state}")) + " ").collect();
-        _ = writeln!(text, "fn store_state(at: At, s: Kept) {{ {stores}}}");
+        let store = |(k, (state, lanes)): (usize, &(&&str, Lanes<'_>))| match lanes.format.is_scaled() {
+            true => lanes.store_block(k),
+            false => lanes.store(&format!("s.{state}")) + " ",
+        };
+        let stores: String = states.iter().enumerate().map(store).collect();
+        _ = writeln!(text, "fn store_state(at: At, s: Kept, most: Scales, c: Coefficients) {{ {stores}}}");
+        if self.stores_blocks() {
+            text += &store_scales(&scaled, self.block_a_thread);
+        }
         let zeroed = grad.filter(|_| self.gradient == GradientAccess::Zero);
         let zero = zeroed.map_or(String::new(), |grad| grad.store("Lane(0.0)"));
         _ = writeln!(text, "fn zero_grad(at: At) {{ {zero} }}");
@@ -162,7 +199,7 @@ impl KernelKey {
 
     /// Which features are on. The prefix keeps these names apart from a rule's `override`s.
     fn features(&self) -> String {
-        let Extras { average, clip, zero, two_factors, noise, .. } = self.extras;
+        let Extras { average, clip, zero, two_factors, noise, encoding, .. } = self.extras;
         let all = [
             ("SETTINGS", self.settings),
             ("TWO_FACTORS", two_factors),
@@ -170,6 +207,8 @@ impl KernelKey {
             ("CLIP", clip),
             ("NOISE", noise),
             ("AVERAGE", average),
+            ("RANDOM", self.draws()),
+            ("BINS", encoding == Encoding::Binned),
         ];
         let mut text: String = all.iter().map(|(name, on)| format!("const WITH_{name} = {on};\n")).collect();
         if !noise {
@@ -204,19 +243,91 @@ impl KernelKey {
 struct Lanes<'a> {
     key: &'a KernelKey,
     format: Format,
+    name: &'a str,
     buffer: &'a str,
     /// Its index.
     at: &'a str,
+    reads: bool,
 }
 
 impl Lanes<'_> {
     fn load(&self) -> String {
-        self.format.load(self.key.lane, self.buffer, self.at)
+        match self.format.is_scaled() {
+            true => self.format.load_block(&self.word(), &format!("scales.{}", self.name)),
+            false => self.format.load(self.key.lane, self.buffer, self.at),
+        }
+    }
+
+    /// Of blocks of 256: four codes.
+    fn word(&self) -> String {
+        format!("{}[at.own]", self.buffer)
+    }
+
+    /// Of blocks of 256: where the largest magnitude is.
+    fn absmax(&self) -> String {
+        format!("{0}[absmax_at(arrayLength(&{0}), at.own)]", self.buffer)
+    }
+
+    /// Stores four numbers of state k of a block whose largest magnitude is known.
+    fn store_block(&self, k: usize) -> String {
+        if self.reads {
+            return String::new();
+        }
+        let (name, most) = (self.name, format!("most.{}", self.name));
+        let store = self.format.store_block(&self.word(), &most, &format!("own_numbers(s.{name}, at)"));
+        match self.key.draws() {
+            true => format!("{{ let random = draws(c, at.tensor, {k}u, 4u * at.first); {store} }} "),
+            false => format!("{{ let random = vec4<u32>(); {store} }} "),
+        }
     }
 
     fn store(&self, x: &str) -> String {
         self.format.store(self.key.lane, self.buffer, self.at, x)
     }
+}
+
+/// The largest magnitudes of a block's states, and how they are loaded.
+fn scales(scaled: &[&Lanes<'_>]) -> String {
+    let each = |f: &dyn Fn(&Lanes<'_>) -> String| scaled.iter().map(|lanes| f(lanes)).collect::<Vec<_>>().join(", ");
+    let fields = each(&|lanes| format!("{}: f32", lanes.name));
+    let loads = each(&|lanes| format!("bitcast<f32>({})", lanes.absmax()));
+    let (fields, loads) = if scaled.is_empty() { ("none: f32".into(), "0.0".into()) } else { (fields, loads) };
+    format!(
+        "struct Scales {{ {fields} }}\n\
+         fn no_scales() -> Scales {{ return Scales(); }}\n\
+         fn absmax_at(words: u32, lane: u32) -> u32 {{ return words / 65u * 64u + lane / 64u; }}\n\
+         fn load_scales(at: At) -> Scales {{ return Scales({loads}); }}\n"
+    )
+}
+
+/// How they are found and stored. What is not finite, or not the tensor's, counts as 0.
+fn store_scales(scaled: &[&Lanes<'_>], block_a_thread: bool) -> String {
+    let each = |f: &dyn Fn(usize, &str) -> String| -> Vec<String> {
+        scaled.iter().enumerate().map(|(k, lanes)| f(k, lanes.name)).collect()
+    };
+    let of_lane = each(&|_, name| format!("largest_of(own_numbers(s.{name}, at))")).join(", ");
+    let both = each(&|_, name| format!("max(a.{name}, b.{name})")).join(", ");
+    let stores: String =
+        scaled.iter().map(|lanes| format!("{} = bitcast<u32>(x.{}); ", lanes.absmax(), lanes.name)).collect();
+    let count = scaled.len();
+    let at = |k: usize| format!("&shared_bits[{count}u * block + {k}u]");
+    let share = each(&|k, name| format!("atomicMax({}, bitcast<u32>(x.{name})); ", at(k))).concat();
+    let shared = each(&|k, _| format!("bitcast<f32>(atomicLoad({}))", at(k))).join(", ");
+    let joined = match block_a_thread {
+        true => format!("fn largest_scales(a: Scales, b: Scales) -> Scales {{ return Scales({both}); }}\n"),
+        false => format!(
+            "var<workgroup> shared_bits: array<atomic<u32>, {}>;\n\
+             fn share_scales(block: u32, x: Scales) {{ {share}}}\n\
+             fn shared_scales(block: u32) -> Scales {{ return Scales({shared}); }}\n",
+            16 * count
+        ),
+    };
+    format!(
+        "fn own_numbers(x: Lane, at: At) -> Lane {{ return select(Lane(0.0), x, finite(x) & of_tensor(at)); }}\n\
+         fn largest_of(x: Lane) -> f32 {{ let y = abs(x); return max(max(y.x, y.y), max(y.z, y.w)); }}\n\
+         fn scales_of(s: Kept, at: At) -> Scales {{ return Scales({of_lane}); }}\n\
+         fn store_scales(at: At, x: Scales) {{ {stores}}}\n{joined}"
+    )
 }
 
 /// What a lane of four, and one element, are to the rules.

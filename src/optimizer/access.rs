@@ -310,8 +310,8 @@ impl Optimizer {
         }
         let (memory, role) = self.groups[parameter.group].memory(parameter, role);
         let values = match memory {
-            Memory::F32(v) => v.of(role).map(converted).or_else(|| v.narrow_gradient(role)),
-            Memory::F64(v) => v.of(role).map(converted).or_else(|| v.narrow_gradient(role)),
+            Memory::F32(v) => v.of(role).map(converted).or_else(|| v.narrow(role)),
+            Memory::F64(v) => v.of(role).map(converted).or_else(|| v.narrow(role)),
             Memory::Gpu(_) => None,
         };
         values.ok_or_else(|| parameter.unsupported("reading", "it is in the caller's slice"))
@@ -389,14 +389,20 @@ impl<F: Real> Own<F> {
 }
 
 impl<F: Real> HostMemory<F> {
-    /// A gradient in bfloat16, if this role is that.
-    fn narrow_gradient<G: Real>(&self, role: Role) -> Option<Vec<G>> {
+    /// What has this role, if it is stored in fewer bits.
+    fn narrow<G: Real>(&self, role: Role) -> Option<Vec<G>> {
+        if let Role::State(k) = role {
+            return self.states.get(k).map(|state| converted(&state.decoded()));
+        }
         let gradient = self.own.as_ref()?.bf16.as_ref().filter(|_| role == Role::Gradient)?;
         Some(gradient.iter().map(|&x| G::of(x.to_f64())).collect())
     }
 
-    /// Sets what has this role; a gradient in bfloat16 to the nearest numbers.
+    /// Sets what has this role; where it is stored in fewer bits, to the nearest numbers.
     fn write<G: Real>(&mut self, role: Role, values: &[G]) -> Option<()> {
+        if let Role::State(k) = role {
+            return self.states.get_mut(k).map(|state| state.set_part(0, &converted(values)));
+        }
         if let Some(gradient) = self.own.as_mut().and_then(|own| own.bf16.as_mut()).filter(|_| role == Role::Gradient) {
             let narrow = |x: &G| formats::bf16::nearest(x.to_f64().unwrap_or(f64::NAN));
             gradient.iter_mut().zip(values).for_each(|(to, x)| *to = narrow(x));

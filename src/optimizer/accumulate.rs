@@ -182,7 +182,7 @@ impl Optimizer {
         if let Device::Gpu(gpu) = self.device.clone() {
             return self.accumulate_from_host(&gpu, id, bytemuck::cast_slice(gradient));
         }
-        check_gradient_format(&name, self.groups[parameter.group].gradient_format, true)?;
+        check_gradient_format(&name, self.groups[parameter.group].precision.gradients, true)?;
         let batches = parameter.batches();
         let own: Option<&mut [F]> = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
             Some(Memory::F32(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),

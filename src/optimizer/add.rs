@@ -8,7 +8,8 @@ use half::bf16;
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::storage::{Role, Stored};
-use super::{Change, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
+use super::{Arenas, Change, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
+use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
 use crate::gpu::memory::{Allocation, Arena, BufferRange, Tensor, conflict};
@@ -47,6 +48,7 @@ impl Optimizer {
     fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
         self.check_swapped(group, "adding")?;
         self.check_names(tensors)?;
+        tensors.iter().try_for_each(|(name, values)| self.check_width::<F>(group, name, values.len()))?;
         let memories = match self.device.clone() {
             Device::Gpu(gpu) => self.gpu_memories(&gpu, group, tensors, exact)?,
             Device::Cpu => {
@@ -65,39 +67,32 @@ impl Optimizer {
         exact: bool,
     ) -> Result<Vec<Memory>> {
         gpu.check_alive()?;
-        let initial = self.groups[group].initial(true);
-        let owned = &mut self.groups[group].owned;
         if let Some((name, _)) = tensors.first().filter(|_| F::NAME != f32::NAME) {
             return Err(Error::ElementType { name: (*name).into(), expected: f32::NAME, found: F::NAME });
         }
-        let mut taken = Vec::<Tensor>::new();
-        let mut fill = || -> Result<()> {
-            for (batch, room) in batches(gpu, owned, tensors, |(_, values)| values.len()) {
-                owned.reserve(gpu, batch[0].0, room, exact)?;
-                for (name, values) in batch {
-                    let tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
-                    taken.push(Tensor { home: group, ..tensor });
-                }
-            }
-            Ok(())
-        };
-        if let Err(e) = fill() {
-            taken.into_iter().for_each(|tensor| _ = owned.release(tensor.allocation));
+        let (home, group) = (group, &mut self.groups[group]);
+        let mut taken = Vec::<(usize, Tensor)>::new();
+        let mut filled = Ok(());
+        for narrow in [false, true] {
+            let ours = group.of_width(tensors, narrow, |(_, values)| values.len());
+            filled = filled.and_then(|()| group.take_owned(gpu, (home, narrow), &ours, exact, &mut taken));
+        }
+        if let Err(e) = filled {
+            taken.into_iter().for_each(|(_, tensor)| _ = group.release(tensor));
             return Err(e);
         }
-        for (k, (name, _)) in tensors.iter().enumerate() {
-            if let Err(e) = self.groups[group].take_others(gpu, name, tensors[k].1.len(), &mut taken[k]) {
-                taken.into_iter().for_each(|tensor| _ = self.groups[group].release(tensor));
-                return Err(e);
-            }
-        }
-        Ok(taken.into_iter().map(Memory::Gpu).collect())
+        taken.sort_unstable_by_key(|(k, _)| *k);
+        Ok(taken.into_iter().map(|(_, tensor)| Memory::Gpu(tensor)).collect())
     }
 
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
-        let state = |state: &Storage| vec![F::of(state.initial); state.extent.len(len, None)];
-        let states = self.groups[group].states_of_parameters().map(state).collect();
-        let in_bf16 = self.groups[group].gradient_format == Format::Bf16;
+        let group = &self.groups[group];
+        let state = |state: &Storage| {
+            let format = group.format_of(state, len);
+            Numbers::filled(format, state.extent.len(len, None), state.initial)
+        };
+        let states = group.states_of_parameters().map(state).collect();
+        let in_bf16 = group.precision.gradients == Format::Bf16;
         let own = values.map(|values| Own {
             parameter: values.to_vec(),
             gradient: vec![F::zero(); if in_bf16 { 0 } else { len }],
@@ -172,41 +167,26 @@ impl Optimizer {
         tensors: &[(&str, usize)],
         exact: bool,
     ) -> Result<Vec<ParameterId>> {
+        let home = group;
         let mut taken = Vec::new();
-        match self.take_states(gpu, group, tensors, exact, &mut taken) {
+        let mut filled = Ok(());
+        for narrow in [false, true] {
+            let group = &mut self.groups[home];
+            let ours = group.of_width(tensors, narrow, |(_, len)| *len);
+            filled = filled.and_then(|()| group.take_foreign(gpu, (home, narrow), &ours, exact, &mut taken));
+        }
+        match filled {
             Ok(()) => {
+                taken.sort_unstable_by_key(|(k, _)| *k);
                 let added = tensors.iter().zip(taken);
-                Ok(added.map(|(&(name, len), tensor)| self.insert(name, group, len, Memory::Gpu(tensor))).collect())
+                let insert = |(&(name, len), (_, tensor))| self.insert(name, home, len, Memory::Gpu(tensor));
+                Ok(added.map(insert).collect())
             }
             Err(e) => {
-                taken.into_iter().for_each(|tensor| _ = self.groups[group].release(tensor));
+                taken.into_iter().for_each(|(_, tensor)| _ = self.groups[home].release(tensor));
                 Err(e)
             }
         }
-    }
-
-    /// Places for the states of foreign tensors, in buffers that hold as many as fit.
-    fn take_states(
-        &mut self,
-        gpu: &Gpu,
-        group: usize,
-        tensors: &[(&str, usize)],
-        exact: bool,
-        taken: &mut Vec<Tensor>,
-    ) -> Result<()> {
-        let (home, group) = (group, &mut self.groups[group]);
-        let initial = group.initial(false);
-        for (batch, room) in batches(gpu, &group.states, tensors, |(_, len)| *len) {
-            group.states.reserve(gpu, batch[0].0, room, exact)?;
-            for &(name, len) in batch {
-                let (allocation, states) = fill_allocation(gpu, &mut group.states, name, len, &initial)?;
-                taken.push(Tensor { home, allocation, states, ..Tensor::default() });
-                if let Some(tensor) = taken.last_mut() {
-                    group.take_others(gpu, name, len, tensor)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
@@ -221,10 +201,11 @@ impl Optimizer {
             let reason = "the optimizer runs on a GPU";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
         }
-        if self.groups[group].gradient_format != Format::F32 {
+        if self.groups[group].precision.gradients != Format::F32 {
             let reason = "the gradients of slices are slices of the same type";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
         }
+        self.check_width::<F>(group, name, len)?;
         // No slice is longer than this, so neither is one of its states.
         let (needed, available) = (len as u64, (isize::MAX as usize / size_of::<F>()) as u64);
         if needed > available {
@@ -292,6 +273,14 @@ impl Optimizer {
         }
     }
 
+    /// States in 8 bits are those of parameters in f32.
+    fn check_width<F: Real>(&self, group: usize, name: &str, len: usize) -> Result<()> {
+        match F::NAME == f64::NAME && self.groups[group].precision.narrows(len) {
+            true => Err(Error::ElementType { name: name.into(), expected: f32::NAME, found: F::NAME }),
+            false => Ok(()),
+        }
+    }
+
     fn check_new(&self, name: &str) -> Result<()> {
         if self.names.contains_key(name) { Err(Error::DuplicateName { name: name.into() }) } else { Ok(()) }
     }
@@ -303,19 +292,76 @@ impl<F: Real> HostMemory<F> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
         let own =
             self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient), bf16: own.bf16 });
-        HostMemory { own, states: self.states.into_iter().map(cast).collect() }
+        let states = self.states.into_iter().map(|state| match state {
+            Numbers::Same(x) => Numbers::Same(cast(x)),
+            Numbers::Blocks { format, codes, absmax } => Numbers::Blocks { format, codes, absmax },
+        });
+        HostMemory { own, states: states.collect() }
     }
 }
 
 impl Group {
     /// Frees a tensor's allocations. These buffers go with it.
     fn release(&mut self, tensor: Tensor) -> Vec<wgpu::Buffer> {
-        let arena = if tensor.owned { &mut self.owned } else { &mut self.states };
+        let Arenas { owned, states } = self.arenas(tensor.narrow);
+        let arena = if tensor.owned { owned } else { states };
         let mut gone = arena.release(tensor.allocation);
         for (k, allocation) in tensor.others {
             gone.extend(self.others[k].release(allocation));
         }
         gone
+    }
+
+    /// Those of these tensors that have states in blocks, or those that do not, each with its index.
+    fn of_width<'t, T>(&self, tensors: &'t [T], narrow: bool, len: impl Fn(&T) -> usize) -> Vec<(usize, &'t T)> {
+        tensors.iter().enumerate().filter(|(_, tensor)| self.precision.narrows(len(tensor)) == narrow).collect()
+    }
+
+    /// Memory for parameters, gradients and states, in buffers that hold as many as fit.
+    fn take_owned<F: Real>(
+        &mut self,
+        gpu: &Gpu,
+        (home, narrow): (usize, bool),
+        tensors: &[(usize, &(&str, &[F]))],
+        exact: bool,
+        taken: &mut Vec<(usize, Tensor)>,
+    ) -> Result<()> {
+        let initial = self.initial(true);
+        for (batch, room) in batches(gpu, &self.arenas(narrow).owned, tensors, |(_, (_, values))| values.len()) {
+            self.arenas(narrow).owned.reserve(gpu, batch[0].1.0, room, exact)?;
+            for &(k, (name, values)) in batch {
+                let owned = &mut self.arenas(narrow).owned;
+                let mut tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
+                (tensor.home, tensor.narrow) = (home, narrow);
+                let others = self.take_others(gpu, name, values.len(), &mut tensor);
+                taken.push((k, tensor));
+                others?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory for the states of foreign tensors.
+    fn take_foreign(
+        &mut self,
+        gpu: &Gpu,
+        (home, narrow): (usize, bool),
+        tensors: &[(usize, &(&str, usize))],
+        exact: bool,
+        taken: &mut Vec<(usize, Tensor)>,
+    ) -> Result<()> {
+        let initial = self.initial(false);
+        for (batch, room) in batches(gpu, &self.arenas(narrow).states, tensors, |(_, (_, len))| *len) {
+            self.arenas(narrow).states.reserve(gpu, batch[0].1.0, room, exact)?;
+            for &(k, &(name, len)) in batch {
+                let (allocation, states) = fill_allocation(gpu, &mut self.arenas(narrow).states, name, len, &initial)?;
+                let mut tensor = Tensor { home, narrow, allocation, states, ..Tensor::default() };
+                let others = self.take_others(gpu, name, len, &mut tensor);
+                taken.push((k, tensor));
+                others?;
+            }
+        }
+        Ok(())
     }
 
     /// Places for the states of a tensor that are not its elements', each in an arena of its own. `tensor` has the
@@ -356,7 +402,8 @@ impl Group {
     pub(super) fn make_shared(&mut self, device: &Device) -> Result<Memory> {
         Ok(match device {
             Device::Cpu => {
-                let states = self.shared_states().map(|state| vec![state.initial; state.extent.len(0, None)]).collect();
+                let state = |state: &Storage| Numbers::filled(Format::F64, state.extent.len(0, None), state.initial);
+                let states = self.shared_states().map(state).collect();
                 Memory::F64(HostMemory { own: None, states })
             }
             Device::Gpu(gpu) => {

@@ -1,8 +1,9 @@
 //! Averages of a group's parameters: their memory, their beginning, and the exchange with the parameters.
 
 use super::storage::AVERAGE_STORAGE;
-use super::{Change, Memory, Optimizer};
+use super::{Arenas, Change, Memory, Optimizer};
 use crate::averaging::Averaging;
+use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::gpu::kernel::Extras;
 use crate::gpu::memory::{Allocation, Arena, BufferRange};
@@ -49,7 +50,7 @@ impl Optimizer {
         if let Device::Gpu(gpu) = self.device.clone() {
             let of = self.group(group)?;
             let extras = Extras { average: true, ..of.extras(false) };
-            super::step::compile(&gpu, &of.rule, &of.settings, extras)?;
+            of.compile(&gpu, &of.settings, extras)?;
             if before.is_none() {
                 self.add_average_buffers(&gpu, group)?;
             }
@@ -60,8 +61,8 @@ impl Optimizer {
             }
             let len = parameter.len;
             match &mut parameter.memory {
-                Memory::F32(vectors) if before.is_none() => vectors.states.push(vec![0.0; len]),
-                Memory::F64(vectors) if before.is_none() => vectors.states.push(vec![0.0; len]),
+                Memory::F32(vectors) if before.is_none() => vectors.states.push(Numbers::Same(vec![0.0; len])),
+                Memory::F64(vectors) if before.is_none() => vectors.states.push(Numbers::Same(vec![0.0; len])),
                 _ => {}
             }
         }
@@ -85,31 +86,39 @@ impl Optimizer {
                     "it was moved here from another group: set the group's averaging before moving parameters into it";
                 return Err(parameter.unsupported("set_averaging", reason));
             }
-            lens.push((id, parameter.len, tensor.owned, tensor.allocation));
+            lens.push((id, parameter.name.as_str(), parameter.len, tensor));
         }
         let group = &mut self.groups[k];
-        let kind = group.kind(&AVERAGE_STORAGE);
-        let owned = group.owned.buffers_like(gpu, &kind)?;
-        let states = group.states.buffers_like(gpu, &kind)?;
-        let without_states = group.states.is_without_buffers();
-        group.states.widen(kind.clone(), states);
-        let (mut averages, mut taken) = (Averages::new(), Ok(()));
-        for &(id, len, _, _) in lens.iter().filter(|(.., is_owned, _)| without_states && !is_owned) {
-            // A rule without states had no allocations for them.
-            let name = self.parameters.get(&id).map_or("", |parameter| parameter.name.as_str());
-            let padded = group.states.padded(len);
-            taken = group.states.reserve(gpu, name, padded, false);
-            let Some(allocation) = taken.is_ok().then(|| group.states.take(padded)).flatten() else { break };
-            averages.extend(group.states.ranges(allocation, len).pop().map(|range| (id, range, Some(allocation))));
+        let kind = group.kind(&AVERAGE_STORAGE, false);
+        let mut averages = Averages::new();
+        // Room in all arenas before the first one changes.
+        let mut rooms = Vec::new();
+        for narrow in [false, true] {
+            let Arenas { owned, states } = group.arenas(narrow);
+            rooms.push((owned.buffers_like(gpu, &kind)?, states.buffers_like(gpu, &kind)?));
         }
-        if let Err(e) = taken {
-            group.states = Arena::new(Vec::new());
-            return Err(e);
-        }
-        group.owned.widen(kind, owned);
-        for &(id, len, is_owned, allocation) in lens.iter().filter(|(.., is_owned, _)| *is_owned || !without_states) {
-            let arena = if is_owned { &group.owned } else { &group.states };
-            averages.extend(arena.ranges(allocation, len).pop().map(|range| (id, range, None)));
+        for (narrow, (owned_buffers, state_buffers)) in [false, true].into_iter().zip(rooms) {
+            let Arenas { owned, states } = group.arenas(narrow);
+            let ours = || lens.iter().filter(|(.., tensor)| tensor.narrow == narrow);
+            let without_states = states.is_without_buffers();
+            states.widen(kind.clone(), state_buffers);
+            let mut taken = Ok(());
+            for &(id, name, len, _) in ours().filter(|(.., tensor)| without_states && !tensor.owned) {
+                // A rule without states had no allocations for them, and is never narrow.
+                let padded = states.padded(len);
+                taken = states.reserve(gpu, name, padded, false);
+                let Some(allocation) = taken.is_ok().then(|| states.take(padded)).flatten() else { break };
+                averages.extend(states.ranges(allocation, len).pop().map(|range| (id, range, Some(allocation))));
+            }
+            if let Err(e) = taken {
+                *states = Arena::new(Vec::new());
+                return Err(e);
+            }
+            owned.widen(kind.clone(), owned_buffers);
+            for &(id, _, len, tensor) in ours().filter(|(.., tensor)| tensor.owned || !without_states) {
+                let arena = if tensor.owned { &*owned } else { &*states };
+                averages.extend(arena.ranges(tensor.allocation, len).pop().map(|range| (id, range, None)));
+            }
         }
         for (id, range, allocation) in averages {
             if let Some(Memory::Gpu(tensor)) = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {

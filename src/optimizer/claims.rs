@@ -127,7 +127,7 @@ impl Optimizer {
         for &id in ids {
             let Some(parameter) = self.parameters.get(&id) else { continue };
             // Also where a caller's buffer has the gradient now: `Gradient::Own` may come back.
-            let own_format = self.groups[parameter.group].gradient_format;
+            let own_format = self.groups[parameter.group].precision.gradients;
             check_gradient_format(&parameter.name, own_format, !parameter.is_foreign())?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             if let Some(gradient) = tensor.gradient.clone() {

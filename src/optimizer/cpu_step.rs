@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Group, HostMemory, Memory, Optimizer, Own, Parameter, ParameterId};
-use crate::cpu::{self, AnyJob, Job};
+use crate::cpu::{self, AnyJob, Job, Numbers, NumbersMut};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format};
 use crate::gpu::kernel::MOMENTUM;
+use crate::noise;
 use crate::rule::{Real, Step};
 use crate::scaling::{Report, Safeguards};
 use crate::settings::Coefficients;
@@ -44,7 +45,8 @@ impl<'a> Work<'a> {
     ) -> Option<Self> {
         let group = &groups[parameter.group];
         let at = parameter.at(group, window);
-        let (step, coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
+        let (step, mut coefficients) = (parameter.next_step(group, at), parameter.coefficients(group, at));
+        coefficients.draws = coefficients.draws.of_tensor(noise::hash(&parameter.name));
         let shape = parameter.options.shape;
         let Parameter { name, memory, group: k, .. } = parameter;
         let job = job(group, memory)?;
@@ -159,7 +161,9 @@ fn trust(groups: &mut [Group], work: &mut [Work<'_>]) {
                 let whole = norms.into_iter().fold([0.0; 2], join);
                 let mut none = 0.0;
                 let kept = match &mut group.shared {
-                    Memory::F64(shared) => shared.states.first_mut().and_then(|state| state.first_mut()),
+                    Memory::F64(shared) => {
+                        shared.states.first_mut().and_then(Numbers::same_mut).and_then(|state| state.first_mut())
+                    }
                     _ => None,
                 };
                 let ratio = rule.trust(whole, kept.unwrap_or(&mut none), Format::F64, &ours[0].step);
@@ -290,10 +294,10 @@ impl Optimizer {
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
                 Memory::F32(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v], shift);
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v].decoded(), shift);
                 }
                 Memory::F64(vectors) => {
-                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v], shift);
+                    cpu::look_ahead(bytemuck::cast_slice_mut(tensor.parameter), &vectors.states[v].decoded(), shift);
                 }
             }
             parameter.shift = shift;
@@ -369,24 +373,26 @@ impl<F: Real> HostMemory<F> {
 
     /// The average is the last of the states.
     pub(super) fn swap(&mut self) {
-        if let (Some(own), Some(average)) = (&mut self.own, self.states.last_mut()) {
+        if let (Some(own), Some(average)) = (&mut self.own, self.states.last_mut().and_then(Numbers::same_mut)) {
             std::mem::swap(&mut own.parameter, average);
         }
     }
 
     pub(super) fn look_ahead(&mut self, v: usize, shift: f64) {
         if let (Some(own), Some(v)) = (&mut self.own, self.states.get(v)) {
-            cpu::look_ahead(&mut own.parameter, v, shift);
+            cpu::look_ahead(&mut own.parameter, &v.decoded(), shift);
         }
     }
 }
 
 /// A parameter's states of its elements, and those of other extents.
-fn by_extent<'a, F>(group: &Group, states: &'a mut [Vec<F>]) -> (Vec<&'a mut [F]>, Vec<&'a mut [F]>) {
+fn by_extent<'a, F: Real>(group: &Group, states: &'a mut [Numbers<F>]) -> (Vec<NumbersMut<'a, F>>, Vec<&'a mut [F]>) {
     let (mut of_elements, mut others) = (Vec::with_capacity(states.len()), Vec::new());
     for (state, storage) in states.iter_mut().zip(group.states_of_parameters()) {
-        let of_its_extent = if storage.extent == Extent::Element { &mut of_elements } else { &mut others };
-        of_its_extent.push(state.as_mut_slice());
+        match storage.extent {
+            Extent::Element => of_elements.push(state.all()),
+            _ => others.extend(state.same_mut().map(Vec::as_mut_slice)),
+        }
     }
     (of_elements, others)
 }

@@ -4,9 +4,10 @@ use super::parameter::Memory;
 use super::storage::Stored;
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
-use crate::formats::{Extent, Format};
+use crate::formats::{Encoding, Extent};
 use crate::gpu::kernel::Extras;
 use crate::gpu::memory::Arena;
+use crate::precision::{Precision, States};
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 
@@ -18,25 +19,37 @@ pub(super) struct Group {
     pub(super) averaging: Option<Averaging>,
     /// The averages stand where the parameters belong.
     pub(super) swapped: bool,
-    /// How the gradients of [`Optimizer::add`] are stored.
-    pub(super) gradient_format: Format,
+    /// How its parameters' memory is stored.
+    pub(super) precision: Precision,
     /// Steps that the schedule has seen for certain.
     pub(super) steps: u64,
     /// Recorded steps that the device may have skipped, by `StepLog::bit`.
     pub(super) pending: u128,
     /// All that it keeps: parameter, gradient, states and average, in this order.
     pub(super) storage: Vec<Stored>,
-    /// The elements of [`Optimizer::add`]: parameters, gradients and states.
-    pub(super) owned: Arena,
-    /// The elements' states of [`Optimizer::add_buffer`].
-    pub(super) states: Arena,
+    /// The memory of elements, of parameters whose states are in f32, and of those whose states are in blocks.
+    pub(super) arenas: [Arenas; 2],
     /// An arena for each storage of another extent than [`Extent::Element`], in their order.
     pub(super) others: Vec<Arena>,
     /// The states that are the group's own: `f64` on the CPU.
     pub(super) shared: Memory,
 }
 
+/// Where the elements of a group's parameters are.
+#[derive(Debug)]
+pub(super) struct Arenas {
+    /// Of [`Optimizer::add`]: parameters, gradients and states.
+    pub(super) owned: Arena,
+    /// Of [`Optimizer::add_buffer`]: states.
+    pub(super) states: Arena,
+}
+
 impl Group {
+    /// The arenas of parameters with or without states in blocks.
+    pub(super) fn arenas(&mut self, narrow: bool) -> &mut Arenas {
+        &mut self.arenas[usize::from(narrow)]
+    }
+
     pub(super) fn extras(&self, zero: bool) -> Extras {
         self.extras_with(&self.settings, zero)
     }
@@ -51,6 +64,10 @@ impl Group {
             pooled: false,
             two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
+            encoding: match self.precision.states {
+                States::F32 => Encoding::Nearest,
+                _ => self.precision.encoding(),
+            },
         }
     }
 

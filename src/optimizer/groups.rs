@@ -1,11 +1,12 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
 use super::storage::check_gradient_format;
-use super::{Change, Key, Memory, Optimizer, ParameterId, step};
+use super::{Change, Key, Memory, Optimizer, ParameterId};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
 use crate::formats::Format;
 use crate::gpu::Device;
+use crate::precision::Precision;
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
 
@@ -59,7 +60,7 @@ impl Optimizer {
             self.check_gradients(|parameter| parameter.group == group)?;
         }
         let now = self.group(group)?;
-        check_gradient_format("the group", now.gradient_format, settings.writes_gradient())?;
+        check_gradient_format("the group", now.precision.gradients, settings.writes_gradient())?;
         let kind = |settings: &Settings| {
             [settings.clip_norm, settings.group_clip_norm].map(|clip| clip.map(|clip| clip.norm.kind()))
         };
@@ -69,7 +70,7 @@ impl Optimizer {
         };
         if extras(&now.settings) != extras(&settings) || kind(&now.settings) != kind(&settings) {
             if let Device::Gpu(gpu) = &self.device {
-                step::compile(gpu, &now.rule, &settings, now.extras_with(&settings, self.zeroes()))?;
+                now.compile(gpu, &settings, now.extras_with(&settings, self.zeroes()))?;
             }
             self.invalidate(Change::Step);
         }
@@ -80,45 +81,64 @@ impl Optimizer {
         Ok(())
     }
 
-    /// How the gradients of a group's parameters are stored: [`Format::F32`], or [`Format::Bf16`] for backward passes
-    /// that give 16 bits, at half the memory and traffic. For parameters of [`Optimizer::add`], while the group has
-    /// none yet. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
+    /// How the memory of a group's parameters is stored.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn precision(&self, group: usize) -> Result<Precision> {
+        Ok(self.group(group)?.precision)
+    }
+
+    /// Sets how the memory of a group's parameters is stored, while it has none yet: states in 8 bits
+    /// ([`Precision::block8`]: Adam with 6 bytes a parameter instead of 12), gradients in 16.
     ///
     /// ```
-    /// use wgpu_optim::{Device, Format, Optimizer, rules::Sgd};
-    /// let mut sgd = Optimizer::new(&Device::Cpu, Sgd, 1.0)?;
-    /// sgd.set_gradient_format(0, Format::Bf16)?;
-    /// sgd.add(0, "w", &[0.0f32])?;
-    /// sgd.write_gradient("w", &[1.001f32])?; // the nearest number with eight bits is 1
-    /// sgd.step()?;
-    /// assert_eq!(sgd.read_blocking::<f32>("w")?, [-1.0]);
+    /// use wgpu_optim::{Device, Optimizer, Precision, rules::Adam};
+    /// let mut adam = Optimizer::new(&Device::Cpu, Adam::default(), 1e-3)?;
+    /// adam.set_precision(0, Precision::block8())?;
+    /// adam.add(0, "w", &[1.0f32; 5000])?;
+    /// adam.write_gradient("w", &[0.5f32; 5000])?;
+    /// adam.step()?; // its states take 10,080 bytes, not 40,000
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///
-    /// A gradient in bf16 is only read. It has no [`Settings::zero_grad`], [`Settings::centralize`] or
-    /// [`Settings::adaptive_clip`], and no micro-batches are added to it; micro-batches themselves may be in bf16.
+    /// States in 8 bits: reading one gives f32, and writing one rounds to the nearest. Their blocks of 256 elements begin
+    /// at the tensor's start. A new state that is not finite is stored as 0, so that it does not spoil its block.
+    /// Parameters are f32.
+    ///
+    /// Gradients in bf16 are only read. They have no [`Settings::zero_grad`], [`Settings::centralize`] or
+    /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in bf16.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for another format, for a group that has parameters, or whose
-    /// settings write gradients.
-    pub fn set_gradient_format(&mut self, group: usize, format: Format) -> Result<()> {
+    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients in another format, for a group that has parameters,
+    /// or whose settings write gradients in bf16; on a GPU [`Error::Shader`], and [`Error::OverLimit`] if the device binds
+    /// too few buffers. Then nothing has changed.
+    pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
         let now = self.group(group)?;
         let refuse = |reason| {
-            let (operation, name) = ("set_gradient_format", format!("group {group}"));
+            let (operation, name) = ("set_precision", format!("group {group}"));
             Err(Error::Unsupported { operation, name, reason })
         };
-        if !matches!(format, Format::F32 | Format::Bf16) {
+        if !matches!(precision.gradients, Format::F32 | Format::Bf16) {
             return refuse("gradients are F32 or Bf16");
         }
         // One that was moved elsewhere still has its memory in this group's arena.
         let lies_here = |memory: &Memory| matches!(memory, Memory::Gpu(tensor) if tensor.home == group);
         if self.parameters.values().any(|parameter| parameter.group == group || lies_here(&parameter.memory)) {
-            return refuse("it has parameters, or had some that were moved: set the format before they are added");
+            return refuse("it has parameters, or had some that were moved: set the precision before they are added");
         }
-        check_gradient_format("the group", format, now.settings.writes_gradient())?;
-        let group = &mut self.groups[group];
-        group.gradient_format = format;
+        check_gradient_format("the group", precision.gradients, now.settings.writes_gradient())?;
+        let (device, group) = (self.device.clone(), &mut self.groups[group]);
+        let before = std::mem::replace(&mut group.precision, precision);
         group.list_storage();
+        if let Device::Gpu(gpu) = &device {
+            let compiled = group.compile(gpu, &group.settings, group.extras(false));
+            if compiled.is_err() {
+                group.precision = before;
+                group.list_storage();
+                return compiled;
+            }
+        }
         group.make_arenas();
         Ok(())
     }

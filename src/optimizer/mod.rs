@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::{Arena, BufferRange};
 use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
 use crate::gpu::step_log::{InFlight, StepLog};
+use crate::precision::Precision;
 use crate::rule::Stage;
 use crate::scaling::{Report, Safeguards};
 use crate::settings::Settings;
@@ -42,7 +42,7 @@ pub use relocate::Location;
 
 use accumulate::Held;
 use claims::Claims;
-use group::Group;
+use group::{Arenas, Group};
 use parameter::{At, HostMemory, Memory, Own, Parameter};
 
 /// A parameter's handle. It is not given to another parameter, even after this one is removed.
@@ -144,7 +144,7 @@ pub enum Gradient {
 /// - Schedule: [`set_schedule`](Self::set_schedule), [`schedule_step`](Self::schedule_step),
 ///   [`set_schedule_step`](Self::set_schedule_step), [`copy_schedule`](Self::copy_schedule).
 /// - Rule, with other β, ε, …: [`rule`](Self::rule), [`set_rule`](Self::set_rule).
-/// - Gradients in 16 bits: [`set_gradient_format`](Self::set_gradient_format).
+/// - States in 8 bits, gradients in 16: [`precision`](Self::precision), [`set_precision`](Self::set_precision).
 /// - One parameter frozen, with a rate of its own, or without decay: [`options`](Self::options),
 ///   [`set_options`](Self::set_options), [`set_options_where`](Self::set_options_where).
 ///
@@ -296,12 +296,11 @@ impl Optimizer {
             schedule: None,
             averaging: None,
             swapped: false,
-            gradient_format: Format::F32,
+            precision: Precision::f32(),
             steps: 0,
             pending: 0,
             storage: Vec::new(),
-            owned: Arena::new(Vec::new()),
-            states: Arena::new(Vec::new()),
+            arenas: [(); 2].map(|()| Arenas { owned: Arena::new(Vec::new()), states: Arena::new(Vec::new()) }),
             others: Vec::new(),
             shared: Memory::F64(HostMemory { own: None, states: Vec::new() }),
         };
@@ -309,7 +308,7 @@ impl Optimizer {
         group.make_arenas();
         if let Device::Gpu(gpu) = &self.device {
             gpu.check_alive()?;
-            step::compile(gpu, &group.rule, &group.settings, group.extras(false))?;
+            group.compile(gpu, &group.settings, group.extras(false))?;
         }
         group.shared = group.make_shared(&self.device)?;
         self.groups.push(group);

@@ -8,8 +8,10 @@ use half::bf16;
 use super::accumulate::Held;
 use super::group::Group;
 use crate::averaging::Averaging;
+use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::gpu::memory::Tensor;
+use crate::precision::States;
 use crate::rule::{Real, Step};
 use crate::settings::{Accumulation, Coefficients, Options, Settings};
 
@@ -46,7 +48,7 @@ pub(super) struct HostMemory<F> {
     /// `None` for a parameter in the caller's slice.
     pub(super) own: Option<Own<F>>,
     /// All of its states, in the order of the group's storage.
-    pub(super) states: Vec<Vec<F>>,
+    pub(super) states: Vec<Numbers<F>>,
 }
 
 #[derive(Debug)]
@@ -126,7 +128,11 @@ impl Parameter {
         let mut plain = settings.coefficients();
         plain.grad_scale *= self.share(group, at.window);
         let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
-        Coefficients { average, noise, decay, ..plain }
+        let (encoding, draws) = match group.precision.states {
+            States::F32 => (plain.encoding, plain.draws),
+            _ => (group.precision.encoding(), group.precision.draws(at.steps + 1)),
+        };
+        Coefficients { average, noise, decay, encoding, draws, ..plain }
     }
 
     /// What the host knows of the next step.

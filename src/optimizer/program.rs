@@ -14,6 +14,7 @@ use crate::gpu::lines::{self, Shaped};
 use crate::gpu::memory::{BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Builder, Program, Span};
 use crate::gpu::runs::Run;
+use crate::noise;
 use crate::settings::Settings;
 
 impl Optimizer {
@@ -70,14 +71,15 @@ impl Optimizer {
             let ranges = ranges(tensor, Some(gradient), states, in_arena);
             let per_tensor = self.groups[parameter.group].per_parameter();
             let out = outs.get(&id).copied().unwrap_or_default();
-            let run = Run::of(ranges, access, cohort, parameter.len, per_tensor).with_results(out);
+            let tensor = noise::hash(&parameter.name);
+            let run = Run::of(ranges, access, cohort, parameter.len, per_tensor).of_tensor(out, tensor);
             push_run(&mut runs, parameter.group, Run { owned: in_arena, ..run });
             if self.groups[parameter.group].settings.reshapes() {
                 shaped.push((id, cohort));
             }
             if measures {
                 let run = Run::of(vec![gradient.clone()], GradientAccess::Read, cohort, parameter.len, true);
-                gradients.push(run.with_results(out));
+                gradients.push(run.of_tensor(out, 0));
             }
         }
         let mut ratios = self.ratios(gpu, &builder, &outs)?;
@@ -246,7 +248,9 @@ impl Optimizer {
                 tensors.push((id, parameter, tensor));
             }
         }
-        tensors.sort_by_key(|(_, parameter, tensor)| (parameter.group, tensor.owned, tensor.home, tensor.allocation));
+        tensors.sort_by_key(|(_, parameter, tensor)| {
+            (parameter.group, tensor.narrow, tensor.owned, tensor.home, tensor.allocation)
+        });
         tensors
     }
 

@@ -1,7 +1,6 @@
 //! A step: on the GPU recorded from the program, on the CPU computed.
 
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
-use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::gpu::decision::COEFFICIENT_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
@@ -11,19 +10,31 @@ use crate::gpu::recording::Inputs;
 use crate::gpu::ring::CoefficientRing;
 use crate::gpu::step_log::{InFlight, MEASURED, StepLog};
 use crate::gpu::{Device, Gpu};
+use crate::precision::States;
 use crate::rule::Real;
 use crate::settings::{COEFFICIENT_HEAD, Settings};
 
-/// Compiles what a group's first step will need.
-pub(super) fn compile(gpu: &Gpu, rule: &AnyRule, settings: &Settings, extras: Extras) -> Result<()> {
-    let description = rule.description();
-    let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-    gpu.kernel(KernelKey::update(description, Lane::Four, access, extras))?;
-    if rule.reduce().is_some() {
-        gpu.kernel(KernelKey::of_norms(description, Driver::Measure, Lane::Four, extras))?;
-        gpu.kernel(KernelKey::of_norms(description, Driver::Trust, Lane::Four, Extras::default()))?;
+impl Group {
+    /// Compiles what its first step with these settings will need.
+    pub(super) fn compile(&self, gpu: &Gpu, settings: &Settings, extras: Extras) -> Result<()> {
+        let rule = self.rule.description();
+        let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
+        let key = KernelKey::update(rule, Lane::Four, access, extras);
+        match self.precision.states {
+            States::F32 => gpu.kernel(key)?,
+            _ => {
+                let elements = self.storage.iter().filter(|stored| stored.is_of_elements());
+                let formats: Vec<_> = elements.map(|stored| stored.storage.format).collect();
+                let key = key.pooled((0..formats.len()).collect()).stored(formats);
+                gpu.kernel(key.with_blocks(gpu.gives_a_thread_a_block()))?
+            }
+        };
+        if self.rule.reduce().is_some() {
+            gpu.kernel(KernelKey::of_norms(rule, Driver::Measure, Lane::Four, extras))?;
+            gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Lane::Four, Extras::default()))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Optimizer {

@@ -1,11 +1,13 @@
 //! What a group keeps: the list of its storage, and where each of it is.
 
-use super::{Group, HostMemory, Memory, Parameter};
+use super::{Arenas, Group, HostMemory, Memory, Parameter};
 use crate::any_rule::AnyRule;
+use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::{Arena, BufferRange};
+use crate::precision::Precision;
 use crate::rule::Real;
 
 /// Which memory of a parameter a storage is.
@@ -44,10 +46,11 @@ const fn of_elements(name: &'static str) -> Storage {
     Storage { name, extent: Extent::Element, format: Format::F32, initial: 0.0 }
 }
 
-/// All storage of a group: parameter, gradient, the rule's states, the average.
-pub(super) fn stored(rule: &AnyRule, averages: bool, gradient_format: Format) -> Vec<Stored> {
+/// All storage of a group: parameter, gradient, the rule's states, the average. States of elements have the format of a
+/// long parameter's.
+pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
     let parameter = Stored { role: Role::Parameter, storage: of_elements("parameter") };
-    let gradient = Storage { format: gradient_format, ..of_elements("gradient") };
+    let gradient = Storage { format: precision.gradients, ..of_elements("gradient") };
     let gradient = Stored { role: Role::Gradient, storage: gradient };
     let average = averages.then_some(AVERAGE_STORAGE);
     let (mut states, mut shared) = (0.., 0..);
@@ -58,13 +61,19 @@ pub(super) fn stored(rule: &AnyRule, averages: bool, gradient_format: Format) ->
         };
         Stored { role, storage }
     };
-    [parameter, gradient].into_iter().chain(rule.storage().into_iter().chain(average).map(state)).collect()
+    let of_rule = rule.storage().into_iter().map(|storage| match storage.extent {
+        Extent::Element => {
+            Storage { format: precision.of_state(usize::MAX, rule.description().signed(storage.name)), ..storage }
+        }
+        _ => storage,
+    });
+    [parameter, gradient].into_iter().chain(of_rule.chain(average).map(state)).collect()
 }
 
 impl Group {
     /// Lists its storage, after its rule or its averaging has changed.
     pub(super) fn list_storage(&mut self) {
-        self.storage = stored(&self.rule, self.averaging.is_some(), self.gradient_format);
+        self.storage = stored(&self.rule, self.averaging.is_some(), self.precision);
     }
 
     /// The states that its rule keeps, and the average.
@@ -104,22 +113,32 @@ impl Group {
         elements.filter(|stored| owned || stored.is_state()).map(|stored| stored.storage.initial).collect()
     }
 
-    /// What an arena's buffers of a storage are called and how they are stored.
-    pub(super) fn kind(&self, storage: &Storage) -> (String, Format) {
-        (format!("{} {}", self.rule.name(), storage.name), storage.format)
+    /// How a parameter of this length stores it.
+    pub(super) fn format_of(&self, storage: &Storage, len: usize) -> Format {
+        match storage.format.is_scaled() && !self.precision.narrows(len) {
+            true => Format::F32,
+            false => storage.format,
+        }
+    }
+
+    /// What an arena's buffers of a storage are called and how they are stored: in blocks, if they are `narrow`.
+    pub(super) fn kind(&self, storage: &Storage, narrow: bool) -> (String, Format) {
+        let format = if storage.format.is_scaled() && !narrow { Format::F32 } else { storage.format };
+        (format!("{} {}", self.rule.name(), storage.name), format)
     }
 
     /// Arenas, while there is no parameter in them: a buffer for each storage of elements, and an arena for each other
     /// storage.
     pub(super) fn make_arenas(&mut self) {
-        let kinds = |of: &dyn Fn(&Stored) -> bool| {
-            self.storage.iter().filter(|stored| of(stored)).map(|stored| self.kind(&stored.storage)).collect()
+        let arena = |narrow: bool, of: &dyn Fn(&Stored) -> bool| {
+            let elements = self.storage.iter().filter(|stored| stored.is_of_elements() && of(stored));
+            Arena::new(elements.map(|stored| self.kind(&stored.storage, narrow)).collect())
         };
-        let owned = Arena::new(kinds(&Stored::is_of_elements));
-        let states = Arena::new(kinds(&|stored| stored.is_of_elements() && stored.is_state()));
+        let arenas = [false, true]
+            .map(|narrow| Arenas { owned: arena(narrow, &|_| true), states: arena(narrow, &Stored::is_state) });
         let others = self.storage.iter().filter(|stored| !stored.is_of_elements());
-        let others = others.map(|stored| Arena::new(vec![self.kind(&stored.storage)])).collect();
-        (self.owned, self.states, self.others) = (owned, states, others);
+        let others = others.map(|stored| Arena::new(vec![self.kind(&stored.storage, false)])).collect();
+        (self.arenas, self.others) = (arenas, others);
     }
 
     /// The memory that has what this role is to a parameter, and its role there.
@@ -170,8 +189,8 @@ impl Memory {
     fn len(&self, role: Role) -> Option<usize> {
         match self {
             Self::Gpu(_) => self.range(role).map(|range| range.len),
-            Self::F32(vectors) => vectors.of(role).map(<[f32]>::len),
-            Self::F64(vectors) => vectors.of(role).map(<[f64]>::len),
+            Self::F32(vectors) => vectors.len(role),
+            Self::F64(vectors) => vectors.len(role),
         }
     }
 }
@@ -186,10 +205,23 @@ pub(super) fn check_gradient_format(name: &str, format: Format, written: bool) -
 }
 
 impl<F: Real> HostMemory<F> {
-    /// Of this role; `None` for what is in the caller's slice.
+    fn len(&self, role: Role) -> Option<usize> {
+        if let Role::State(k) = role { self.states.get(k).map(Numbers::len) } else { self.of(role).map(<[F]>::len) }
+    }
+
+    /// Sets all of a state to this number.
+    pub(super) fn fill(&mut self, role: Role, value: f64) {
+        if let Role::State(k) = role
+            && let Some(state) = self.states.get_mut(k)
+        {
+            *state = Numbers::filled(state.format(), state.len(), value);
+        }
+    }
+
+    /// Of this role; `None` for what is in the caller's slice, or stored in blocks.
     pub(super) fn of(&self, role: Role) -> Option<&[F]> {
         match (role, &self.own) {
-            (Role::State(k), _) => self.states.get(k),
+            (Role::State(k), _) => return self.states.get(k)?.same(),
             (Role::Parameter, Some(own)) => Some(&own.parameter),
             (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&own.gradient),
             _ => None,
@@ -199,7 +231,7 @@ impl<F: Real> HostMemory<F> {
 
     pub(super) fn of_mut(&mut self, role: Role) -> Option<&mut [F]> {
         match (role, &mut self.own) {
-            (Role::State(k), _) => self.states.get_mut(k),
+            (Role::State(k), _) => self.states.get_mut(k)?.same_mut(),
             (Role::Parameter, Some(own)) => Some(&mut own.parameter),
             (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&mut own.gradient),
             _ => None,
@@ -216,7 +248,8 @@ mod tests {
     #[test]
     fn states_are_numbered_by_owner_in_the_order_of_the_list() {
         let listed = |rule: AnyRule| {
-            let all = stored(&rule, true, Format::F32).into_iter().map(|stored| (stored.storage.name, stored.role));
+            let all =
+                stored(&rule, true, Precision::block8()).into_iter().map(|stored| (stored.storage.name, stored.role));
             all.skip(2).collect::<Vec<_>>()
         };
         let novograd = [("exp_avg", Role::State(0)), ("exp_avg_sq", Role::State(1)), (AVERAGE, Role::State(2))];

@@ -6,7 +6,7 @@ use half::bf16;
 use libtest_mimic::Failed;
 use wgpu_optim::{
     AdaptiveClip, AnyRule, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LoadOptions, LossScaler, Noise,
-    Optimizer, ParameterId, Result, SaveOptions, Settings, WeightDecay, rules, rules::Sgd,
+    Optimizer, ParameterId, Precision, Result, SaveOptions, Settings, WeightDecay, rules, rules::Sgd,
 };
 
 use crate::compare::{TOLERANCE, close, ensure};
@@ -23,6 +23,10 @@ crate::tests!(
 );
 
 const LENS: [usize; 6] = [1, 3, 4, 63, 130, 4097];
+
+fn of(gradients: Format) -> Precision {
+    Precision { gradients, ..Precision::f32() }
+}
 
 /// Numbers that bfloat16 has.
 fn gradient(len: usize, t: usize) -> Vec<f32> {
@@ -71,7 +75,7 @@ fn start(len: usize) -> Vec<f32> {
 
 fn in_memory(device: &Device, rule: &AnyRule, rich: bool, format: Format) -> Result<Vec<u32>> {
     let mut optimizer = optimizer(device, rule, rich)?;
-    optimizer.set_gradient_format(0, format)?;
+    optimizer.set_precision(0, of(format))?;
     let values = LENS.map(start);
     let names = LENS.map(|len| format!("w{len}"));
     let tensors: Vec<_> = names.iter().zip(&values).map(|(name, values)| (name.as_str(), values.as_slice())).collect();
@@ -125,7 +129,7 @@ fn gradients_are_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
     let values = [0x3f80_8001, 0x3f80_8000, 0x3f80_7fff, 0x3f81_8000].map(f32::from_bits);
     for device in [Device::Cpu, gpu.into()] {
         let mut sgd = Optimizer::new(&device, rules::Sgd, 0.1)?;
-        sgd.set_gradient_format(0, Format::Bf16)?;
+        sgd.set_precision(0, of(Format::Bf16))?;
         let id = sgd.add(0, "w", &[0.0f32; 4])?;
         sgd.write_gradient(id, &values)?;
         let found = sgd.read_gradient_blocking::<f32>(id)?;
@@ -143,7 +147,7 @@ fn a_format_stays_with_its_memory(gpu: &Gpu) -> Result<(), Failed> {
         let mut file = Vec::new();
         pollster::block_on(writing.save_to(&mut file, SaveOptions::default()))?;
         let mut narrow = Optimizer::new(&device, rules::Sgd, 0.1)?;
-        narrow.set_gradient_format(0, Format::Bf16)?;
+        narrow.set_precision(0, of(Format::Bf16))?;
         narrow.add(0, "w", &[0.0f32; 3])?;
         let loaded = narrow.load_from(&mut Cursor::new(file), LoadOptions::default()).map(drop);
         ensure(refused(loaded), "a file whose settings write gradients")?;
@@ -156,7 +160,7 @@ fn a_format_stays_with_its_memory(gpu: &Gpu) -> Result<(), Failed> {
     let other = sgd.add_group(rules::Sgd, 0.1)?;
     let id = sgd.add(0, "w", &[1.0f32; 3])?;
     sgd.move_to_group(id, other)?;
-    ensure(refused(sgd.set_gradient_format(0, Format::Bf16)), "an arena in which a moved parameter lies")?;
+    ensure(refused(sgd.set_precision(0, of(Format::Bf16))), "an arena in which a moved parameter lies")?;
     let words = buffer(gpu, &[0; 8]);
     sgd.set_gradient(id, Gradient::Buffer(BufferRange::of(&words, 0, 3, Format::Bf16)))?;
     ensure(refused(sgd.accumulate(id, &[1.0f32; 3])), "micro-batches into a caller's 16 bits")?;
@@ -276,16 +280,16 @@ fn nothing_writes_to_16_bits(gpu: &Gpu) -> Result<(), Failed> {
     ];
     for device in [Device::Cpu, gpu.into()] {
         let mut sgd = Optimizer::new(&device, rules::Sgd, 0.1)?;
-        sgd.set_gradient_format(0, Format::Bf16)?;
+        sgd.set_precision(0, of(Format::Bf16))?;
         let id = sgd.add(0, "w", &[1.0f32, 2.0, 3.0])?;
         for settings in writing {
             ensure(refused(sgd.set_settings(0, settings)), "settings that write gradients")?;
             let mut other = Optimizer::new(&device, rules::Sgd, settings)?;
-            ensure(refused(other.set_gradient_format(0, Format::Bf16)), "16 bits under such settings")?;
+            ensure(refused(other.set_precision(0, of(Format::Bf16))), "16 bits under such settings")?;
         }
         ensure(refused(sgd.accumulate(id, &[1.0f32; 3])), "micro-batches in 16 bits")?;
-        ensure(refused(sgd.set_gradient_format(0, Format::F32)), "a format while there are parameters")?;
-        ensure(refused(sgd.set_gradient_format(0, Format::F64)), "gradients in f64")?;
+        ensure(refused(sgd.set_precision(0, of(Format::F32))), "a format while there are parameters")?;
+        ensure(refused(sgd.set_precision(0, of(Format::F64))), "gradients in f64")?;
         sgd.write_gradient(id, &[1.0f32, -2.0, 1e-3])?;
         sgd.zero_grad()?;
         ensure(sgd.read_gradient_blocking::<f32>(id)? == [0.0; 3], "zero_grad")?;

@@ -9,6 +9,7 @@ use wgpu_optim::Gpu;
 
 mod averages;
 mod bf16;
+mod blocks;
 mod checkpoint;
 mod compare;
 mod convergence;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
     let tests = [
         averages::TESTS,
         bf16::TESTS,
+        blocks::TESTS,
         checkpoint::TESTS,
         convergence::TESTS,
         errors::TESTS,

@@ -13,7 +13,8 @@ use crate::error::{Error, Mismatch, Result, require};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::Device;
 use crate::optimizer::storage::Role;
-use crate::optimizer::{Change, Optimizer, Parameter, ParameterId, step};
+use crate::optimizer::{Change, Optimizer, Parameter, ParameterId};
+use crate::precision::Precision;
 use crate::scaling::{LossScaler, Report, Safeguards};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
@@ -48,6 +49,9 @@ struct GroupRecord {
     schedule: Option<Schedule>,
     schedule_step: u64,
     averaging: Option<Averaging>,
+    /// How its memory was stored; a file loads into any.
+    #[serde(default)]
+    precision: Precision,
     /// Its states and its average; `None` in a file of version 1, whose storage is that of the group as it is.
     #[serde(default)]
     storage: Option<Vec<StorageRecord>>,
@@ -110,7 +114,7 @@ impl Fitting {
     /// fit either; without a group's number, the states of all its parameters do not.
     pub(super) fn leave_out(&mut self, target: Target) {
         match target {
-            Target::Of(_, Role::Parameter) | Target::Number(_) => {}
+            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) => {}
             Target::Of(id, _) => _ = self.parameters.remove(&id),
             Target::Group(k, _) => self.rules[k] = None,
         }
@@ -118,7 +122,7 @@ impl Fitting {
 
     pub(super) fn takes(&self, target: Target) -> bool {
         match target {
-            Target::Of(_, Role::Parameter) | Target::Number(_) => true,
+            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) => true,
             Target::Of(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes_group(*k)),
             Target::Group(k, _) => self.takes_group(k),
         }
@@ -132,6 +136,11 @@ impl Fitting {
 impl Configuration {
     pub(super) fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|e| Error::Checkpoint { reason: e.to_string() })
+    }
+
+    /// How it stores the states of long parameters of this name and group.
+    pub(super) fn format(&self, group: usize, state: &str) -> Option<Format> {
+        self.groups.get(group)?.stored(state).map(|stored| stored.format)
     }
 
     pub(super) fn from_json(text: &str) -> Result<Self> {
@@ -169,7 +178,7 @@ fn as_json(saved: String) -> Value {
 /// The configuration that a file replaces.
 #[derive(Debug)]
 pub(super) struct Replaced {
-    pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>)>,
+    pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>, Precision)>,
     safeguards: Safeguards,
     options: BTreeMap<u64, Options>,
 }
@@ -185,6 +194,7 @@ impl Optimizer {
                 schedule: group.schedule.clone(),
                 schedule_step: group.steps,
                 averaging: group.averaging,
+                precision: group.precision,
                 storage: Some(group.states().map(|stored| StorageRecord::of(&stored.storage)).collect()),
             }
         });
@@ -226,9 +236,9 @@ impl Optimizer {
             rules[k] = restored.filter(|rule| group.rule.compatible_with(rule));
             let ours = group.states().map(|stored| StorageRecord::of(&stored.storage));
             let stored = ours.flat_map(|here| Some((record.stored(&here.name)?, here)));
-            let stored: Vec<_> = stored.filter(|(file, here)| *file != here).collect();
+            let stored: Vec<_> = stored.filter(|(file, here)| file.extent != here.extent).collect();
             for (file, here) in &stored {
-                let [theirs, ours] = [*file, here].map(|of| format!("{} of {}", of.extent.name(), of.format.name()));
+                let [theirs, ours] = [*file, here].map(|of| of.extent.name());
                 different(format!("the state {} of group {k} ({theirs} in the file, {ours} here)", here.name));
             }
             if rules[k].is_none() {
@@ -277,7 +287,7 @@ impl Optimizer {
         let (mut new, records) = (self.replaced(), self.records(file, fitting)?);
         for (k, rule) in fitting.rules.iter().enumerate() {
             if let (Some(rule), Some(record)) = (rule, file.groups.get(k)) {
-                let GroupRecord { settings, schedule, schedule_step, averaging, .. } = record;
+                let GroupRecord { settings, schedule, schedule_step, averaging, precision, .. } = record;
                 rule.0.check()?;
                 settings.check()?;
                 schedule.as_ref().map_or(Ok(()), Schedule::check)?;
@@ -285,7 +295,11 @@ impl Optimizer {
                 require(*schedule_step < 1 << 53, "schedule_step", *schedule_step as f64, "below 2^53")?;
                 let kept = new.groups[k].3;
                 let averaging = kept.and(*averaging).or(kept);
-                new.groups[k] = (rule.clone(), *settings, schedule.clone(), averaging);
+                // What is stored here stays as it is; states that are rounded as in the file go on as there.
+                let here = new.groups[k].4;
+                let draws = if precision.states == here.states { *precision } else { here };
+                let precision = Precision { rounding: draws.rounding, seed: draws.seed, ..here };
+                new.groups[k] = (rule.clone(), *settings, schedule.clone(), averaging, precision);
             }
         }
         new.safeguards = Safeguards { clip: file.clip_norm, policy: file.non_finite, scaler: file.loss_scaler };
@@ -340,7 +354,9 @@ impl Optimizer {
     pub(super) fn replaced(&self) -> Replaced {
         let groups = self.groups.iter();
         Replaced {
-            groups: groups.map(|g| (g.rule.clone(), g.settings, g.schedule.clone(), g.averaging)).collect(),
+            groups: groups
+                .map(|g| (g.rule.clone(), g.settings, g.schedule.clone(), g.averaging, g.precision))
+                .collect(),
             safeguards: self.safeguards,
             options: self.parameters.iter().map(|(&id, parameter)| (id, parameter.options)).collect(),
         }
@@ -348,7 +364,7 @@ impl Optimizer {
 
     pub(super) fn replace(&mut self, Replaced { groups, safeguards, options }: Replaced) {
         for (group, new) in self.groups.iter_mut().zip(groups) {
-            (group.rule, group.settings, group.schedule, group.averaging) = new;
+            (group.rule, group.settings, group.schedule, group.averaging, group.precision) = new;
             group.list_storage();
         }
         self.safeguards = safeguards;
@@ -364,7 +380,7 @@ impl Optimizer {
         self.check_clipping(self.safeguards.clip.as_ref(), usize::MAX, None)?;
         for group in &self.groups {
             if let Device::Gpu(gpu) = &self.device {
-                step::compile(gpu, &group.rule, &group.settings, group.extras(self.zeroes()))?;
+                group.compile(gpu, &group.settings, group.extras(self.zeroes()))?;
             }
         }
         let written: Vec<_> = self.groups.iter().map(|group| group.settings.writes_gradient()).collect();

@@ -64,7 +64,7 @@ impl Optimizer {
             saved.insert("params".into(), ours.iter().map(|parameter| parameter.name.as_str()).collect());
             param_groups.push(saved);
         }
-        let mut entries = self.entries(true);
+        let mut entries = self.entries(true, false);
         let begun = |parameter: &&Parameter| parameter.steps > 0 || class == Some("Adagrad");
         for parameter in self.parameters.values().filter(begun) {
             for (count, value) in torch_counts(&self.groups[parameter.group].rule, parameter.steps) {

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use safetensors::Dtype;
 
+use self::blocks::Blocks;
 use self::header::{Header, Tensor};
 use super::relocate::UNBOUND;
 use super::storage::{Role, Stored};
@@ -23,6 +24,7 @@ use crate::gpu::transfer::PIECE;
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
 
+mod blocks;
 mod configuration;
 mod export;
 #[cfg(not(target_family = "wasm"))]
@@ -108,6 +110,8 @@ fn fits(entry: &Entry, tensor: &Tensor, takes: impl Fn(Dtype, Dtype) -> bool, mi
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Target {
     Of(u64, Role),
+    /// The largest magnitudes of a state in blocks.
+    Absmax(u64, Role),
     /// A state of a group: which group, and which of its own states.
     Group(usize, usize),
     /// A number that only the file has.
@@ -165,7 +169,7 @@ impl Optimizer {
     pub async fn save_to(&mut self, out: &mut impl Write, options: SaveOptions<'_>) -> Result<()> {
         self.settle().await?;
         self.check_saved()?;
-        let entries = self.entries(options.parameters);
+        let entries = self.entries(options.parameters, true);
         let configuration = self.configuration(options.parameters);
         self.write_tensors(out, entries, ("wgpu-optim", configuration.to_json()?), options.progress).await
     }
@@ -217,17 +221,22 @@ impl Optimizer {
         let configuration = header.configuration()?;
         let with_values = options.parameters && configuration.values;
         let (mut fitting, mut mismatch) = self.compare(&configuration);
-        let entries = self.entries(with_values);
-        let mut known: HashSet<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let entries = self.entries(with_values, true);
+        let mut known: HashSet<_> = entries.iter().map(|entry| entry.name.clone()).collect();
         if !options.parameters {
-            known.extend(configuration.parameters.keys().map(String::as_str));
+            known.extend(configuration.parameters.keys().cloned());
         }
-        mismatch.unexpected.extend(header.names().into_iter().filter(|name| !known.contains(name.as_str())));
         let (mut found, mut averages) = (Vec::new(), Vec::new());
-        for entry in &entries {
-            match header.tensor(&entry.name) {
-                Some(tensor) if fits(entry, &tensor, |file, here| file == here, &mut mismatch) => {
-                    found.push((entry.clone(), tensor));
+        for entry in entries.iter().filter(|entry| !matches!(entry.target, Target::Absmax(..))) {
+            let tensor = header.tensor(&entry.name);
+            let blocks = tensor.as_ref().filter(|tensor| tensor.dtype == Dtype::U8);
+            let blocks = blocks.and_then(|_| self.blocks_of(entry, &header, &configuration));
+            known.extend(blocks.is_some().then(|| format!("{}{}", entry.name, blocks::ABSMAX)));
+            let entry = &self.loaded_as(entry, blocks.as_ref());
+            let takes = |file, here| file == here || (file == Dtype::U8 && blocks.is_some());
+            match tensor {
+                Some(tensor) if fits(entry, &tensor, takes, &mut mismatch) => {
+                    found.push((entry.clone(), tensor, blocks));
                     continue;
                 }
                 Some(_) => {}
@@ -241,11 +250,12 @@ impl Optimizer {
                 None => fitting.leave_out(entry.target),
             }
         }
+        mismatch.unexpected.extend(header.names().into_iter().filter(|name| !known.contains(name)));
         mismatch.sort();
         if options.strict && !mismatch.is_empty() {
             return Err(Error::Mismatch(mismatch));
         }
-        found.retain(|(entry, _)| fitting.takes(entry.target));
+        found.retain(|(entry, ..)| fitting.takes(entry.target));
         averages.retain(|entry| fitting.takes(entry.target));
         self.install(&configuration, &fitting, |optimizer| {
             optimizer.read_tensors(file, found, options.progress)?;
@@ -277,18 +287,22 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All tensors that the optimizer keeps.
-    fn entries(&self, parameters: bool) -> Vec<Entry> {
+    /// All tensors that the optimizer keeps; states in blocks as they are stored, or as numbers.
+    fn entries(&self, parameters: bool, as_stored: bool) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (&id, parameter) in &self.parameters {
             let dtype = if parameter.element() == f64::NAME { Dtype::F64 } else { Dtype::F32 };
             let shape = parameter.options.shape.map_or(vec![parameter.len], |shape| shape.to_vec());
             let (name, len) = (&parameter.name, parameter.len);
-            let mut push = |name: String, role, len, shape| {
-                entries.push(Entry { name, target: Target::Of(id, role), len, dtype, shape });
+            let mut push = |name: String, role, len, shape, format: Format| {
+                let in_blocks = as_stored && format.is_scaled();
+                let dtype = if in_blocks { Dtype::U8 } else { dtype };
+                let entry = Entry { name, target: Target::Of(id, role), len, dtype, shape };
+                entries.extend(entry.absmax().filter(|_| in_blocks));
+                entries.push(entry);
             };
             if parameters && !parameter.in_slice() {
-                push(name.clone(), Role::Parameter, len, shape.clone());
+                push(name.clone(), Role::Parameter, len, shape.clone(), Format::F32);
             }
             let group = &self.groups[parameter.group];
             for Stored { role, storage } in group.states() {
@@ -300,7 +314,8 @@ impl Optimizer {
                     (_, Extent::Tensor) => Vec::new(),
                     _ => vec![len],
                 };
-                push(format!("{name}.{}", storage.name), *role, len, shape);
+                let format = group.format_of(storage, parameter.len);
+                push(format!("{name}.{}", storage.name), *role, len, shape, format);
             }
         }
         for (k, group) in self.groups.iter().enumerate() {
@@ -341,7 +356,14 @@ impl Optimizer {
         if let Target::Number(number) = entry.target {
             return Ok(Cow::Owned(number.to_le_bytes().to_vec()));
         }
+        if entry.dtype == Dtype::U8 || matches!(entry.target, Target::Absmax(..)) {
+            return self.take_blocks(entry, piece).await;
+        }
         let vector: Option<&[u8]> = match self.memory(entry.target) {
+            Some((Memory::F32(v), role @ Role::State(k))) if v.of(role).is_none() => {
+                let values = v.states.get(k).map(|state| state.decoded_part(piece)).unwrap_or_default();
+                return Ok(Cow::Owned(bytemuck::pod_collect_to_vec(&values)));
+            }
             Some((Memory::F32(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             Some((Memory::F64(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             _ => {
@@ -357,7 +379,7 @@ impl Optimizer {
     /// The memory that has a tensor, and its role there.
     fn memory(&self, target: Target) -> Option<(&Memory, Role)> {
         match target {
-            Target::Of(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
+            Target::Of(id, role) | Target::Absmax(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
             Target::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
             Target::Number(_) => None,
         }
@@ -379,29 +401,31 @@ impl Optimizer {
     fn read_tensors(
         &mut self,
         file: &mut (impl Read + Seek),
-        mut tensors: Vec<(Entry, Tensor)>,
+        mut tensors: Vec<(Entry, Tensor, Option<Blocks>)>,
         mut progress: Option<Progress<'_>>,
     ) -> Result<()> {
         // Find a caller's buffer that cannot be written to before anything is written.
-        for (entry, _) in &tensors {
+        for (entry, ..) in &tensors {
             if let (Device::Gpu(_), Target::Of(id, _)) = (&self.device, entry.target) {
                 let name = &self.get(ParameterId(id))?.name;
                 self.range_of(entry)?.0.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
             }
         }
-        tensors.sort_by_key(|(_, tensor)| tensor.start);
-        let all = tensors.iter().map(|(_, tensor)| tensor.size()).sum();
+        tensors.sort_by_key(|(_, tensor, _)| tensor.start);
+        let all = tensors.iter().map(|(_, tensor, _)| tensor.size()).sum();
         let mut done = 0;
-        let mut room = vec![0f64; PIECE.min(tensors.iter().map(|(entry, _)| entry.len).max().unwrap_or(0))];
-        for (entry, tensor) in &tensors {
-            file.seek(SeekFrom::Start(tensor.start)).map_err(Error::stream)?;
+        let mut room = vec![0f64; PIECE.min(tensors.iter().map(|(entry, ..)| entry.len).max().unwrap_or(0))];
+        for (entry, tensor, blocks) in &tensors {
             for piece in pieces(entry.len) {
                 let size = piece.len() * tensor.width();
                 let bytes = &mut bytemuck::cast_slice_mut::<f64, u8>(&mut room)[..size];
+                let start = tensor.start + (piece.start * tensor.width()) as u64;
+                file.seek(SeekFrom::Start(start)).map_err(Error::stream)?;
                 file.read_exact(bytes).map_err(Error::stream)?;
-                match entry.dtype {
-                    same if same == tensor.dtype => self.put(entry, piece, bytes)?,
-                    Dtype::F64 => {
+                match (blocks, entry.dtype) {
+                    (Some(blocks), _) => self.put_codes(file, (entry, blocks), piece, bytes)?,
+                    (None, same) if same == tensor.dtype => self.put(entry, piece, bytes)?,
+                    (None, Dtype::F64) => {
                         self.put(entry, piece, bytemuck::cast_slice(&numbers::widen::<f64>(bytes, tensor.dtype)))?
                     }
                     _ => self.put(entry, piece, bytemuck::cast_slice(&numbers::widen::<f32>(bytes, tensor.dtype)))?,
@@ -426,7 +450,7 @@ impl Optimizer {
         let (memory, role) = match entry.target {
             Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
             Target::Of(id, role) => (self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory), role),
-            Target::Number(_) => return Ok(()),
+            Target::Absmax(..) | Target::Number(_) => return Ok(()),
         };
         match memory {
             Some(Memory::F32(v)) => v.put(role, piece, bytes),
@@ -445,7 +469,7 @@ impl Entry {
 
     /// Bytes.
     fn size(&self) -> u64 {
-        self.format().size() * self.len as u64
+        (self.dtype.bitsize() / 8 * self.len) as u64
     }
 }
 
@@ -453,6 +477,10 @@ impl<F: Real> HostMemory<F> {
     fn put(&mut self, role: Role, piece: Range<usize>, bytes: &[u8]) {
         if let Some(vector) = self.of_mut(role) {
             vector[piece].copy_from_slice(bytemuck::cast_slice(bytes));
+        } else if let Role::State(k) = role
+            && let Some(state) = self.states.get_mut(k)
+        {
+            state.set_part(piece.start, bytemuck::cast_slice(bytes));
         }
     }
 }

@@ -15,7 +15,6 @@ use crate::error::{Error, Mismatch, Result};
 use crate::gpu::Device;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Memory, Optimizer, ParameterId};
-use crate::rule::Real;
 
 /// The note in the file's header.
 #[derive(Debug, Serialize, Deserialize)]
@@ -174,7 +173,7 @@ impl Optimizer {
         self.replace(new);
         let loaded = self.check_together().and_then(|()| {
             let (read, begin): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, tensor)| tensor.is_some());
-            let read = read.into_iter().filter_map(|(entry, tensor)| Some((entry, tensor?))).collect();
+            let read = read.into_iter().filter_map(|(entry, tensor)| Some((entry, tensor?, None))).collect();
             self.read_tensors(file, read, options.progress)?;
             begin.iter().try_for_each(|(entry, _)| self.begin(entry))
         });
@@ -232,7 +231,7 @@ impl Optimizer {
         };
         let values = parameters && theirs.iter().any(has_value);
         let (mut found, mut lost) = (Vec::new(), HashSet::new());
-        for entry in self.entries(values) {
+        for entry in self.entries(values, false) {
             let Target::Of(id, part) = entry.target else { continue };
             let (Some(parameter), Some(theirs)) = (self.parameters.get(&id), theirs.get(&id)) else { continue };
             let count = counts.get(&id);
@@ -275,8 +274,8 @@ impl Optimizer {
             return gpu.fill(std::slice::from_ref(range), &[initial], entry.len as u64, &parameter.name);
         }
         match self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory) {
-            Some(Memory::F32(v)) => v.of_mut(role).into_iter().for_each(|state| state.fill(f32::of(initial))),
-            Some(Memory::F64(v)) => v.of_mut(role).into_iter().for_each(|state| state.fill(initial)),
+            Some(Memory::F32(v)) => v.fill(role, initial),
+            Some(Memory::F64(v)) => v.fill(role, initial),
             _ => {}
         }
         Ok(())

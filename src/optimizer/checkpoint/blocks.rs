@@ -1,0 +1,133 @@
+//! States in blocks of 256 in a file: codes as bytes under the state's name, and the largest magnitude of each block. A
+//! file is also loaded where states are stored in another way: they are decoded, and rounded to the nearest.
+
+use std::borrow::Cow;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+
+use safetensors::Dtype;
+
+use super::configuration::Configuration;
+use super::header::{Header, Tensor};
+use super::{Entry, Target, numbers};
+use crate::cpu::Numbers;
+use crate::error::{Error, Result};
+use crate::formats::{BLOCK, Format};
+use crate::optimizer::storage::Role;
+use crate::optimizer::{Memory, Optimizer};
+
+/// What follows a state's name where its blocks' largest magnitudes are.
+pub(super) const ABSMAX: &str = "_absmax";
+
+/// How a file has a state in blocks.
+#[derive(Clone, Debug)]
+pub(super) struct Blocks {
+    format: Format,
+    absmax: Tensor,
+}
+
+impl Entry {
+    /// The largest magnitudes of this state in blocks.
+    pub(super) fn absmax(&self) -> Option<Self> {
+        let Target::Of(id, role) = self.target else { return None };
+        let len = self.len.div_ceil(BLOCK);
+        let name = format!("{}{ABSMAX}", self.name);
+        Some(Self { name, target: Target::Absmax(id, role), len, dtype: Dtype::F32, shape: vec![len] })
+    }
+}
+
+impl Optimizer {
+    /// How the file has a tensor of codes; `None` if it does not say all that is needed.
+    pub(super) fn blocks_of(&self, entry: &Entry, header: &Header, file: &Configuration) -> Option<Blocks> {
+        let Target::Of(id, role) = entry.target else { return None };
+        let parameter = self.parameters.get(&id)?;
+        let state = self.groups[parameter.group].storage_of(role)?.name;
+        let format = file.format(parameter.group, state).filter(|format| format.is_scaled())?;
+        let absmax = header.tensor(&format!("{}{ABSMAX}", entry.name))?;
+        let fits = absmax.len == entry.len.div_ceil(BLOCK) && absmax.dtype == Dtype::F32;
+        fits.then_some(Blocks { format, absmax })
+    }
+
+    /// The entry as what the file has of it is loaded: codes as codes only into the same format.
+    pub(super) fn loaded_as(&self, entry: &Entry, blocks: Option<&Blocks>) -> Entry {
+        let here = self.format_here(entry);
+        let same = here.is_some() && here == blocks.map(|blocks| blocks.format);
+        let dtype = if entry.dtype == Dtype::U8 && !same { Dtype::F32 } else { entry.dtype };
+        Entry { dtype, ..entry.clone() }
+    }
+
+    /// How the state is stored here.
+    fn format_here(&self, entry: &Entry) -> Option<Format> {
+        match self.memory(entry.target)? {
+            (Memory::F32(vectors), Role::State(k)) => Some(vectors.states.get(k)?.format()),
+            (memory @ Memory::Gpu(_), role) => memory.range(role).map(|range| range.format),
+            _ => None,
+        }
+    }
+
+    /// Codes or largest magnitudes of a piece of a state in blocks.
+    pub(super) async fn take_blocks(&self, entry: &Entry, piece: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        if let Some((Memory::F32(vectors), Role::State(k))) = self.memory(entry.target) {
+            return Ok(match (vectors.states.get(k), entry.target) {
+                (Some(Numbers::Blocks { absmax, .. }), Target::Absmax(..)) => {
+                    Cow::Borrowed(bytemuck::cast_slice(&absmax[piece]))
+                }
+                (Some(Numbers::Blocks { codes, .. }), _) => Cow::Borrowed(&codes[piece]),
+                _ => Cow::Borrowed(&[]),
+            });
+        }
+        let (range, gpu) = self.range_of(entry)?;
+        let elements = piece.start as u64..piece.end as u64;
+        let bytes = match entry.target {
+            Target::Absmax(..) => {
+                let absmax = range.absmax().map(|absmax| absmax.part(elements));
+                gpu.read_bytes(absmax.as_ref().unwrap_or(range), &entry.name).await?
+            }
+            _ => {
+                let mut bytes = gpu.read_bytes(&range.part(elements), &entry.name).await?;
+                bytes.truncate(piece.len());
+                bytes
+            }
+        };
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// Sets a piece of a state from a file's codes.
+    pub(super) fn put_codes(
+        &mut self,
+        file: &mut (impl Read + Seek),
+        (entry, blocks): (&Entry, &Blocks),
+        piece: Range<usize>,
+        codes: &[u8],
+    ) -> Result<()> {
+        let first = piece.start / BLOCK;
+        let mut absmax = vec![0f32; piece.len().div_ceil(BLOCK)];
+        file.seek(SeekFrom::Start(blocks.absmax.start + 4 * first as u64)).map_err(Error::stream)?;
+        file.read_exact(bytemuck::cast_slice_mut(&mut absmax)).map_err(Error::stream)?;
+        if absmax.iter().any(|x| !(x.is_finite() && *x >= 0.0)) {
+            let reason = format!("a largest magnitude of {} is below 0 or not finite", entry.name);
+            return Err(Error::Checkpoint { reason });
+        }
+        if entry.dtype != Dtype::U8 {
+            let values = blocks.format.decode_blocks(codes, &absmax);
+            return match entry.dtype {
+                Dtype::F64 => {
+                    let wide = numbers::widen::<f64>(bytemuck::cast_slice(&values), Dtype::F32);
+                    self.put(entry, piece, bytemuck::cast_slice(&wide))
+                }
+                _ => self.put(entry, piece, bytemuck::cast_slice(&values)),
+            };
+        }
+        if let Target::Of(id, Role::State(k)) = entry.target
+            && let Some(Memory::F32(vectors)) = self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory)
+        {
+            if let Some(Numbers::Blocks { codes: to, absmax: largest, .. }) = vectors.states.get_mut(k) {
+                to[piece].copy_from_slice(codes);
+                largest[first..first + absmax.len()].copy_from_slice(&absmax);
+            }
+            return Ok(());
+        }
+        let (range, gpu) = self.range_of(entry)?;
+        gpu.write_blocks(&range.part(piece.start as u64..piece.end as u64), codes, &absmax, &entry.name)
+    }
+}

@@ -1,0 +1,389 @@
+//! States in 8 bits, in blocks of 256: both devices keep the same codes, and nothing else is touched.
+
+use std::io::Cursor;
+
+use libtest_mimic::Failed;
+use wgpu_optim::internals::give_a_thread_a_block;
+use wgpu_optim::{
+    AnyRule, Averaging, BufferRange, ClipNorm, Device, Error, Format, Gpu, Gradient, LoadOptions, LossScaler, Noise,
+    Optimizer, Options, ParameterId, Precision, Result, Rounding, SaveOptions, Settings, States, WeightDecay, rules,
+};
+
+use crate::compare::ensure;
+
+crate::tests!(
+    every_rule_keeps_the_codes_of_the_cpu,
+    both_forms_keep_the_same_codes,
+    ranges_of_the_callers_pools,
+    a_skipped_step_changes_nothing,
+    a_run_goes_on_from_a_file,
+    files_of_other_precisions_load,
+    states_are_read_and_written,
+    a_number_that_is_not_finite_stays_alone,
+    memory_is_six_bytes_a_parameter,
+    what_does_not_fit_is_refused
+);
+
+const LENS: [usize; 7] = [1, 255, 256, 257, 1000, 4097, 9001];
+
+fn random(len: usize, seed: usize) -> impl Iterator<Item = f32> {
+    let mut x = seed as u64 * 7919 + 1;
+    let next = move |_| {
+        x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (x >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(next)
+}
+
+fn start(len: usize) -> Vec<f32> {
+    random(len, len).collect()
+}
+
+/// Of heavy tails, with zeros.
+fn gradient(len: usize, t: usize) -> Vec<f32> {
+    random(len, 1000 * t + len).map(|x| if x.abs() < 0.1 { 0.0 } else { x.powi(7) * 10.0 }).collect()
+}
+
+fn precision(states: States) -> Precision {
+    Precision { states, min_8bit_size: 256, seed: 3, ..Precision::f32() }
+}
+
+const ALL: [(States, Rounding); 4] = [
+    (States::Block8, Rounding::Stochastic),
+    (States::Block8, Rounding::Nearest),
+    (States::Relative8, Rounding::Stochastic),
+    (States::BitsandbytesCpu, Rounding::Nearest),
+];
+
+/// What a step may do besides.
+fn rich(optimizer: &mut Optimizer) -> Result<()> {
+    let settings = Settings {
+        weight_decay: WeightDecay::Decoupled(0.01),
+        clip_value: Some(3.0),
+        clip_norm: Some(ClipNorm::torch(30.0)),
+        noise: Some(Noise { eta: 1e-6, gamma: 0.55, seed: 7 }),
+        zero_grad: true,
+        ..Settings::lr(0.01)
+    };
+    optimizer.set_settings(0, settings)?;
+    optimizer.set_clip_norm(ClipNorm::torch(100.0))?;
+    optimizer.set_loss_scaler(LossScaler { init_scale: 2.0, ..LossScaler::default() })?;
+    optimizer.set_averaging(0, Averaging::Ema(0.9))
+}
+
+fn optimizer(device: &Device, rule: &AnyRule, precision: Precision) -> Result<(Optimizer, Vec<ParameterId>)> {
+    let mut optimizer = Optimizer::new(device, rule.clone(), 0.01)?;
+    optimizer.set_precision(0, precision)?;
+    let values = LENS.map(start);
+    let names = LENS.map(|len| format!("w{len}"));
+    let tensors: Vec<_> = names.iter().zip(&values).map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+    let ids = optimizer.add_all(0, &tensors)?;
+    Ok((optimizer, ids))
+}
+
+fn step(optimizer: &mut Optimizer, ids: &[ParameterId], t: usize) -> Result<()> {
+    for (id, len) in ids.iter().zip(LENS) {
+        optimizer.write_gradient(*id, &gradient(len, t))?;
+    }
+    optimizer.step()
+}
+
+/// Parameters, states and averages.
+fn all(optimizer: &Optimizer, rule: &AnyRule, ids: &[ParameterId]) -> Result<Vec<Vec<f32>>> {
+    let mut all = Vec::new();
+    for &id in ids {
+        all.push(optimizer.read_blocking(id)?);
+        for state in rule.states() {
+            all.push(optimizer.read_state_blocking(id, state)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Numbers on two devices: equal to 2e-6 of their tensor's largest, but for one in a thousand, which may have the next
+/// code. That is where a norm, summed in another order, takes a number over the middle between two.
+fn same(name: &str, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<(), Failed> {
+    let (mut all, mut differ) = (0, 0);
+    for (k, (a, b)) in a.iter().zip(b).enumerate() {
+        let most = a.iter().fold(0f32, |most, x| most.max(x.abs()));
+        differ += a.iter().zip(b).filter(|(a, b)| (*a - *b).abs() > 2e-6 * most).count();
+        all += a.len();
+        ensure(a.len() == b.len(), format!("{name}: {} and {} in {k}", a.len(), b.len()))?;
+        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        ensure(off <= 0.02 * most, format!("{name}: {off:e} off in {k}, whose largest is {most:e}"))?;
+    }
+    ensure(differ * 1000 <= all, format!("{name}: {differ} of {all} differ"))
+}
+
+fn every_rule_keeps_the_codes_of_the_cpu(gpu: &Gpu) -> Result<(), Failed> {
+    let several = ["adam", "amsgrad", "lamb", "rmsprop-centered-momentum", "adagrad", "momentum"];
+    for (name, rule) in rules::all() {
+        for (states, rounding) in ALL {
+            for with in [false, true] {
+                if (with || states != States::Block8) && !several.contains(&name) {
+                    continue;
+                }
+                let precision = Precision { rounding, ..precision(states) };
+                let mut found = Vec::new();
+                for device in [Device::Cpu, gpu.into()] {
+                    let (mut optimizer, ids) = optimizer(&device, &rule, precision)?;
+                    if with {
+                        rich(&mut optimizer)?;
+                    }
+                    (0..4).try_for_each(|t| step(&mut optimizer, &ids, t))?;
+                    found.push(all(&optimizer, &rule, &ids)?);
+                }
+                same(&format!("{name} {states:?} {rounding:?} {with}"), &found[0], &found[1])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bits(all: Vec<Vec<f32>>) -> Vec<u32> {
+    all.concat().into_iter().map(f32::to_bits).collect()
+}
+
+fn both_forms_keep_the_same_codes(gpu: &Gpu) -> Result<(), Failed> {
+    let before = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+    for name in ["adam", "lamb", "rmsprop-centered-momentum"] {
+        let rule = rules::by_name(name)?;
+        for (states, rounding) in ALL {
+            let mut found = Vec::new();
+            for block_a_thread in [false, true] {
+                give_a_thread_a_block(gpu, block_a_thread);
+                let (mut optimizer, ids) = optimizer(&gpu.into(), &rule, Precision { rounding, ..precision(states) })?;
+                rich(&mut optimizer)?;
+                (0..3).try_for_each(|t| step(&mut optimizer, &ids, t))?;
+                found.push(bits(all(&optimizer, &rule, &ids)?));
+            }
+            give_a_thread_a_block(gpu, before);
+            ensure(found[0] == found[1], format!("{name} {states:?} {rounding:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn buffer(gpu: &Gpu, numbers: &[f32]) -> wgpu::Buffer {
+    use wgpu::BufferUsages as Usage;
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 4 * numbers.len() as u64,
+        usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
+        mapped_at_creation: false,
+    });
+    gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(numbers));
+    buffer
+}
+
+/// Tensors at every offset of a pool, with numbers between them that must stay.
+fn ranges_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
+    let lens: Vec<usize> = (1..=40).chain([63, 64, 65, 255, 256, 257, 511, 1023, 1025, 4099]).collect();
+    for name in ["adam", "lamb", "lars"] {
+        let rule = rules::by_name(name)?;
+        let precision = Precision { min_8bit_size: 1, ..precision(States::Block8) };
+        let mut found = Vec::new();
+        for callers in [false, true] {
+            let mut optimizer = Optimizer::new(&gpu.into(), rule.clone(), 0.01)?;
+            optimizer.set_precision(0, precision)?;
+            let (mut pool, mut gradients, mut offsets) = (vec![f32::NAN; 1], vec![f32::NAN; 3], Vec::new());
+            for &len in &lens {
+                offsets.push((4 * pool.len() as u64, 4 * gradients.len() as u64));
+                pool.extend(start(len));
+                pool.extend([f32::NAN; 2]);
+                gradients.extend(gradient(len, 1));
+                gradients.push(f32::NAN);
+            }
+            let (pool, gradients) = (buffer(gpu, &pool), buffer(gpu, &gradients));
+            let mut ids = Vec::new();
+            for (k, &len) in lens.iter().enumerate() {
+                let name = format!("w{len}");
+                if callers {
+                    let id = optimizer.add_buffer(0, &name, BufferRange::new(&pool, offsets[k].0, len))?;
+                    let range = BufferRange::new(&gradients, offsets[k].1, len);
+                    optimizer.set_gradient(id, Gradient::Buffer(range))?;
+                    ids.push(id);
+                } else {
+                    ids.push(optimizer.add(0, &name, &start(len))?);
+                    optimizer.write_gradient(ids[k], &gradient(len, 1))?;
+                }
+            }
+            (0..2).try_for_each(|_| optimizer.step())?;
+            found.push(bits(all(&optimizer, &rule, &ids)?));
+            if callers {
+                // A range over all of it reads what lies between.
+                let whole = BufferRange::whole(&pool);
+                let mut reader = Optimizer::new(&gpu.into(), rules::Sgd, 0.0)?;
+                let all = reader.add_buffer(0, "all", whole)?;
+                let values: Vec<f32> = reader.read_blocking(all)?;
+                let nan = values.iter().filter(|x| x.is_nan()).count();
+                ensure(nan == 1 + 2 * lens.len(), format!("{name}: {nan} of what lies between is left"))?;
+            }
+        }
+        ensure(found[0] == found[1], format!("{name} steps differently in a pool"))?;
+    }
+    Ok(())
+}
+
+fn a_skipped_step_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
+    let rule = rules::by_name("adam")?;
+    for device in [Device::Cpu, gpu.into()] {
+        let (mut optimizer, ids) = optimizer(&device, &rule, precision(States::Block8))?;
+        rich(&mut optimizer)?;
+        step(&mut optimizer, &ids, 0)?;
+        let before = bits(all(&optimizer, &rule, &ids)?);
+        for (id, len) in ids.iter().zip(LENS) {
+            let mut values = gradient(len, 1);
+            values[len / 2] = f32::INFINITY;
+            optimizer.write_gradient(*id, &values)?;
+        }
+        optimizer.step()?;
+        ensure(bits(all(&optimizer, &rule, &ids)?) == before, device.name())?;
+    }
+    Ok(())
+}
+
+fn saved(optimizer: &mut Optimizer) -> Result<Vec<u8>> {
+    let mut file = Vec::new();
+    pollster::block_on(optimizer.save_to(&mut file, SaveOptions::default()))?;
+    Ok(file)
+}
+
+fn a_run_goes_on_from_a_file(gpu: &Gpu) -> Result<(), Failed> {
+    for name in ["adam", "lamb"] {
+        let rule = rules::by_name(name)?;
+        for (states, rounding) in ALL {
+            let precision = Precision { rounding, ..precision(states) };
+            for device in [Device::Cpu, gpu.into()] {
+                let (mut whole, ids) = optimizer(&device, &rule, precision)?;
+                (0..2).try_for_each(|t| step(&mut whole, &ids, t))?;
+                let file = saved(&mut whole)?;
+                // Another seed: the file's holds.
+                let (mut again, others) = optimizer(&device, &rule, Precision { seed: 9, ..precision })?;
+                again.load_from(&mut Cursor::new(&file), LoadOptions::default())?;
+                ensure(saved(&mut again)? == file, format!("{name} {states:?}: saved again"))?;
+                for t in 2..4 {
+                    step(&mut whole, &ids, t)?;
+                    step(&mut again, &others, t)?;
+                }
+                let [a, b] = [all(&whole, &rule, &ids)?, all(&again, &rule, &others)?].map(bits);
+                ensure(a == b, format!("{name} {states:?} {rounding:?} on {}", device.name()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// From f32 into blocks, from blocks into f32, and between formats: the nearest numbers, and step counts.
+fn files_of_other_precisions_load(gpu: &Gpu) -> Result<(), Failed> {
+    let rule = rules::by_name("adam")?;
+    let kinds = [States::F32, States::Block8, States::Relative8];
+    for device in [Device::Cpu, gpu.into()] {
+        for from in kinds {
+            let (mut one, ids) = optimizer(&device, &rule, precision(from))?;
+            (0..3).try_for_each(|t| step(&mut one, &ids, t))?;
+            let file = saved(&mut one)?;
+            for to in kinds.into_iter().filter(|to| *to != from) {
+                let (mut other, others) = optimizer(&device, &rule, precision(to))?;
+                other.load_from(&mut Cursor::new(&file), LoadOptions::default())?;
+                ensure(other.steps(others[0])? == 3, "steps")?;
+                for (a, b) in all(&one, &rule, &ids)?.iter().zip(all(&other, &rule, &others)?) {
+                    for (a, b) in a.chunks(256).zip(b.chunks(256)) {
+                        let most = a.iter().fold(0f32, |most, x| most.max(x.abs()));
+                        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs() / most.max(1e-30)).fold(0f32, f32::max);
+                        // Half of the largest distance between two numbers: of the logarithm 1/16, of the maps 0.007.
+                        ensure(off <= 0.0625, format!("{from:?} into {to:?} on {}: {off}", device.name()))?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn states_are_read_and_written(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [Device::Cpu, gpu.into()] {
+        let mut adam = Optimizer::new(&device, rules::Adam::default(), 0.01)?;
+        adam.set_precision(0, precision(States::Block8))?;
+        let id = adam.add(0, "w", &[1.0f32; 600])?;
+        ensure(adam.read_state_blocking::<f32>(id, "exp_avg")? == [0.0; 600], "states begin with 0")?;
+        let values: Vec<f32> = (0..600).map(|k| if k < 256 { 2.0 } else { -0.5 }).collect();
+        adam.write_state(id, "exp_avg_sq", &values.iter().map(|x| x.abs()).collect::<Vec<_>>())?;
+        let read: Vec<f32> = adam.read_state_blocking(id, "exp_avg_sq")?;
+        ensure(read.iter().zip(&values).all(|(a, b)| *a == b.abs()), "a block's largest number is exact")?;
+        adam.write_state(id, "exp_avg", &values)?;
+        let read: Vec<f32> = adam.read_state_blocking(id, "exp_avg")?;
+        // The map has 1, and of what is below 0 no more than 0.993.
+        let expected = |x: f32| if x > 0.0 { x } else { 0.99296875 * x };
+        let close = read.iter().zip(&values).all(|(a, b)| (a - expected(*b)).abs() <= 1e-6);
+        ensure(close, "the nearest numbers")?;
+        let short = adam.write_state(id, "exp_avg", &[0.0f32; 599]);
+        ensure(matches!(short, Err(Error::Length { expected: 600, found: 599, .. })), "another length")?;
+        if let Device::Gpu(_) = device {
+            ensure(adam.state_range(id, "exp_avg")?.format == Format::Block8Signed, "the format of a range")?;
+        }
+    }
+    Ok(())
+}
+
+/// Without NonFinite::Skip a NaN spoils its own parameter, as in f32, and no other of its block.
+fn a_number_that_is_not_finite_stays_alone(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [Device::Cpu, gpu.into()] {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut adam = Optimizer::new(&device, rules::Adam::default(), 0.01)?;
+            adam.set_precision(0, precision(States::Block8))?;
+            let id = adam.add(0, "w", &[1.0f32; 512])?;
+            let mut gradient = [0.5f32; 512];
+            gradient[7] = bad;
+            adam.write_gradient(id, &gradient)?;
+            adam.step()?;
+            let w: Vec<f32> = adam.read_blocking(id)?;
+            let m: Vec<f32> = adam.read_state_blocking(id, "exp_avg")?;
+            ensure(w[7].is_nan() && m[7] == 0.0, format!("{bad} gives {} and {}", w[7], m[7]))?;
+            let others = |k: &usize| *k != 7;
+            let fine = (0..512).filter(others).all(|k| (w[k] - 0.99).abs() < 1e-6 && (m[k] - 0.05).abs() < 1e-7);
+            ensure(fine, format!("what stands beside {bad} on {}", device.name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// 4 of the parameter, 2 of the codes, 1/32 of the largest magnitudes.
+fn memory_is_six_bytes_a_parameter(gpu: &Gpu) -> Result<(), Failed> {
+    let len = 1 << 20;
+    let mut adam = Optimizer::new(&gpu.into(), rules::Adam::default(), 0.01)?;
+    adam.set_precision(0, Precision::block8())?;
+    let values = vec![0f32; len];
+    let parameters = buffer(gpu, &values);
+    adam.add_buffers(0, &[("w", BufferRange::whole(&parameters))])?;
+    let sizes: u64 = ["exp_avg", "exp_avg_sq"]
+        .map(|state| adam.state_range("w", state).map(|range| range.buffer.size()))
+        .into_iter()
+        .sum::<Result<u64>>()?;
+    let bytes = (parameters.size() + sizes) as f64 / len as f64;
+    ensure(bytes == 6.03125, format!("{bytes} bytes a parameter"))
+}
+
+fn what_does_not_fit_is_refused(gpu: &Gpu) -> Result<(), Failed> {
+    let mut adam = Optimizer::new(&Device::Cpu, rules::Adam::default(), 0.01)?;
+    adam.set_precision(0, precision(States::Block8))?;
+    let wide = adam.add(0, "w", &[0.0f64; 256]);
+    ensure(matches!(wide, Err(Error::ElementType { expected: "f32", found: "f64", .. })), "f64 in 8 bits")?;
+    let wide = adam.add_slice::<f64>(0, "w", 256);
+    ensure(matches!(wide, Err(Error::ElementType { expected: "f32", found: "f64", .. })), "a slice of f64 in 8 bits")?;
+    adam.add(0, "short", &[0.0f64; 255])?;
+    let late = adam.set_precision(0, Precision::f32());
+    ensure(matches!(late, Err(Error::Unsupported { operation: "set_precision", .. })), "a group that has parameters")?;
+    ensure(adam.precision(0)? == precision(States::Block8), "and keeps what it has")?;
+    ensure(matches!(adam.set_precision(1, Precision::f32()), Err(Error::UnknownGroup { .. })), "no such group")?;
+    // A frozen parameter, and one without a gradient, keep their codes.
+    let (mut adam, ids) = optimizer(&gpu.into(), &rules::by_name("adam")?, precision(States::Block8))?;
+    step(&mut adam, &ids, 0)?;
+    adam.set_options(ids[5], Options { frozen: true, ..Options::default() })?;
+    adam.set_gradient(ids[6], Gradient::Missing)?;
+    let rule = rules::by_name("adam")?;
+    let before = bits(all(&adam, &rule, &ids[5..])?);
+    adam.write_gradient(ids[5], &gradient(LENS[5], 1))?;
+    adam.step()?;
+    ensure(bits(all(&adam, &rule, &ids[5..])?) == before, "a frozen parameter changed")
+}
