@@ -14,7 +14,7 @@ mod numbers;
 
 pub(crate) use gradient::Gradient;
 pub(crate) use machine::map;
-use machine::{prefetch, widest};
+use machine::{prefetch, widest, with_room};
 pub(crate) use measure::measure;
 pub(crate) use norm::{Measure, hypot, join};
 pub(crate) use numbers::{Numbers, NumbersMut};
@@ -203,9 +203,13 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
             let states = states.into_iter().filter_map(NumbersMut::same).collect();
             run::<R, F, EXTRAS>(rule, Same { parameter, gradient, states }, c, h, first);
         }
-        false => in_parts(parameter, gradient, states, c, first, |same, first| {
-            run::<R, F, EXTRAS>(rule, same, c, h, first);
-        }),
+        false => {
+            let in_blocks = states.iter().filter(|state| !state.is_same()).count();
+            with_room(in_blocks * PART, |room| {
+                let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
+                in_parts((parameter, gradient), states, room, c, first, update);
+            });
+        }
     }
 }
 
@@ -219,15 +223,13 @@ struct Same<'a, F> {
 /// Decodes states that are stored in blocks, part by part, updates, and encodes them. `update` gets the first element of
 /// a part.
 fn in_parts<'a, F: Real>(
-    mut parameter: &'a mut [F],
-    mut gradient: Gradient<'a, F>,
+    (mut parameter, mut gradient): (&'a mut [F], Gradient<'a, F>),
     mut states: Vec<NumbersMut<'a, F>>,
+    room: &mut [F],
     c: &Coefficients,
     first: usize,
     update: impl Fn(Same<'_, F>, usize),
 ) {
-    let in_blocks = states.iter().filter(|state| !state.is_same()).count();
-    let mut room = vec![F::zero(); in_blocks * PART];
     let mut start = 0;
     while !parameter.is_empty() {
         let len = parameter.len().min(PART);

@@ -1,5 +1,9 @@
 //! What the machine has: vector units, threads, caches that want to know ahead.
 
+use std::cell::RefCell;
+
+use crate::rule::Real;
+
 /// Runs `f` as it is compiled for the widest vector unit that this machine has. The numbers are the same on all of
 /// them.
 #[inline(always)]
@@ -21,6 +25,19 @@ pub(crate) fn map<T: Send, U: Send>(items: Vec<T>, f: impl Fn(T) -> U + Send + S
 #[cfg(target_family = "wasm")]
 pub(crate) fn map<T, U>(items: Vec<T>, f: impl Fn(T) -> U) -> Vec<U> {
     items.into_iter().map(f).collect()
+}
+
+thread_local! {
+    static ROOM: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with room for this many numbers, which holds anything. A thread keeps its room: what is freed step by step
+/// goes back to the system, at the cost of a message to all other threads.
+pub(super) fn with_room<F: Real, T>(len: usize, f: impl FnOnce(&mut [F]) -> T) -> T {
+    ROOM.with_borrow_mut(|room| {
+        room.resize(room.len().max(len), 0.0);
+        f(&mut bytemuck::cast_slice_mut(room)[..len])
+    })
 }
 
 /// Asks for what lies 512 bytes behind this tile: roots and divisions leave the loads too little room to run ahead by

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::gradient::View;
-use super::{CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest};
+use super::{
+    CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest, with_room,
+};
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
 
@@ -40,8 +42,7 @@ impl<'a, F: Real> Whole<'a, F> {
     }
 
     /// This part, with room for states that are to be decoded.
-    fn part<'b>(&'b self, part: Range<usize>, room: &'b mut Vec<F>) -> Measured<'b, F> {
-        room.resize(self.in_blocks * part.len(), F::zero());
+    fn part<'b>(&'b self, part: Range<usize>, room: &'b mut [F]) -> Measured<'b, F> {
         let mut rooms = room.chunks_mut(part.len().max(1));
         let states = self.states.map(|state| match state? {
             NumbersMut::Same(x) => Some(&x[part.clone()]),
@@ -80,12 +81,14 @@ fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
 ) -> [f64; 2] {
     let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
     let of_part = |start: usize| {
-        let mut room = Vec::new();
-        let part = whole.part(start..job.parameter.len().min(start + CHUNK), &mut room);
-        widest(
-            #[inline(always)]
-            || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),
-        )
+        let part = start..job.parameter.len().min(start + CHUNK);
+        with_room(whole.in_blocks * part.len(), |room| {
+            let part = whole.part(part, room);
+            widest(
+                #[inline(always)]
+                || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),
+            )
+        })
     };
     // From the last part on: the update then starts where the memory is still in the caches.
     let parts = map((0..job.parameter.len()).step_by(CHUNK).rev().collect(), of_part);

@@ -119,11 +119,11 @@ impl<'a, F: Real> NumbersMut<'a, F> {
         match self {
             Self::Same(x) => to.copy_from_slice(&x[part]),
             Self::Blocks { format, codes, absmax } => {
-                let mut block = [0.0; BLOCK];
+                // Parameters in f64 have no states in blocks.
+                let Ok(to) = bytemuck::try_cast_slice_mut::<F, f32>(to) else { return };
                 let codes = codes[part.clone()].chunks(BLOCK);
                 for ((codes, to), &absmax) in codes.zip(to.chunks_mut(BLOCK)).zip(&absmax[part.start / BLOCK..]) {
-                    format.decode_block(codes, absmax, &mut block[..codes.len()]);
-                    to.iter_mut().zip(&block).for_each(|(to, &x)| *to = F::of(x.into()));
+                    format.decode_block(codes, absmax, to);
                 }
             }
         }
@@ -135,12 +135,11 @@ impl<'a, F: Real> NumbersMut<'a, F> {
         match self {
             Self::Same(x) => x[at..at + from.len()].copy_from_slice(from),
             Self::Blocks { format, codes, absmax } => {
-                let mut block = [0.0; BLOCK];
+                let Ok(from) = bytemuck::try_cast_slice::<F, f32>(from) else { return };
                 let blocks = codes[at..at + from.len()].chunks_mut(BLOCK).zip(&mut absmax[at / BLOCK..]);
                 for (from, (k, (codes, absmax))) in from.chunks(BLOCK).zip((first..).step_by(BLOCK).zip(blocks)) {
-                    block.iter_mut().zip(from).for_each(|(x, from)| *x = from.to_f32().unwrap_or(f32::NAN));
                     let random = |i: usize| draws.of((k + i) as u32);
-                    *absmax = format.encode_block(&block[..from.len()], encoding, random, codes);
+                    *absmax = format.encode_block(from, encoding, random, codes);
                 }
             }
         }

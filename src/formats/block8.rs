@@ -56,13 +56,14 @@ pub(crate) fn inverse_of(absmax: f32) -> f32 {
 }
 
 /// The number at place q. Only the last product is rounded, and the one before it from q = 64 on.
-#[inline(always)]
-fn at_place(q: u32, unit: f32) -> f32 {
+const fn at_place(q: u32, unit: f32) -> f32 {
     let x = q as f32;
     let n = f32::from_bits(x.to_bits() & 0xff80_0000);
     let e = (x.to_bits() >> 23).wrapping_add(1);
-    let factor = |bit: u32, five: f32| if e & bit != 0 { five } else { 1.0 };
-    ((18.0 * x + 9.0) - 16.0 * n) * (factor(1, 5.0) * factor(2, 25.0) * factor(4, 625.0)) * unit
+    let one = if e & 1 != 0 { 5.0 } else { 1.0 };
+    let two = if e & 2 != 0 { 25.0 } else { 1.0 };
+    let four = if e & 4 != 0 { 625.0 } else { 1.0 };
+    ((18.0 * x + 9.0) - 16.0 * n) * (one * two * four) * unit
 }
 
 /// The decade of y, of those that begin behind `from`: n intervals, and the factor a.
@@ -86,28 +87,48 @@ const UNSIGNED_FIRST: [f32; 6] = [2.125e-6, 1.5625e-5, 1.28125e-4, 1.140625e-3, 
 /// 8/9, less the least that lets the middle between two numbers go down.
 const SHIFT: f32 = 0.88888866;
 
-#[inline(always)]
-fn of_signed(code: u8, absmax: f32) -> f32 {
-    let code = i32::from(code) - 127;
-    let q = code.unsigned_abs();
-    let x = if q == 128 { 1.0 } else { at_place(q, 5e-8) };
-    let y = if q == 0 { 0.0 } else { x };
-    (if code < 0 { -y } else { y }) * absmax
+/// The maps. A table is faster on a CPU; on a GPU there is none.
+static NUMBERS: [[f32; 256]; 2] = [map(false), map(true)];
+
+const fn map(signed: bool) -> [f32; 256] {
+    let (mut numbers, mut code) = ([0.0; 256], 0);
+    while code < 256 {
+        numbers[code] = if signed { of_signed(code as i32 - 127) } else { of_unsigned(code as u32) };
+        code += 1;
+    }
+    numbers
 }
 
-#[inline(always)]
-fn of_unsigned(code: u8, absmax: f32) -> f32 {
-    let x = if code == 255 { 1.0 } else { at_place(u32::from(code) + 1, 5e-9) };
-    (if code == 0 { 0.0 } else { x }) * absmax
+const fn of_signed(code: i32) -> f32 {
+    let x = match code.unsigned_abs() {
+        0 => 0.0,
+        128 => 1.0,
+        q => at_place(q, 5e-8),
+    };
+    if code < 0 { -x } else { x }
+}
+
+const fn of_unsigned(code: u32) -> f32 {
+    match code {
+        0 => 0.0,
+        255 => 1.0,
+        code => at_place(code + 1, 5e-9),
+    }
 }
 
 /// The middle of the bin of a number in [−1, 1].
 #[inline(always)]
-fn binned(x: f32, encoding: Encoding) -> f32 {
-    match encoding {
-        Encoding::Binned => 2.0 * ((x + 1.0) * 0.5 * 65535.0 + 0.5).trunc() / 65535.0 - 1.0,
-        _ => x,
-    }
+fn binned<const BINS: bool>(x: f32) -> f32 {
+    if BINS { 2.0 * ((x + 1.0) * 0.5 * 65535.0 + 0.5).trunc() / 65535.0 - 1.0 } else { x }
+}
+
+/// The whole part of a number from 0 to 2²², without the checks of `as`.
+#[inline(always)]
+fn whole(x: f32) -> i32 {
+    const UNIT: f32 = 8_388_608.0; // the next number is 1 more
+    let nearest = x + UNIT;
+    let above = nearest - UNIT > x;
+    nearest.to_bits() as i32 - UNIT.to_bits() as i32 - i32::from(above)
 }
 
 #[inline(always)]
@@ -116,22 +137,22 @@ fn least(a: f32, b: f32) -> f32 {
 }
 
 #[inline(always)]
-fn signed_code(x: f32, inverse: f32, encoding: Encoding) -> u8 {
-    let scaled = binned(inverse * (0.25 * x), encoding);
+fn signed_code<const BINS: bool>(x: f32, inverse: f32) -> u8 {
+    let scaled = binned::<BINS>(inverse * (0.25 * x));
     let y = scaled.abs();
     let (n, a) = decade(y, &SIGNED_MIDDLES, 1.0, &SIGNED);
     let place = least(y * a + SHIFT * n, 2.0 * n - 1.0);
-    let inner = if y > 0.99648437 { 128 } else { place as i32 };
+    let inner = if y > 0.99648437 { 128 } else { whole(place) };
     let q = if y <= 2.75e-7 { 0 } else { inner };
     (127 + if scaled < 0.0 { -q.min(127) } else { q }) as u8
 }
 
 #[inline(always)]
-fn unsigned_nearest(x: f32, inverse: f32, encoding: Encoding) -> u8 {
-    let y = binned(inverse * (0.25 * x), encoding);
+fn unsigned_nearest<const BINS: bool>(x: f32, inverse: f32) -> u8 {
+    let y = binned::<BINS>(inverse * (0.25 * x));
     let (n, a) = decade(y, &UNSIGNED_MIDDLES, 2.0, &UNSIGNED);
     let place = least(y * a + SHIFT * n, 2.0 * n - 1.0);
-    let code = if y > 0.9982422 { 255 } else { place as i32 - 1 };
+    let code = if y > 0.9982422 { 255 } else { whole(place) - 1 };
     (if x == 0.0 { 0 } else { code.max(1) }) as u8
 }
 
@@ -144,18 +165,18 @@ fn unsigned_stochastic(x: f32, inverse: f32, random: u32) -> u8 {
     let behind = y * a + (0.8888889 * n - 0.5) - last;
     let gap = if n == 128.0 { 2.0 } else { 0.33333334 };
     let place = last + if behind > 0.0 { gap * behind } else { behind };
-    let code = (place + (random >> 8) as f32 * 5.9604645e-8) as i32 - 1;
+    let code = whole(place + (random >> 8) as i32 as f32 * 5.9604645e-8) - 1;
     (if x == 0.0 { 0 } else { code.clamp(1, 255) }) as u8
 }
+
+/// Elements that are decoded and encoded beside each other, for the vector unit.
+const LANES: usize = 32;
 
 /// The numbers of a block.
 #[inline(always)]
 pub(crate) fn decode(signed: bool, codes: &[u8], absmax: f32, to: &mut [f32]) {
-    let both = to.iter_mut().zip(codes);
-    match signed {
-        true => both.for_each(|(x, &code)| *x = of_signed(code, absmax)),
-        false => both.for_each(|(x, &code)| *x = of_unsigned(code, absmax)),
-    }
+    let numbers = &NUMBERS[usize::from(signed)];
+    each(codes, to, |code| numbers[usize::from(code)] * absmax);
 }
 
 /// The codes of a block's numbers, of which those that are not finite count as 0. Returns the largest magnitude.
@@ -168,16 +189,66 @@ pub(crate) fn encode(
     random: impl Fn(usize) -> u32,
     codes: &mut [u8],
 ) -> f32 {
-    let finite = |x: f32| if x.is_finite() { x } else { 0.0 };
-    let absmax = f32::from_bits(from.iter().fold(0, |most: u32, &x| most.max(finite(x).abs().to_bits())));
+    let absmax = largest(from);
     let inverse = inverse_of(absmax);
-    let both = codes.iter_mut().zip(from).enumerate();
     match (signed, encoding) {
-        (true, _) => both.for_each(|(_, (code, &x))| *code = signed_code(finite(x), inverse, encoding)),
+        (true, Encoding::Binned) => each(from, codes, |x| signed_code::<true>(finite(x), inverse)),
+        (true, _) => each(from, codes, |x| signed_code::<false>(finite(x), inverse)),
+        (false, Encoding::Binned) => each(from, codes, |x| unsigned_nearest::<true>(finite(x), inverse)),
+        (false, Encoding::Nearest) => each(from, codes, |x| unsigned_nearest::<false>(finite(x), inverse)),
         (false, Encoding::Stochastic) => {
-            both.for_each(|(k, (code, &x))| *code = unsigned_stochastic(finite(x), inverse, random(k)))
+            each_at(from, codes, |k, x| unsigned_stochastic(finite(x), inverse, random(k)));
         }
-        (false, _) => both.for_each(|(_, (code, &x))| *code = unsigned_nearest(finite(x), inverse, encoding)),
     }
     absmax
+}
+
+#[inline(always)]
+pub(super) fn finite(x: f32) -> f32 {
+    if x.abs() < f32::INFINITY { x } else { 0.0 }
+}
+
+/// The largest magnitude of those that are finite.
+#[inline(always)]
+pub(super) fn largest(from: &[f32]) -> f32 {
+    let mut most = [0f32; LANES];
+    let (whole, rest) = from.as_chunks::<LANES>();
+    let mut take = |at: usize, x: f32| {
+        let x = finite(x).abs();
+        most[at] = if x > most[at] { x } else { most[at] };
+    };
+    for x in whole {
+        (0..LANES).for_each(|i| take(i, x[i]));
+    }
+    rest.iter().enumerate().for_each(|(i, &x)| take(i, x));
+    let mut lanes = LANES;
+    while lanes > 1 {
+        lanes /= 2;
+        for i in 0..lanes {
+            most[i] = if most[i + lanes] > most[i] { most[i + lanes] } else { most[i] };
+        }
+    }
+    most[0]
+}
+
+/// `f` of each.
+#[inline(always)]
+pub(super) fn each<X: Copy, Y: Copy + Default>(from: &[X], to: &mut [Y], f: impl Fn(X) -> Y) {
+    each_at(from, to, |_, x| f(x));
+}
+
+/// `f` of each, with its index.
+#[inline(always)]
+pub(super) fn each_at<X: Copy, Y: Copy + Default>(from: &[X], to: &mut [Y], f: impl Fn(usize, X) -> Y) {
+    let ((whole, rest), (to, to_rest)) = (from.as_chunks::<LANES>(), to.as_chunks_mut::<LANES>());
+    for (k, (from, to)) in whole.iter().zip(to).enumerate() {
+        let mut made = [Y::default(); LANES];
+        for i in 0..LANES {
+            made[i] = f(k * LANES + i, from[i]);
+        }
+        *to = made;
+    }
+    for (k, (&from, to)) in rest.iter().zip(to_rest).enumerate() {
+        *to = f(whole.len() * LANES + k, from);
+    }
 }

@@ -10,7 +10,7 @@
 //! ```
 
 use super::Wgsl;
-use super::block8::{Encoding, TEXT};
+use super::block8::{Encoding, TEXT, each, each_at, finite, largest};
 
 pub(super) const WGSL: Wgsl = Wgsl {
     texts: &[TEXT, include_str!("../../shaders/formats/relative8.wgsl")],
@@ -29,19 +29,25 @@ fn number(code: u8, absmax: u32) -> f32 {
 /// The numbers of a block.
 #[inline(always)]
 pub(crate) fn decode(codes: &[u8], absmax: f32, to: &mut [f32]) {
-    to.iter_mut().zip(codes).for_each(|(x, &code)| *x = number(code, absmax.to_bits()));
+    each(codes, to, |code| number(code, absmax.to_bits()));
+}
+
+#[inline(always)]
+fn code(x: f32, absmax: u32, r: u32) -> u8 {
+    let bits = finite(x).abs().to_bits();
+    let below = (absmax - bits + r) >> 20;
+    (if bits == 0 { 0 } else { 255 - below.min(254) }) as u8
 }
 
 /// The codes of a block's numbers, of which those that are not finite count as 0. Returns the largest. `random` gives 32
 /// bits for each.
 #[inline(always)]
 pub(crate) fn encode(from: &[f32], encoding: Encoding, random: impl Fn(usize) -> u32, codes: &mut [u8]) -> f32 {
-    let bits = |x: f32| if x.is_finite() { x.abs().to_bits() } else { 0 };
-    let absmax = from.iter().fold(0, |most: u32, &x| most.max(bits(x)));
-    for (k, (code, &x)) in codes.iter_mut().zip(from).enumerate() {
-        let r = if encoding == Encoding::Stochastic { random(k) >> 12 } else { 1 << 19 };
-        let below = (absmax - bits(x) + r) >> 20;
-        *code = if bits(x) == 0 { 0 } else { 255 - below.min(254) as u8 };
+    let absmax = largest(from);
+    let bits = absmax.to_bits();
+    match encoding {
+        Encoding::Stochastic => each_at(from, codes, |k, x| code(x, bits, random(k) >> 12)),
+        _ => each(from, codes, |x| code(x, bits, 1 << 19)),
     }
-    f32::from_bits(absmax)
+    absmax
 }

@@ -20,6 +20,7 @@ mod clock;
 mod copy;
 mod features;
 mod plot;
+mod precision;
 mod report;
 mod row;
 mod scale;
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Also time clipping, loss scaling and averaging against plain Adam.
     #[arg(long)]
     features: bool,
+    /// Also time the rules with memory in these precisions, beside f32.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    precision: Vec<precision::Name>,
     /// Also time the start: from no device to the end of the first step.
     #[arg(long)]
     startup: bool,
@@ -124,6 +128,22 @@ pub(crate) fn run(args: &Args) -> Outcome {
         match args.json {
             true => rows.iter().for_each(|row| say(None, &features::json(row))),
             false => features::print(&rows),
+        }
+    }
+    if !args.precision.is_empty() {
+        let mut rows = Vec::new();
+        for shape in &args.shapes {
+            for device in gpus.iter().map(Device::from).chain([Device::Cpu]) {
+                for (name, rule) in &chosen {
+                    for &of in &args.precision {
+                        rows.push(precision::measure(&device, (name, rule), of, shape.elements())?);
+                    }
+                }
+            }
+        }
+        match args.json {
+            true => rows.iter().for_each(|row| say(None, &precision::json(row))),
+            false => precision::print(&rows),
         }
     }
     if args.startup {
