@@ -47,8 +47,11 @@ pub enum States {
     /// As [`States::Block8`], but states that are never below 0 hold the logarithm of what they are of their block's
     /// largest. It takes integers alone, and reaches further down, at 3 bits of mantissa.
     Relative8,
-    /// As [`States::Block8`], rounded through 65,536 bins: bit for bit what bitsandbytes does on the CPU.
+    /// As [`States::Block8`], rounded through 65,536 bins, and with the signed map for the first state: bit for bit what
+    /// bitsandbytes does on the CPU.
     BitsandbytesCpu,
+    /// As [`States::Block8`], rounded to the nearest, and to 0 where that is nearest: what torchao does.
+    Torchao,
 }
 
 /// How a number is rounded to a shorter one.
@@ -87,12 +90,12 @@ impl Precision {
         Self { states: States::Block8, ..Self::f32() }
     }
 
-    /// The format of a state of the elements of a parameter of this length. `signed`: whether it may be below 0.
-    pub(crate) fn of_state(self, len: usize, signed: bool) -> Format {
+    /// The format of state k of the elements of a long parameter. `signed`: whether it may be below 0.
+    pub(crate) fn of_state(self, k: usize, signed: bool) -> Format {
         match (self.states, signed) {
-            _ if !self.narrows(len) => Format::F32,
             (States::F32, _) => Format::F32,
             (_, true) => Format::Block8Signed,
+            (States::BitsandbytesCpu, false) if k == 0 => Format::Block8Signed,
             (States::Relative8, false) => Format::Relative8,
             (_, false) => Format::Block8Unsigned,
         }
@@ -106,6 +109,7 @@ impl Precision {
     pub(crate) fn encoding(self) -> Encoding {
         match (self.states, self.rounding) {
             (States::BitsandbytesCpu, _) => Encoding::Binned,
+            (States::Torchao, _) => Encoding::Torchao,
             (_, Rounding::Nearest) => Encoding::Nearest,
             (_, Rounding::Stochastic) => Encoding::Stochastic,
         }

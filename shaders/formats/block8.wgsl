@@ -39,8 +39,8 @@ fn beyond(d: Decade, y: vec4<f32>, edge: f32, n: f32, a: f32) -> Decade {
     return Decade(select(d.n, vec4(n), up), select(d.a, vec4(a), up));
 }
 
-// 8/9, less the least that lets the middle between two numbers go down.
-const BLOCK8_SHIFT = 0.88888866;
+// 8/9, and the least less or more that lets the middle between two numbers go down or, as torchao, up.
+const BLOCK8_SHIFT = select(0.88888866, 0.88888913, AS_TORCHAO);
 
 fn block8_signed(word: u32, absmax: f32) -> vec4<f32> {
     let codes = codes_of(word) - vec4(127);
@@ -100,7 +100,11 @@ fn block8_unsigned_nearest(x: vec4<f32>, inverse: f32) -> u32 {
     d = beyond(d, y, 0.10140625, 128.0, 142.22223);
     let place = min(y * d.a + BLOCK8_SHIFT * d.n, 2.0 * d.n - 1.0);
     let c = select(vec4<i32>(place) - vec4(1), vec4(255), y > vec4(0.9982422));
-    return word_of(select(max(c, vec4(1)), vec4(0), x == vec4(0.0)));
+    // A bin of bitsandbytes' reaches from 0 to code 7.
+    if AS_TORCHAO {
+        return word_of(select(c, vec4(0), y < vec4(1.625e-7)));
+    }
+    return word_of(select(max(c, vec4(1)), vec4(0), (x == vec4(0.0)) & vec4(!WITH_BINS)));
 }
 
 // One of the two numbers around each, so that the mean is the number; a number above 0 never becomes 0. `random` has 32

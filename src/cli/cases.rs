@@ -4,7 +4,9 @@ use serde_json::Value;
 use wgpu_optim::rules::{
     AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, NAdam, NovoGrad, RmsProp, Sgd,
 };
-use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Settings, WeightDecay, from_torch};
+use wgpu_optim::{
+    AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Precision, Settings, States, WeightDecay, from_torch,
+};
 
 use super::golden::Case;
 use super::hyper::{Hyper, Skip, equal};
@@ -14,6 +16,7 @@ use super::hyper::{Hyper, Skip, equal};
 pub(crate) struct Setup {
     pub(crate) rule: AnyRule,
     pub(crate) settings: Settings,
+    pub(crate) precision: Precision,
     pub(crate) schedule: Schedule,
     /// Of all gradients together.
     pub(crate) clip: Option<ClipNorm>,
@@ -56,6 +59,7 @@ pub(crate) fn setup(case: &Case) -> Result<Setup, Skip> {
         "textbook" => textbook(&mut hyper),
         "bitsandbytes" => bitsandbytes(&mut hyper),
         "pytorch-optimizer" => kozistr(&mut hyper),
+        "torchao" => torchao(&mut hyper),
         other => Err(format!("library {other:?} is not known")),
     }
 }
@@ -65,6 +69,7 @@ fn plain(rule: impl Into<AnyRule>, settings: Settings) -> Setup {
     Setup {
         rule,
         settings,
+        precision: Precision::f32(),
         schedule: Schedule::Constant,
         clip: None,
         batches: 1,
@@ -316,8 +321,16 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
 fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
     let (beta1, beta2) = h.pair("betas")?;
     let one_beta = if beta2 == 0.0 { Ok(beta1) } else { Err(format!("`betas[1]` = {beta2} is not implemented")) };
-    let rule: AnyRule = match h.case.optimizer.as_str() {
-        // Its AdamW decays after the step, which ours does before: only without decay they are the same.
+    let (name, bits) = match h.case.optimizer.strip_suffix("8bit") {
+        Some(name) => (name, 8),
+        None => (h.case.optimizer.as_str(), 32),
+    };
+    let mut settings = Settings::lr(h.number("lr")?);
+    if bits == 8 && name == "AdamW" {
+        // Its kernel for the CPU decays before the step, as ours; the one in 32 bits behind it.
+        settings.weight_decay = decay(true, h.number("weight_decay")?);
+    }
+    let rule: AnyRule = match name {
         "Adam" | "AdamW" => Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into(),
         "RMSprop" => RmsProp { alpha: one_beta?, eps: h.number("eps")?, ..RmsProp::torch() }.into(),
         "SGD" => {
@@ -326,10 +339,10 @@ fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         }
         _ => return unknown(h.case),
     };
-    let settings = Settings::lr(h.number("lr")?);
+    h.read.push("min_8bit_size");
     if let Some(args) = h.value("args").cloned() {
         let neutral = |key: &str, value: &Value| match key {
-            "optim_bits" => equal(value, &32.into()),
+            "optim_bits" => equal(value, &bits.into()),
             "max_unorm" => equal(value, &0.into()),
             "skip_zeros" => *value == Value::Bool(false),
             "min_8bit_size" => true,
@@ -342,7 +355,24 @@ fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         }
     }
     h.finish(&[("weight_decay", 0.into()), ("alpha", 0.into()), ("t_alpha", Value::Null), ("t_beta3", Value::Null)])?;
-    Ok(plain(rule, settings))
+    let states = if bits == 8 { States::BitsandbytesCpu } else { States::F32 };
+    Ok(Setup { precision: Precision { states, min_8bit_size: 1, ..Precision::f32() }, ..plain(rule, settings) })
+}
+
+fn torchao(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
+    let rule: AnyRule = match h.case.optimizer.as_str() {
+        "Adam8bit" | "AdamW8bit" => {
+            let (beta1, beta2) = h.pair("betas")?;
+            Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into()
+        }
+        _ => return Err(format!("`{}` has states in a format that is not implemented", h.case.optimizer)),
+    };
+    let decoupled = h.case.optimizer.starts_with("AdamW");
+    let settings =
+        Settings { weight_decay: decay(decoupled, h.number("weight_decay")?), ..Settings::lr(h.number("lr")?) };
+    h.finish(&[("amsgrad", false.into()), ("block_size", 256.into())])?;
+    let precision = Precision { states: States::Torchao, min_8bit_size: 256, ..Precision::f32() };
+    Ok(Setup { precision, ..plain(rule, settings) })
 }
 
 fn kozistr(h: &mut Hyper<'_>) -> Result<Setup, Skip> {

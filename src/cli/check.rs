@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use wgpu::util::DeviceExt;
-use wgpu_optim::{BufferRange, Device, Error, Optimizer, ParameterId, Real, Settings, WeightDecay};
+use wgpu_optim::{BufferRange, Device, Error, Optimizer, ParameterId, Real, Settings, States, WeightDecay};
 
 use super::averages::Averages;
 use super::cases::{Setup, setup, state_name};
 use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
 use super::golden::{Case, Golden, SOLVERS, Tensors, numbers_of};
 use super::schedules::{Rates, rates};
-use super::{Adapters, Outcome, clipping, devices, progress, say, scaler, solvers};
+use super::{Adapters, Outcome, clipping, devices, low_bit, progress, say, scaler, solvers};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -106,6 +106,9 @@ fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Verdict {
         Ok(setup) => setup,
         Err(why) => return Verdict::Skipped(why),
     };
+    if setup.precision.states != States::F32 {
+        return low_bit::verdict(case, &setup, engines);
+    }
     let twin = |from: &str, to: &str| case.file.replace(from, to);
     // A float32 file is compared through its f64 twin: that is exact, the library's own float32 run is not.
     let f64_twin = (!case.f64).then(|| twin(".f32.", ".f64.")).filter(|file| golden.has(file));

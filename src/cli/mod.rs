@@ -16,6 +16,7 @@ mod comparison;
 mod golden;
 mod hyper;
 pub(crate) mod info;
+mod low_bit;
 mod nist;
 mod problems;
 mod scaler;

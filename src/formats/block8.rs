@@ -46,6 +46,8 @@ pub enum Encoding {
     Stochastic,
     /// The nearest to the middle of one of 65,536 bins, as bitsandbytes on the CPU.
     Binned,
+    /// The nearest, 0 included, and the middle between two numbers goes up: as torchao.
+    Torchao,
 }
 
 /// What quarters of numbers are multiplied with. Neither the quarter nor its inverse is subnormal.
@@ -84,8 +86,15 @@ const SIGNED_MIDDLES: [f32; 6] = [1.9e-6, 1.45e-5, 1.225e-4, 1.1125e-3, 1.05625e
 const UNSIGNED_MIDDLES: [f32; 6] = [1.45e-6, 1.225e-5, 1.1125e-4, 1.05625e-3, 1.028125e-2, 0.10140625];
 /// The first numbers of the decades.
 const UNSIGNED_FIRST: [f32; 6] = [2.125e-6, 1.5625e-5, 1.28125e-4, 1.140625e-3, 1.0703125e-2, 0.103515625];
-/// 8/9, less the least that lets the middle between two numbers go down.
-const SHIFT: f32 = 0.88888866;
+/// 8/9, and the least less or more that lets the middle between two numbers go down or up.
+const fn shift(encoding: u8) -> f32 {
+    if encoding == TORCHAO { 0.88888913 } else { 0.88888866 }
+}
+
+/// [`Encoding`]s for which loops are compiled apart.
+const NEAREST: u8 = Encoding::Nearest as u8;
+const BINNED: u8 = Encoding::Binned as u8;
+const TORCHAO: u8 = Encoding::Torchao as u8;
 
 /// The maps. A table is faster on a CPU; on a GPU there is none.
 static NUMBERS: [[f32; 256]; 2] = [map(false), map(true)];
@@ -118,8 +127,8 @@ const fn of_unsigned(code: u32) -> f32 {
 
 /// The middle of the bin of a number in [−1, 1].
 #[inline(always)]
-fn binned<const BINS: bool>(x: f32) -> f32 {
-    if BINS { 2.0 * ((x + 1.0) * 0.5 * 65535.0 + 0.5).trunc() / 65535.0 - 1.0 } else { x }
+fn binned<const ENCODING: u8>(x: f32) -> f32 {
+    if ENCODING == BINNED { 2.0 * ((x + 1.0) * 0.5 * 65535.0 + 0.5).trunc() / 65535.0 - 1.0 } else { x }
 }
 
 /// The whole part of a number from 0 to 2²², without the checks of `as`.
@@ -137,23 +146,28 @@ fn least(a: f32, b: f32) -> f32 {
 }
 
 #[inline(always)]
-fn signed_code<const BINS: bool>(x: f32, inverse: f32) -> u8 {
-    let scaled = binned::<BINS>(inverse * (0.25 * x));
+fn signed_code<const ENCODING: u8>(x: f32, inverse: f32) -> u8 {
+    let scaled = binned::<ENCODING>(inverse * (0.25 * x));
     let y = scaled.abs();
     let (n, a) = decade(y, &SIGNED_MIDDLES, 1.0, &SIGNED);
-    let place = least(y * a + SHIFT * n, 2.0 * n - 1.0);
+    let place = least(y * a + shift(ENCODING) * n, 2.0 * n - 1.0);
     let inner = if y > 0.99648437 { 128 } else { whole(place) };
     let q = if y <= 2.75e-7 { 0 } else { inner };
     (127 + if scaled < 0.0 { -q.min(127) } else { q }) as u8
 }
 
 #[inline(always)]
-fn unsigned_nearest<const BINS: bool>(x: f32, inverse: f32) -> u8 {
-    let y = binned::<BINS>(inverse * (0.25 * x));
+fn unsigned_nearest<const ENCODING: u8>(x: f32, inverse: f32) -> u8 {
+    let y = binned::<ENCODING>(inverse * (0.25 * x));
     let (n, a) = decade(y, &UNSIGNED_MIDDLES, 2.0, &UNSIGNED);
-    let place = least(y * a + SHIFT * n, 2.0 * n - 1.0);
+    let place = least(y * a + shift(ENCODING) * n, 2.0 * n - 1.0);
     let code = if y > 0.9982422 { 255 } else { whole(place) - 1 };
-    (if x == 0.0 { 0 } else { code.max(1) }) as u8
+    // A bin of bitsandbytes' reaches from 0 to code 7.
+    match ENCODING {
+        BINNED => code as u8,
+        TORCHAO => (if y < 1.625e-7 { 0 } else { code }) as u8,
+        _ => (if x == 0.0 { 0 } else { code.max(1) }) as u8,
+    }
 }
 
 #[inline(always)]
@@ -192,10 +206,12 @@ pub(crate) fn encode(
     let absmax = largest(from);
     let inverse = inverse_of(absmax);
     match (signed, encoding) {
-        (true, Encoding::Binned) => each(from, codes, |x| signed_code::<true>(finite(x), inverse)),
-        (true, _) => each(from, codes, |x| signed_code::<false>(finite(x), inverse)),
-        (false, Encoding::Binned) => each(from, codes, |x| unsigned_nearest::<true>(finite(x), inverse)),
-        (false, Encoding::Nearest) => each(from, codes, |x| unsigned_nearest::<false>(finite(x), inverse)),
+        (true, Encoding::Binned) => each(from, codes, |x| signed_code::<BINNED>(finite(x), inverse)),
+        (true, Encoding::Torchao) => each(from, codes, |x| signed_code::<TORCHAO>(finite(x), inverse)),
+        (true, _) => each(from, codes, |x| signed_code::<NEAREST>(finite(x), inverse)),
+        (false, Encoding::Binned) => each(from, codes, |x| unsigned_nearest::<BINNED>(finite(x), inverse)),
+        (false, Encoding::Torchao) => each(from, codes, |x| unsigned_nearest::<TORCHAO>(finite(x), inverse)),
+        (false, Encoding::Nearest) => each(from, codes, |x| unsigned_nearest::<NEAREST>(finite(x), inverse)),
         (false, Encoding::Stochastic) => {
             each_at(from, codes, |k, x| unsigned_stochastic(finite(x), inverse, random(k)));
         }
@@ -250,5 +266,57 @@ pub(super) fn each_at<X: Copy, Y: Copy + Default>(from: &[X], to: &mut [Y], f: i
     }
     for (k, (&from, to)) in rest.iter().zip(to_rest).enumerate() {
         *to = f(whole.len() * LANES + k, from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All codes of a block whose largest magnitude this is.
+    fn numbers(signed: bool, absmax: f32) -> Vec<f32> {
+        let codes: Vec<u8> = (0..=255).collect();
+        let mut numbers = vec![0.0; 256];
+        decode(signed, &codes, absmax, &mut numbers);
+        numbers
+    }
+
+    /// Values of `qmap1` and `qmap2` in bitsandbytes' files.
+    #[test]
+    fn the_maps_are_those_of_bitsandbytes() {
+        let near = |x: f32, expected: f64| (f64::from(x) - expected).abs() <= 1.2e-7 * expected.abs();
+        let (signed, unsigned) = (numbers(true, 1.0), numbers(false, 1.0));
+        for (code, expected) in
+            [(0, -0.99296875), (127, 0.0), (128, 5.5e-7), (255, 1.0), (129, 3.25e-6), (130, 7.75e-6)]
+        {
+            assert!(near(signed[code], expected), "{code}: {}", signed[code]);
+        }
+        for (code, expected) in [(0, 0.0), (1, 3.25e-7), (2, 7.75e-7), (3, 2.125e-6), (255, 1.0), (254, 0.996484375)] {
+            assert!(near(unsigned[code], expected), "{code}: {}", unsigned[code]);
+        }
+        assert!(signed.is_sorted() && unsigned.is_sorted());
+        // From the definition: middles of equal intervals of each decade.
+        for e in 0..7 {
+            for j in 0..1 << e {
+                let n = f64::from(1 << e);
+                let x = 10f64.powi(e - 6) * (0.1 + 0.9 * (f64::from(j) + 0.5) / n);
+                let code = 127 + (1 << e) + j as usize;
+                assert!(near(signed[code], x) && near(signed[254 - code], -x), "{e} {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_comes_back() {
+        for absmax in [1e-30, 3.7e-5, 1.0, 65504.0, 1e38] {
+            for signed in [false, true] {
+                for encoding in [Encoding::Nearest, Encoding::Stochastic] {
+                    let mut codes = [0; 256];
+                    let found = encode(signed, &numbers(signed, absmax), encoding, |_| 1 << 31, &mut codes);
+                    assert_eq!(found, absmax);
+                    assert!((0..=255).eq(codes), "{absmax} {signed} {encoding:?}: {codes:?}");
+                }
+            }
+        }
     }
 }

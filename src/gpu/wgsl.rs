@@ -211,6 +211,7 @@ impl KernelKey {
             ("BINS", encoding == Encoding::Binned),
         ];
         let mut text: String = all.iter().map(|(name, on)| format!("const WITH_{name} = {on};\n")).collect();
+        _ = writeln!(text, "const AS_TORCHAO = {};", encoding == Encoding::Torchao);
         if !noise {
             text += "fn noise(c: Coefficients, at: u32, limit: u32) -> Lane { return Lane(0.0); }\n";
         }

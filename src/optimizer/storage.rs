@@ -61,9 +61,9 @@ pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Ve
         };
         Stored { role, storage }
     };
-    let of_rule = rule.storage().into_iter().map(|storage| match storage.extent {
+    let of_rule = rule.storage().into_iter().enumerate().map(|(k, storage)| match storage.extent {
         Extent::Element => {
-            Storage { format: precision.of_state(usize::MAX, rule.description().signed(storage.name)), ..storage }
+            Storage { format: precision.of_state(k, rule.description().signed(storage.name)), ..storage }
         }
         _ => storage,
     });

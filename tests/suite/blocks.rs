@@ -48,11 +48,12 @@ fn precision(states: States) -> Precision {
     Precision { states, min_8bit_size: 256, seed: 3, ..Precision::f32() }
 }
 
-const ALL: [(States, Rounding); 4] = [
+const ALL: [(States, Rounding); 5] = [
     (States::Block8, Rounding::Stochastic),
     (States::Block8, Rounding::Nearest),
     (States::Relative8, Rounding::Stochastic),
     (States::BitsandbytesCpu, Rounding::Nearest),
+    (States::Torchao, Rounding::Nearest),
 ];
 
 /// What a step may do besides.

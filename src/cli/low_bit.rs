@@ -1,0 +1,95 @@
+//! States in 8 bits against bitsandbytes and torchao: parameters, each as a part of its tensor's largest; codes; and the
+//! blocks' largest magnitudes.
+
+use safetensors::SafeTensors;
+use wgpu_optim::{Device, Error, Optimizer, SaveOptions};
+
+use super::cases::{Setup, state_name};
+use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
+use super::golden::{Case, numbers_of};
+
+/// Of codes on a GPU, where a quotient at the middle of two numbers may be the one or the other.
+const CODES: f64 = 1e-3;
+
+/// What a file has of a state.
+struct Stored<'a> {
+    name: &'static str,
+    codes: &'a serde_json::Value,
+    absmax: &'a serde_json::Value,
+}
+
+/// The states of a case in 8 bits.
+fn states<'a>(case: &'a Case, setup: &Setup) -> Vec<Stored<'a>> {
+    let of = |key: &String| {
+        let (bare, absmax) = match case.library.as_str() {
+            "torchao" => (key.strip_suffix(".codes")?, key.replace(".codes", ".scale")),
+            _ => (key.as_str(), key.replace("state", "absmax")),
+        };
+        let absmax = case.state.get(&absmax).filter(|_| absmax != *key)?;
+        let (name, ..) = state_name(case, setup, bare)?;
+        Some(Stored { name, codes: &case.state[key], absmax })
+    };
+    case.state.keys().filter_map(of).collect()
+}
+
+pub(crate) fn verdict(case: &Case, setup: &Setup, engines: &[Engine]) -> Verdict {
+    let mut worst: Option<(Worst, String)> = None;
+    for engine in engines.iter().filter(|engine| !engine.f64) {
+        let found = compare(case, setup, &engine.device).unwrap_or_else(Worst::failed);
+        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
+            worst = Some((found, engine.name.clone()));
+        }
+    }
+    Verdict::of(worst)
+}
+
+fn compare(case: &Case, setup: &Setup, device: &Device) -> Result<Worst, String> {
+    let failed = |e: Error| e.to_string();
+    let narrow = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let mut optimizer = Optimizer::new(device, setup.rule.clone(), setup.settings).map_err(failed)?;
+    optimizer.set_precision(0, setup.precision).map_err(failed)?;
+    let mut ids = Vec::new();
+    for (k, values) in case.params0.iter().enumerate() {
+        ids.push(optimizer.add(0, &format!("p{k}"), &narrow(values)).map_err(failed)?);
+    }
+    let mut worst = Worst::none();
+    for (t, gradients) in (1..=case.steps).zip(&case.grads) {
+        for (&id, gradient) in ids.iter().zip(gradients) {
+            optimizer.write_gradient(id, &narrow(gradient)).map_err(failed)?;
+        }
+        optimizer.step().map_err(failed)?;
+        let Some(expected) = case.params.get(&t) else { continue };
+        for (k, (&id, expected)) in ids.iter().zip(expected).enumerate() {
+            let scale = expected.iter().fold(0.0, |most, x| f64::max(most, x.abs()));
+            let found: Vec<f32> = optimizer.read_blocking(id).map_err(failed)?;
+            for (i, (&x, &b)) in found.iter().zip(expected).enumerate() {
+                worst.note(scaled(x.into(), b, scale), F32_FILE, || format!("p{k}[{i}] at step {t}"));
+            }
+        }
+    }
+    let mut file = Vec::new();
+    pollster::block_on(optimizer.save_to(&mut file, SaveOptions::default())).map_err(failed)?;
+    let file = SafeTensors::deserialize(&file).map_err(|e| e.to_string())?;
+    let stored = states(case, setup);
+    if stored.is_empty() {
+        return Err("the file has no codes".into());
+    }
+    for (Stored { name, codes, absmax }, k) in stored.iter().flat_map(|s| (0..ids.len()).map(move |k| (s, k))) {
+        let tensor = |name: &str| file.tensor(name).map(|tensor| tensor.data()).map_err(|e| format!("{name}: {e}"));
+        let ours = tensor(&format!("p{k}.{name}"))?;
+        let theirs = numbers_of(&codes[k])?;
+        let differ = ours.iter().zip(&theirs).filter(|(a, b)| f64::from(**a) != **b).count();
+        let allowed = if matches!(device, Device::Cpu) { 0.5 } else { (CODES * theirs.len() as f64).max(1.0) };
+        let all = theirs.len();
+        worst.note(differ as f64, allowed, || format!("{differ} of {all} codes of {name} of p{k}"));
+        let largest = bytemuck::pod_collect_to_vec::<_, f32>(tensor(&format!("p{k}.{name}_absmax"))?);
+        let theirs = numbers_of(&absmax[k])?;
+        if (ours.len(), largest.len()) != (all, theirs.len()) {
+            return Err(format!("{} codes in {} blocks, not {all} in {}", ours.len(), largest.len(), theirs.len()));
+        }
+        for (i, (&x, &b)) in largest.iter().zip(&theirs).enumerate() {
+            worst.note(scaled(x.into(), b, b.abs()), F32_FILE, || format!("block {i} of {name} of p{k}"));
+        }
+    }
+    Ok(worst)
+}
