@@ -8,7 +8,8 @@ use super::cases::{Setup, state_name};
 use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
 use super::golden::{Case, numbers_of};
 
-/// Of codes on a GPU, where a quotient at the middle of two numbers may be the one or the other.
+/// Of codes where a quotient at the middle of two numbers may be the one or the other: on a GPU, and of torchao, whose map
+/// is up to two units in the last place off ours. Through bitsandbytes' bins the CPU has every code.
 const CODES: f64 = 1e-3;
 
 /// What a file has of a state.
@@ -79,7 +80,8 @@ fn compare(case: &Case, setup: &Setup, device: &Device) -> Result<Worst, String>
         let ours = tensor(&format!("p{k}.{name}"))?;
         let theirs = numbers_of(&codes[k])?;
         let differ = ours.iter().zip(&theirs).filter(|(a, b)| f64::from(**a) != **b).count();
-        let allowed = if matches!(device, Device::Cpu) { 0.5 } else { (CODES * theirs.len() as f64).max(1.0) };
+        let exact = matches!(device, Device::Cpu) && case.library == "bitsandbytes";
+        let allowed = if exact { 0.5 } else { (CODES * theirs.len() as f64).max(1.0) };
         let all = theirs.len();
         worst.note(differ as f64, allowed, || format!("{differ} of {all} codes of {name} of p{k}"));
         let largest = bytemuck::pod_collect_to_vec::<_, f32>(tensor(&format!("p{k}.{name}_absmax"))?);
