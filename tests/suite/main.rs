@@ -41,6 +41,7 @@ mod order;
 mod parity;
 mod pools;
 mod proof;
+mod rounding;
 mod schedule;
 mod skips;
 mod solve;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         parity::TESTS,
         pools::TESTS,
         proof::TESTS,
+        rounding::TESTS,
         schedule::TESTS,
         skips::TESTS,
         solve::TESTS,
