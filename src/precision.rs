@@ -17,8 +17,8 @@ use crate::noise::philox;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Precision {
-    /// How gradients in the optimizer's memory are stored: [`Format::F32`] or [`Format::Bf16`]. A gradient in your buffer
-    /// says it itself: [`BufferRange::of`](crate::BufferRange::of).
+    /// How gradients in the optimizer's memory are stored: [`Format::F32`], or in 16 bits [`Format::F16`] or
+    /// [`Format::Bf16`]. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
     pub gradients: Format,
     /// How the states of elements are stored. Averages, and states of a whole tensor or group, stay in f32.
     pub states: States,

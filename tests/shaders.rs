@@ -157,6 +157,10 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                 }
                 let bf16 = shader_reading(&rule, lane, access, Format::Bf16, Extras::default());
                 kernels.push((format!("{label} of bf16"), constants.clone(), bf16, "main"));
+                if several {
+                    let f16 = shader_reading(&rule, lane, access, Format::F16, Extras::default());
+                    kernels.push((format!("{label} of f16"), constants.clone(), f16, "main"));
+                }
                 kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
         }

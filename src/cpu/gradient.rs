@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::{TILE, norm, prefetch};
+use crate::formats::Format;
 use crate::rule::Real;
 
 /// A gradient, ours to clear or the caller's to read.
@@ -14,21 +13,21 @@ pub(crate) enum Gradient<'a, F> {
     Callers(&'a [F]),
     /// A copy of the caller's, rewritten.
     Changed(Vec<F>),
-    /// Stored in bfloat16, which is only read.
-    Bf16(&'a [bf16]),
+    /// Stored in 16 bits, which are only read.
+    Half(Format, &'a [u16]),
 }
 
 /// A gradient to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum View<'a, F> {
     Same(&'a [F]),
-    Bf16(&'a [bf16]),
+    Half(Format, &'a [u16]),
 }
 
-/// It is the upper half of an f32. `to_f32` would look for NaN, which keeps the loop from the vector unit.
+/// A number of 16 bits in the parameter's type.
 #[inline(always)]
-fn wide<F: Real>(x: bf16) -> F {
-    F::of(f32::from_bits(u32::from(x.to_bits()) << 16).into())
+fn wide<F: Real>(format: Format, half: u16) -> F {
+    F::of(format.wide(half).into())
 }
 
 impl<'a, F: Real> Gradient<'a, F> {
@@ -37,7 +36,7 @@ impl<'a, F: Real> Gradient<'a, F> {
             Self::Ours(g) => View::Same(g),
             Self::Callers(g) => View::Same(g),
             Self::Changed(g) => View::Same(g),
-            Self::Bf16(g) => View::Bf16(g),
+            Self::Half(format, g) => View::Half(*format, g),
         }
     }
 
@@ -45,13 +44,13 @@ impl<'a, F: Real> Gradient<'a, F> {
     pub(super) fn change(&mut self) -> &mut [F] {
         match self {
             Self::Callers(g) => *self = Self::Changed(g.to_vec()),
-            Self::Bf16(g) => *self = Self::Changed(g.iter().map(|&x| wide(x)).collect()),
+            Self::Half(format, g) => *self = Self::Changed(g.iter().map(|&x| wide(*format, x)).collect()),
             Self::Ours(_) | Self::Changed(_) => {}
         }
         match self {
             Self::Ours(g) => g,
             Self::Changed(g) => g,
-            Self::Callers(_) | Self::Bf16(_) => &mut [],
+            Self::Callers(_) | Self::Half(..) => &mut [],
         }
     }
 
@@ -69,9 +68,9 @@ impl<'a, F: Real> Gradient<'a, F> {
                 let b = a.split_off(at);
                 (Self::Changed(a), Self::Changed(b))
             }
-            Self::Bf16(g) => {
+            Self::Half(format, g) => {
                 let (a, b) = g.split_at(at);
-                (Self::Bf16(a), Self::Bf16(b))
+                (Self::Half(format, a), Self::Half(format, b))
             }
         }
     }
@@ -81,7 +80,7 @@ impl<'a, F: Real> View<'a, F> {
     pub(super) fn part(self, part: Range<usize>) -> Self {
         match self {
             Self::Same(g) => Self::Same(&g[part]),
-            Self::Bf16(g) => Self::Bf16(&g[part]),
+            Self::Half(format, g) => Self::Half(format, &g[part]),
         }
     }
 
@@ -103,10 +102,14 @@ impl<'a, F: Real> View<'a, F> {
                 prefetch(tile);
                 tile
             }
-            Self::Bf16(g) => {
+            Self::Half(format, g) => {
                 let tile = &g.as_chunks::<TILE>().0[at];
                 prefetch(tile);
-                *converted = tile.map(wide);
+                // A loop for each, for the vector unit.
+                *converted = match format {
+                    Format::F16 => tile.map(|x| wide(Format::F16, x)),
+                    _ => tile.map(|x| wide(Format::Bf16, x)),
+                };
                 converted
             }
         }
@@ -117,7 +120,9 @@ impl<'a, F: Real> View<'a, F> {
         let mut tile = [F::zero(); TILE];
         match self {
             Self::Same(g) => tile.iter_mut().zip(g.as_chunks::<TILE>().1).for_each(|(x, &g)| *x = g),
-            Self::Bf16(g) => tile.iter_mut().zip(g.as_chunks::<TILE>().1).for_each(|(x, &g)| *x = wide(g)),
+            Self::Half(format, g) => {
+                tile.iter_mut().zip(g.as_chunks::<TILE>().1).for_each(|(x, &g)| *x = wide(format, g));
+            }
         }
         tile
     }
@@ -126,7 +131,7 @@ impl<'a, F: Real> View<'a, F> {
     pub(super) fn norm(self, kind: u32, zero: bool) -> norm::Measure {
         match self {
             Self::Same(g) => norm::norm(g, |x: F| x.to_f64().unwrap_or(f64::NAN), kind, zero),
-            Self::Bf16(g) => norm::norm(g, bf16::to_f64, kind, zero),
+            Self::Half(format, g) => norm::norm(g, |x| format.wide(x).into(), kind, zero),
         }
     }
 
@@ -134,7 +139,7 @@ impl<'a, F: Real> View<'a, F> {
     pub(super) fn overflows(self, norm: f64, scale: f64) -> bool {
         match self {
             Self::Same(g) => norm::overflows(g, |x| x, norm, scale),
-            Self::Bf16(g) => norm::overflows(g, wide::<F>, norm, scale),
+            Self::Half(format, g) => norm::overflows(g, |x| wide::<F>(format, x), norm, scale),
         }
     }
 }

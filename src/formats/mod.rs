@@ -1,8 +1,9 @@
 //! How a number is stored, and what one stored number belongs to.
 
-pub(crate) mod bf16;
+mod bf16;
 pub(crate) mod block8;
 pub(crate) mod draws;
+mod f16;
 mod f32;
 mod relative8;
 
@@ -22,6 +23,8 @@ pub enum Format {
     F32,
     /// IEEE 754 binary64: on the CPU, and for what a group keeps there.
     F64,
+    /// IEEE 754 binary16: of gradients, which are read.
+    F16,
     /// bfloat16, the upper half of an f32: of gradients, which are read.
     Bf16,
     /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest magnitude:
@@ -42,7 +45,7 @@ impl Format {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
-            Self::Bf16 => 2,
+            Self::F16 | Self::Bf16 => 2,
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => 1,
         }
     }
@@ -70,11 +73,23 @@ impl Format {
         match self {
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Block8Signed => "block8_signed",
             Self::Block8Unsigned => "block8_unsigned",
             Self::Relative8 => "relative8",
         }
+    }
+
+    /// A number of 16 bits, exactly.
+    #[inline(always)]
+    pub(crate) fn wide(self, half: u16) -> f32 {
+        if self == Self::F16 { f16::wide(half) } else { bf16::wide(half) }
+    }
+
+    /// The nearest number of 16 bits, half to even.
+    pub(crate) fn nearest(self, x: f64) -> u16 {
+        if self == Self::F16 { f16::nearest(x) } else { bf16::nearest(x) }
     }
 
     /// The numbers of a block.
@@ -122,6 +137,7 @@ impl Format {
         match self {
             Self::F32 => Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
+            Self::F16 => Cow::Owned(f16::encode(values)),
             Self::Bf16 => Cow::Owned(bf16::encode(values)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => Cow::Owned(self.encode_blocks(values).0),
         }
@@ -135,6 +151,7 @@ impl Format {
                 aligned.unwrap_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)))
             }
             Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
+            Self::F16 => Cow::Owned(f16::decode(bytes)),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 Cow::Owned(self.decode_blocks(bytes, &vec![1.0; bytes.len().div_ceil(BLOCK)]))
@@ -146,6 +163,7 @@ impl Format {
     fn wgsl(self) -> &'static Wgsl {
         match self {
             Self::F32 | Self::F64 => &f32::WGSL,
+            Self::F16 => &f16::WGSL,
             Self::Bf16 => &bf16::WGSL,
             Self::Block8Signed => &block8::SIGNED_WGSL,
             Self::Block8Unsigned => &block8::UNSIGNED_WGSL,
@@ -313,7 +331,10 @@ mod tests {
         let values = [0.1, -0.0, f32::MAX, f32::INFINITY, f32::MIN_POSITIVE / 2.0];
         // Those that have eight bits.
         let short = [1.5, -0.0, 0.5078125, f32::INFINITY, f32::MIN_POSITIVE / 2.0];
-        for (format, values) in [(Format::F32, values), (Format::F64, values), (Format::Bf16, short)] {
+        let half = [1.5, -0.0, 0.5078125, f32::INFINITY, 2f32.powi(-24)];
+        for (format, values) in
+            [(Format::F32, values), (Format::F64, values), (Format::Bf16, short), (Format::F16, half)]
+        {
             let bytes = format.encode(&values);
             assert!(format.size() >= Format::SMALLEST);
             assert_eq!(bytes.len() as u64, format.size() * values.len() as u64);
@@ -325,7 +346,8 @@ mod tests {
     /// What a checkpoint says is the name.
     #[test]
     fn names_are_those_of_files() {
-        for format in [Format::F32, Format::F64, Format::Bf16] {
+        let narrow = [Format::F16, Format::Bf16, Format::Block8Signed, Format::Block8Unsigned, Format::Relative8];
+        for format in [Format::F32, Format::F64].into_iter().chain(narrow) {
             assert_eq!(serde_json::to_string(&format).unwrap(), format!("\"{}\"", format.name()));
         }
         for extent in [Extent::Element, Extent::Row, Extent::Column, Extent::Tensor, Extent::Group] {

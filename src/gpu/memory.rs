@@ -14,7 +14,7 @@ pub(crate) const ALIGN: u64 = STRICTEST / Format::SMALLEST;
 /// What kernels read and write as parameters.
 const PARAMETERS: &[Format] = &[Format::F32];
 /// What kernels read as gradients.
-const GRADIENTS: &[Format] = &[Format::F32, Format::Bf16];
+const GRADIENTS: &[Format] = &[Format::F32, Format::F16, Format::Bf16];
 /// Elements up to which an arena makes room for 16 times what it holds.
 const SMALL: u64 = 1 << 12;
 const SIBLINGS: u64 = 16;
@@ -148,7 +148,7 @@ impl BufferRange {
 
     /// Checks that kernels can read the range as a gradient.
     pub(crate) fn check_gradient(&self, name: &str) -> Result<()> {
-        self.check_as(name, GRADIENTS, "f32 or bf16")
+        self.check_as(name, GRADIENTS, "f32, f16 or bf16")
     }
 
     fn check_as(&self, name: &str, formats: &[Format], expected: &'static str) -> Result<()> {

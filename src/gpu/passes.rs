@@ -56,6 +56,8 @@ pub(crate) fn shaders() -> Vec<(&'static str, &'static str, String)> {
     shaders.push(("norm, gathered", "main", norm(Format::F32, Lane::Gathered)));
     shaders.push(("norm of bf16", "main", norm(Format::Bf16, Lane::Four)));
     shaders.push(("norm of bf16, gathered", "main", norm(Format::Bf16, Lane::Gathered)));
+    shaders.push(("norm of f16", "main", norm(Format::F16, Lane::Four)));
+    shaders.push(("norm of f16, gathered", "main", norm(Format::F16, Lane::Gathered)));
     for entry in ["total", "prepare", "choose"] {
         shaders.push(("prepare", entry, prepare_text(entry)));
     }

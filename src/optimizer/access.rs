@@ -2,15 +2,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use half::bf16;
-
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
 use super::{Change, Gradient, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result, require};
-use crate::formats::{self, Extent};
+use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
@@ -384,7 +382,7 @@ impl Optimizer {
 impl<F: Real> Own<F> {
     fn zero_gradient(&mut self) {
         self.gradient.fill(F::zero());
-        self.bf16.iter_mut().for_each(|gradient| gradient.fill(bf16::ZERO));
+        self.halves.iter_mut().for_each(|(_, gradient)| gradient.fill(0));
     }
 }
 
@@ -394,8 +392,8 @@ impl<F: Real> HostMemory<F> {
         if let Role::State(k) = role {
             return self.states.get(k).map(|state| converted(&state.decoded()));
         }
-        let gradient = self.own.as_ref()?.bf16.as_ref().filter(|_| role == Role::Gradient)?;
-        Some(gradient.iter().map(|&x| G::of(x.to_f64())).collect())
+        let (format, gradient) = self.own.as_ref()?.halves.as_ref().filter(|_| role == Role::Gradient)?;
+        Some(gradient.iter().map(|&x| G::of(format.wide(x).into())).collect())
     }
 
     /// Sets what has this role; where it is stored in fewer bits, to the nearest numbers.
@@ -403,8 +401,9 @@ impl<F: Real> HostMemory<F> {
         if let Role::State(k) = role {
             return self.states.get_mut(k).map(|state| state.set_part(0, &converted(values)));
         }
-        if let Some(gradient) = self.own.as_mut().and_then(|own| own.bf16.as_mut()).filter(|_| role == Role::Gradient) {
-            let narrow = |x: &G| formats::bf16::nearest(x.to_f64().unwrap_or(f64::NAN));
+        let halves = self.own.as_mut().and_then(|own| own.halves.as_mut());
+        if let Some((format, gradient)) = halves.filter(|_| role == Role::Gradient) {
+            let narrow = |x: &G| format.nearest(x.to_f64().unwrap_or(f64::NAN));
             gradient.iter_mut().zip(values).for_each(|(to, x)| *to = narrow(x));
             return Some(());
         }

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
-use half::bf16;
-
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::storage::{Role, Stored};
@@ -92,11 +90,12 @@ impl Optimizer {
             Numbers::filled(format, state.extent.len(len, None), state.initial)
         };
         let states = group.states_of_parameters().map(state).collect();
-        let in_bf16 = group.precision.gradients == Format::Bf16;
+        let format = group.precision.gradients;
+        let narrow = format != Format::F32;
         let own = values.map(|values| Own {
             parameter: values.to_vec(),
-            gradient: vec![F::zero(); if in_bf16 { 0 } else { len }],
-            bf16: in_bf16.then(|| vec![bf16::ZERO; len]),
+            gradient: vec![F::zero(); if narrow { 0 } else { len }],
+            halves: narrow.then(|| (format, vec![0; len])),
         });
         let vectors = HostMemory { own, states };
         match F::NAME == f64::NAME {
@@ -290,8 +289,11 @@ impl<F: Real> HostMemory<F> {
     /// The same vectors, `G` being the same type as `F`.
     fn cast<G: Real>(self) -> HostMemory<G> {
         let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
-        let own =
-            self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient), bf16: own.bf16 });
+        let own = self.own.map(|own| Own {
+            parameter: cast(own.parameter),
+            gradient: cast(own.gradient),
+            halves: own.halves,
+        });
         let states = self.states.into_iter().map(|state| match state {
             Numbers::Same(x) => Numbers::Same(cast(x)),
             Numbers::Blocks { format, codes, absmax } => Numbers::Blocks { format, codes, absmax },

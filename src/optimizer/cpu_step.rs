@@ -357,10 +357,10 @@ impl Parameter {
 
 impl<F: Real> HostMemory<F> {
     fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
-        let Own { parameter, gradient, bf16 } = self.own.as_mut()?;
+        let Own { parameter, gradient, halves } = self.own.as_mut()?;
         let (states, others) = by_extent(group, &mut self.states);
-        let gradient = match bf16 {
-            Some(g) => cpu::Gradient::Bf16(g),
+        let gradient = match halves {
+            Some((format, g)) => cpu::Gradient::Half(*format, g),
             None => cpu::Gradient::Ours(gradient),
         };
         Some(Job { parameter, gradient, states, others })

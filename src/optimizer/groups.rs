@@ -106,12 +106,12 @@ impl Optimizer {
     /// at the tensor's start. A new state that is not finite is stored as 0, so that it does not spoil its block.
     /// Parameters are f32.
     ///
-    /// Gradients in bf16 are only read. They have no [`Settings::zero_grad`], [`Settings::centralize`] or
-    /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in bf16.
+    /// Gradients in 16 bits are only read. They have no [`Settings::zero_grad`], [`Settings::centralize`] or
+    /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in 16 bits.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients in another format, for a group that has parameters,
-    /// or whose settings write gradients in bf16; on a GPU [`Error::Shader`], and [`Error::OverLimit`] if the device binds
+    /// or whose settings write gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`] if the device binds
     /// too few buffers. Then nothing has changed.
     pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
         let now = self.group(group)?;
@@ -119,8 +119,8 @@ impl Optimizer {
             let (operation, name) = ("set_precision", format!("group {group}"));
             Err(Error::Unsupported { operation, name, reason })
         };
-        if !matches!(precision.gradients, Format::F32 | Format::Bf16) {
-            return refuse("gradients are F32 or Bf16");
+        if !matches!(precision.gradients, Format::F32 | Format::F16 | Format::Bf16) {
+            return refuse("gradients are F32, F16 or Bf16");
         }
         // One that was moved elsewhere still has its memory in this group's arena.
         let lies_here = |memory: &Memory| matches!(memory, Memory::Gpu(tensor) if tensor.home == group);

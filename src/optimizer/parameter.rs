@@ -3,13 +3,12 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use half::bf16;
-
 use super::accumulate::Held;
 use super::group::Group;
 use crate::averaging::Averaging;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::gpu::memory::Tensor;
 use crate::precision::States;
 use crate::rule::{Real, Step};
@@ -54,9 +53,9 @@ pub(super) struct HostMemory<F> {
 #[derive(Debug)]
 pub(super) struct Own<F> {
     pub(super) parameter: Vec<F>,
-    /// Empty if the gradient is stored in bfloat16.
+    /// Empty if the gradient is stored in 16 bits.
     pub(super) gradient: Vec<F>,
-    pub(super) bf16: Option<Vec<bf16>>,
+    pub(super) halves: Option<(Format, Vec<u16>)>,
 }
 
 /// Where a parameter stands before the step that is recorded: the steps that it and its group's schedule have taken.

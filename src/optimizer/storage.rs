@@ -185,7 +185,7 @@ impl Memory {
         }
     }
 
-    /// How many numbers it has of this role; `None` for what is elsewhere, and for a gradient in bfloat16.
+    /// How many numbers it has of this role; `None` for what is elsewhere, and for a gradient in 16 bits.
     fn len(&self, role: Role) -> Option<usize> {
         match self {
             Self::Gpu(_) => self.range(role).map(|range| range.len),
@@ -200,7 +200,7 @@ pub(super) fn check_gradient_format(name: &str, format: Format, written: bool) -
     if !written || format == Format::F32 {
         return Ok(());
     }
-    let reason = "a gradient in bf16 is only read: zero_grad, centralize, adaptive_clip and accumulation need f32";
+    let reason = "a gradient in 16 bits is only read: zero_grad, centralize, adaptive_clip and accumulation need f32";
     Err(Error::Unsupported { operation: "writing a gradient in a step", name: name.into(), reason })
 }
 
@@ -223,7 +223,7 @@ impl<F: Real> HostMemory<F> {
         match (role, &self.own) {
             (Role::State(k), _) => return self.states.get(k)?.same(),
             (Role::Parameter, Some(own)) => Some(&own.parameter),
-            (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&own.gradient),
+            (Role::Gradient, Some(own)) if own.halves.is_none() => Some(&own.gradient),
             _ => None,
         }
         .map(Vec::as_slice)
@@ -233,7 +233,7 @@ impl<F: Real> HostMemory<F> {
         match (role, &mut self.own) {
             (Role::State(k), _) => self.states.get_mut(k)?.same_mut(),
             (Role::Parameter, Some(own)) => Some(&mut own.parameter),
-            (Role::Gradient, Some(own)) if own.bf16.is_none() => Some(&mut own.gradient),
+            (Role::Gradient, Some(own)) if own.halves.is_none() => Some(&mut own.gradient),
             _ => None,
         }
         .map(Vec::as_mut_slice)

@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
 
 mod averages;
-mod bf16;
+
 mod blocks;
 mod checkpoint;
 mod compare;
@@ -43,6 +43,7 @@ mod pools;
 mod proof;
 mod rounding;
 mod schedule;
+mod sixteen_bits;
 mod skips;
 mod solve;
 mod step;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
         averages::TESTS,
-        bf16::TESTS,
+        sixteen_bits::TESTS,
         blocks::TESTS,
         checkpoint::TESTS,
         convergence::TESTS,

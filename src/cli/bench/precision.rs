@@ -15,6 +15,8 @@ use crate::cli::say;
 pub(crate) enum Name {
     /// Everything in f32.
     F32,
+    /// Gradients in f16.
+    F16Gradients,
     /// Gradients in bf16.
     Bf16Gradients,
     /// States in 8 bits, second moments rounded stochastically.
@@ -29,6 +31,7 @@ impl Name {
     pub(crate) fn precision(self) -> Precision {
         match self {
             Self::F32 => Precision::f32(),
+            Self::F16Gradients => Precision { gradients: Format::F16, ..Precision::f32() },
             Self::Bf16Gradients => Precision { gradients: Format::Bf16, ..Precision::f32() },
             Self::Block8 => Precision::block8(),
             Self::Block8Nearest => Precision { rounding: Rounding::Nearest, ..Precision::block8() },
