@@ -1,8 +1,8 @@
 // A part of a tensor, which one workgroup has. Before lane.wgsl and norm.wgsl.
 
 // `start`, `grad` and `state` are where it is in the buffers of the parameter, the gradient and the states. `len`
-// counts lanes, and so does `first`, its place in the tensor of `limit` elements. `own` is where it is in the buffers of
-// states in blocks of 256, in lanes of four, and `tensor` the hash of the tensor's name.
+// counts lanes, and so does `first`, its place in the tensor of `limit` elements. `own` is where it is in the buffers
+// of states in blocks of 256, in lanes of four, and `tensor` the hash of the tensor's name.
 struct Block {
     start: u32,
     grad: u32,

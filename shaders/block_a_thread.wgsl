@@ -1,6 +1,6 @@
-// An update of states in blocks of 256, each of which one thread has: for adapters on a CPU, which pay a barrier for each
-// thread. The states are computed twice: for the largest, and for their codes. Behind update.wgsl; shared_blocks.wgsl is
-// the other form, with the same bits.
+// An update of states in blocks of 256, each of which one thread has: for adapters on a CPU, which pay a barrier for
+// each thread. The states are computed twice: for the largest, and for their codes. Behind update.wgsl;
+// shared_blocks.wgsl is the other form, with the same bits.
 
 @compute @workgroup_size(16)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -1,5 +1,5 @@
-// An update of states in blocks of 256, each of which 64 threads share. No barrier is behind a branch. Behind update.wgsl;
-// block_a_thread.wgsl is the other form, with the same bits.
+// An update of states in blocks of 256, each of which 64 threads share. No barrier is behind a branch. Behind
+// update.wgsl; block_a_thread.wgsl is the other form, with the same bits.
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -220,8 +220,8 @@ struct Same<'a, F> {
     states: Vec<&'a mut [F]>,
 }
 
-/// Decodes states that are stored in blocks, part by part, updates, and encodes them. `update` gets the first element of
-/// a part.
+/// Decodes states that are stored in blocks, part by part, updates, and encodes them. `update` gets the first element
+/// of a part.
 fn in_parts<'a, F: Real>(
     (mut parameter, mut gradient): (&'a mut [F], Gradient<'a, F>),
     mut states: Vec<NumbersMut<'a, F>>,

@@ -7,6 +7,7 @@
 //! | train Burn's modules | [`with_burn`] |
 //! | save and resume, import from and export to PyTorch | [`checkpoints`] |
 //! | choose a rule, its options and settings | [`rules`] |
+//! | store states in 8 bits and gradients in 16 | [`precision`] |
 //! | fit and minimize on the whole batch | [`solvers`] |
 //! | write a rule of your own | [`own_rule`] |
 //! | run in a browser | [`browser`] |
@@ -43,6 +44,13 @@ pub mod checkpoints {
     //! ```python
     #![doc = include_str!("../examples/torch_optimizer.py")]
     //! ```
+
+    #[cfg(doc)]
+    use crate::*;
+}
+
+pub mod precision {
+    #![doc = include_str!("guide/precision.md")]
 
     #[cfg(doc)]
     use crate::*;

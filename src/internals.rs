@@ -43,8 +43,8 @@ pub fn shader_reading(rule: &AnyRule, lane: Lane, gradient: GradientAccess, form
     KernelKey::update(rule.description(), lane, gradient, extras).stored(vec![Format::F32, format]).compose()
 }
 
-/// [`shader`] of states in blocks of 256: these formats for what may be below 0, and for what may not. Threads have blocks
-/// of their own, or share them.
+/// [`shader`] of states in blocks of 256: these formats for what may be below 0, and for what may not. Threads have
+/// blocks of their own, or share them.
 pub fn shader_in_blocks(
     rule: &AnyRule,
     lane: Lane,

@@ -47,8 +47,8 @@ pub enum States {
     /// As [`States::Block8`], but states that are never below 0 hold the logarithm of what they are of their block's
     /// largest. It takes integers alone, and reaches further down, at 3 bits of mantissa.
     Relative8,
-    /// As [`States::Block8`], rounded through 65,536 bins, and with the signed map for the first state: bit for bit what
-    /// bitsandbytes does on the CPU.
+    /// As [`States::Block8`], rounded through 65,536 bins, and with the signed map for the first state: bit for bit
+    /// what bitsandbytes does on the CPU.
     BitsandbytesCpu,
     /// As [`States::Block8`], rounded to the nearest, and to 0 where that is nearest: what torchao does.
     Torchao,
@@ -59,8 +59,8 @@ pub enum States {
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
     /// To one of the two numbers around it, so that the mean is the number. What changes by less than the distance of
-    /// two numbers still changes, as 0.1 % a step of a second moment at β₂ = 0.999. The random bits come from the seed, the
-    /// parameter's name, its step and the element: the same on every device, and after a checkpoint.
+    /// two numbers still changes, as 0.1 % a step of a second moment at β₂ = 0.999. The random bits come from the seed,
+    /// the parameter's name, its step and the element: the same on every device, and after a checkpoint.
     #[default]
     Stochastic,
     /// To the nearest. A second moment at β₂ = 0.999 then stays where it is while its gradients are 0.

@@ -1,5 +1,5 @@
-//! States in 8 bits against bitsandbytes and torchao: parameters, each as a part of its tensor's largest; codes; and the
-//! blocks' largest magnitudes.
+//! States in 8 bits against bitsandbytes and torchao: parameters, each as a part of its tensor's largest; codes; and
+//! the blocks' largest magnitudes.
 
 use safetensors::SafeTensors;
 use wgpu_optim::{Device, Error, Optimizer, SaveOptions};
@@ -8,8 +8,8 @@ use super::cases::{Setup, state_name};
 use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
 use super::golden::{Case, numbers_of};
 
-/// Of codes where a quotient at the middle of two numbers may be the one or the other: on a GPU, and of torchao, whose map
-/// is up to two units in the last place off ours. Through bitsandbytes' bins the CPU has every code.
+/// Of codes where a quotient at the middle of two numbers may be the one or the other: on a GPU, and of torchao, whose
+/// map is up to two units in the last place off ours. Through bitsandbytes' bins the CPU has every code.
 const CODES: f64 = 1e-3;
 
 /// What a file has of a state.

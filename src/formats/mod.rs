@@ -27,8 +27,8 @@ pub enum Format {
     F16,
     /// bfloat16, the upper half of an f32: of gradients, which are read.
     Bf16,
-    /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest magnitude:
-    /// the signed dynamic map of [bitsandbytes](https://arxiv.org/abs/2110.02861).
+    /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest
+    /// magnitude: the signed dynamic map of [bitsandbytes](https://arxiv.org/abs/2110.02861).
     Block8Signed,
     /// Eight bits for a state that is never below 0, with bitsandbytes' unsigned map.
     Block8Unsigned,
@@ -194,7 +194,8 @@ impl Format {
         }
     }
 
-    /// Of [blocks](Self::is_scaled): the expression of four numbers of this word, of a block with this largest magnitude.
+    /// Of [blocks](Self::is_scaled): the expression of four numbers of this word, of a block with this largest
+    /// magnitude.
     pub(crate) fn load_block(self, word: &str, absmax: &str) -> String {
         (self.wgsl().load)(Lane::Four, word, absmax)
     }

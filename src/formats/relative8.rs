@@ -1,8 +1,8 @@
 //! Eight bits an unsigned number, in blocks of 256: how far its bits are below those of the largest of its block. WGSL
 //! half: shaders/formats/relative8.wgsl, with the same arithmetic.
 //!
-//! The difference of two positive floats' bits is nearly that of their logarithms. A code has three bits of mantissa and
-//! reaches down 31 octaves. It takes integers alone, so that every device finds the same codes of the same numbers.
+//! The difference of two positive floats' bits is nearly that of their logarithms. A code has three bits of mantissa
+//! and reaches down 31 octaves. It takes integers alone, so that every device finds the same codes of the same numbers.
 //!
 //! ```text
 //! code = 255 − ((bits(absmax) − bits(x) + r) >> 20)      r = 2¹⁹ to nearest, or random in 0 … 2²⁰ − 1; 1 at least
@@ -39,8 +39,8 @@ fn code(x: f32, absmax: u32, r: u32) -> u8 {
     (if bits == 0 { 0 } else { 255 - below.min(254) }) as u8
 }
 
-/// The codes of a block's numbers, of which those that are not finite count as 0. Returns the largest. `random` gives 32
-/// bits for each.
+/// The codes of a block's numbers, of which those that are not finite count as 0. Returns the largest. `random` gives
+/// 32 bits for each.
 #[inline(always)]
 pub(crate) fn encode(from: &[f32], encoding: Encoding, random: impl Fn(usize) -> u32, codes: &mut [u8]) -> f32 {
     let absmax = largest(from);

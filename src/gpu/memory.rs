@@ -87,8 +87,8 @@ impl BufferRange {
 
     /// The range as a resource of your bind groups.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
-        // An empty range cannot be bound. Its padding can. What is bound has whole words; of all blocks of a buffer, the
-        // largest magnitudes, too.
+        // An empty range cannot be bound. Its padding can. What is bound has whole words; of all blocks of a buffer,
+        // the largest magnitudes, too.
         let all_blocks = self.format.is_scaled() && (self.offset, self.len as u64) == (0, self.all());
         let size = if all_blocks { None } else { wgpu::BufferSize::new(self.words().max(4)) };
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })

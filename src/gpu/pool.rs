@@ -75,8 +75,8 @@ pub(crate) fn pools<'a>(
             let (whole, rest) = match padding {
                 _ if !aligned => (first, if padding == Padding::With { Lane::Tail } else { Lane::Gathered }),
                 Padding::With => (first + (end - first) / 4 * 4, Lane::Tail),
-                // A lane that the tensor fills in part is read whole. Where that leaves the buffer, or where what is behind
-                // is not ours to write, the last block is gathered.
+                // A lane that the tensor fills in part is read whole. Where that leaves the buffer, or where what is
+                // behind is not ours to write, the last block is gathered.
                 Padding::Without | Padding::Written => {
                     let whole = (end - first).next_multiple_of(4);
                     let ours = padding == Padding::Without || run.owned || whole == end - first;

@@ -102,17 +102,17 @@ impl Optimizer {
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///
-    /// States in 8 bits: reading one gives f32, and writing one rounds to the nearest. Their blocks of 256 elements begin
-    /// at the tensor's start. A new state that is not finite is stored as 0, so that it does not spoil its block.
+    /// States in 8 bits: reading one gives f32, and writing one rounds to the nearest. Their blocks of 256 elements
+    /// begin at the tensor's start. A new state that is not finite is stored as 0, so that it does not spoil its block.
     /// Parameters are f32.
     ///
     /// Gradients in 16 bits are only read. They have no [`Settings::zero_grad`], [`Settings::centralize`] or
     /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in 16 bits.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients in another format, for a group that has parameters,
-    /// or whose settings write gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`] if the device binds
-    /// too few buffers. Then nothing has changed.
+    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients in another format, for a group that has
+    /// parameters, or whose settings write gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`]
+    /// if the device binds too few buffers. Then nothing has changed.
     pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
         let now = self.group(group)?;
         let refuse = |reason| {

@@ -20,6 +20,7 @@ crate::tests!(
     files_of_other_precisions_load,
     states_are_read_and_written,
     a_number_that_is_not_finite_stays_alone,
+    everything_else_works_with_them,
     memory_is_six_bytes_a_parameter,
     what_does_not_fit_is_refused
 );
@@ -347,6 +348,43 @@ fn a_number_that_is_not_finite_stays_alone(gpu: &Gpu) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// What moves parameters, reads their states or adds to them: the same on both devices.
+fn everything_else_works_with_them(gpu: &Gpu) -> Result<(), Failed> {
+    let rule: AnyRule = rules::Momentum::torch(0.9).into();
+    let mut found = Vec::new();
+    for device in [Device::Cpu, gpu.into()] {
+        let (mut sgd, mut ids) = optimizer(&device, &rule, precision(States::Block8))?;
+        let other = sgd.add_group(rule.clone(), 0.02)?;
+        sgd.set_precision(other, precision(States::Block8))?;
+        step(&mut sgd, &ids, 0)?;
+        // An average begins, of short parameters and of long ones.
+        sgd.set_averaging(0, Averaging::Ema(0.5))?;
+        sgd.set_averaging(other, Averaging::Ema(0.5))?;
+        for t in 1..3 {
+            for (id, len) in ids.iter().zip(LENS) {
+                sgd.accumulate(*id, &gradient(len, t))?;
+            }
+        }
+        sgd.step()?;
+        sgd.look_ahead()?;
+        step(&mut sgd, &ids, 3)?;
+        sgd.swap_averages(0)?;
+        let averages: Vec<f32> = sgd.read_blocking(ids[6])?;
+        sgd.swap_averages(0)?;
+        sgd.move_to_group(ids[5], other)?;
+        sgd.move_to_group(ids[0], other)?;
+        sgd.rename(ids[6], "another name")?;
+        sgd.remove(ids[4])?;
+        ids[4] = sgd.add(0, "w1000", &start(1000))?;
+        sgd.write_state(ids[6], "momentum_buffer", &gradient(LENS[6], 9))?;
+        step(&mut sgd, &ids, 4)?;
+        let mut all = all(&sgd, &rule, &ids)?;
+        all.extend([averages, sgd.read_state_blocking(ids[6], "average")?]);
+        found.push(all);
+    }
+    same("momentum", &found[0], &found[1])
 }
 
 /// 4 of the parameter, 2 of the codes, 1/32 of the largest magnitudes.

@@ -116,9 +116,9 @@ fn largest_update(device: &Device, precision: Precision, gradients: Gradients, s
     Ok(largest)
 }
 
-/// Exact Adam moves by at most (1−β₁)/√(1−β₂)/√(1−β₁²/β₂) = 7.27 learning rates (Cauchy–Schwarz), and the coarsest codes
-/// add a half. Where a second moment becomes 0 beside a first one that does not, as in bitsandbytes and torchao, a step is
-/// m/ε.
+/// Exact Adam moves by at most (1−β₁)/√(1−β₂)/√(1−β₁²/β₂) = 7.27 learning rates (Cauchy–Schwarz), and the coarsest
+/// codes add a half. Where a second moment becomes 0 beside a first one that does not, as in bitsandbytes and torchao,
+/// a step is m/ε.
 fn no_update_is_larger_than_adams(gpu: &Gpu) -> Result<(), Failed> {
     let kinds: [(&str, Gradients); 3] = [
         ("normal", |n| 0.01 * n.next()),
@@ -169,7 +169,7 @@ fn second_moments_decay_without_gradients(_: &Gpu) -> Result<(), Failed> {
     ensure(nearest > 1.0, format!("to the nearest {nearest} is left: this test could not fail"))
 }
 
-/// `test_optimizer8bit` in bitsandbytes' tests: 50 steps of gradients of deviation 0.01. After each, the mean difference
+/// As `test_optimizer8bit` of bitsandbytes: 50 steps of gradients of deviation 0.01. After each, the mean difference
 /// from Adam in f32 is below 6e-5, and relative to the parameter below 6e-4; then that one goes on from here.
 fn the_bounds_of_bitsandbytes(gpu: &Gpu) -> Result<(), Failed> {
     let len = 1024 * 32;
