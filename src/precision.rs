@@ -20,6 +20,9 @@ pub struct Precision {
     /// How gradients in the optimizer's memory are stored: [`Format::F32`], or in 16 bits [`Format::F16`] or
     /// [`Format::Bf16`]. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
     pub gradients: Format,
+    /// A second copy of each parameter in [`Format::F16`] or [`Format::Bf16`], rounded to the nearest, for forward passes
+    /// to bind: see [`Optimizer::mirror`](crate::Optimizer::mirror). Steps write it with the parameter.
+    pub mirror: Option<Format>,
     /// How the states of elements are stored. Averages, and states of a whole tensor or group, stay in f32.
     pub states: States,
     /// How a state that is never below 0, such as a second moment, is rounded to 8 bits.
@@ -78,6 +81,7 @@ impl Precision {
     pub const fn f32() -> Self {
         Self {
             gradients: Format::F32,
+            mirror: None,
             states: States::F32,
             rounding: Rounding::Stochastic,
             min_8bit_size: 4096,

@@ -22,7 +22,8 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 35] = [
+const DRIVERS: [&str; 36] = [
+    "mirror",
     "block",
     "block_a_thread",
     "shared_blocks",
@@ -130,6 +131,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     two_factors: true,
                     noise: true,
                     encoding: Encoding::Nearest,
+                    mirror: false,
                 };
                 let pooled = Extras { average: true, pooled: true, ..Extras::default() };
                 for extras in [all, Extras { pooled: false, ..all }, pooled] {

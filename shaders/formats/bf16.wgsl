@@ -1,4 +1,4 @@
-// bfloat16: the upper half of an f32. Two numbers are packed in a word, the first in its lower half. It is only read.
+// bfloat16: the upper half of an f32. Two numbers are packed in a word, the first in its lower half.
 // Rust half: src/formats/bf16.rs.
 
 // What a buffer holds for a lane of four numbers. A single number lies in a word with its neighbour.
@@ -7,6 +7,16 @@ alias Bf16Two = u32;
 
 fn bf16_four(words: vec2<u32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
+}
+
+// The nearest numbers, half to even. NaN stays NaN.
+fn bf16_words(x: vec4<f32>) -> vec2<u32> {
+    let bits = bitcast<vec4<u32>>(x);
+    let upper = bits >> vec4(16u);
+    let nearest = (bits + vec4(0x7fffu) + (upper & vec4(1u))) >> vec4(16u);
+    let is_nan = (bits & vec4(0x7fffffffu)) > vec4(0x7f800000u);
+    let halves = select(nearest, upper | vec4(0x40u), is_nan);
+    return vec2(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
 }
 
 // Number `at` of a buffer, of the word that it lies in.

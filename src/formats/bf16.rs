@@ -1,4 +1,5 @@
-//! bfloat16, the upper half of an f32: read only, as gradients. WGSL half: shaders/formats/bf16.wgsl.
+//! bfloat16, the upper half of an f32: of gradients, which are read, and of mirrors, which are written. WGSL half:
+//! shaders/formats/bf16.wgsl.
 
 use half::bf16;
 
@@ -12,8 +13,11 @@ pub(super) const WGSL: Wgsl = Wgsl {
         Lane::Four => format!("bf16_four({buffer}[{at}])"),
         _ => format!("bf16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    // Nothing stores it: `BufferRange::check` refuses parameters, `check_gradient_format` steps that write gradients.
-    store: |_, _, _, _| String::new(),
+    // Gradients are only read, and mirrors are whole lanes.
+    store: |lane, buffer, at, x| match lane {
+        Lane::Four => format!("{buffer}[{at}] = bf16_words({x});"),
+        _ => String::new(),
+    },
 };
 
 /// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes

@@ -1,4 +1,4 @@
-//! IEEE 754 binary16: read only, as gradients. WGSL half: shaders/formats/f16.wgsl.
+//! IEEE 754 binary16: of gradients, which are read, and of mirrors, which are written. WGSL half: shaders/formats/f16.wgsl.
 
 use half::f16;
 
@@ -13,8 +13,11 @@ pub(super) const WGSL: Wgsl = Wgsl {
         Lane::Four => format!("f16_four({buffer}[{at}])"),
         _ => format!("f16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    // Nothing stores it: see bf16.rs.
-    store: |_, _, _, _| String::new(),
+    // Gradients are only read, and mirrors are whole lanes.
+    store: |lane, buffer, at, x| match lane {
+        Lane::Four => format!("{buffer}[{at}] = f16_words({x});"),
+        _ => String::new(),
+    },
 };
 
 /// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes

@@ -12,9 +12,12 @@ use crate::rule::{Description, Reduce};
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
+const COPY: &str = include_str!("../../shaders/mirror.wgsl");
 
 /// The parameter's average over the steps, a state beside the rule's.
 pub(crate) const AVERAGE: &str = "average";
+/// The parameter in 16 bits, bound last.
+pub(crate) const MIRROR: &str = "mirror";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
@@ -92,6 +95,8 @@ pub struct Extras {
     pub noise: bool,
     /// How states become shorter numbers.
     pub encoding: Encoding,
+    /// The parameter is stored in 16 bits, too: [`Precision::mirror`](crate::Precision::mirror).
+    pub mirror: bool,
 }
 
 impl KernelKey {
@@ -123,10 +128,12 @@ impl KernelKey {
 
     /// The same of parameter, gradient and states that are stored in these formats.
     pub(crate) fn stored(self, mut formats: Vec<Format>) -> Self {
+        let gradient = usize::from(self.gradient != GradientAccess::None);
+        let mirror = formats.len() > 1 + gradient + self.used.len() + usize::from(self.extras.average);
         if formats.iter().all(|&format| format == Format::F32) {
             formats.clear();
         }
-        Self { formats, ..self }
+        Self { formats, extras: Extras { mirror, ..self.extras }, ..self }
     }
 
     /// The same, where threads have blocks of their own or share them.
@@ -167,6 +174,11 @@ impl KernelKey {
 
     pub(crate) fn swap(lane: Lane) -> Self {
         Self::of_one_state("swap", SWAP, &[AVERAGE], lane)
+    }
+
+    /// Writes mirrors.
+    pub(crate) fn mirror(lane: Lane) -> Self {
+        Self::of_one_state("mirror", COPY, &[], lane)
     }
 
     /// Adds a gradient to what is bound as the parameter.

@@ -201,6 +201,8 @@ pub(crate) struct Tensor {
     pub(crate) gradient: Option<BufferRange>,
     /// The gradient in the arena.
     pub(crate) own_gradient: Option<BufferRange>,
+    /// The parameter in 16 bits.
+    pub(crate) mirror: Option<BufferRange>,
     /// All of its states, in the order of the group's storage.
     pub(crate) states: Vec<BufferRange>,
     /// Where the states of other extents than its elements are: which of the group's arenas, and the allocation in it.
@@ -210,7 +212,7 @@ pub(crate) struct Tensor {
 impl Tensor {
     /// Whether the kernel writes to this buffer.
     pub(crate) fn binds(&self, buffer: &wgpu::Buffer) -> bool {
-        self.states.iter().chain(&self.parameter).any(|range| range.buffer == *buffer)
+        self.states.iter().chain(&self.parameter).chain(&self.mirror).any(|range| range.buffer == *buffer)
     }
 }
 
@@ -266,8 +268,8 @@ impl Arena {
         (len as u64).max(1).next_multiple_of(self.align)
     }
 
-    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in blocks is
-    /// bound whole.
+    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in fewer bits
+    /// than f32 is bound whole.
     pub(crate) fn most(&self, gpu: &Gpu) -> u64 {
         self.limit(gpu).0
     }
@@ -278,7 +280,7 @@ impl Arena {
         let buffer = ("max_buffer_size", limits.max_buffer_size);
         let binding = ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size);
         let of = |&(_, format): &(String, Format)| {
-            let (name, bytes) = if format.is_scaled() && binding.1 < buffer.1 { binding } else { buffer };
+            let (name, bytes) = if format.size() < 4 && binding.1 < buffer.1 { binding } else { buffer };
             (format.numbers(bytes) / self.align * self.align, name, bytes, format)
         };
         let f32 = (String::new(), Format::F32);

@@ -62,9 +62,8 @@ pub(crate) fn pools<'a>(
     let (mut pools, mut known) = (Vec::<Pool>::new(), HashMap::new());
     for (run, part) in runs.into_iter().flat_map(|run| run.tensors(padding).map(move |part| (run, part))) {
         let len = if padding == Padding::With { part.padded } else { part.len };
-        // A buffer in blocks is bound whole.
-        let windowed = || run.ranges.iter().filter(|range| !range.format.is_scaled());
-        let scaled = run.ranges.iter().find(|range| range.format.is_scaled());
+        let whole = (0..run.ranges.len()).find(|&k| run.is_whole(k));
+        let windowed = || (0..run.ranges.len()).filter(|&k| !run.is_whole(k)).map(|k| &run.ranges[k]);
         let mut first = 0;
         while first < len {
             // Up to where the first of the ranges leaves its window.
@@ -72,28 +71,28 @@ pub(crate) fn pools<'a>(
             let room = windowed().map(|range| window - at(range) % half).min().unwrap_or(block);
             let end = if len - first <= room { len } else { first + (room / block * block).max(1) };
             let aligned = windowed().all(|range| at(range).is_multiple_of(4));
-            let (whole, rest) = match padding {
+            let (fours, rest) = match padding {
                 _ if !aligned => (first, if padding == Padding::With { Lane::Tail } else { Lane::Gathered }),
                 Padding::With => (first + (end - first) / 4 * 4, Lane::Tail),
                 // A lane that the tensor fills in part is read whole. Where that leaves the buffer, or where what is
                 // behind is not ours to write, the last block is gathered.
                 Padding::Without | Padding::Written => {
-                    let whole = (end - first).next_multiple_of(4);
-                    let ours = padding == Padding::Without || run.owned || whole == end - first;
-                    let fits = ours && windowed().all(|range| at(range) + whole <= range.all());
+                    let all = (end - first).next_multiple_of(4);
+                    let ours = padding == Padding::Without || run.owned || all == end - first;
+                    let fits = ours && windowed().all(|range| at(range) + all <= range.all());
                     (if fits { end } else { first + (end - first - 1) / block * block }, Lane::Gathered)
                 }
             };
-            let bound = |range: &BufferRange| match range.format.is_scaled() {
-                true => range.window(0, u64::MAX),
-                false => range.window(at(range) / half * half, window),
+            let bound = |k: usize| match (&run.ranges[k], run.is_whole(k)) {
+                (range, true) => range.window(0, u64::MAX),
+                (range, false) => range.window(at(range) / half * half, window),
             };
-            let of_all: Vec<_> = run.ranges.iter().map(bound).collect();
+            let of_all: Vec<_> = (0..run.ranges.len()).map(bound).collect();
             let start = |k: usize| run.ranges.get(k).map_or(0, |range| at(range) % half);
             let behind = if has_gradient { 2 } else { 1 };
-            let state = (behind..run.ranges.len()).find(|&k| !run.ranges[k].format.is_scaled()).unwrap_or(behind);
-            let own = scaled.map_or(0, at);
-            for (from, to, lane) in [(first, whole, Lane::Four), (whole, end, rest)] {
+            let state = (behind..run.ranges.len()).find(|&k| !run.is_whole(k)).unwrap_or(behind);
+            let own = whole.map_or(0, |k| at(&run.ranges[k]));
+            for (from, to, lane) in [(first, fours, Lane::Four), (fours, end, rest)] {
                 if from == to {
                     continue;
                 }

@@ -45,9 +45,16 @@ impl Run {
         self.ranges.iter().map(|range| range.format).collect()
     }
 
-    /// Whether some of its states are in blocks of 256.
-    pub(crate) fn is_scaled(&self) -> bool {
-        self.ranges.iter().any(|range| range.format.is_scaled())
+    /// Whether range k is ours, and in fewer bits than f32: states in blocks of 256, a mirror. It is bound whole, and
+    /// begins with a whole lane.
+    pub(super) fn is_whole(&self, k: usize) -> bool {
+        let states = if self.access == GradientAccess::None { 1 } else { 2 };
+        k >= states && self.ranges[k].format != Format::F32
+    }
+
+    /// Whether it has such ranges.
+    pub(super) fn is_narrow(&self) -> bool {
+        (0..self.ranges.len()).any(|k| self.is_whole(k))
     }
 
     /// Bytes of an element of the largest of its formats.
@@ -122,8 +129,8 @@ pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let (mut alone, mut pooled) = (Vec::new(), Pooled::new());
     for run in runs {
         let bindable = run.ranges.iter().all(|range| range.offset.is_multiple_of(alignment));
-        let kind = (run.access, if run.is_scaled() { Padding::Written } else { Padding::With });
-        if !run.is_scaled() && bindable && !(small(&run) && beside[&run.key()] > 1 && room(&run)) {
+        let kind = (run.access, if run.is_narrow() { Padding::Written } else { Padding::With });
+        if !run.is_narrow() && bindable && !(small(&run) && beside[&run.key()] > 1 && room(&run)) {
             alone.push(run);
         } else if let Some((_, runs)) = pooled.iter_mut().find(|(of, _)| *of == kind) {
             runs.push(run);

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::decision::COEFFICIENT_STRIDE;
-use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey};
+use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, MIRROR};
 use super::passes::{BLOCK, MANY, ONE, indices, reduce};
 use crate::formats::{Encoding, Format, Lane};
 use crate::settings::COEFFICIENT_HEAD;
@@ -25,6 +25,8 @@ pub(super) struct Range {
     name: &'static str,
     format: Format,
     pub(super) reads: bool,
+    /// What a lane of it is.
+    lane: Lane,
 }
 
 impl KernelKey {
@@ -99,11 +101,13 @@ impl KernelKey {
         let gradient =
             (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
         let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE));
-        let all = [("param", false)].into_iter().chain(gradient).chain(states.map(|state| (state, false)));
+        let states = states.chain(self.extras.mirror.then_some(MIRROR)).map(|state| (state, false));
+        let all = [("param", false)].into_iter().chain(gradient).chain(states);
         all.enumerate().map(|(k, (name, reads))| {
             let format = self.formats.get(k).copied().unwrap_or(Format::F32);
             let reads = reads || (format.is_scaled() && !self.settings);
-            (self.bindings.get(k).copied().unwrap_or(k), Range { name, format, reads })
+            let lane = if name == MIRROR { Lane::Four } else { self.lane };
+            (self.bindings.get(k).copied().unwrap_or(k), Range { name, format, reads, lane })
         })
     }
 
@@ -143,8 +147,8 @@ impl KernelKey {
     /// The bindings of group 1.
     fn bindings(&self) -> String {
         let mut text = String::new();
-        for (k, Range { name, format, reads }) in self.ranges().iter().enumerate() {
-            let (access, ty) = (if *reads { "read" } else { "read_write" }, format.lane_type(self.lane));
+        for (k, Range { name, format, reads, lane }) in self.ranges().iter().enumerate() {
+            let (access, ty) = (if *reads { "read" } else { "read_write" }, format.lane_type(*lane));
             _ = writeln!(text, "@group(1) @binding({k}) var<storage, {access}> {name}: array<{ty}>;");
         }
         text
@@ -157,11 +161,12 @@ impl KernelKey {
             let found = self.bound().find(|(_, range)| range.name == name);
             found.map(|(binding, range)| {
                 let buffer = ranges[binding].name;
-                Lanes { key: self, format: range.format, name, buffer, at, reads: range.reads }
+                Lanes { key: self, format: range.format, lane: range.lane, name, buffer, at, reads: range.reads }
             })
         };
         let (param, grad) = (of("param", "at.param"), of("grad", "at.grad"));
         let average = of(AVERAGE, "at.state").filter(|_| self.extras.average);
+        let mirror = of(MIRROR, "at.own").map_or(String::new(), |mirror| mirror.store("x"));
         let states: Vec<_> = self.used.iter().filter_map(|state| Some((state, of(state, "at.state")?))).collect();
         let mut text = match self.declared.is_empty() {
             true => "struct Kept { none: u32 }\n".to_owned(),
@@ -179,7 +184,8 @@ impl KernelKey {
             return text;
         }
         for (name, lanes) in [("param", &param), ("average", &average)] {
-            let store = lanes.as_ref().map_or(String::new(), |lanes| lanes.store("x"));
+            let mirror = if name == "param" { mirror.as_str() } else { "" };
+            let store = lanes.as_ref().map_or(String::new(), |lanes| lanes.store("x")) + mirror;
             _ = writeln!(text, "fn store_{name}(at: At, x: Lane) {{ {store} }}");
         }
         let store = |(k, (state, lanes)): (usize, &(&&str, Lanes<'_>))| match lanes.format.is_scaled() {
@@ -244,6 +250,7 @@ impl KernelKey {
 struct Lanes<'a> {
     key: &'a KernelKey,
     format: Format,
+    lane: Lane,
     name: &'a str,
     buffer: &'a str,
     /// Its index.
@@ -255,7 +262,7 @@ impl Lanes<'_> {
     fn load(&self) -> String {
         match self.format.is_scaled() {
             true => self.format.load_block(&self.word(), &format!("scales.{}", self.name)),
-            false => self.format.load(self.key.lane, self.buffer, self.at),
+            false => self.format.load(self.lane, self.buffer, self.at),
         }
     }
 
@@ -283,7 +290,7 @@ impl Lanes<'_> {
     }
 
     fn store(&self, x: &str) -> String {
-        self.format.store(self.key.lane, self.buffer, self.at, x)
+        self.format.store(self.lane, self.buffer, self.at, x)
     }
 }
 

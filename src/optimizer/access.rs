@@ -6,13 +6,14 @@ use super::accumulate::Held;
 use super::claims::Binding;
 use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
-use super::{Change, Gradient, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
+use super::{Change, Gradient, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
 use crate::error::{Error, Result, require};
 use crate::formats::Extent;
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
 use crate::rule::Real;
+use crate::settings::COEFFICIENT_HEAD;
 
 impl Optimizer {
     /// The parameter's values. On a GPU this waits for all work submitted so far: the future needs no polling of the
@@ -282,6 +283,54 @@ impl Optimizer {
         Ok(())
     }
 
+    /// The range of the parameter in 16 bits on a GPU, for your forward pass to bind: `4 · len.div_ceil(2)` bytes. It is
+    /// what [`Precision::mirror`](crate::Precision::mirror) asks for. Steps, look-aheads, swaps of averages and
+    /// [`Optimizer::write`] write it with the parameter. For a parameter in your buffer it holds 0 until the first of
+    /// them, or until [`Optimizer::encode_mirrors`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU and in a group without mirrors.
+    pub fn mirror<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
+        self.range(self.get(key)?, Role::Mirror)
+    }
+
+    /// The parameter as its mirror holds it; on the CPU, as it would.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read`], and [`Error::Unsupported`] in a group without mirrors.
+    pub async fn read_mirror<'k>(&self, key: impl Into<Key<'k>>) -> Result<Vec<f32>> {
+        let parameter = self.get(key)?;
+        match (&self.device, self.groups[parameter.group].precision.mirror) {
+            (Device::Cpu, Some(format)) => {
+                let values: Vec<f32> = self.read_part(parameter, Role::Parameter).await?;
+                Ok(values.into_iter().map(|x| format.wide(format.nearest(x.into()))).collect())
+            }
+            (Device::Cpu, None) => Err(parameter.unsupported("a mirror", "its group has none: see Precision::mirror")),
+            (Device::Gpu(gpu), _) => gpu.read(self.range(parameter, Role::Mirror)?, &parameter.name).await,
+        }
+    }
+
+    /// [`Optimizer::read_mirror`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::read_mirror`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn read_mirror_blocking<'k>(&self, key: impl Into<Key<'k>>) -> Result<Vec<f32>> {
+        pollster::block_on(self.read_mirror(key))
+    }
+
+    /// Records what writes all mirrors from their parameters, in one compute pass: for parameters in your buffers that
+    /// something else has written. It counts as a step for the 128 that may be recorded and not finished.
+    ///
+    /// # Errors
+    /// As [`Optimizer::encode`].
+    pub fn encode_mirrors(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let gpu = self.gpu("encode_mirrors")?;
+        let program = self.make_mirror_program(&gpu)?;
+        let nothing = |_: &Parameter, _: &Group, words: &mut Vec<u32>| words.extend([0; COEFFICIENT_HEAD + 1]);
+        self.record(&gpu, &program, encoder, nothing).map(drop)
+    }
+
     fn state(&self, parameter: &Parameter, state: &str) -> Result<Role> {
         let group = &self.groups[parameter.group];
         let known = || group.states().map(|stored| stored.storage.name).collect();
@@ -296,6 +345,7 @@ impl Optimizer {
         }
         self.groups[parameter.group].range(parameter, role).ok_or_else(|| match role {
             Role::Parameter => refuse("a buffer range", UNBOUND),
+            Role::Mirror => refuse("a mirror", "its group has none: see Precision::mirror"),
             _ => refuse("the gradient", "the parameter has none"),
         })
     }
@@ -356,8 +406,11 @@ impl Optimizer {
 
     fn write_values<F: Real>(&mut self, id: ParameterId, part: Role, values: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
-        if let (Memory::Gpu(_), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
-            return gpu.write(self.range(parameter, part)?, bytemuck::cast_slice(values), &parameter.name);
+        if let (Memory::Gpu(tensor), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
+            let (values, name) = (bytemuck::cast_slice(values), &parameter.name);
+            gpu.write(self.range(parameter, part)?, values, name)?;
+            let mirror = tensor.mirror.as_ref().filter(|_| part == Role::Parameter);
+            return mirror.map_or(Ok(()), |mirror| gpu.write(mirror, values, name));
         }
         let reason = "it is in the caller's slice";
         let refused = parameter.unsupported("writing", reason);

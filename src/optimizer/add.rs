@@ -328,12 +328,12 @@ impl Group {
         exact: bool,
         taken: &mut Vec<(usize, Tensor)>,
     ) -> Result<()> {
-        let initial = self.initial(true);
+        let (initial, has_mirror) = (self.initial(true), self.precision.mirror.is_some());
         for (batch, room) in batches(gpu, &self.arenas(narrow).owned, tensors, |(_, (_, values))| values.len()) {
             self.arenas(narrow).owned.reserve(gpu, batch[0].1.0, room, exact)?;
             for &(k, (name, values)) in batch {
                 let owned = &mut self.arenas(narrow).owned;
-                let mut tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), &initial)?;
+                let mut tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), (&initial, has_mirror))?;
                 (tensor.home, tensor.narrow) = (home, narrow);
                 let others = self.take_others(gpu, name, values.len(), &mut tensor);
                 taken.push((k, tensor));
@@ -352,12 +352,14 @@ impl Group {
         exact: bool,
         taken: &mut Vec<(usize, Tensor)>,
     ) -> Result<()> {
-        let initial = self.initial(false);
+        let (initial, has_mirror) = (self.initial(false), self.precision.mirror.is_some());
         for (batch, room) in batches(gpu, &self.arenas(narrow).states, tensors, |(_, (_, len))| *len) {
             self.arenas(narrow).states.reserve(gpu, batch[0].1.0, room, exact)?;
             for &(k, &(name, len)) in batch {
-                let (allocation, states) = fill_allocation(gpu, &mut self.arenas(narrow).states, name, len, &initial)?;
-                let mut tensor = Tensor { home, narrow, allocation, states, ..Tensor::default() };
+                let states = &mut self.arenas(narrow).states;
+                let (allocation, mut states) = fill_allocation(gpu, states, name, len, &initial)?;
+                let mirror = has_mirror.then(|| states.remove(0));
+                let mut tensor = Tensor { home, narrow, allocation, mirror, states, ..Tensor::default() };
                 let others = self.take_others(gpu, name, len, &mut tensor);
                 taken.push((k, tensor));
                 others?;
@@ -433,21 +435,29 @@ fn batches<'a, T>(gpu: &Gpu, arena: &Arena, tensors: &'a [T], len: impl Fn(&T) -
     batches
 }
 
-/// Allocates in the arena and fills it: the values, a gradient of 0, the states' initial values.
-fn allocate(gpu: &Gpu, arena: &mut Arena, name: &str, values: &[f32], initial: &[f64]) -> Result<Tensor> {
+/// Allocates in the arena and fills it: the values and their mirror, a gradient of 0, the states' initial values.
+fn allocate(
+    gpu: &Gpu,
+    arena: &mut Arena,
+    name: &str,
+    values: &[f32],
+    (initial, has_mirror): (&[f64], bool),
+) -> Result<Tensor> {
     let (allocation, mut ranges) = fill_allocation(gpu, arena, name, values.len(), initial)?;
-    let states = ranges.split_off(ranges.len().min(2));
+    let mut states = ranges.split_off(ranges.len().min(2));
+    let mirror = has_mirror.then(|| states.remove(0));
     let (gradient, parameter) = (ranges.pop(), ranges.pop());
     let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
         return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
     };
-    if let Err(e) = gpu.write(&parameter, values, name) {
+    let written = [Some(&parameter), mirror.as_ref()].into_iter().flatten();
+    if let Err(e) = written.map(|range| gpu.write(range, values, name)).collect::<Result<()>>() {
         arena.release(allocation);
         return Err(e);
     }
     let own_gradient = Some(gradient.clone());
     let (parameter, gradient) = (Some(parameter), Some(gradient));
-    Ok(Tensor { owned: true, allocation, parameter, gradient, own_gradient, states, ..Tensor::default() })
+    Ok(Tensor { owned: true, allocation, parameter, gradient, own_gradient, mirror, states, ..Tensor::default() })
 }
 
 /// Takes an allocation in the arena and sets buffer `k` of it to `initial[k]`, padding included.

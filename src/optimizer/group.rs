@@ -68,6 +68,7 @@ impl Group {
                 States::F32 => Encoding::Nearest,
                 _ => self.precision.encoding(),
             },
+            mirror: false,
         }
     }
 

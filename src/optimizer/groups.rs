@@ -110,7 +110,7 @@ impl Optimizer {
     /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in 16 bits.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients in another format, for a group that has
+    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients or mirrors in another format, for a group that has
     /// parameters, or whose settings write gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`]
     /// if the device binds too few buffers. Then nothing has changed.
     pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
@@ -121,6 +121,9 @@ impl Optimizer {
         };
         if !matches!(precision.gradients, Format::F32 | Format::F16 | Format::Bf16) {
             return refuse("gradients are F32, F16 or Bf16");
+        }
+        if !matches!(precision.mirror, None | Some(Format::F16 | Format::Bf16)) {
+            return refuse("mirrors are F16 or Bf16");
         }
         // One that was moved elsewhere still has its memory in this group's arena.
         let lies_here = |memory: &Memory| matches!(memory, Memory::Gpu(tensor) if tensor.home == group);

@@ -215,6 +215,25 @@ impl Optimizer {
         self.make_program_of_one_state(gpu, &members, AVERAGE, KernelKey::swap)
     }
 
+    /// The program that writes the mirrors of all parameters.
+    pub(super) fn make_mirror_program(&mut self, gpu: &Gpu) -> Result<Program> {
+        self.with_bind_groups(|optimizer, bind_groups| {
+            let mut builder = Builder::new(gpu, bind_groups);
+            let (mut cohorts, mut runs) = (HashMap::<(), usize>::new(), Vec::new());
+            for (id, parameter, tensor) in optimizer.tensors_in_place() {
+                if tensor.mirror.is_none() || tensor.parameter.is_none() {
+                    continue;
+                }
+                let cohort = builder.join(id, (), &mut cohorts);
+                let ranges = ranges(tensor, None, [], tensor.owned);
+                let run = Run::of(ranges, GradientAccess::None, cohort, parameter.len, false);
+                runs.push(Run { owned: tensor.owned, ..run });
+            }
+            builder.add_updates(runs, |lane, _| KernelKey::mirror(lane))?;
+            builder.finish()
+        })
+    }
+
     /// The program of a kernel that binds the parameters of these members, sorted, and one of their states.
     fn make_program_of_one_state(
         &mut self,
@@ -260,7 +279,8 @@ impl Optimizer {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
             let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
-            known.extend(gradients.chain(&tensor.parameter).chain(&tensor.states).map(|range| range.buffer.clone()));
+            let ours = tensor.states.iter().chain(&tensor.mirror);
+            known.extend(gradients.chain(&tensor.parameter).chain(ours).map(|range| range.buffer.clone()));
         }
         let many = self.bind_groups.len() > 256 + 8 * self.parameters.len();
         self.bind_groups.retain(|(ranges, _), _| !many && ranges.iter().all(|range| known.contains(&range.buffer)));
@@ -277,7 +297,7 @@ impl Optimizer {
     }
 }
 
-/// Parameter, gradient and these states, in binding order. In the arena, padding belongs to a tensor.
+/// Parameter, gradient, these states and the mirror, in binding order. In the arena, padding belongs to a tensor.
 fn ranges(
     tensor: &Tensor,
     gradient: Option<&BufferRange>,
@@ -285,7 +305,7 @@ fn ranges(
     padded: bool,
 ) -> Vec<BufferRange> {
     let states = states.into_iter().filter_map(|k| tensor.states.get(k));
-    let ranges = tensor.parameter.iter().chain(gradient).chain(states);
+    let ranges = tensor.parameter.iter().chain(gradient).chain(states).chain(&tensor.mirror);
     let pad = |range: &BufferRange| {
         let len = if padded { tensor.allocation.len as usize } else { range.len };
         BufferRange { len, ..range.clone() }

@@ -1,5 +1,6 @@
 //! A step: on the GPU recorded from the program, on the CPU computed.
 
+use super::storage::Role;
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
 use crate::gpu::decision::COEFFICIENT_STRIDE;
@@ -20,11 +21,12 @@ impl Group {
         let rule = self.rule.description();
         let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
         let key = KernelKey::update(rule, Lane::Four, access, extras);
-        match self.precision.states {
-            States::F32 => gpu.kernel(key)?,
-            _ => {
+        match (self.precision.states, self.precision.mirror) {
+            (States::F32, None) => gpu.kernel(key)?,
+            (_, mirror) => {
                 let elements = self.storage.iter().filter(|stored| stored.is_of_elements());
-                let formats: Vec<_> = elements.map(|stored| stored.storage.format).collect();
+                let others = elements.filter(|stored| stored.role != Role::Mirror);
+                let formats: Vec<_> = others.map(|stored| stored.storage.format).chain(mirror).collect();
                 let key = key.pooled((0..formats.len()).collect()).stored(formats);
                 gpu.kernel(key.with_blocks(gpu.gives_a_thread_a_block()))?
             }

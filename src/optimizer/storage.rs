@@ -5,7 +5,7 @@ use crate::any_rule::AnyRule;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
-use crate::gpu::kernel::AVERAGE;
+use crate::gpu::kernel::{AVERAGE, MIRROR};
 use crate::gpu::memory::{Arena, BufferRange};
 use crate::precision::Precision;
 use crate::rule::Real;
@@ -15,6 +15,8 @@ use crate::rule::Real;
 pub(super) enum Role {
     Parameter,
     Gradient,
+    /// The parameter in 16 bits, on a GPU.
+    Mirror,
     /// A state of the parameter: its index among those.
     State(usize),
     /// A state of the group, which all of its parameters share: its index among those.
@@ -37,6 +39,11 @@ impl Stored {
     pub(super) fn is_state(&self) -> bool {
         matches!(self.role, Role::State(_) | Role::Shared(_))
     }
+
+    /// What is ours beside a parameter of the caller's.
+    fn is_beside(&self) -> bool {
+        self.is_state() || self.role == Role::Mirror
+    }
 }
 
 /// The average of a parameter: the last of its states.
@@ -46,12 +53,13 @@ const fn of_elements(name: &'static str) -> Storage {
     Storage { name, extent: Extent::Element, format: Format::F32, initial: 0.0 }
 }
 
-/// All storage of a group: parameter, gradient, the rule's states, the average. States of elements have the format of a
+/// All storage of a group: parameter, gradient, mirror, the rule's states, the average. States of elements have the format of a
 /// long parameter's.
 pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
     let parameter = Stored { role: Role::Parameter, storage: of_elements("parameter") };
     let gradient = Storage { format: precision.gradients, ..of_elements("gradient") };
     let gradient = Stored { role: Role::Gradient, storage: gradient };
+    let mirror = |format| Stored { role: Role::Mirror, storage: Storage { format, ..of_elements(MIRROR) } };
     let average = averages.then_some(AVERAGE_STORAGE);
     let (mut states, mut shared) = (0.., 0..);
     let state = |storage: Storage| {
@@ -67,7 +75,8 @@ pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Ve
         }
         _ => storage,
     });
-    [parameter, gradient].into_iter().chain(of_rule.chain(average).map(state)).collect()
+    let mirror = precision.mirror.map(mirror);
+    [parameter, gradient].into_iter().chain(mirror).chain(of_rule.chain(average).map(state)).collect()
 }
 
 impl Group {
@@ -110,7 +119,7 @@ impl Group {
     /// What the elements' storage starts from: with parameter and gradient in front, or the states alone.
     pub(super) fn initial(&self, owned: bool) -> Vec<f64> {
         let elements = self.storage.iter().filter(|stored| stored.is_of_elements());
-        elements.filter(|stored| owned || stored.is_state()).map(|stored| stored.storage.initial).collect()
+        elements.filter(|stored| owned || stored.is_beside()).map(|stored| stored.storage.initial).collect()
     }
 
     /// How a parameter of this length stores it.
@@ -135,7 +144,7 @@ impl Group {
             Arena::new(elements.map(|stored| self.kind(&stored.storage, narrow)).collect())
         };
         let arenas = [false, true]
-            .map(|narrow| Arenas { owned: arena(narrow, &|_| true), states: arena(narrow, &Stored::is_state) });
+            .map(|narrow| Arenas { owned: arena(narrow, &|_| true), states: arena(narrow, &Stored::is_beside) });
         let others = self.storage.iter().filter(|stored| !stored.is_of_elements());
         let others = others.map(|stored| Arena::new(vec![self.kind(&stored.storage, false)])).collect();
         (self.arenas, self.others) = (arenas, others);
@@ -180,6 +189,7 @@ impl Memory {
         match role {
             Role::Parameter => tensor.parameter.as_ref(),
             Role::Gradient => tensor.gradient.as_ref(),
+            Role::Mirror => tensor.mirror.as_ref(),
             Role::State(k) => tensor.states.get(k),
             Role::Shared(_) => None,
         }

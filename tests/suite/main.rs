@@ -32,6 +32,7 @@ mod limits;
 mod look_ahead;
 mod lost;
 mod memory;
+mod mirrors;
 mod mismatch;
 mod model;
 mod newton;
@@ -67,7 +68,6 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
         averages::TESTS,
-        sixteen_bits::TESTS,
         blocks::TESTS,
         checkpoint::TESTS,
         convergence::TESTS,
@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         look_ahead::TESTS,
         lost::TESTS,
         memory::TESTS,
+        mirrors::TESTS,
         model::TESTS,
         newton::TESTS,
         numbers::TESTS,
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         proof::TESTS,
         rounding::TESTS,
         schedule::TESTS,
+        sixteen_bits::TESTS,
         skips::TESTS,
         solve::TESTS,
         step::TESTS,

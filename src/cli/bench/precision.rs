@@ -19,6 +19,10 @@ pub(crate) enum Name {
     F16Gradients,
     /// Gradients in bf16.
     Bf16Gradients,
+    /// A mirror of the parameter in f16.
+    F16Mirror,
+    /// A mirror of the parameter in bf16.
+    Bf16Mirror,
     /// States in 8 bits, second moments rounded stochastically.
     Block8,
     /// States in 8 bits, rounded to the nearest.
@@ -33,6 +37,8 @@ impl Name {
             Self::F32 => Precision::f32(),
             Self::F16Gradients => Precision { gradients: Format::F16, ..Precision::f32() },
             Self::Bf16Gradients => Precision { gradients: Format::Bf16, ..Precision::f32() },
+            Self::F16Mirror => Precision { mirror: Some(Format::F16), ..Precision::f32() },
+            Self::Bf16Mirror => Precision { mirror: Some(Format::Bf16), ..Precision::f32() },
             Self::Block8 => Precision::block8(),
             Self::Block8Nearest => Precision { rounding: Rounding::Nearest, ..Precision::block8() },
             Self::Relative8 => Precision { states: States::Relative8, ..Precision::f32() },
@@ -85,7 +91,9 @@ pub(crate) fn measure(device: &Device, (name, rule): (&str, &AnyRule), of: Name,
     let now = gpu.map_or(Ok(None), device_bytes)?;
     let mut f32 = make(Precision::f32())?;
     let states = rule.storage().iter().filter(|state| state.extent == Extent::Element).count();
-    let moved = 2.0 * states as f64 * bytes_of_state(precision, len);
+    // On the CPU a mirror is not kept.
+    let mirror = precision.mirror.filter(|_| gpu.is_some()).map_or(0.0, |format| format.size() as f64);
+    let moved = 2.0 * states as f64 * bytes_of_state(precision, len) + mirror;
     // The copy is of f32: with as many states as are nearest to the bytes.
     let copied = (moved / 8.0).round() as usize;
     let (of_f32, of_copy) = match gpu {
@@ -106,7 +114,7 @@ pub(crate) fn measure(device: &Device, (name, rule): (&str, &AnyRule), of: Name,
         rule: name.to_owned(),
         precision: of.text(),
         len,
-        memory: 4.0 + states as f64 * bytes_of_state(precision, len),
+        memory: 4.0 + mirror + states as f64 * bytes_of_state(precision, len),
         traffic: 8.0 + precision.gradients.size() as f64 + moved,
         device_bytes: now.zip(before).map(|(now, before)| now.saturating_sub(before)),
         of_f32,

@@ -444,8 +444,15 @@ impl Optimizer {
         }
         if let Device::Gpu(_) = &self.device {
             let (range, gpu) = self.range_of(entry)?;
-            let range = range.part(piece.start as u64..piece.end as u64);
-            return gpu.write(&range, &entry.format().decode(bytes), &entry.name);
+            let (piece, values) = (piece.start as u64..piece.end as u64, entry.format().decode(bytes));
+            gpu.write(&range.part(piece.clone()), &values, &entry.name)?;
+            let mirror = match entry.target {
+                Target::Of(id, Role::Parameter) => {
+                    self.parameters.get(&id).and_then(|parameter| parameter.memory.range(Role::Mirror))
+                }
+                _ => None,
+            };
+            return mirror.map_or(Ok(()), |mirror| gpu.write(&mirror.part(piece), &values, &entry.name));
         }
         let (memory, role) = match entry.target {
             Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
