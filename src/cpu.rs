@@ -25,7 +25,7 @@ const TILE: usize = 32;
 const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
-/// Elements whose states are decoded, updated and encoded while they are in the nearest cache.
+/// Elements that are decoded, updated and encoded while they are in the nearest cache.
 const PART: usize = 1 << 11;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_STATES: usize = 8;
@@ -198,14 +198,14 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         return;
     }
     let Job { parameter, gradient, states, .. } = job;
-    match states.iter().all(NumbersMut::is_same) {
+    match states.iter().all(NumbersMut::is_same) && !gradient.is_half() {
         true => {
             let states = states.into_iter().filter_map(NumbersMut::same).collect();
             run::<R, F, EXTRAS>(rule, Same { parameter, gradient, states }, c, h, first);
         }
         false => {
             let in_blocks = states.iter().filter(|state| !state.is_same()).count();
-            with_room(in_blocks * PART, |room| {
+            with_room((in_blocks + usize::from(gradient.is_half())) * PART, |room| {
                 let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
                 in_parts((parameter, gradient), states, room, c, first, update);
             });
@@ -220,10 +220,10 @@ struct Same<'a, F> {
     states: Vec<&'a mut [F]>,
 }
 
-/// Decodes states that are stored in blocks, part by part, updates, and encodes them. `update` gets the first element
-/// of a part.
+/// Widens gradients in 16 bits and decodes states that are stored in blocks, part by part, updates, and encodes them.
+/// `update` gets the first element of a part.
 fn in_parts<'a, F: Real>(
-    (mut parameter, mut gradient): (&'a mut [F], Gradient<'a, F>),
+    (mut parameter, mut rest_of_gradient): (&'a mut [F], Gradient<'a, F>),
     mut states: Vec<NumbersMut<'a, F>>,
     room: &mut [F],
     c: &Coefficients,
@@ -233,8 +233,8 @@ fn in_parts<'a, F: Real>(
     let mut start = 0;
     while !parameter.is_empty() {
         let len = parameter.len().min(PART);
-        let ((now, rest), (g, g_rest)) = (parameter.split_at_mut(len), gradient.split_at(len));
-        (parameter, gradient) = (rest, g_rest);
+        let ((now, rest), (g, g_rest)) = (parameter.split_at_mut(len), rest_of_gradient.split_at(len));
+        (parameter, rest_of_gradient) = (rest, g_rest);
         let mut rooms = room.chunks_mut(PART);
         let decode = |state| match state {
             &mut NumbersMut::Same(ref mut x) => Some(&mut x[start..start + len]),
@@ -248,7 +248,19 @@ fn in_parts<'a, F: Real>(
             }
         };
         let decoded = states.iter_mut().filter_map(decode).collect();
-        update(Same { parameter: now, gradient: g, states: decoded }, first + start);
+        let widened = if g.is_half() { rooms.next() } else { None };
+        let gradient = match widened {
+            Some(room) => {
+                let room = &mut room[..len];
+                widest(
+                    #[inline(always)]
+                    || g.widen(room),
+                );
+                Gradient::Callers(room)
+            }
+            None => g,
+        };
+        update(Same { parameter: now, gradient, states: decoded }, first + start);
         let in_blocks = states.iter_mut().enumerate().filter(|(_, state)| !state.is_same());
         for ((k, state), room) in in_blocks.zip(room.chunks(PART)) {
             let draws = c.draws.of_state(k as u32);

@@ -49,13 +49,14 @@ pub fn shader_in_blocks(
     rule: &AnyRule,
     lane: Lane,
     gradient: GradientAccess,
-    states: [Format; 2],
+    (states, mirror): ([Format; 2], Option<Format>),
     (block_a_thread, extras): (bool, Extras),
 ) -> String {
     let of = |state: &&'static str| states[usize::from(!rule.description().signed(state))];
     let elements = rule.storage().into_iter().filter(|state| state.extent == Extent::Element);
     let states = elements.map(|state| of(&state.name));
-    let formats = [Format::F32; 2].into_iter().chain(states).collect();
+    let average = extras.average.then_some(Format::F32);
+    let formats = [Format::F32; 2].into_iter().chain(states).chain(average).chain(mirror).collect();
     let key = KernelKey::update(rule.description(), lane, gradient, extras);
     key.stored(formats).with_blocks(block_a_thread).compose()
 }

@@ -20,8 +20,8 @@ pub struct Precision {
     /// How gradients in the optimizer's memory are stored: [`Format::F32`], or in 16 bits [`Format::F16`] or
     /// [`Format::Bf16`]. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
     pub gradients: Format,
-    /// A second copy of each parameter in [`Format::F16`] or [`Format::Bf16`], rounded to the nearest, for forward passes
-    /// to bind: see [`Optimizer::mirror`](crate::Optimizer::mirror). Steps write it with the parameter.
+    /// A second copy of each parameter in [`Format::F16`] or [`Format::Bf16`], rounded to the nearest, for forward
+    /// passes to bind: see [`Optimizer::mirror`](crate::Optimizer::mirror). Steps write it with the parameter.
     pub mirror: Option<Format>,
     /// How the states of elements are stored. Averages, and states of a whole tensor or group, stay in f32.
     pub states: States,

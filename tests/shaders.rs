@@ -140,12 +140,16 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                 }
                 let all = Extras { encoding: Encoding::Stochastic, ..all };
                 let plain = Extras { encoding: Encoding::Binned, pooled: true, ..Extras::default() };
-                let formats = [Format::Block8Signed, Format::Block8Unsigned];
-                let relative = [Format::Block8Signed, Format::Relative8];
+                let formats = ([Format::Block8Signed, Format::Block8Unsigned], None);
+                let relative = ([Format::Block8Signed, Format::Relative8], Some(Format::F16));
+                let mirrored = ([Format::F32; 2], Some(Format::Bf16));
                 let mut in_blocks = Vec::new();
                 // A rule changes the names of states alone.
                 let several = ["adam", "amsgrad", "rmsprop-centered-momentum"].contains(&name);
                 let beside = if lane == Lane::Tail { Lane::Gathered } else { lane };
+                if several {
+                    in_blocks.push(shader_in_blocks(&rule, beside, access, mirrored, (false, all)));
+                }
                 for block_a_thread in [true, false] {
                     in_blocks.push(shader_in_blocks(&rule, beside, access, formats, (block_a_thread, all)));
                     if several {

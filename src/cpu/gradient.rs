@@ -54,6 +54,21 @@ impl<'a, F: Real> Gradient<'a, F> {
         }
     }
 
+    pub(super) fn is_half(&self) -> bool {
+        matches!(self, Self::Half(..))
+    }
+
+    /// One in 16 bits, in the parameter's type. A loop for each format, for the vector unit.
+    #[inline(always)]
+    pub(super) fn widen(&self, to: &mut [F]) {
+        let Self::Half(format, g) = self else { return };
+        let both = to.iter_mut().zip(*g);
+        match format {
+            Format::F16 => both.for_each(|(x, &half)| *x = wide(Format::F16, half)),
+            _ => both.for_each(|(x, &half)| *x = wide(Format::Bf16, half)),
+        }
+    }
+
     pub(super) fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Ours(g) => {

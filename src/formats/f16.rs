@@ -1,4 +1,5 @@
-//! IEEE 754 binary16: of gradients, which are read, and of mirrors, which are written. WGSL half: shaders/formats/f16.wgsl.
+//! IEEE 754 binary16: of gradients, which are read, and of mirrors, which are written. WGSL half:
+//! shaders/formats/f16.wgsl.
 
 use half::f16;
 

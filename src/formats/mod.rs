@@ -25,7 +25,8 @@ pub enum Format {
     F64,
     /// IEEE 754 binary16: of gradients, which are read, and of mirrors of parameters, which are written.
     F16,
-    /// bfloat16, the upper half of an f32: of gradients, which are read, and of mirrors of parameters, which are written.
+    /// bfloat16, the upper half of an f32: of gradients, which are read, and of mirrors of parameters, which are
+    /// written.
     Bf16,
     /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest
     /// magnitude: the signed dynamic map of [bitsandbytes](https://arxiv.org/abs/2110.02861).

@@ -268,8 +268,8 @@ impl Arena {
         (len as u64).max(1).next_multiple_of(self.align)
     }
 
-    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in fewer bits
-    /// than f32 is bound whole.
+    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in fewer
+    /// bits than f32 is bound whole.
     pub(crate) fn most(&self, gpu: &Gpu) -> u64 {
         self.limit(gpu).0
     }

@@ -283,8 +283,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The range of the parameter in 16 bits on a GPU, for your forward pass to bind: `4 · len.div_ceil(2)` bytes. It is
-    /// what [`Precision::mirror`](crate::Precision::mirror) asks for. Steps, look-aheads, swaps of averages and
+    /// The range of the parameter in 16 bits on a GPU, for your forward pass to bind: `4 · len.div_ceil(2)` bytes. It
+    /// is what [`Precision::mirror`](crate::Precision::mirror) asks for. Steps, look-aheads, swaps of averages and
     /// [`Optimizer::write`] write it with the parameter. For a parameter in your buffer it holds 0 until the first of
     /// them, or until [`Optimizer::encode_mirrors`].
     ///

@@ -53,8 +53,8 @@ const fn of_elements(name: &'static str) -> Storage {
     Storage { name, extent: Extent::Element, format: Format::F32, initial: 0.0 }
 }
 
-/// All storage of a group: parameter, gradient, mirror, the rule's states, the average. States of elements have the format of a
-/// long parameter's.
+/// All storage of a group: parameter, gradient, mirror, the rule's states, the average. States of elements have the
+/// format of a long parameter's.
 pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
     let parameter = Stored { role: Role::Parameter, storage: of_elements("parameter") };
     let gradient = Storage { format: precision.gradients, ..of_elements("gradient") };

@@ -93,7 +93,8 @@ fn whatever_writes_a_parameter_writes_its_mirror(gpu: &Gpu) -> Result<(), Failed
     Ok(())
 }
 
-/// From the host and in a step: ties, subnormal numbers, the largest, infinite ones, NaN. A learning rate of 0 keeps them.
+/// From the host and in a step: ties, subnormal numbers, the largest, infinite ones, NaN. A learning rate of 0 keeps
+/// them.
 fn every_number_is_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
     let mut values: Vec<f32> = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 65504.0, 65519.9, 65520.0];
     let mut x = 1u32;
