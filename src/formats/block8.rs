@@ -151,7 +151,7 @@ fn signed_code<const ENCODING: u8>(x: f32, inverse: f32) -> u8 {
     let y = scaled.abs();
     let (n, a) = decade(y, &SIGNED_MIDDLES, 1.0, &SIGNED);
     let place = least(y * a + shift(ENCODING) * n, 2.0 * n - 1.0);
-    let inner = if y > 0.99648437 { 128 } else { whole(place) };
+    let inner = if y > 0.996_484_4 { 128 } else { whole(place) };
     let q = if y <= 2.75e-7 { 0 } else { inner };
     (127 + if scaled < 0.0 { -q.min(127) } else { q }) as u8
 }

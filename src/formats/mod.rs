@@ -51,7 +51,7 @@ impl Format {
         }
     }
 
-    /// Whether its numbers are in blocks of [`BLOCK`], whose largest magnitudes are kept beside them as `f32`.
+    /// Whether its numbers are in blocks of 256, whose largest magnitudes are kept beside them as `f32`.
     pub const fn is_scaled(self) -> bool {
         matches!(self, Self::Block8Signed | Self::Block8Unsigned | Self::Relative8)
     }

@@ -80,7 +80,7 @@ impl Optimizer {
             return Err(e);
         }
         taken.sort_unstable_by_key(|(k, _)| *k);
-        Ok(taken.into_iter().map(|(_, tensor)| Memory::Gpu(tensor)).collect())
+        Ok(taken.into_iter().map(|(_, tensor)| Memory::Gpu(Box::new(tensor))).collect())
     }
 
     fn cpu_memory<F: Real>(&self, group: usize, len: usize, values: Option<&[F]>) -> Memory {
@@ -178,7 +178,7 @@ impl Optimizer {
             Ok(()) => {
                 taken.sort_unstable_by_key(|(k, _)| *k);
                 let added = tensors.iter().zip(taken);
-                let insert = |(&(name, len), (_, tensor))| self.insert(name, home, len, Memory::Gpu(tensor));
+                let insert = |(&(name, len), (_, tensor))| self.insert(name, home, len, Memory::Gpu(Box::new(tensor)));
                 Ok(added.map(insert).collect())
             }
             Err(e) => {
@@ -229,7 +229,7 @@ impl Optimizer {
                 let callers =
                     callers.into_iter().flatten().filter(|_| !tensor.owned || tensor.gradient != tensor.own_gradient);
                 let mut gone: HashSet<_> = callers.collect();
-                gone.extend(self.groups[tensor.home].release(tensor));
+                gone.extend(self.groups[tensor.home].release(*tensor));
                 // Bind groups keep buffers alive. Those of a buffer that is still in use are made again.
                 if !gone.is_empty() {
                     self.bind_groups.retain(|(ranges, _), _| !ranges.iter().any(|range| gone.contains(&range.buffer)));
@@ -413,7 +413,7 @@ impl Group {
             Device::Gpu(gpu) => {
                 let mut tensor = Tensor::default();
                 self.take_states(gpu, "the group", 0, &mut tensor, |role| matches!(role, Role::Shared(_)))?;
-                Memory::Gpu(tensor)
+                Memory::Gpu(Box::new(tensor))
             }
         })
     }
@@ -450,8 +450,8 @@ fn allocate(
     let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
         return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
     };
-    let written = [Some(&parameter), mirror.as_ref()].into_iter().flatten();
-    if let Err(e) = written.map(|range| gpu.write(range, values, name)).collect::<Result<()>>() {
+    let written = [Some(&parameter), mirror.as_ref()];
+    if let Err(e) = written.into_iter().flatten().try_for_each(|range| gpu.write(range, values, name)) {
         arena.release(allocation);
         return Err(e);
     }

@@ -169,8 +169,9 @@ pub enum Gradient {
 ///   [`write_gradient`](Self::write_gradient); [`gradient`](Self::gradient) is its range.
 /// - State: [`read_state`](Self::read_state), [`read_state_blocking`](Self::read_state_blocking),
 ///   [`write_state`](Self::write_state); [`state_range`](Self::state_range) is its range.
-/// - Parameter in 16 bits, for forward passes: [`mirror`](Self::mirror) is its range, [`read_mirror`](Self::read_mirror),
-///   [`read_mirror_blocking`](Self::read_mirror_blocking); [`encode_mirrors`](Self::encode_mirrors) writes all of them.
+/// - Parameter in 16 bits, for forward passes: [`mirror`](Self::mirror) is its range,
+///   [`read_mirror`](Self::read_mirror), [`read_mirror_blocking`](Self::read_mirror_blocking);
+///   [`encode_mirrors`](Self::encode_mirrors) writes all of them.
 /// - Step count: [`steps`](Self::steps), [`set_steps`](Self::set_steps).
 ///
 /// **Checkpoints.**

@@ -36,7 +36,7 @@ pub(super) struct Parameter {
 
 #[derive(Debug)]
 pub(super) enum Memory {
-    Gpu(Tensor),
+    Gpu(Box<Tensor>),
     F32(HostMemory<f32>),
     F64(HostMemory<f64>),
 }

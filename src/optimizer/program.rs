@@ -264,7 +264,7 @@ impl Optimizer {
         let mut tensors = Vec::new();
         for (&id, parameter) in &self.parameters {
             if let Memory::Gpu(tensor) = &parameter.memory {
-                tensors.push((id, parameter, tensor));
+                tensors.push((id, parameter, &**tensor));
             }
         }
         tensors.sort_by_key(|(_, parameter, tensor)| {

@@ -147,7 +147,7 @@ fn second_moments_decay_without_gradients(_: &Gpu) -> Result<(), Failed> {
         let id = adam.add(0, "w", &[0f32; 1024])?;
         let (mut normal, mut before) = (Normal(2), 0.0);
         for t in 0..3050 {
-            let gradient = |k: usize| if k % 2 == 0 || t < 50 { 0.01 * normal.next() as f32 } else { 0.0 };
+            let gradient = |k: usize| if k.is_multiple_of(2) || t < 50 { 0.01 * normal.next() as f32 } else { 0.0 };
             let gradient: Vec<f32> = (0..1024).map(gradient).collect();
             adam.write_gradient(id, &gradient)?;
             adam.step()?;

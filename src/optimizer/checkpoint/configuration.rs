@@ -175,10 +175,13 @@ fn as_json(saved: String) -> Value {
     }
 }
 
+/// A group's rule, settings, schedule, average and precision.
+type Configured = (AnyRule, Settings, Option<Schedule>, Option<Averaging>, Precision);
+
 /// The configuration that a file replaces.
 #[derive(Debug)]
 pub(super) struct Replaced {
-    pub(super) groups: Vec<(AnyRule, Settings, Option<Schedule>, Option<Averaging>, Precision)>,
+    pub(super) groups: Vec<Configured>,
     safeguards: Safeguards,
     options: BTreeMap<u64, Options>,
 }
