@@ -8,6 +8,7 @@
 //! cargo run --release --example mnist -- --optimizer amsgrad --device gpu --resume run.safetensors
 //! cargo run --release --example mnist -- --hidden 128,64 --batch-norm --dropout 0.2 --ema 0.99 --schedule cosine
 //! cargo run --release --example mnist -- --compare sgd,momentum,adagrad,adam --out target/mnist.svg
+//! cargo run --release --example mnist -- --precision f32,block8,relative8,torchao --out target/precisions.svg
 //! cargo run --release --example mnist -- --optimizer momentum --sweep-lr 1e-4..10 --out target/rates.svg
 //! ```
 //!
@@ -22,7 +23,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use wgpu_optim::{Schedule, Settings, WeightDecay, rules};
+use wgpu_optim::{Precision, Schedule, Settings, States, WeightDecay, rules};
 
 #[path = "mnist/check.rs"]
 mod check;
@@ -110,6 +111,9 @@ struct Args {
     /// Draw loss and accuracy: SVG or PNG, by its name.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// How the states of large layers are stored; of several, a run each.
+    #[arg(long, value_enum, value_name = "NAME,…", value_delimiter = ',', default_value = "f32")]
+    precision: Vec<Precise>,
     /// Loss and accuracy as numbers.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -123,6 +127,30 @@ struct Args {
     /// which there must be.
     #[arg(long, conflicts_with_all = ["compare", "sweep_lr"])]
     check_gradients: bool,
+}
+
+/// A precision by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Precise {
+    F32,
+    /// 8 bits, second moments rounded stochastically.
+    Block8,
+    /// 8 bits, second moments as logarithms.
+    Relative8,
+    /// 8 bits, rounded to the nearest, 0 included, as torchao.
+    Torchao,
+}
+
+impl Precise {
+    fn precision(self) -> Precision {
+        let states = match self {
+            Self::F32 => States::F32,
+            Self::Block8 => States::Block8,
+            Self::Relative8 => States::Relative8,
+            Self::Torchao => States::Torchao,
+        };
+        Precision { states, ..Precision::f32() }
+    }
 }
 
 /// `1e-4..1`.
@@ -144,7 +172,7 @@ fn part(text: &str) -> Result<f32, String> {
 impl Args {
     /// Whether more than one is trained.
     fn several(&self) -> bool {
-        self.sweep_lr.is_some() || self.compare.is_some()
+        self.sweep_lr.is_some() || self.compare.is_some() || self.precision.len() > 1
     }
 
     fn schedule(&self, data: &Data) -> Outcome<Option<Schedule>> {
@@ -193,12 +221,14 @@ impl Args {
             };
             let weight_decay = if self.l2 == 0.0 { WeightDecay::None } else { WeightDecay::L2(self.l2) };
             let settings = |lr| Settings { weight_decay, ..Settings::lr(lr) };
-            subjects.extend(lrs.into_iter().map(|lr| Subject {
-                name: name.clone(),
-                rule: rule.clone(),
-                settings: settings(lr),
-                shape: shape.clone(),
-            }));
+            for (lr, precise) in lrs.iter().flat_map(|lr| self.precision.iter().map(move |precise| (*lr, *precise))) {
+                let name = match precise {
+                    Precise::F32 => name.clone(),
+                    precise => format!("{name}, {precise:?}").to_lowercase(),
+                };
+                let (settings, precision) = (settings(lr), precise.precision());
+                subjects.push(Subject { name, rule: rule.clone(), settings, precision, shape: shape.clone() });
+            }
         }
         Ok(subjects)
     }
@@ -209,6 +239,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Outcome<()> {
+    if args.precision.len() > 1 && args.resume.is_some() {
+        return Err("--resume goes on with one run: give one --precision".into());
+    }
     let subjects = args.subjects()?;
     let (mut train_on, test) = match &args.data {
         Some(directory) => data::directory(directory)?,

@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
-use wgpu_optim::{AnyRule, Averaging, Device, Error, Optimizer, Settings, rules::Sgd};
+use wgpu_optim::{AnyRule, Averaging, Device, Error, Optimizer, Precision, Settings, rules::Sgd};
 
 use crate::data::{CLASSES, PIXELS};
 
@@ -89,10 +89,11 @@ impl Shape {
         &self,
         device: &Device,
         rule: &AnyRule,
-        settings: Settings,
+        (settings, precision): (Settings, Precision),
         average: Option<f64>,
     ) -> Result<Optimizer, Error> {
         let mut optimizer = Optimizer::new(device, rule.clone(), settings)?;
+        optimizer.set_precision(0, precision)?;
         if self.batch_norm {
             optimizer.add_group(Sgd, Settings::lr(0.0))?;
         }

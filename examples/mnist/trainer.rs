@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
-use wgpu_optim::{AnyRule, ClipNorm, Device, EarlyStopping, Error, Mode, Optimizer, Settings, Verdict};
+use wgpu_optim::{AnyRule, ClipNorm, Device, EarlyStopping, Error, Mode, Optimizer, Precision, Settings, Verdict};
 
 use crate::data::{CLASSES, PIXELS, Samples};
 use crate::plot::Outcome;
@@ -19,6 +19,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) rule: AnyRule,
     pub(crate) settings: Settings,
+    pub(crate) precision: Precision,
     pub(crate) shape: Shape,
 }
 
@@ -65,9 +66,9 @@ struct Found {
 
 impl Network {
     fn new(args: &Args, subject: &Subject, device: &Device, data: &Data) -> Outcome<Self> {
-        let Subject { rule, settings, shape, .. } = subject;
+        let Subject { rule, settings, precision, shape, .. } = subject;
         let weights = shape.initial(&mut Pcg64Mcg::seed_from_u64(args.seed));
-        let mut optimizer = shape.optimizer(device, rule, *settings, args.ema)?;
+        let mut optimizer = shape.optimizer(device, rule, (*settings, *precision), args.ema)?;
         optimizer.set_clip_norm(args.clip.map(ClipNorm::torch))?;
         optimizer.set_schedule(0, args.schedule(data)?)?;
         Ok(match device {
