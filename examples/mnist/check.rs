@@ -23,7 +23,8 @@ pub(crate) fn check(args: &Args, subject: &Subject, (train, test): (&Samples, &S
     let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
     let weights = shape.initial(&mut rng);
     let order = shuffled(&mut rng, train.len());
-    let optimizer = |device: &Device| shape.optimizer(device, &Sgd.into(), (Settings::lr(0.05), Precision::f32()), None);
+    let optimizer =
+        |device: &Device| shape.optimizer(device, &Sgd.into(), (Settings::lr(0.05), Precision::f32()), None);
     let mut exact = cpu::Network::<f64>::new(optimizer(&Device::Cpu)?, &weights, shape)?;
     let few = &order[..batch.min(FEW)];
     let (_, gradients) = exact.gradients(train, few);
