@@ -198,6 +198,15 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         return;
     }
     let Job { parameter, gradient, states, .. } = job;
+    // A vector is not split without a copy.
+    let changed;
+    let gradient = match gradient {
+        Gradient::Changed(g) => {
+            changed = g;
+            Gradient::Callers(&changed)
+        }
+        gradient => gradient,
+    };
     match states.iter().all(NumbersMut::is_same) && !gradient.is_half() {
         true => {
             let states = states.into_iter().filter_map(NumbersMut::same).collect();

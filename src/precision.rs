@@ -45,7 +45,8 @@ pub enum States {
     #[default]
     F32,
     /// 8 bits by the dynamic maps of [bitsandbytes](https://arxiv.org/abs/2110.02861), in its layout. Better than its
-    /// rounding: what is above 0 is never stored as 0, and second moments are rounded stochastically.
+    /// rounding: a second moment above 0 is never stored as 0, and is rounded stochastically. Second moments are the
+    /// states for which [`Rule::signed`](crate::Rule::signed) is false.
     Block8,
     /// As [`States::Block8`], but states that are never below 0 hold the logarithm of what they are of their block's
     /// largest. It takes integers alone, and reaches further down, at 3 bits of mantissa.
@@ -61,7 +62,8 @@ pub enum States {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
-    /// To one of the two numbers around it, so that the mean is the number. What changes by less than the distance of
+    /// To one of the two numbers around it, so that the mean is the number (nearly, for [`States::Relative8`], whose
+    /// numbers are not evenly apart within an octave). What changes by less than the distance of
     /// two numbers still changes, as 0.1 % a step of a second moment at β₂ = 0.999. The random bits come from the seed,
     /// the parameter's name, its step and the element: the same on every device, and after a checkpoint.
     #[default]

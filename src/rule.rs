@@ -215,8 +215,10 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn initial(&self, _state: &str) -> f64 {
         0.0
     }
-    /// Whether the state of this name may be below 0. In PyTorch's names, those of second moments and sums of squares
-    /// are not.
+    /// Whether the state of this name may be below 0, for [`States::Block8`](crate::States::Block8): what is not is
+    /// stored by the unsigned map, and never as 0 while it is above. By default states with PyTorch's names of second
+    /// moments and sums of squares are not below 0: `sum`, `square_avg`, `acc_delta`, `exp_inf`, `exp_avg_sq`,
+    /// `max_exp_avg_sq`.
     fn signed(&self, state: &str) -> bool {
         !["sum", "square_avg", "acc_delta", "exp_inf", "exp_avg_sq", "max_exp_avg_sq"].contains(&state)
     }

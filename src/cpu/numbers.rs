@@ -90,6 +90,7 @@ impl<F: Real> Numbers<F> {
 }
 
 impl<'a, F: Real> NumbersMut<'a, F> {
+    #[cfg(not(target_family = "wasm"))]
     pub(super) fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Same(x) => {

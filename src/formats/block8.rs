@@ -209,11 +209,11 @@ pub(crate) fn encode(
         (true, Encoding::Binned) => each(from, codes, |x| signed_code::<BINNED>(finite(x), inverse)),
         (true, Encoding::Torchao) => each(from, codes, |x| signed_code::<TORCHAO>(finite(x), inverse)),
         (true, _) => each(from, codes, |x| signed_code::<NEAREST>(finite(x), inverse)),
-        (false, Encoding::Binned) => each(from, codes, |x| unsigned_nearest::<BINNED>(finite(x), inverse)),
-        (false, Encoding::Torchao) => each(from, codes, |x| unsigned_nearest::<TORCHAO>(finite(x), inverse)),
-        (false, Encoding::Nearest) => each(from, codes, |x| unsigned_nearest::<NEAREST>(finite(x), inverse)),
+        (false, Encoding::Binned) => each(from, codes, |x| unsigned_nearest::<BINNED>(positive(x), inverse)),
+        (false, Encoding::Torchao) => each(from, codes, |x| unsigned_nearest::<TORCHAO>(positive(x), inverse)),
+        (false, Encoding::Nearest) => each(from, codes, |x| unsigned_nearest::<NEAREST>(positive(x), inverse)),
         (false, Encoding::Stochastic) => {
-            each_at(from, codes, |k, x| unsigned_stochastic(finite(x), inverse, random(k)));
+            each_at(from, codes, |k, x| unsigned_stochastic(positive(x), inverse, random(k)));
         }
     }
     absmax
@@ -222,6 +222,12 @@ pub(crate) fn encode(
 #[inline(always)]
 pub(super) fn finite(x: f32) -> f32 {
     if x.abs() < f32::INFINITY { x } else { 0.0 }
+}
+
+/// A number that should not be below 0.
+#[inline(always)]
+pub(super) fn positive(x: f32) -> f32 {
+    if x > 0.0 && x < f32::INFINITY { x } else { 0.0 }
 }
 
 /// The largest magnitude of those that are finite.

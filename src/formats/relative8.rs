@@ -10,7 +10,7 @@
 //! ```
 
 use super::Wgsl;
-use super::block8::{Encoding, TEXT, each, each_at, finite, largest};
+use super::block8::{Encoding, TEXT, each, each_at, largest, positive};
 
 pub(super) const WGSL: Wgsl = Wgsl {
     texts: &[TEXT, include_str!("../../shaders/formats/relative8.wgsl")],
@@ -34,7 +34,7 @@ pub(crate) fn decode(codes: &[u8], absmax: f32, to: &mut [f32]) {
 
 #[inline(always)]
 fn code(x: f32, absmax: u32, r: u32) -> u8 {
-    let bits = finite(x).abs().to_bits();
+    let bits = positive(x).to_bits();
     let below = (absmax - bits + r) >> 20;
     (if bits == 0 { 0 } else { 255 - below.min(254) }) as u8
 }

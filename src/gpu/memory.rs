@@ -87,11 +87,14 @@ impl BufferRange {
 
     /// The range as a resource of your bind groups.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
-        // An empty range cannot be bound. Its padding can. What is bound has whole words; of all blocks of a buffer,
-        // the largest magnitudes, too.
-        let all_blocks = self.format.is_scaled() && (self.offset, self.len as u64) == (0, self.all());
-        let size = if all_blocks { None } else { wgpu::BufferSize::new(self.words().max(4)) };
+        // An empty range cannot be bound. Its padding can. What is bound has whole words.
+        let size = wgpu::BufferSize::new(self.words().max(4));
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.offset, size })
+    }
+
+    /// As kernels of ours bind it: of blocks all of its buffer, with their largest magnitudes.
+    pub(crate) fn bound(&self) -> wgpu::BindingResource<'_> {
+        if self.format.is_scaled() { self.buffer.as_entire_binding() } else { self.binding() }
     }
 
     /// The range extended to the left, so that every device can bind it, and the element at which the original range
@@ -178,7 +181,16 @@ impl BufferRange {
     }
 }
 
-fn chunk_buffer(gpu: &Gpu, (label, format): &(String, Format), len: u64) -> wgpu::Buffer {
+/// What each chunk of an arena has a buffer of.
+#[derive(Clone, Debug)]
+pub(crate) struct Kind {
+    pub(crate) label: String,
+    pub(crate) format: Format,
+    /// Kernels bind the buffer whole, and not in windows.
+    pub(crate) whole: bool,
+}
+
+fn chunk_buffer(gpu: &Gpu, Kind { label, format, .. }: &Kind, len: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let (label, size) = (Some(label.as_str()), format.bytes(len));
     gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
@@ -235,8 +247,8 @@ pub(crate) struct Allocation {
 /// that becomes free goes at once; one stays while anything in it is in use.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// Label and format of each buffer of a chunk.
-    kinds: Vec<(String, Format)>,
+    /// Of each buffer of a chunk.
+    kinds: Vec<Kind>,
     /// Elements. Places start at multiples of it, and so at multiples of [`STRICTEST`] bytes in every buffer.
     align: u64,
     /// By index, which allocations name. One that went leaves an empty chunk.
@@ -257,8 +269,8 @@ struct Chunk {
 }
 
 impl Arena {
-    /// An arena whose chunks have a buffer of each kind, with this label and format.
-    pub(crate) fn new(kinds: Vec<(String, Format)>) -> Self {
+    /// An arena whose chunks have a buffer of each kind.
+    pub(crate) fn new(kinds: Vec<Kind>) -> Self {
         let align = STRICTEST / smallest(&kinds);
         Self { kinds, align, chunks: Vec::new(), free: BTreeSet::new(), total: 0, in_use: 0 }
     }
@@ -268,8 +280,8 @@ impl Arena {
         (len as u64).max(1).next_multiple_of(self.align)
     }
 
-    /// The most elements that a chunk may have: each of its buffers has a size that the device allows. One in fewer
-    /// bits than f32 is bound whole.
+    /// The most elements that a chunk may have: each of its buffers has a size that the device allows, and so has one
+    /// of f32 that may come, for averages.
     pub(crate) fn most(&self, gpu: &Gpu) -> u64 {
         self.limit(gpu).0
     }
@@ -279,12 +291,15 @@ impl Arena {
         let limits = gpu.device().limits();
         let buffer = ("max_buffer_size", limits.max_buffer_size);
         let binding = ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size);
-        let of = |&(_, format): &(String, Format)| {
-            let (name, bytes) = if format.size() < 4 && binding.1 < buffer.1 { binding } else { buffer };
+        let of = |format: Format, whole: bool| {
+            let (name, bytes) = if whole && binding.1 < buffer.1 { binding } else { buffer };
             (format.numbers(bytes) / self.align * self.align, name, bytes, format)
         };
-        let f32 = (String::new(), Format::F32);
-        self.kinds.iter().map(of).min_by_key(|(most, ..)| *most).unwrap_or_else(|| of(&f32))
+        let (mut limit, kinds) = (of(Format::F32, false), self.kinds.iter().map(|kind| of(kind.format, kind.whole)));
+        for kind in kinds {
+            limit = if kind.0 < limit.0 { kind } else { limit };
+        }
+        limit
     }
 
     /// Makes a new chunk for `len` padded elements, unless a present one has such an allocation free. `exact` leaves no
@@ -311,7 +326,7 @@ impl Arena {
     }
 
     /// One buffer more for each chunk, for [`Arena::widen`].
-    pub(crate) fn buffers_like(&self, gpu: &Gpu, kind: &(String, Format)) -> Result<Vec<wgpu::Buffer>> {
+    pub(crate) fn buffers_like(&self, gpu: &Gpu, kind: &Kind) -> Result<Vec<wgpu::Buffer>> {
         gpu.scoped("a buffer of the arena", || {
             self.chunks.iter().filter(|chunk| chunk.len > 0).map(|chunk| chunk_buffer(gpu, kind, chunk.len)).collect()
         })
@@ -319,7 +334,7 @@ impl Arena {
 
     /// Gives each chunk one of these buffers, as its last one. Their format is no smaller than the smallest of the
     /// arena, so that the allocations that are taken stay aligned.
-    pub(crate) fn widen(&mut self, kind: (String, Format), buffers: Vec<wgpu::Buffer>) {
+    pub(crate) fn widen(&mut self, kind: Kind, buffers: Vec<wgpu::Buffer>) {
         self.kinds.push(kind);
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.len > 0);
         chunks.zip(buffers).for_each(|(chunk, buffer)| chunk.buffers.push(buffer));
@@ -392,7 +407,7 @@ impl Arena {
     /// The first `len` elements of an allocation, in each of its chunk's buffers.
     pub(crate) fn ranges(&self, allocation: Allocation, len: usize) -> Vec<BufferRange> {
         let buffers = self.chunks.get(allocation.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
-        let range = |(buffer, (_, format)): (&wgpu::Buffer, &(String, Format))| {
+        let range = |(buffer, Kind { format, .. }): (&wgpu::Buffer, &Kind)| {
             BufferRange::of(buffer, format.size() * allocation.start, len, *format)
         };
         buffers.iter().zip(&self.kinds).map(range).collect()
@@ -400,8 +415,8 @@ impl Arena {
 }
 
 /// Bytes of an element of the smallest of these formats; without any, of `f32`.
-fn smallest(kinds: &[(String, Format)]) -> u64 {
-    kinds.iter().map(|(_, format)| format.size()).min().unwrap_or(Format::F32.size())
+fn smallest(kinds: &[Kind]) -> u64 {
+    kinds.iter().map(|kind| kind.format.size()).min().unwrap_or(Format::F32.size())
 }
 
 #[cfg(test)]
@@ -409,7 +424,7 @@ mod tests {
     use super::*;
 
     fn arena() -> Arena {
-        Arena::new(vec![("param".into(), Format::F32)])
+        Arena::new(vec![Kind { label: "param".into(), format: Format::F32, whole: false }])
     }
 
     /// Adds a tensor as [`Arena::reserve`] and [`Arena::take`] do, with no buffers behind it.
@@ -457,7 +472,8 @@ mod tests {
     /// The smallest format decides: its buffer has the fewest bytes to an allocation.
     #[test]
     fn ranges_are_aligned_in_every_format() {
-        let kinds = |formats: &[Format]| formats.iter().map(|&format| (String::new(), format)).collect();
+        let kind = |&format: &Format| Kind { label: String::new(), format, whole: false };
+        let kinds = |formats: &[Format]| formats.iter().map(kind).collect();
         let blocks = [Format::F32, Format::Block8Signed];
         for formats in [&[Format::F32][..], &[Format::F64], &[Format::F64, Format::F32], &blocks, &[]] {
             let arena = Arena::new(kinds(formats));

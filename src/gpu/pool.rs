@@ -12,7 +12,7 @@ use crate::formats::{Format, Lane};
 pub(crate) struct Piece {
     /// Of parameter, gradient and states: in elements, from the start of what is bound.
     pub(crate) starts: [u64; 3],
-    /// Of states in blocks of 256: in elements, from the start of their buffer.
+    /// Of states in blocks of 256 and mirrors: in elements, from the start of their buffer.
     pub(crate) own: u64,
     /// In elements, from the start of the tensor.
     pub(crate) first: u64,
@@ -43,7 +43,8 @@ pub(crate) enum Padding {
     With,
     /// Lanes that the tensor fills in part are read whole.
     Without,
-    /// Nor in the update of states in blocks, which writes such lanes whole where the padding is ours.
+    /// As [`Padding::Without`], but the pass also writes: a last lane that is filled in part is written whole only
+    /// where its padding is ours. Of states in blocks and mirrors.
     Written,
 }
 

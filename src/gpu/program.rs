@@ -397,7 +397,7 @@ impl<'a> Builder<'a> {
         if let Some(group) = self.bind_groups.get(&key) {
             return Ok(group.clone());
         }
-        let resources: Vec<_> = ranges.iter().map(BufferRange::binding).collect();
+        let resources: Vec<_> = ranges.iter().map(BufferRange::bound).collect();
         let group = self.gpu.scoped("a bind group", || kernel.bind(self.gpu, 1, &resources))?;
         self.bind_groups.insert(key, group.clone());
         Ok(group)

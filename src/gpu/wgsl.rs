@@ -282,7 +282,11 @@ impl Lanes<'_> {
             return String::new();
         }
         let (name, most) = (self.name, format!("most.{}", self.name));
-        let store = self.format.store_block(&self.word(), &most, &format!("own_numbers(s.{name}, at)"));
+        let x = match self.format {
+            Format::Block8Signed => format!("own_numbers(s.{name}, at)"),
+            _ => format!("max(own_numbers(s.{name}, at), Lane(0.0))"),
+        };
+        let store = self.format.store_block(&self.word(), &most, &x);
         match self.key.draws() {
             true => format!("{{ let random = draws(c, at.tensor, {k}u, 4u * at.first); {store} }} "),
             false => format!("{{ let random = vec4<u32>(); {store} }} "),

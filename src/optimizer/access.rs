@@ -302,8 +302,13 @@ impl Optimizer {
         let parameter = self.get(key)?;
         match (&self.device, self.groups[parameter.group].precision.mirror) {
             (Device::Cpu, Some(format)) => {
+                let round = |x: f64| format.wide(format.nearest(x));
+                if parameter.element() == f64::NAME {
+                    let values: Vec<f64> = self.read_part(parameter, Role::Parameter).await?;
+                    return Ok(values.into_iter().map(round).collect());
+                }
                 let values: Vec<f32> = self.read_part(parameter, Role::Parameter).await?;
-                Ok(values.into_iter().map(|x| format.wide(format.nearest(x.into()))).collect())
+                Ok(values.into_iter().map(|x| round(x.into())).collect())
             }
             (Device::Cpu, None) => Err(parameter.unsupported("a mirror", "its group has none: see Precision::mirror")),
             (Device::Gpu(gpu), _) => gpu.read(self.range(parameter, Role::Mirror)?, &parameter.name).await,

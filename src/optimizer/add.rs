@@ -37,8 +37,10 @@ impl Optimizer {
     /// [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for your kernels to bind.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU,
-    /// [`Error::OverLimit`] for more than `max_buffer_size` bytes, [`Error::Rejected`] if the GPU has no memory left.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU and beside states
+    /// in 8 bits, [`Error::OverLimit`] for more than `max_buffer_size` bytes, or more than
+    /// `max_storage_buffer_binding_size` of a mirror or of states in 8 bits, [`Error::Rejected`] if the GPU has no
+    /// memory left.
     pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
         self.add_owned(group, tensors, true)
     }
@@ -191,8 +193,9 @@ impl Optimizer {
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on a GPU and in a group whose
-    /// gradients are not f32, [`Error::OverLimit`] for a length that no slice has.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` beside states in 8 bits,
+    /// [`Error::Unsupported`] on a GPU and in a group whose gradients are not f32, [`Error::OverLimit`] for a length
+    /// that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.check_swapped(group, "adding")?;
         self.check_new(name)?;
@@ -274,7 +277,7 @@ impl Optimizer {
 
     /// States in 8 bits are those of parameters in f32.
     fn check_width<F: Real>(&self, group: usize, name: &str, len: usize) -> Result<()> {
-        match F::NAME == f64::NAME && self.groups[group].precision.narrows(len) {
+        match F::NAME == f64::NAME && self.groups[group].narrows(len) {
             true => Err(Error::ElementType { name: name.into(), expected: f32::NAME, found: F::NAME }),
             false => Ok(()),
         }
@@ -316,7 +319,7 @@ impl Group {
 
     /// Those of these tensors that have states in blocks, or those that do not, each with its index.
     fn of_width<'t, T>(&self, tensors: &'t [T], narrow: bool, len: impl Fn(&T) -> usize) -> Vec<(usize, &'t T)> {
-        tensors.iter().enumerate().filter(|(_, tensor)| self.precision.narrows(len(tensor)) == narrow).collect()
+        tensors.iter().enumerate().filter(|(_, tensor)| self.narrows(len(tensor)) == narrow).collect()
     }
 
     /// Memory for parameters, gradients and states, in buffers that hold as many as fit.

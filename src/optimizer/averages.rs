@@ -104,7 +104,7 @@ impl Optimizer {
             states.widen(kind.clone(), state_buffers);
             let mut taken = Ok(());
             for &(id, name, len, _) in ours().filter(|(.., tensor)| without_states && !tensor.owned) {
-                // A rule without states had no allocations for them, and is never narrow.
+                // A rule without states had no allocations for them.
                 let padded = states.padded(len);
                 taken = states.reserve(gpu, name, padded, false);
                 let Some(allocation) = taken.is_ok().then(|| states.take(padded)).flatten() else { break };

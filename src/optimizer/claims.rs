@@ -80,7 +80,7 @@ impl Claims {
     fn each(parameter: &Parameter, zeroed: bool, mut f: impl FnMut(bool, &BufferRange, Use)) {
         let Memory::Gpu(tensor) = &parameter.memory else { return };
         tensor.parameter.iter().for_each(|range| f(true, range, Use::Parameter));
-        tensor.states.iter().for_each(|range| f(true, range, Use::State));
+        tensor.states.iter().chain(&tensor.mirror).for_each(|range| f(true, range, Use::State));
         tensor.gradient.iter().for_each(|range| f(zeroed, range, Use::Gradient));
     }
 

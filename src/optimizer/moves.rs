@@ -7,8 +7,8 @@ use crate::formats::Storage;
 use crate::schedule::Schedule;
 
 impl Optimizer {
-    /// Gives a parameter another name; memory, state and step count stay. Its [noise](crate::Noise) changes,
-    /// because noise is drawn by name.
+    /// Gives a parameter another name; memory, state and step count stay. Its [noise](crate::Noise) and the stochastic
+    /// rounding of its states change, because both are drawn by name.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};
@@ -55,9 +55,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::UnknownGroup`]; [`Error::Unsupported`] if the group's rule keeps other
-    /// states, if only one of the groups keeps an average, while averages are swapped in, or at a look-ahead point;
-    /// [`Error::Overlap`] if that group's steps write gradients, and this one is used elsewhere. Then nothing has
-    /// changed.
+    /// states or in other formats, if only one of the groups keeps an average, while averages are swapped in, or at a
+    /// look-ahead point; [`Error::Overlap`] if that group's steps write gradients, and this one is used elsewhere. Then
+    /// nothing has changed.
     pub fn move_to_group<'k>(&mut self, key: impl Into<Key<'k>>, group: usize) -> Result<()> {
         let id = self.find(key.into())?;
         let parameter = self.get(id)?;
@@ -70,7 +70,7 @@ impl Optimizer {
             (storage.collect::<Vec<_>>(), group.rule.reduces_over())
         };
         let reason = if kept(from) != kept(to) {
-            Some("the groups keep different states")
+            Some("the groups keep different states, or store them in other formats")
         } else if from.swapped || to.swapped {
             Some("averages stand where the parameters belong: swap back first")
         } else if parameter.shift != 0.0 {

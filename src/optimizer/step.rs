@@ -1,6 +1,6 @@
 //! A step: on the GPU recorded from the program, on the CPU computed.
 
-use super::storage::Role;
+use super::storage::{Role, stored};
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
 use crate::gpu::decision::COEFFICIENT_STRIDE;
@@ -24,7 +24,8 @@ impl Group {
         match (self.precision.states, self.precision.mirror) {
             (States::F32, None) => gpu.kernel(key)?,
             (_, mirror) => {
-                let elements = self.storage.iter().filter(|stored| stored.is_of_elements());
+                let stored = stored(&self.rule, extras.average, self.precision);
+                let elements = stored.iter().filter(|stored| stored.is_of_elements());
                 let others = elements.filter(|stored| stored.role != Role::Mirror);
                 let formats: Vec<_> = others.map(|stored| stored.storage.format).chain(mirror).collect();
                 let key = key.pooled((0..formats.len()).collect()).stored(formats);

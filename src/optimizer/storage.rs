@@ -6,7 +6,7 @@ use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::kernel::{AVERAGE, MIRROR};
-use crate::gpu::memory::{Arena, BufferRange};
+use crate::gpu::memory::{Arena, BufferRange, Kind};
 use crate::precision::Precision;
 use crate::rule::Real;
 
@@ -122,18 +122,21 @@ impl Group {
         elements.filter(|stored| owned || stored.is_beside()).map(|stored| stored.storage.initial).collect()
     }
 
-    /// How a parameter of this length stores it.
+    /// Whether a parameter of this length has states in blocks.
+    pub(super) fn narrows(&self, len: usize) -> bool {
+        self.precision.narrows(len) && self.storage.iter().any(|stored| stored.storage.format.is_scaled())
+    }
+
+    /// How a new parameter of this length stores it.
     pub(super) fn format_of(&self, storage: &Storage, len: usize) -> Format {
-        match storage.format.is_scaled() && !self.precision.narrows(len) {
-            true => Format::F32,
-            false => storage.format,
-        }
+        if storage.format.is_scaled() && !self.narrows(len) { Format::F32 } else { storage.format }
     }
 
     /// What an arena's buffers of a storage are called and how they are stored: in blocks, if they are `narrow`.
-    pub(super) fn kind(&self, storage: &Storage, narrow: bool) -> (String, Format) {
+    pub(super) fn kind(&self, storage: &Storage, narrow: bool) -> Kind {
         let format = if storage.format.is_scaled() && !narrow { Format::F32 } else { storage.format };
-        (format!("{} {}", self.rule.name(), storage.name), format)
+        let whole = format.is_scaled() || storage.name == MIRROR;
+        Kind { label: format!("{} {}", self.rule.name(), storage.name), format, whole }
     }
 
     /// Arenas, while there is no parameter in them: a buffer for each storage of elements, and an arena for each other
@@ -192,6 +195,16 @@ impl Memory {
             Role::Mirror => tensor.mirror.as_ref(),
             Role::State(k) => tensor.states.get(k),
             Role::Shared(_) => None,
+        }
+    }
+
+    /// How what has this role is stored; `None` for what is in the caller's slice.
+    pub(super) fn format(&self, role: Role) -> Option<Format> {
+        match (self, role) {
+            (Self::Gpu(_), _) => self.range(role).map(|range| range.format),
+            (Self::F32(vectors), Role::State(k)) => vectors.states.get(k).map(Numbers::format),
+            (Self::F32(_), _) => Some(Format::F32),
+            (Self::F64(_), _) => Some(Format::F64),
         }
     }
 

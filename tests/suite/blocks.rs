@@ -10,6 +10,7 @@ use wgpu_optim::{
 };
 
 use crate::compare::ensure;
+use crate::fixture::device_like;
 
 crate::tests!(
     every_rule_keeps_the_codes_of_the_cpu,
@@ -21,6 +22,9 @@ crate::tests!(
     states_are_read_and_written,
     a_number_that_is_not_finite_stays_alone,
     everything_else_works_with_them,
+    a_moved_parameter_is_saved_as_it_is_stored,
+    a_file_with_a_bad_scale_changes_nothing,
+    windows_and_limits_of_a_small_device,
     memory_is_six_bytes_a_parameter,
     what_does_not_fit_is_refused
 );
@@ -385,6 +389,89 @@ fn everything_else_works_with_them(gpu: &Gpu) -> Result<(), Failed> {
         found.push(all);
     }
     same("momentum", &found[0], &found[1])
+}
+
+/// A parameter keeps its memory where another group would store it in another way.
+fn a_moved_parameter_is_saved_as_it_is_stored(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [Device::Cpu, gpu.into()] {
+        for (from, to) in [(4096, 1), (1, 4096)] {
+            let of = |min_8bit_size| Precision { min_8bit_size, ..Precision::block8() };
+            let make = || -> Result<Optimizer> {
+                let mut adam = Optimizer::new(&device, rules::Adam::default(), 0.01)?;
+                let other = adam.add_group(rules::Adam::default(), 0.01)?;
+                adam.set_precision(0, of(from))?;
+                adam.set_precision(other, of(to))?;
+                adam.add(0, "w", &start(1000))?;
+                adam.write_gradient("w", &gradient(1000, 1))?;
+                adam.step()?;
+                adam.move_to_group("w", other)?;
+                Ok(adam)
+            };
+            let (mut adam, mut again) = (make()?, make()?);
+            adam.step()?;
+            let file = saved(&mut adam)?;
+            again.load_from(&mut Cursor::new(&file), LoadOptions::default())?;
+            ensure(saved(&mut again)? == file, format!("{from} to {to} on {}", device.name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn a_file_with_a_bad_scale_changes_nothing(gpu: &Gpu) -> Result<(), Failed> {
+    let rule = rules::by_name("adam")?;
+    for device in [Device::Cpu, gpu.into()] {
+        let (mut adam, ids) = optimizer(&device, &rule, precision(States::Block8))?;
+        step(&mut adam, &ids, 0)?;
+        let file = saved(&mut adam)?;
+        let tensors = safetensors::SafeTensors::deserialize(&file).map_err(|e| e.to_string())?;
+        let scale = tensors.tensor("w1000.exp_avg_absmax").map_err(|e| e.to_string())?;
+        let at = scale.data().as_ptr() as usize - file.as_ptr() as usize;
+        for bad in [f32::NAN, f32::INFINITY, -1.0, -0.0] {
+            let mut file = file.clone();
+            file[at + 8..at + 12].copy_from_slice(&bad.to_le_bytes());
+            let (mut other, others) = optimizer(&device, &rule, precision(States::Block8))?;
+            let before = bits(all(&other, &rule, &others)?);
+            let loaded = other.load_from(&mut Cursor::new(&file), LoadOptions::default());
+            ensure(matches!(loaded, Err(Error::Checkpoint { .. })), format!("{bad}: {loaded:?}"))?;
+            ensure(bits(all(&other, &rule, &others)?) == before, format!("{bad} changed something"))?;
+        }
+    }
+    Ok(())
+}
+
+fn windows_and_limits_of_a_small_device(gpu: &Gpu) -> Result<(), Failed> {
+    let rule = rules::by_name("adam")?;
+    let values = start(50_000);
+    let mut found = Vec::new();
+    // Windows of 32,768 elements that overlap by half; the codes are bound whole.
+    for limit in [1 << 17, 1 << 27] {
+        let low = device_like(gpu, |limits| limits.max_storage_buffer_binding_size = limit)?;
+        let mut adam = Optimizer::new(&(&low).into(), rule.clone(), 0.01)?;
+        adam.set_precision(0, Precision { mirror: Some(Format::Bf16), ..precision(States::Block8) })?;
+        let ids = [adam.add(0, "short", &start(300))?, adam.add(0, "w", &values)?];
+        adam.write_gradient(ids[0], &gradient(300, 1))?;
+        adam.write_gradient(ids[1], &gradient(50_000, 1))?;
+        (0..2).try_for_each(|_| adam.step())?;
+        let mut numbers = all(&adam, &rule, &ids)?;
+        numbers.push(adam.read_mirror_blocking(ids[1])?);
+        found.push(bits(numbers));
+        let long = adam.add(0, "long", &vec![0f32; 200_000]);
+        let limited = matches!(long, Err(Error::OverLimit { limit: "max_storage_buffer_binding_size", .. }));
+        ensure(limited == (limit == 1 << 17), format!("200,000 elements with {limit}: {long:?}"))?;
+    }
+    ensure(found[0] == found[1], "windows change numbers")?;
+    // AMSGrad with a mirror and noise binds eight: parameter, gradient, three states, mirror, coefficients, table.
+    let eight = device_like(gpu, |limits| limits.max_storage_buffers_per_shader_stage = 8)?;
+    let mut adam = Optimizer::new(&(&eight).into(), rules::by_name("amsgrad")?, 0.01)?;
+    adam.set_precision(0, Precision { mirror: Some(Format::F16), ..precision(States::Block8) })?;
+    let noise = Some(Noise { eta: 1e-6, gamma: 0.55, seed: 7 });
+    adam.set_settings(0, Settings { noise, ..Settings::lr(0.01) })?;
+    adam.add(0, "w", &start(300))?;
+    adam.write_gradient("w", &gradient(300, 1))?;
+    adam.step()?;
+    let ninth = adam.set_averaging(0, Averaging::Ema(0.9));
+    ensure(matches!(ninth, Err(Error::OverLimit { needed: 9, available: 8, .. })), format!("a ninth: {ninth:?}"))?;
+    Ok(adam.step()?)
 }
 
 /// 4 of the parameter, 2 of the codes, 1/32 of the largest magnitudes.

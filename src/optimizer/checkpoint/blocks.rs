@@ -26,6 +26,23 @@ pub(super) struct Blocks {
     absmax: Tensor,
 }
 
+impl Blocks {
+    /// Finds largest magnitudes that are none, before anything of a file is loaded.
+    pub(super) fn check(&self, file: &mut (impl Read + Seek), name: &str) -> Result<()> {
+        file.seek(SeekFrom::Start(self.absmax.start)).map_err(Error::stream)?;
+        let mut room = vec![0u32; self.absmax.len.min(1 << 16)];
+        for start in (0..self.absmax.len).step_by(1 << 16) {
+            let bits = &mut room[..(self.absmax.len - start).min(1 << 16)];
+            file.read_exact(bytemuck::cast_slice_mut(bits)).map_err(Error::stream)?;
+            if bits.iter().any(|bits| *bits >= f32::INFINITY.to_bits()) {
+                let reason = format!("a largest magnitude of {name} is below 0 or not finite");
+                return Err(Error::Checkpoint { reason });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Entry {
     /// The largest magnitudes of this state in blocks.
     pub(super) fn absmax(&self) -> Option<Self> {
@@ -58,23 +75,21 @@ impl Optimizer {
 
     /// How the state is stored here.
     fn format_here(&self, entry: &Entry) -> Option<Format> {
-        match self.memory(entry.target)? {
-            (Memory::F32(vectors), Role::State(k)) => Some(vectors.states.get(k)?.format()),
-            (memory @ Memory::Gpu(_), role) => memory.range(role).map(|range| range.format),
-            _ => None,
-        }
+        let (memory, role) = self.memory(entry.target)?;
+        memory.format(role)
     }
 
     /// Codes or largest magnitudes of a piece of a state in blocks.
     pub(super) async fn take_blocks(&self, entry: &Entry, piece: Range<usize>) -> Result<Cow<'_, [u8]>> {
         if let Some((Memory::F32(vectors), Role::State(k))) = self.memory(entry.target) {
-            return Ok(match (vectors.states.get(k), entry.target) {
+            let reason = "it is not stored in blocks";
+            return match (vectors.states.get(k), entry.target) {
                 (Some(Numbers::Blocks { absmax, .. }), Target::Absmax(..)) => {
-                    Cow::Borrowed(bytemuck::cast_slice(&absmax[piece]))
+                    Ok(Cow::Borrowed(bytemuck::cast_slice(&absmax[piece])))
                 }
-                (Some(Numbers::Blocks { codes, .. }), _) => Cow::Borrowed(&codes[piece]),
-                _ => Cow::Borrowed(&[]),
-            });
+                (Some(Numbers::Blocks { codes, .. }), _) => Ok(Cow::Borrowed(&codes[piece])),
+                _ => Err(Error::Unsupported { operation: "saving", name: entry.name.clone(), reason }),
+            };
         }
         let (range, gpu) = self.range_of(entry)?;
         let elements = piece.start as u64..piece.end as u64;
@@ -104,10 +119,6 @@ impl Optimizer {
         let mut absmax = vec![0f32; piece.len().div_ceil(BLOCK)];
         file.seek(SeekFrom::Start(blocks.absmax.start + 4 * first as u64)).map_err(Error::stream)?;
         file.read_exact(bytemuck::cast_slice_mut(&mut absmax)).map_err(Error::stream)?;
-        if absmax.iter().any(|x| !(x.is_finite() && *x >= 0.0)) {
-            let reason = format!("a largest magnitude of {} is below 0 or not finite", entry.name);
-            return Err(Error::Checkpoint { reason });
-        }
         if entry.dtype != Dtype::U8 {
             let values = blocks.format.decode_blocks(codes, &absmax);
             return match entry.dtype {

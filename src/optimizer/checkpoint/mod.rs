@@ -257,6 +257,9 @@ impl Optimizer {
         }
         found.retain(|(entry, ..)| fitting.takes(entry.target));
         averages.retain(|entry| fitting.takes(entry.target));
+        for (entry, _, blocks) in &found {
+            blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(file, &entry.name))?;
+        }
         self.install(&configuration, &fitting, |optimizer| {
             optimizer.read_tensors(file, found, options.progress)?;
             averages.iter().try_for_each(|average| optimizer.begin(average))
@@ -314,7 +317,8 @@ impl Optimizer {
                     (_, Extent::Tensor) => Vec::new(),
                     _ => vec![len],
                 };
-                let format = group.format_of(storage, parameter.len);
+                // A parameter that was moved here keeps its memory as it is.
+                let format = parameter.memory.format(*role).unwrap_or(storage.format);
                 push(format!("{name}.{}", storage.name), *role, len, shape, format);
             }
         }
