@@ -20,7 +20,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 use wgpu_optim::rules::{AdaGradNorm, Sgd};
-use wgpu_optim::{AnyRule, Device, Optimizer, Settings};
+use wgpu_optim::{AnyRule, Device, Optimizer, Precision, Settings};
 
 #[allow(dead_code, reason = "examples/mnist.rs uses the rest")]
 #[path = "mnist/cpu.rs"]
@@ -142,7 +142,7 @@ fn accuracy(
     let shape = Shape { hidden: vec![HIDDEN], ..Shape::default() };
     let weights = shape.initial(&mut rng);
     let mut logistic = Logistic::new(rule, lr)?;
-    let optimizer = shape.optimizer(&Device::Cpu, rule, Settings::lr(lr), None)?;
+    let optimizer = shape.optimizer(&Device::Cpu, rule, (Settings::lr(lr), Precision::f32()), None)?;
     let mut layers = cpu::Network::<f32>::new(optimizer, &weights, &shape)?;
     for _ in 0..args.epochs {
         order.shuffle(&mut rng);
