@@ -224,7 +224,7 @@ impl Args {
             for (lr, precise) in lrs.iter().flat_map(|lr| self.precision.iter().map(move |precise| (*lr, *precise))) {
                 let name = match precise {
                     Precise::F32 => name.clone(),
-                    precise => format!("{name}, {precise:?}").to_lowercase(),
+                    precise => format!("{name} {precise:?}").to_lowercase(),
                 };
                 let (settings, precision) = (settings(lr), precise.precision());
                 subjects.push(Subject { name, rule: rule.clone(), settings, precision, shape: shape.clone() });

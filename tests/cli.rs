@@ -257,6 +257,36 @@ fn bench_measures_what_else_there_is() {
 }
 
 #[test]
+fn bench_measures_precisions() {
+    let flags = ["bench", "--json", "--rules", "adam", "--shapes", "5000", "--precision"];
+    let output = run(&[&flags[..], &["f32,bf16-gradients,bf16-mirror,block8"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let all = rows(&output);
+    let ours: Vec<_> = all.iter().filter(|row| !row["precision"].is_null()).collect();
+    assert!(ours.len().is_multiple_of(4) && ours.len() >= 4, "{ours:?}");
+    for row in ours {
+        let gpu = row["device"] == "gpu";
+        let (memory, traffic) = match row["precision"].as_str().unwrap() {
+            "f32" => (12.0, 28.0),
+            "bf16-gradients" => (12.0, 26.0),
+            // The CPU keeps none.
+            "bf16-mirror" => {
+                if gpu {
+                    (14.0, 30.0)
+                } else {
+                    (12.0, 28.0)
+                }
+            }
+            _ => (6.03125, 16.0625),
+        };
+        assert_eq!(row["memory_bytes_per_param"], memory, "{row}");
+        assert_eq!(row["bytes_per_param"], traffic, "{row}");
+        assert!(row["time_of_f32"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    assert!(!run(&["bench", "--precision", "int4"]).status.success());
+}
+
+#[test]
 fn without_an_adapter_the_cpu_half_runs_and_says_so() {
     let output = run_without_adapter(&["bench", "--rules", "adam", "--sizes", "1000"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -444,6 +474,7 @@ fn mnist_compares_sweeps_and_resumes() {
         let last = said.trim_end().lines().last().unwrap();
         last.trim_start_matches("test accuracy ").trim_end_matches(" %").parse().unwrap()
     };
+    let percent_of = |line: &str| -> f64 { line.trim_end_matches(" %").rsplit(' ').next().unwrap().parse().unwrap() };
     let (picture, csv) = (at("compare.svg"), at("compare.csv"));
     let said = run(&["--compare", "sgd,adam", "--epochs", "2", "--out", &picture, "--csv", &csv]);
     assert!(percent(&said) > 90.0 && said.lines().filter(|line| line.ends_with(" %")).count() == 3, "{said}");
@@ -452,6 +483,11 @@ fn mnist_compares_sweeps_and_resumes() {
     let numbers = std::fs::read_to_string(&csv).unwrap();
     assert!(numbers.lines().all(|line| line.split(',').count() == 5) && numbers.lines().count() == 17, "{numbers}");
     assert!(said.contains("best on the test images: "), "{said}");
+    let said = run(&["--precision", "f32,block8", "--epochs", "2", "--csv", &csv]);
+    let of = |name: &str| said.lines().find(|line| line.starts_with(name)).map(percent_of).unwrap();
+    assert!(of("adam block8") > 90.0 && (of("adam block8") - of("adam ")).abs() < 2.0, "{said}");
+    let numbers = std::fs::read_to_string(&csv).unwrap();
+    assert!(numbers.lines().all(|line| line.split(',').count() == 5) && numbers.contains("adam block8"), "{numbers}");
     // Each option makes another network, or another way to it.
     let losses = |more: &[&str]| -> String {
         run(&[&["--epochs", "1", "--csv", &csv], more].concat());
