@@ -108,7 +108,10 @@ fn all(optimizer: &Optimizer, rule: &AnyRule, ids: &[ParameterId]) -> Result<Vec
 
 /// Numbers on two devices: equal to 2e-6 of their tensor's largest, but for one in a thousand, which may have the next
 /// code. That is where a norm, summed in another order, takes a number over the middle between two.
+///
+/// The next code is at most 1.4 % of the largest away in the maps, and 2⁻³ of an octave in logarithms.
 fn same(name: &str, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<(), Failed> {
+    let next = if name.contains("Relative8") { 0.125 } else { 0.02 };
     let (mut all, mut differ) = (0, 0);
     for (k, (a, b)) in a.iter().zip(b).enumerate() {
         let most = a.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -116,7 +119,7 @@ fn same(name: &str, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<(), Failed> {
         all += a.len();
         ensure(a.len() == b.len(), format!("{name}: {} and {} in {k}", a.len(), b.len()))?;
         let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        ensure(off <= 0.02 * most, format!("{name}: {off:e} off in {k}, whose largest is {most:e}"))?;
+        ensure(off <= next * most, format!("{name}: {off:e} off in {k}, whose largest is {most:e}"))?;
     }
     ensure(differ * 1000 <= all, format!("{name}: {differ} of {all} differ"))
 }
@@ -135,6 +138,9 @@ fn every_rule_keeps_the_codes_of_the_cpu(gpu: &Gpu) -> Result<(), Failed> {
                     let (mut optimizer, ids) = optimizer(&device, &rule, precision)?;
                     if with {
                         rich(&mut optimizer)?;
+                        // Normals are as exact as the device's logarithm and cosine.
+                        let settings = *optimizer.settings(0)?;
+                        optimizer.set_settings(0, Settings { noise: None, ..settings })?;
                     }
                     (0..4).try_for_each(|t| step(&mut optimizer, &ids, t))?;
                     found.push(all(&optimizer, &rule, &ids)?);

@@ -200,18 +200,19 @@ fn a_late_average_goes_on() -> Result<(), Failed> {
 /// A state of another extent or format has numbers that would mean something else: none of its group is loaded.
 fn storage_of_another_kind_is_left_out() -> Result<(), Failed> {
     let from = || two(["a", "b"], [4, 2], Adam { beta1: 0.5, ..Adam::default() });
-    let mut file = Vec::new();
-    for (key, value, said) in [
-        ("extent", "row", "the state exp_avg_sq of group 0 (row of f32 in the file, element of f32 here)"),
-        ("format", "f64", "the state exp_avg_sq of group 0 (element of f64 in the file, element of f32 here)"),
-    ] {
-        file = with_configuration(&saved(&mut from()?)?, |note| note["groups"][0]["storage"][1][key] = value.into())?;
-        let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
-        let before = saved(&mut optimizer)?;
-        let Err(Error::Mismatch(mismatch)) = load(&mut optimizer, &file) else { return Err("no mismatch".into()) };
-        ensure(mismatch.different == [said], format!("{mismatch:?}"))?;
-        ensure(saved(&mut optimizer)? == before, "something was loaded")?;
-    }
+    let of = |key: &'static str, value: &'static str| {
+        let changed = saved(&mut from()?)?;
+        with_configuration(&changed, |note| note["groups"][0]["storage"][1][key] = value.into())
+    };
+    let file = of("extent", "row")?;
+    let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
+    let before = saved(&mut optimizer)?;
+    let Err(Error::Mismatch(mismatch)) = load(&mut optimizer, &file) else { return Err("no mismatch".into()) };
+    let said = "the state exp_avg_sq of group 0 (row in the file, element here)";
+    ensure(mismatch.different == [said], format!("{mismatch:?}"))?;
+    ensure(saved(&mut optimizer)? == before, "something was loaded")?;
+    // Of another format it is converted: see blocks.rs. What the tensor is says the tensor.
+    load(&mut two(["a", "b"], [4, 2], Adam::default())?, &of("format", "f64")?)?;
     let mut optimizer = two(["a", "b"], [4, 2], Adam::default())?;
     optimizer.step()?;
     let values = optimizer.read_blocking::<f32>("a")?;
