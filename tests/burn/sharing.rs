@@ -62,8 +62,9 @@ fn memory_does_not_grow(on: &On) -> Result<(), Failed> {
     let mut last = Ok(());
     let heap = allocation_counter::measure(|| last = run(40..60).map(drop));
     last?;
-    // A copy of the net each step were a million; on a GPU another thread frees what this one took.
-    ensure(on.is_gpu() || heap.bytes_current.abs() < 10_000, format!("{} bytes of the heap more", heap.bytes_current))
+    // A copy of the net each step were a million. What other threads free counts as taken: on a GPU all, on the CPU the
+    // lists of states of the halves of a step that they take, some hundred bytes each.
+    ensure(on.is_gpu() || heap.bytes_current.abs() < 100_000, format!("{} bytes of the heap more", heap.bytes_current))
 }
 
 fn another_thread_steps(on: &On) -> Result<(), Failed> {
