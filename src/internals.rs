@@ -104,7 +104,8 @@ pub fn layouts() -> [Layout; 3] {
 /// All structs of which Rust has the first fields.
 pub fn heads() -> [Layout; 2] {
     [
-        layout!("Coefficients", CoefficientHead: grad_scale l2 decay average clip_value skip noise grad_power draw rounding unused),
+        layout!("Coefficients", CoefficientHead: grad_scale l2 decay average clip_value skip noise grad_power draw
+            rounding unused),
         layout!("StepLog", Head: scale growth_tracker skipped bad norm norm_exponent last),
     ]
 }

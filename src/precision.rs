@@ -114,6 +114,7 @@ impl Precision {
 
     pub(crate) fn encoding(self) -> Encoding {
         match (self.states, self.rounding) {
+            (States::F32, _) => Encoding::Nearest,
             (States::BitsandbytesCpu, _) => Encoding::Binned,
             (States::Torchao, _) => Encoding::Torchao,
             (_, Rounding::Nearest) => Encoding::Nearest,
@@ -123,6 +124,9 @@ impl Precision {
 
     /// The random bits of a parameter's step t, counted from 1.
     pub(crate) fn draws(self, t: u64) -> Draws {
+        if self.encoding() != Encoding::Stochastic {
+            return Draws::default();
+        }
         let seed = [self.seed as u32, (self.seed >> 32) as u32];
         // Gradient noise has 0 in the last place.
         let [a, b, ..] = philox([t as u32, (t >> 32) as u32, 0, 1], seed);

@@ -4,10 +4,10 @@ use super::parameter::Memory;
 use super::storage::Stored;
 use crate::any_rule::AnyRule;
 use crate::averaging::Averaging;
-use crate::formats::{Encoding, Extent};
+use crate::formats::Extent;
 use crate::gpu::kernel::Extras;
 use crate::gpu::memory::Arena;
-use crate::precision::{Precision, States};
+use crate::precision::Precision;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 
@@ -64,10 +64,7 @@ impl Group {
             pooled: false,
             two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
-            encoding: match self.precision.states {
-                States::F32 => Encoding::Nearest,
-                _ => self.precision.encoding(),
-            },
+            encoding: self.precision.encoding(),
             mirror: false,
         }
     }

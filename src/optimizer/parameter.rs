@@ -10,7 +10,6 @@ use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gpu::memory::Tensor;
-use crate::precision::States;
 use crate::rule::{Real, Step};
 use crate::settings::{Accumulation, Coefficients, Options, Settings};
 
@@ -127,10 +126,7 @@ impl Parameter {
         let mut plain = settings.coefficients();
         plain.grad_scale *= self.share(group, at.window);
         let decay = if group.rule.0.decays() && settings.decoupled() > 0.0 { 0.0 } else { plain.decay };
-        let (encoding, draws) = match group.precision.states {
-            States::F32 => (plain.encoding, plain.draws),
-            _ => (group.precision.encoding(), group.precision.draws(at.steps + 1)),
-        };
+        let (encoding, draws) = (group.precision.encoding(), group.precision.draws(at.steps + 1));
         Coefficients { average, noise, decay, encoding, draws, ..plain }
     }
 

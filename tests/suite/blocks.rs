@@ -10,7 +10,7 @@ use wgpu_optim::{
 };
 
 use crate::compare::ensure;
-use crate::fixture::device_like;
+use crate::fixture::{FOREIGN, buffer, content, device_like};
 
 crate::tests!(
     every_rule_keeps_the_codes_of_the_cpu,
@@ -176,18 +176,6 @@ fn both_forms_keep_the_same_codes(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn buffer(gpu: &Gpu, numbers: &[f32]) -> wgpu::Buffer {
-    use wgpu::BufferUsages as Usage;
-    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: 4 * numbers.len() as u64,
-        usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
-        mapped_at_creation: false,
-    });
-    gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(numbers));
-    buffer
-}
-
 /// Tensors at every offset of a pool, with numbers between them that must stay.
 fn ranges_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
     let lens: Vec<usize> = (1..=40).chain([63, 64, 65, 255, 256, 257, 511, 1023, 1025, 4099]).collect();
@@ -206,7 +194,7 @@ fn ranges_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
                 gradients.extend(gradient(len, 1));
                 gradients.push(f32::NAN);
             }
-            let (pool, gradients) = (buffer(gpu, &pool), buffer(gpu, &gradients));
+            let (pool, gradients) = (buffer(gpu, &pool, FOREIGN), buffer(gpu, &gradients, FOREIGN));
             let mut ids = Vec::new();
             for (k, &len) in lens.iter().enumerate() {
                 let name = format!("w{len}");
@@ -223,12 +211,7 @@ fn ranges_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
             (0..2).try_for_each(|_| optimizer.step())?;
             found.push(bits(all(&optimizer, &rule, &ids)?));
             if callers {
-                // A range over all of it reads what lies between.
-                let whole = BufferRange::whole(&pool);
-                let mut reader = Optimizer::new(&gpu.into(), rules::Sgd, 0.0)?;
-                let all = reader.add_buffer(0, "all", whole)?;
-                let values: Vec<f32> = reader.read_blocking(all)?;
-                let nan = values.iter().filter(|x| x.is_nan()).count();
+                let nan = content(gpu, &pool)?.iter().filter(|x| x.is_nan()).count();
                 ensure(nan == 1 + 2 * lens.len(), format!("{name}: {nan} of what lies between is left"))?;
             }
         }
@@ -486,7 +469,7 @@ fn memory_is_six_bytes_a_parameter(gpu: &Gpu) -> Result<(), Failed> {
     let mut adam = Optimizer::new(&gpu.into(), rules::Adam::default(), 0.01)?;
     adam.set_precision(0, Precision::block8())?;
     let values = vec![0f32; len];
-    let parameters = buffer(gpu, &values);
+    let parameters = buffer(gpu, &values, FOREIGN);
     adam.add_buffers(0, &[("w", BufferRange::whole(&parameters))])?;
     let sizes: u64 = ["exp_avg", "exp_avg_sq"]
         .map(|state| adam.state_range("w", state).map(|range| range.buffer.size()))

@@ -10,6 +10,7 @@ use wgpu_optim::{
 };
 
 use crate::compare::ensure;
+use crate::fixture::{FOREIGN, buffer, content};
 
 crate::tests!(
     whatever_writes_a_parameter_writes_its_mirror,
@@ -125,18 +126,6 @@ fn every_number_is_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn buffer(gpu: &Gpu, numbers: &[f32]) -> wgpu::Buffer {
-    use wgpu::BufferUsages as Usage;
-    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: 4 * numbers.len() as u64,
-        usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
-        mapped_at_creation: false,
-    });
-    gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(numbers));
-    buffer
-}
-
 fn mirrors_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
     for states in [States::F32, States::Block8] {
         let (mut pool, mut offsets) = (vec![f32::NAN], Vec::new());
@@ -145,7 +134,7 @@ fn mirrors_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
             pool.extend(start(len));
             pool.push(f32::NAN);
         }
-        let both = [buffer(gpu, &pool), buffer(gpu, &pool)];
+        let both = [(); 2].map(|()| buffer(gpu, &pool, FOREIGN));
         let mut adam = Optimizer::new(&gpu.into(), rules::Adam::default(), 0.01)?;
         adam.set_precision(0, precision(Format::Bf16, states))?;
         let mut ids = Vec::new();
@@ -161,9 +150,7 @@ fn mirrors_of_the_callers_pools(gpu: &Gpu) -> Result<(), Failed> {
         check(&adam, &ids, Format::Bf16, "recorded")?;
         (0..2).try_for_each(|_| adam.step())?;
         check(&adam, &ids, Format::Bf16, "stepped")?;
-        let mut reader = Optimizer::new(&gpu.into(), rules::Sgd, 0.0)?;
-        let all = reader.add_buffer(0, "all", BufferRange::whole(&both[0]))?;
-        let nan = reader.read_blocking::<f32>(all)?.iter().filter(|x| x.is_nan()).count();
+        let nan = content(gpu, &both[0])?.iter().filter(|x| x.is_nan()).count();
         ensure(nan == 1 + LENS.len(), format!("{nan} of what lies between is left"))?;
     }
     Ok(())
