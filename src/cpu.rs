@@ -14,7 +14,7 @@ mod numbers;
 
 pub(crate) use gradient::Gradient;
 pub(crate) use machine::map;
-use machine::{prefetch, widest, with_room};
+use machine::{prefetch, widest, with_scratch};
 pub(crate) use measure::measure;
 pub(crate) use norm::{Measure, hypot, join};
 pub(crate) use numbers::{Numbers, NumbersMut};
@@ -214,9 +214,9 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         }
         false => {
             let in_blocks = states.iter().filter(|state| !state.is_same()).count();
-            with_room((in_blocks + usize::from(gradient.is_half())) * PART, |room| {
+            with_scratch((in_blocks + usize::from(gradient.is_half())) * PART, |scratch| {
                 let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
-                in_parts((parameter, gradient), states, room, c, first, update);
+                in_parts((parameter, gradient), states, scratch, c, first, update);
             });
         }
     }

@@ -62,8 +62,9 @@ pub enum States {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
-    /// To one of the two numbers around it, so that the mean is the number (nearly, for [`States::Relative8`], whose
-    /// numbers are not evenly apart within an octave). What changes by less than the distance of
+    /// To one of the two numbers around it, at random, so that the mean is the number. There are two exceptions: the
+    /// smallest code is never rounded down to 0, and in [`States::Relative8`] the mean is slightly off where the two
+    /// numbers lie on either side of a power of two. What changes by less than the distance of
     /// two numbers still changes, as 0.1 % a step of a second moment at β₂ = 0.999. The random bits come from the seed,
     /// the parameter's name, its step and the element: the same on every device, and after a checkpoint.
     #[default]

@@ -131,7 +131,6 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     two_factors: true,
                     noise: true,
                     encoding: Encoding::Nearest,
-                    mirror: false,
                 };
                 let pooled = Extras { average: true, pooled: true, ..Extras::default() };
                 for extras in [all, Extras { pooled: false, ..all }, pooled] {

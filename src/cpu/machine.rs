@@ -28,15 +28,15 @@ pub(crate) fn map<T, U>(items: Vec<T>, f: impl Fn(T) -> U) -> Vec<U> {
 }
 
 thread_local! {
-    static ROOM: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` with room for this many numbers, which holds anything. A thread keeps its room: what is freed step by step
-/// goes back to the system, at the cost of a message to all other threads.
-pub(super) fn with_room<F: Real, T>(len: usize, f: impl FnOnce(&mut [F]) -> T) -> T {
-    ROOM.with_borrow_mut(|room| {
-        room.resize(room.len().max(len), 0.0);
-        f(&mut bytemuck::cast_slice_mut(room)[..len])
+/// Runs `f` with scratch memory for this many numbers, which holds anything. A thread keeps its scratch: memory that
+/// is freed after each step is unmapped, which interrupts all other threads.
+pub(super) fn with_scratch<F: Real, T>(len: usize, f: impl FnOnce(&mut [F]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(scratch.len().max(len), 0.0);
+        f(&mut bytemuck::cast_slice_mut(scratch)[..len])
     })
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::gradient::View;
 use super::{
-    CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest, with_room,
+    CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest, with_scratch,
 };
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
@@ -82,8 +82,8 @@ fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
     let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
     let of_part = |start: usize| {
         let part = start..job.parameter.len().min(start + CHUNK);
-        with_room(whole.in_blocks * part.len(), |room| {
-            let part = whole.part(part, room);
+        with_scratch(whole.in_blocks * part.len(), |scratch| {
+            let part = whole.part(part, scratch);
             widest(
                 #[inline(always)]
                 || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),

@@ -1,5 +1,6 @@
 //! A state on the CPU, as it is stored.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::formats::draws::Draws;
@@ -67,18 +68,18 @@ impl<F: Real> Numbers<F> {
     }
 
     /// As numbers of the parameter's type.
-    pub(crate) fn decoded(&self) -> Vec<F> {
+    pub(crate) fn decoded(&self) -> Cow<'_, [F]> {
         self.decoded_part(0..self.len())
     }
 
     /// These of them, which begin with a block, as numbers of the parameter's type.
-    pub(crate) fn decoded_part(&self, part: Range<usize>) -> Vec<F> {
+    pub(crate) fn decoded_part(&self, part: Range<usize>) -> Cow<'_, [F]> {
         match self {
-            Self::Same(x) => x[part].to_vec(),
+            Self::Same(x) => Cow::Borrowed(&x[part]),
             Self::Blocks { format, codes, absmax } => {
                 let first = part.start / BLOCK;
-                let values = format.decode_blocks(&codes[part], &absmax[first..]);
-                values.into_iter().map(|x| F::of(x.into())).collect()
+                let values = format.decode(&codes[part], &absmax[first..]);
+                values.iter().map(|&x| F::of(x.into())).collect()
             }
         }
     }
@@ -122,10 +123,7 @@ impl<'a, F: Real> NumbersMut<'a, F> {
             Self::Blocks { format, codes, absmax } => {
                 // Parameters in f64 have no states in blocks.
                 let Ok(to) = bytemuck::try_cast_slice_mut::<F, f32>(to) else { return };
-                let codes = codes[part.clone()].chunks(BLOCK);
-                for ((codes, to), &absmax) in codes.zip(to.chunks_mut(BLOCK)).zip(&absmax[part.start / BLOCK..]) {
-                    format.decode_block(codes, absmax, to);
-                }
+                format.decode_blocks(&codes[part.clone()], &absmax[part.start / BLOCK..], to);
             }
         }
     }
@@ -137,11 +135,9 @@ impl<'a, F: Real> NumbersMut<'a, F> {
             Self::Same(x) => x[at..at + from.len()].copy_from_slice(from),
             Self::Blocks { format, codes, absmax } => {
                 let Ok(from) = bytemuck::try_cast_slice::<F, f32>(from) else { return };
-                let blocks = codes[at..at + from.len()].chunks_mut(BLOCK).zip(&mut absmax[at / BLOCK..]);
-                for (from, (k, (codes, absmax))) in from.chunks(BLOCK).zip((first..).step_by(BLOCK).zip(blocks)) {
-                    let random = |i: usize| draws.of((k + i) as u32);
-                    *absmax = format.encode_block(from, encoding, random, codes);
-                }
+                let random = |k: usize| draws.of((first + k) as u32);
+                let (codes, absmax) = (&mut codes[at..at + from.len()], &mut absmax[at / BLOCK..]);
+                format.encode_blocks(from, encoding, random, codes, absmax);
             }
         }
     }

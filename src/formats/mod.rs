@@ -93,59 +93,56 @@ impl Format {
         if self == Self::F16 { f16::nearest(x) } else { bf16::nearest(x) }
     }
 
-    /// The numbers of a block.
+    /// The numbers of these codes and largest magnitudes, from the start of a block on.
     #[inline(always)]
-    pub(crate) fn decode_block(self, codes: &[u8], absmax: f32, to: &mut [f32]) {
-        match self {
-            Self::Relative8 => relative8::decode(codes, absmax, to),
-            _ => block8::decode(self == Self::Block8Signed, codes, absmax, to),
+    pub(crate) fn decode_blocks(self, codes: &[u8], absmax: &[f32], to: &mut [f32]) {
+        for ((codes, to), &absmax) in codes.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).zip(absmax) {
+            match self {
+                Self::Relative8 => relative8::decode(codes, absmax, to),
+                _ => block8::decode(self == Self::Block8Signed, codes, absmax, to),
+            }
         }
     }
 
-    /// The codes of a block's numbers; returns their largest magnitude. `random` gives 32 bits for each number.
+    /// Finds codes and largest magnitudes of numbers, from the start of a block on. `random` gives 32 bits for each
+    /// number.
     #[inline(always)]
-    pub(crate) fn encode_block(
+    pub(crate) fn encode_blocks(
         self,
         from: &[f32],
         encoding: Encoding,
         random: impl Fn(usize) -> u32,
         codes: &mut [u8],
-    ) -> f32 {
-        match self {
-            Self::Relative8 => relative8::encode(from, encoding, random, codes),
-            _ => block8::encode(self == Self::Block8Signed, from, encoding, random, codes),
+        absmax: &mut [f32],
+    ) {
+        let blocks = from.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(absmax);
+        for (start, ((from, codes), absmax)) in (0..).step_by(BLOCK).zip(blocks) {
+            let random = |k: usize| random(start + k);
+            *absmax = match self {
+                Self::Relative8 => relative8::encode(from, encoding, random, codes),
+                _ => block8::encode(self == Self::Block8Signed, from, encoding, random, codes),
+            };
         }
     }
 
-    /// Codes and largest magnitudes of numbers, each the nearest, from the start of a block on.
-    pub(crate) fn encode_blocks(self, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
-        let mut codes = vec![0; values.len()];
-        let both = values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK));
-        let absmax = both.map(|(from, codes)| self.encode_block(from, Encoding::Nearest, |_| 0, codes)).collect();
-        (codes, absmax)
-    }
-
-    /// The numbers of these codes and largest magnitudes, from the start of a block on.
-    pub(crate) fn decode_blocks(self, codes: &[u8], absmax: &[f32]) -> Vec<f32> {
-        let mut values = vec![0.0; codes.len()];
-        let both = codes.chunks(BLOCK).zip(values.chunks_mut(BLOCK));
-        both.zip(absmax).for_each(|((codes, to), &absmax)| self.decode_block(codes, absmax, to));
-        values
-    }
-
-    /// These numbers as they are stored; of blocks, the codes alone.
-    pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
-        match self {
+    /// These numbers as they are stored, each the nearest; of blocks, the codes and the largest magnitudes.
+    pub(crate) fn encode(self, values: &[f32]) -> (Cow<'_, [u8]>, Vec<f32>) {
+        let bytes = match self {
             Self::F32 => Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
             Self::F16 => Cow::Owned(f16::encode(values)),
             Self::Bf16 => Cow::Owned(bf16::encode(values)),
-            Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => Cow::Owned(self.encode_blocks(values).0),
-        }
+            Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
+                let (mut codes, mut absmax) = (vec![0; values.len()], vec![0.0; values.len().div_ceil(BLOCK)]);
+                self.encode_blocks(values, Encoding::Nearest, |_| 0, &mut codes, &mut absmax);
+                return (Cow::Owned(codes), absmax);
+            }
+        };
+        (bytes, Vec::new())
     }
 
-    /// Stored numbers, each rounded to `f32` once; of blocks, what they are of the largest magnitude.
-    pub(crate) fn decode(self, bytes: &[u8]) -> Cow<'_, [f32]> {
+    /// Stored numbers, each rounded to `f32` once; `absmax` are the largest magnitudes of blocks.
+    pub(crate) fn decode<'a>(self, bytes: &'a [u8], absmax: &[f32]) -> Cow<'a, [f32]> {
         match self {
             Self::F32 => {
                 let aligned = bytemuck::try_cast_slice(bytes).map(Cow::Borrowed);
@@ -155,7 +152,9 @@ impl Format {
             Self::F16 => Cow::Owned(f16::decode(bytes)),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
-                Cow::Owned(self.decode_blocks(bytes, &vec![1.0; bytes.len().div_ceil(BLOCK)]))
+                let mut values = vec![0.0; bytes.len()];
+                self.decode_blocks(bytes, absmax, &mut values);
+                Cow::Owned(values)
             }
         }
     }
@@ -337,11 +336,11 @@ mod tests {
         for (format, values) in
             [(Format::F32, values), (Format::F64, values), (Format::Bf16, short), (Format::F16, half)]
         {
-            let bytes = format.encode(&values);
+            let (bytes, _) = format.encode(&values);
             assert!(format.size() >= Format::SMALLEST);
             assert_eq!(bytes.len() as u64, format.size() * values.len() as u64);
             let bits = |x: &f32| x.to_bits();
-            assert!(format.decode(&bytes).iter().map(bits).eq(values.iter().map(bits)), "{}", format.name());
+            assert!(format.decode(&bytes, &[]).iter().map(bits).eq(values.iter().map(bits)), "{}", format.name());
         }
     }
 

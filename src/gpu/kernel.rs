@@ -56,7 +56,7 @@ pub(crate) struct KernelKey {
     pub(super) settings: bool,
     pub(super) lane: Lane,
     pub(super) gradient: GradientAccess,
-    /// How parameter, gradient, states and average are stored, in order. Empty: all in f32.
+    /// How parameter, gradient, states, average and mirror are stored, in order. Empty: all in f32, without a mirror.
     pub(super) formats: Vec<Format>,
     /// Of states in blocks of 256: whether a thread has a block of its own.
     pub(super) block_a_thread: bool,
@@ -95,8 +95,6 @@ pub struct Extras {
     pub noise: bool,
     /// How states become shorter numbers.
     pub encoding: Encoding,
-    /// The parameter is stored in 16 bits, too: [`Precision::mirror`](crate::Precision::mirror).
-    pub mirror: bool,
 }
 
 impl KernelKey {
@@ -128,17 +126,21 @@ impl KernelKey {
 
     /// The same of parameter, gradient and states that are stored in these formats.
     pub(crate) fn stored(self, mut formats: Vec<Format>) -> Self {
-        let gradient = usize::from(self.gradient != GradientAccess::None);
-        let mirror = formats.len() > 1 + gradient + self.used.len() + usize::from(self.extras.average);
         if formats.iter().all(|&format| format == Format::F32) {
             formats.clear();
         }
-        Self { formats, extras: Extras { mirror, ..self.extras }, ..self }
+        Self { formats, ..self }
     }
 
     /// The same, where threads have blocks of their own or share them.
     pub(crate) fn with_blocks(self, block_a_thread: bool) -> Self {
         Self { block_a_thread: block_a_thread && self.is_scaled(), ..self }
+    }
+
+    /// Whether it binds a mirror behind all else.
+    pub(super) fn has_mirror(&self) -> bool {
+        let gradient = usize::from(self.gradient != GradientAccess::None);
+        self.formats.len() > 1 + gradient + self.used.len() + usize::from(self.extras.average)
     }
 
     /// Whether some of what it binds is in blocks of 256.

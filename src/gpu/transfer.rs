@@ -1,5 +1,6 @@
 //! Copies between ranges on the device and vectors on the host.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Gpu;
@@ -13,19 +14,27 @@ pub(crate) const PIECE: usize = 1 << 22;
 impl Gpu {
     /// Copies the range to the host, after all work that is submitted by now.
     pub(crate) async fn read(&self, range: &BufferRange, name: &str) -> Result<Vec<f32>> {
-        let bytes = self.read_bytes(range, name).await?;
-        let (numbers, absmax) = bytes.split_at(range.size() as usize);
-        Ok(match range.format.is_scaled() {
-            true => range.format.decode_blocks(numbers, &bytemuck::pod_collect_to_vec::<_, f32>(absmax)),
-            false => range.format.decode(numbers).into_owned(),
-        })
+        let decode = |numbers: &[u8], absmax: &[u8]| {
+            range.format.decode(numbers, &bytemuck::pod_collect_to_vec::<_, f32>(absmax)).into_owned()
+        };
+        self.read_mapped(range, name, decode).await
     }
 
-    /// The range as it is stored; of blocks, the codes and then the largest magnitudes.
+    /// The range as it is stored; of blocks, the codes alone.
     pub(crate) async fn read_bytes(&self, range: &BufferRange, name: &str) -> Result<Vec<u8>> {
+        self.read_mapped(range, name, |bytes, _| bytes.to_vec()).await
+    }
+
+    /// What `f` makes of the range and, of blocks, of their largest magnitudes.
+    async fn read_mapped<T: Default>(
+        &self,
+        range: &BufferRange,
+        name: &str,
+        f: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<T> {
         range.check_usage(name, wgpu::BufferUsages::COPY_SRC)?;
         if range.len == 0 {
-            return self.check_alive().map(|()| Vec::new());
+            return self.check_alive().map(|()| T::default());
         }
         let failed = |reason: String| Error::ReadBack { name: name.into(), reason };
         let (sender, mapped) = futures_channel::oneshot::channel();
@@ -54,7 +63,7 @@ impl Gpu {
         let view =
             staging.get_mapped_range(..).map_err(|e| self.check_alive().err().unwrap_or(failed(e.to_string())))?;
         // Without what is behind the last number in its word.
-        Ok([&view[..range.size() as usize], &view[range.words() as usize..]].concat())
+        Ok(f(&view[..range.size() as usize], &view[range.words() as usize..]))
     }
 
     /// Waits for a mapping that was asked for after this submission.
@@ -80,14 +89,9 @@ impl Gpu {
         self.scoped("a write", || {
             for (start, piece) in (0..).step_by(PIECE).zip(values.chunks(PIECE)) {
                 let part = range.part(start..start + piece.len() as u64);
-                match part.absmax() {
-                    None => self.write_part(&part, part.format.encode(piece).into_owned()),
-                    Some(absmax) => {
-                        let (codes, largest) = part.format.encode_blocks(piece);
-                        self.write_part(&part, codes);
-                        self.write_part(&absmax, bytemuck::pod_collect_to_vec(&largest));
-                    }
-                }
+                let (bytes, absmax) = part.format.encode(piece);
+                self.write_part(&part, bytes);
+                self.write_absmax(&part, &absmax);
             }
         })
     }
@@ -96,16 +100,23 @@ impl Gpu {
     pub(crate) fn write_blocks(&self, range: &BufferRange, codes: &[u8], absmax: &[f32], name: &str) -> Result<()> {
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
-            self.write_part(range, codes.to_vec());
-            if let Some(largest) = range.absmax() {
-                self.write_part(&largest, bytemuck::pod_collect_to_vec(absmax));
-            }
+            self.write_part(range, Cow::Borrowed(codes));
+            self.write_absmax(range, absmax);
         })
     }
 
-    fn write_part(&self, range: &BufferRange, mut bytes: Vec<u8>) {
-        // No other range starts in the last word, and this one owns it: see `BufferRange::of`.
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    fn write_absmax(&self, range: &BufferRange, absmax: &[f32]) {
+        if let Some(largest) = range.absmax() {
+            self.write_part(&largest, Cow::Borrowed(bytemuck::cast_slice(absmax)));
+        }
+    }
+
+    fn write_part(&self, range: &BufferRange, mut bytes: Cow<'_, [u8]>) {
+        if !bytes.len().is_multiple_of(4) {
+            // No other range starts in the last word, and this one owns it: see `BufferRange::of`.
+            let words = bytes.len().next_multiple_of(4);
+            bytes.to_mut().resize(words, 0);
+        }
         self.queue().write_buffer(&range.buffer, range.offset, &bytes);
         if self.0.unsent.fetch_add(range.len, Relaxed) + range.len >= PIECE {
             self.0.unsent.store(0, Relaxed);

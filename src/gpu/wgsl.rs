@@ -101,7 +101,7 @@ impl KernelKey {
         let gradient =
             (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
         let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE));
-        let states = states.chain(self.extras.mirror.then_some(MIRROR)).map(|state| (state, false));
+        let states = states.chain(self.has_mirror().then_some(MIRROR)).map(|state| (state, false));
         let all = [("param", false)].into_iter().chain(gradient).chain(states);
         all.enumerate().map(|(k, (name, reads))| {
             let format = self.formats.get(k).copied().unwrap_or(Format::F32);

@@ -328,9 +328,13 @@ impl Optimizer {
     /// something else has written. It counts as a step for the 128 that may be recorded and not finished.
     ///
     /// # Errors
-    /// As [`Optimizer::encode`].
+    /// As [`Optimizer::encode`], and [`Error::Unsupported`] if no group has mirrors.
     pub fn encode_mirrors(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let gpu = self.gpu("encode_mirrors")?;
+        if self.groups.iter().all(|group| group.precision.mirror.is_none()) {
+            let (name, reason) = ("the optimizer".into(), "no group has mirrors: see Precision::mirror");
+            return Err(Error::Unsupported { operation: "encode_mirrors", name, reason });
+        }
         let program = self.make_mirror_program(&gpu)?;
         let nothing = |_: &Parameter, _: &Group, words: &mut Vec<u32>| words.extend([0; COEFFICIENT_HEAD + 1]);
         self.record(&gpu, &program, encoder, nothing).map(drop)

@@ -65,7 +65,6 @@ impl Group {
             two_factors: settings.two_factors(),
             noise: settings.noise.is_some(),
             encoding: self.precision.encoding(),
-            mirror: false,
         }
     }
 

@@ -98,7 +98,7 @@ impl Optimizer {
     /// adam.set_precision(0, Precision::block8())?;
     /// adam.add(0, "w", &[1.0f32; 5000])?;
     /// adam.write_gradient("w", &[0.5f32; 5000])?;
-    /// adam.step()?; // its states take 10,080 bytes, not 40,000
+    /// adam.step()?; // its states take 10,160 bytes, not 40,000
     /// # Ok::<(), wgpu_optim::Error>(())
     /// ```
     ///

@@ -111,7 +111,8 @@ impl Optimizer {
                 None => continue,
             };
             let zeroed = self.groups[parameter.group].settings.writes_gradient();
-            let ours = tensor.states.iter().chain(&tensor.mirror).map(|state| (state, true, "a state of"));
+            let ours = tensor.states.iter().map(|state| (state, true, "a state of"));
+            let ours = ours.chain(tensor.mirror.iter().map(|mirror| (mirror, true, "the mirror of")));
             let all =
                 [at.map(|range| (range, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
             for (range, written, what) in all.into_iter().flatten().chain(ours) {

@@ -3,6 +3,7 @@
 use super::storage::{Role, stored};
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::gpu::decision::COEFFICIENT_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
 use crate::gpu::memory::BufferRange;
@@ -11,7 +12,6 @@ use crate::gpu::recording::Inputs;
 use crate::gpu::ring::CoefficientRing;
 use crate::gpu::step_log::{InFlight, MEASURED, StepLog};
 use crate::gpu::{Device, Gpu};
-use crate::precision::States;
 use crate::rule::Real;
 use crate::settings::{COEFFICIENT_HEAD, Settings};
 
@@ -20,18 +20,16 @@ impl Group {
     pub(super) fn compile(&self, gpu: &Gpu, settings: &Settings, extras: Extras) -> Result<()> {
         let rule = self.rule.description();
         let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
+        let storage = stored(&self.rule, extras.average, self.precision);
+        let elements = || storage.iter().filter(|stored| stored.is_of_elements());
+        let bound = elements().filter(|stored| stored.role != Role::Mirror).map(|stored| stored.storage.format);
+        let formats: Vec<_> = bound.chain(self.precision.mirror).collect();
         let key = KernelKey::update(rule, Lane::Four, access, extras);
-        match (self.precision.states, self.precision.mirror) {
-            (States::F32, None) => gpu.kernel(key)?,
-            (_, mirror) => {
-                let stored = stored(&self.rule, extras.average, self.precision);
-                let elements = stored.iter().filter(|stored| stored.is_of_elements());
-                let others = elements.filter(|stored| stored.role != Role::Mirror);
-                let formats: Vec<_> = others.map(|stored| stored.storage.format).chain(mirror).collect();
-                let key = key.pooled((0..formats.len()).collect()).stored(formats);
-                gpu.kernel(key.with_blocks(gpu.gives_a_thread_a_block()))?
-            }
+        let key = match formats[2..].iter().all(|&format| format == Format::F32) {
+            true => key,
+            false => key.pooled((0..formats.len()).collect()),
         };
+        gpu.kernel(key.stored(formats).with_blocks(gpu.gives_a_thread_a_block()))?;
         if self.rule.reduce().is_some() {
             gpu.kernel(KernelKey::of_norms(rule, Driver::Measure, Lane::Four, extras))?;
             gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Lane::Four, Extras::default()))?;

@@ -34,8 +34,9 @@ fn of(states: States, rounding: Rounding) -> Precision {
 
 const OURS: (States, Rounding) = (States::Block8, Rounding::Stochastic);
 
-/// 100,000 copies of 32 numbers, as torchao's test; here v = g², in blocks whose largest is 1. The mean of n roundings
-/// between two numbers a gap apart is off by gap/(2√n) at most in the mean square; five of that are allowed.
+/// 126,976 copies of 31 numbers, where torchao's test has 100,000; here v = g², in blocks whose largest is 1. The mean
+/// of n roundings between two numbers a gap apart is off by gap/(2√n) at most in the mean square; five of that are
+/// allowed.
 fn the_mean_of_many_roundings_is_the_number(gpu: &Gpu) -> Result<(), Failed> {
     let len = 31 * (1 << 17);
     let values: Vec<f64> = (0..31).map(|k| 10f64.powf(-6.0 * f64::from(k) / 31.0) * 0.9).collect();

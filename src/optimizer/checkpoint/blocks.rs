@@ -98,11 +98,7 @@ impl Optimizer {
                 let absmax = range.absmax().map(|absmax| absmax.part(elements));
                 gpu.read_bytes(absmax.as_ref().unwrap_or(range), &entry.name).await?
             }
-            _ => {
-                let mut bytes = gpu.read_bytes(&range.part(elements), &entry.name).await?;
-                bytes.truncate(piece.len());
-                bytes
-            }
+            _ => gpu.read_bytes(&range.part(elements), &entry.name).await?,
         };
         Ok(Cow::Owned(bytes))
     }
@@ -120,7 +116,7 @@ impl Optimizer {
         file.seek(SeekFrom::Start(blocks.absmax.start + 4 * first as u64)).map_err(Error::stream)?;
         file.read_exact(bytemuck::cast_slice_mut(&mut absmax)).map_err(Error::stream)?;
         if entry.dtype != Dtype::U8 {
-            let values = blocks.format.decode_blocks(codes, &absmax);
+            let values = blocks.format.decode(codes, &absmax);
             return match entry.dtype {
                 Dtype::F64 => {
                     let wide = numbers::widen::<f64>(bytemuck::cast_slice(&values), Dtype::F32);

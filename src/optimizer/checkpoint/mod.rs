@@ -366,14 +366,14 @@ impl Optimizer {
         let vector: Option<&[u8]> = match self.memory(entry.target) {
             Some((Memory::F32(v), role @ Role::State(k))) if v.of(role).is_none() => {
                 let values = v.states.get(k).map(|state| state.decoded_part(piece)).unwrap_or_default();
-                return Ok(Cow::Owned(bytemuck::pod_collect_to_vec(&values)));
+                return Ok(Cow::Owned(bytemuck::cast_slice(&values).to_vec()));
             }
             Some((Memory::F32(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             Some((Memory::F64(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
             _ => {
                 let (range, gpu) = self.range_of(entry)?;
                 let values = gpu.read(&range.part(piece.start as u64..piece.end as u64), &entry.name).await?;
-                return Ok(Cow::Owned(entry.format().encode(&values).into_owned()));
+                return Ok(Cow::Owned(entry.format().encode(&values).0.into_owned()));
             }
         };
         let (operation, reason) = ("saving", "it is in the caller's slice");
@@ -448,7 +448,7 @@ impl Optimizer {
         }
         if let Device::Gpu(_) = &self.device {
             let (range, gpu) = self.range_of(entry)?;
-            let (piece, values) = (piece.start as u64..piece.end as u64, entry.format().decode(bytes));
+            let (piece, values) = (piece.start as u64..piece.end as u64, entry.format().decode(bytes, &[]));
             gpu.write(&range.part(piece.clone()), &values, &entry.name)?;
             let mirror = match entry.target {
                 Target::Of(id, Role::Parameter) => {
