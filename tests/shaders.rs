@@ -156,6 +156,8 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                         in_blocks.push(shader_in_blocks(&rule, beside, access, relative, (block_a_thread, all)));
                     }
                 }
+                let two = &in_blocks[in_blocks.len() - 2..];
+                assert!(several || !has_states(&rule) || two[0] != two[1], "{label}: one form");
                 let kept = has_states(&rule) && (several || access == GradientAccess::Read);
                 for (k, text) in in_blocks.into_iter().enumerate().filter(|_| kept) {
                     kernels.push((format!("{label} in blocks {k}"), constants.clone(), text, "main"));

@@ -312,6 +312,29 @@ mod tests {
         }
     }
 
+    /// Of every 2^14th number below 1, and its opposite; the largest of the block is 1. Numbers near the middle of two
+    /// may get either.
+    #[test]
+    fn the_code_of_each_number_is_the_nearest() {
+        for signed in [false, true] {
+            let map = numbers(signed, 1.0);
+            let sweep = (0..1f32.to_bits()).step_by(1 << 14).map(f32::from_bits);
+            let all: Vec<f32> = sweep.flat_map(|y| if signed { [y, -y] } else { [y, y] }).collect();
+            for part in all.chunks(255) {
+                let block: Vec<f32> = part.iter().copied().chain([1.0]).collect();
+                let mut codes = vec![0; block.len()];
+                assert_eq!(encode(signed, &block, Encoding::Nearest, |_| 0, &mut codes), 1.0);
+                for (&y, code) in part.iter().zip(codes) {
+                    let off = |code: u8| (f64::from(map[usize::from(code)]) - f64::from(y)).abs();
+                    // A number above 0 never becomes 0 where all are above it.
+                    let codes = u8::from(!signed && y > 0.0)..=255;
+                    let best = codes.map(off).fold(f64::INFINITY, f64::min);
+                    assert!(off(code) <= best + 2e-6 * f64::from(y.abs()), "{signed} {y}: {code}, {best}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_code_comes_back() {
         for absmax in [1e-30, 3.7e-5, 1.0, 65504.0, 1e38] {
