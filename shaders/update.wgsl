@@ -14,7 +14,7 @@ fn new_lane(at: At, c: Coefficients, s: ptr<function, Kept>) -> Lane {
 
 // Everything but the states.
 fn store_lane(at: At, c: Coefficients, p: Lane) {
-    store_param(at, p);
+    store_param(at, p, c);
     if WITH_AVERAGE {
         if c.average == 1.0 {
             store_average(at, p);

@@ -1,5 +1,6 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
+use crate::formats::draws::PARAMETER;
 use crate::formats::{Extent, Format};
 use crate::noise::Stream;
 use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
@@ -34,7 +35,7 @@ pub(crate) const MAX_STATES: usize = 8;
 /// the average if there is one; they are as long as the parameter. `others` are its states of other extents.
 #[derive(Debug)]
 pub(crate) struct Job<'a, F> {
-    pub(crate) parameter: &'a mut [F],
+    pub(crate) parameter: NumbersMut<'a, F>,
     pub(crate) gradient: Gradient<'a, F>,
     pub(crate) states: Vec<NumbersMut<'a, F>>,
     pub(crate) others: Vec<&'a mut [F]>,
@@ -108,9 +109,8 @@ impl AnyJob<'_> {
     /// Clears a gradient that is ours.
     pub(crate) fn zero_gradient(&mut self) {
         match self {
-            Self::F32(Job { gradient: Gradient::Ours(g), .. }) => g.fill(0.0),
-            Self::F64(Job { gradient: Gradient::Ours(g), .. }) => g.fill(0.0),
-            _ => {}
+            Self::F32(job) => job.gradient.clear(),
+            Self::F64(job) => job.gradient.clear(),
         }
     }
 }
@@ -133,6 +133,7 @@ impl<'a, F: Real> Job<'a, F> {
             }
         }
         let Some(clip) = settings.adaptive_clip else { return };
+        let parameter = self.parameter.decoded();
         let (lines, line_step, count, step) = match clip.over {
             Extent::Column if shape.is_some() => (columns, 1, rows, columns),
             _ => (rows, columns, columns, 1),
@@ -145,14 +146,14 @@ impl<'a, F: Real> Job<'a, F> {
                 // In f64 the square of a finite number may be infinite.
                 if root.is_finite() { root } else { elements().fold(0.0, hypot) }
             };
-            let factor = F::of(clip.coefficient(norm(self.parameter), scale * norm(g)));
+            let factor = F::of(clip.coefficient(norm(&parameter), scale * norm(g)));
             (0..count).for_each(|k| g[at(k)] *= factor);
         }
     }
 
     #[cfg(not(target_family = "wasm"))]
     fn split(self, at: usize) -> (Self, Self) {
-        let (a, b) = self.parameter.split_at_mut(at);
+        let (a, b) = self.parameter.split_at(at);
         let (ga, gb) = self.gradient.split_at(at);
         let (sa, sb) = self.states.into_iter().map(|s| s.split_at(at)).unzip();
         let part = |parameter, gradient, states| Self { parameter, gradient, states, others: Vec::new() };
@@ -207,14 +208,15 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         }
         gradient => gradient,
     };
-    match states.iter().all(NumbersMut::is_same) && !gradient.is_half() {
-        true => {
+    let all_same = states.iter().all(NumbersMut::is_same) && !gradient.is_half();
+    match parameter {
+        NumbersMut::Same(parameter) if all_same => {
             let states = states.into_iter().filter_map(NumbersMut::same).collect();
             run::<R, F, EXTRAS>(rule, Same { parameter, gradient, states }, c, h, first);
         }
-        false => {
-            let in_blocks = states.iter().filter(|state| !state.is_same()).count();
-            with_scratch((in_blocks + usize::from(gradient.is_half())) * PART, |scratch| {
+        parameter => {
+            let decoded = [&parameter].into_iter().chain(&states).filter(|numbers| !numbers.is_same()).count();
+            with_scratch((decoded + usize::from(gradient.is_half())) * PART, |scratch| {
                 let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
                 in_parts((parameter, gradient), states, scratch, c, first, update);
             });
@@ -222,63 +224,66 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     }
 }
 
-/// A part of a parameter's memory, its states in the parameter's type.
+/// A part of a parameter's memory, all of it in the parameter's type.
 struct Same<'a, F> {
     parameter: &'a mut [F],
     gradient: Gradient<'a, F>,
     states: Vec<&'a mut [F]>,
 }
 
-/// Widens gradients in 16 bits and decodes states that are stored in blocks, part by part, updates, and encodes them.
-/// `update` gets the first element of a part.
+/// Decodes what is stored in another type, part by part, updates, and encodes it. `update` gets the first element of a
+/// part.
 fn in_parts<'a, F: Real>(
-    (mut parameter, mut rest_of_gradient): (&'a mut [F], Gradient<'a, F>),
-    mut states: Vec<NumbersMut<'a, F>>,
+    (parameter, mut rest_of_gradient): (NumbersMut<'a, F>, Gradient<'a, F>),
+    states: Vec<NumbersMut<'a, F>>,
     room: &mut [F],
     c: &Coefficients,
     first: usize,
     update: impl Fn(Same<'_, F>, usize),
 ) {
-    let mut start = 0;
-    while !parameter.is_empty() {
-        let len = parameter.len().min(PART);
-        let ((now, rest), (g, g_rest)) = (parameter.split_at_mut(len), rest_of_gradient.split_at(len));
-        (parameter, rest_of_gradient) = (rest, g_rest);
+    let len = parameter.len();
+    let mut stored: Vec<_> = [parameter].into_iter().chain(states).collect();
+    for start in (0..len).step_by(PART) {
+        let part = start..len.min(start + PART);
+        let (mut g, rest) = rest_of_gradient.split_at(part.len());
+        rest_of_gradient = rest;
         let mut rooms = room.chunks_mut(PART);
-        let decode = |state| match state {
-            &mut NumbersMut::Same(ref mut x) => Some(&mut x[start..start + len]),
-            state => {
-                let room = &mut rooms.next()?[..len];
+        let decode = |numbers| match numbers {
+            &mut NumbersMut::Same(ref mut x) => Some(&mut x[part.clone()]),
+            numbers => {
+                let room = &mut rooms.next()?[..part.len()];
                 widest(
                     #[inline(always)]
-                    || state.decode(start..start + len, room),
+                    || numbers.decode(part.clone(), room),
                 );
                 Some(room)
             }
         };
-        let decoded = states.iter_mut().filter_map(decode).collect();
-        let widened = if g.is_half() { rooms.next() } else { None };
-        let gradient = match widened {
+        let mut decoded = stored.iter_mut().filter_map(decode);
+        let Some(parameter) = decoded.next() else { return };
+        let states = decoded.collect();
+        match rooms.next().filter(|_| g.is_half()) {
             Some(room) => {
-                let room = &mut room[..len];
+                let room = &mut room[..part.len()];
                 widest(
                     #[inline(always)]
                     || g.widen(room),
                 );
-                Gradient::Callers(room)
+                update(Same { parameter, gradient: Gradient::Callers(room), states }, first + start);
+                if c.zero_grad {
+                    g.clear();
+                }
             }
-            None => g,
-        };
-        update(Same { parameter: now, gradient, states: decoded }, first + start);
-        let in_blocks = states.iter_mut().enumerate().filter(|(_, state)| !state.is_same());
-        for ((k, state), room) in in_blocks.zip(room.chunks(PART)) {
-            let draws = c.draws.of_state(k as u32);
+            None => update(Same { parameter, gradient: g, states }, first + start),
+        }
+        let encoded = stored.iter_mut().enumerate().filter(|(_, numbers)| !numbers.is_same());
+        for ((k, numbers), room) in encoded.zip(room.chunks(PART)) {
+            let draws = c.draws.of_state(k.checked_sub(1).map_or(PARAMETER, |state| state as u32));
             widest(
                 #[inline(always)]
-                || state.encode_part(start, &room[..len], c.encoding, draws, first + start),
+                || numbers.encode_part(start, &room[..part.len()], c.encoding, draws, first + start),
             );
         }
-        start += len;
     }
 }
 
@@ -461,6 +466,17 @@ fn clip<F: Real>(x: F, limit: F) -> F {
 }
 
 /// `w ← w + shift·v`: the twin of shaders/look_ahead.wgsl.
+/// Exchanges parameters in bf16 with their averages, without loss: the twin of shaders/swap_halves.wgsl.
+pub(crate) fn swap_halves(parameter: &mut [u16], average: &mut [f32], back: bool) {
+    for (w, average) in parameter.iter_mut().zip(average) {
+        let bits = average.to_bits();
+        let up = (bits >> 15 & 1) as u16;
+        let upper = (bits >> 16) as u16;
+        let (new, kept) = if back { (upper, w.wrapping_sub(up)) } else { (upper.wrapping_add(up), *w) };
+        (*w, *average) = (new, f32::from_bits(u32::from(kept) << 16 | bits & 0xffff));
+    }
+}
+
 pub(crate) fn look_ahead<F: Real>(w: &mut [F], v: &[F], shift: f64) {
     let shift = F::of(shift);
     for (w, &v) in w.iter_mut().zip(v) {

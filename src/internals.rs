@@ -6,15 +6,18 @@ use std::mem::offset_of;
 use crate::any_rule::AnyRule;
 use crate::clipping::{Limit, NonFinite, Norm};
 pub use crate::formats::Encoding;
-use crate::formats::{Extent, Format};
 use crate::gpu::block_table::{Block, Owner};
 use crate::gpu::decision::{COEFFICIENT_STRIDE, PARTIAL};
 use crate::gpu::kernel::KernelKey;
-pub use crate::gpu::kernel::{Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, swap_shader};
+pub use crate::gpu::kernel::{
+    Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, swap_shader, swaps_of_halves,
+};
 use crate::gpu::lines::Job;
 use crate::gpu::ring::MAX_IN_FLIGHT;
 use crate::gpu::step_log::{Head, MEASURED, SIZE, StepEntry, StepHead, ZEROED};
 pub use crate::noise::philox;
+use crate::optimizer::{formats, measured_formats};
+use crate::precision::Precision;
 use crate::settings::CoefficientHead;
 use crate::{gpu, solve};
 
@@ -38,37 +41,27 @@ pub fn shader(rule: &AnyRule, lane: Lane, gradient: GradientAccess, extras: Extr
     KernelKey::update(rule.description(), lane, gradient, extras).compose()
 }
 
-/// [`shader`] of gradients that are stored in this format.
-pub fn shader_reading(rule: &AnyRule, lane: Lane, gradient: GradientAccess, format: Format, extras: Extras) -> String {
-    KernelKey::update(rule.description(), lane, gradient, extras).stored(vec![Format::F32, format]).compose()
-}
-
-/// [`shader`] of states in blocks of 256: these formats for what may be below 0, and for what may not. Threads have
-/// blocks of their own, or share them.
-pub fn shader_in_blocks(
+/// [`shader`] of memory in this precision. Of states in blocks of 256, threads have blocks of their own or share them.
+pub fn shader_in(
     rule: &AnyRule,
     lane: Lane,
     gradient: GradientAccess,
-    (states, mirror): ([Format; 2], Option<Format>),
+    precision: Precision,
     (block_a_thread, extras): (bool, Extras),
 ) -> String {
-    let of = |state: &&'static str| states[usize::from(!rule.description().signed(state))];
-    let elements = rule.storage().into_iter().filter(|state| state.extent == Extent::Element);
-    let states = elements.map(|state| of(&state.name));
-    let average = extras.average.then_some(Format::F32);
-    let formats = [Format::F32; 2].into_iter().chain(states).chain(average).chain(mirror).collect();
+    let extras = Extras { encoding: precision.encoding(), ..extras };
     let key = KernelKey::update(rule.description(), lane, gradient, extras);
-    key.stored(formats).with_blocks(block_a_thread).compose()
+    key.stored(formats(rule, extras.average, precision)).with_blocks(block_a_thread).compose()
 }
 
-/// Says whether a thread updates a block of 256 alone, or shares it; see [`shader_in_blocks`].
+/// Says whether a thread updates a block of 256 alone, or shares it; see [`shader_in`].
 pub fn give_a_thread_a_block(gpu: &crate::Gpu, block_a_thread: bool) {
     gpu.give_a_thread_a_block(block_a_thread);
 }
 
 /// The WGSL of a norm-based rule's own passes.
-pub fn norm_shader(rule: &AnyRule, driver: Driver, lane: Lane, extras: Extras) -> String {
-    KernelKey::of_norms(rule.description(), driver, lane, extras).compose()
+pub fn norm_shader(rule: &AnyRule, driver: Driver, lane: Lane, precision: Precision, extras: Extras) -> String {
+    KernelKey::of_norms(rule.description(), driver, lane, extras).stored(measured_formats(rule, precision)).compose()
 }
 
 /// A struct that Rust and WGSL share, as Rust lays it out.

@@ -1,4 +1,4 @@
-//! How a group's memory is stored: gradients in 16 bits, states in 8.
+//! How a group's memory is stored: parameters and gradients in 16 bits, states in 16 or 8.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,15 @@ use crate::noise::philox;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(default)]
 pub struct Precision {
+    /// How parameters are stored: [`Format::F32`] or [`Format::Bf16`]. One in your buffer has to be stored in the same
+    /// way: [`BufferRange::of`](crate::BufferRange::of). Rounding to bf16, as [`Precision::rounding`] says, is the last
+    /// thing that a step does, behind the decay.
+    pub parameters: Format,
+    /// For parameters in [`Format::Bf16`]: whether the 16 bits that they lack of f32 are kept beside them. Steps are
+    /// then those in f32, bit for bit, and the parameter in bf16 is its nearest number, ties away from 0.
+    pub exact_master: bool,
     /// How gradients in the optimizer's memory are stored: [`Format::F32`], or in 16 bits [`Format::F16`] or
     /// [`Format::Bf16`]. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
     pub gradients: Format,
@@ -25,7 +33,8 @@ pub struct Precision {
     pub mirror: Option<Format>,
     /// How the states of elements are stored. Averages, and states of a whole tensor or group, stay in f32.
     pub states: States,
-    /// How a state that is never below 0, such as a second moment, is rounded to 8 bits.
+    /// How parameters and states are rounded to bf16, and states that are never below 0, such as second moments, to 8
+    /// bits. Other states are rounded to the nearest of 8 bits.
     pub rounding: Rounding,
     /// Parameters with fewer elements keep their states in f32: `min_8bit_size` in bitsandbytes.
     pub min_8bit_size: usize,
@@ -44,6 +53,9 @@ pub enum States {
     /// f32.
     #[default]
     F32,
+    /// bf16. To the nearest, a second moment would never fall: at β₂ = 0.999 it changes by at most 0.1 % a step, and
+    /// two numbers in bf16 are 0.4 to 0.8 % apart. So keep [`Rounding::Stochastic`].
+    Bf16,
     /// 8 bits by the dynamic maps of [bitsandbytes](https://arxiv.org/abs/2110.02861), in its layout. Better than its
     /// rounding: a second moment above 0 is never stored as 0, and is rounded stochastically. Second moments are the
     /// states for which [`Rule::signed`](crate::Rule::signed) is false.
@@ -83,6 +95,8 @@ impl Precision {
     /// Everything in f32.
     pub const fn f32() -> Self {
         Self {
+            parameters: Format::F32,
+            exact_master: false,
             gradients: Format::F32,
             mirror: None,
             states: States::F32,
@@ -97,10 +111,54 @@ impl Precision {
         Self { states: States::Block8, ..Self::f32() }
     }
 
+    /// Parameters in bf16 with what they lack of f32 beside them, and gradients in bf16: steps as in f32, bit for bit,
+    /// which leave the parameter rounded for a forward pass to bind.
+    ///
+    /// Adam has 12 bytes a parameter, and moves 26 in a step where f32 moves 28; with [`States::Block8`] 6.03 and 14.1.
+    pub const fn bf16_exact_master() -> Self {
+        Self { parameters: Format::Bf16, exact_master: true, gradients: Format::Bf16, ..Self::f32() }
+    }
+
+    /// Parameters, gradients and states in bf16, rounded stochastically. Adam has 6 bytes a parameter, and moves 14 in
+    /// a step; with [`States::Block8`] 4.03 and 10.1.
+    pub const fn bf16() -> Self {
+        Self { parameters: Format::Bf16, gradients: Format::Bf16, states: States::Bf16, ..Self::f32() }
+    }
+
+    /// What is kept beside a parameter on a GPU: a mirror, or what a parameter in bf16 lacks of f32.
+    pub(crate) fn beside(self) -> Option<Format> {
+        if self.exact_master { Some(Format::Remainder) } else { self.mirror }
+    }
+
+    /// How a parameter is stored on the CPU, where nobody binds its upper half.
+    pub(crate) fn parameters_on_cpu(self) -> Format {
+        if self.exact_master { Format::F32 } else { self.parameters }
+    }
+
+    /// Whether steps round parameters.
+    pub(crate) fn rounds_parameters(self) -> bool {
+        self.parameters_on_cpu() != Format::F32
+    }
+
+    /// Why these formats do not go together, if they do not.
+    pub(crate) fn refused(self) -> Option<&'static str> {
+        let as_others = matches!(self.states, States::BitsandbytesCpu | States::Torchao);
+        let checks = [
+            (!matches!(self.parameters, Format::F32 | Format::Bf16), "parameters are F32 or Bf16"),
+            (!matches!(self.gradients, Format::F32 | Format::F16 | Format::Bf16), "gradients are F32, F16 or Bf16"),
+            (!matches!(self.mirror, None | Some(Format::F16 | Format::Bf16)), "mirrors are F16 or Bf16"),
+            (self.exact_master && self.parameters != Format::Bf16, "exact_master is for parameters in Bf16"),
+            (self.mirror.is_some() && self.parameters != Format::F32, "parameters in Bf16 are their own mirrors"),
+            (as_others && self.rounds_parameters(), "states as in other libraries need parameters in f32"),
+        ];
+        checks.into_iter().find_map(|(refused, why)| refused.then_some(why))
+    }
+
     /// The format of state k of the elements of a long parameter. `signed`: whether it may be below 0.
     pub(crate) fn of_state(self, k: usize, signed: bool) -> Format {
         match (self.states, signed) {
             (States::F32, _) => Format::F32,
+            (States::Bf16, _) => Format::Bf16,
             (_, true) => Format::Block8Signed,
             (States::BitsandbytesCpu, false) if k == 0 => Format::Block8Signed,
             (States::Relative8, false) => Format::Relative8,
@@ -110,12 +168,13 @@ impl Precision {
 
     /// Whether a parameter of this length has states in 8 bits.
     pub(crate) fn narrows(self, len: usize) -> bool {
-        self.states != States::F32 && len >= self.min_8bit_size
+        !matches!(self.states, States::F32 | States::Bf16) && len >= self.min_8bit_size
     }
 
     pub(crate) fn encoding(self) -> Encoding {
+        let rounds = self.states != States::F32 || self.rounds_parameters();
         match (self.states, self.rounding) {
-            (States::F32, _) => Encoding::Nearest,
+            _ if !rounds => Encoding::Nearest,
             (States::BitsandbytesCpu, _) => Encoding::Binned,
             (States::Torchao, _) => Encoding::Torchao,
             (_, Rounding::Nearest) => Encoding::Nearest,

@@ -6,9 +6,9 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::internals::{
     Driver, Encoding, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader,
-    norm_shader, offsets, pass_shaders, shader, shader_in_blocks, shader_reading, sizes, swap_shader,
+    norm_shader, offsets, pass_shaders, shader, shader_in, sizes, swap_shader, swaps_of_halves,
 };
-use wgpu_optim::{AnyRule, Extent, Format, rules};
+use wgpu_optim::{AnyRule, Extent, Format, Precision, States, rules};
 
 const LANES: [Lane; 2] = [Lane::Four, Lane::Tail];
 const ACCESS: [GradientAccess; 3] = [GradientAccess::Read, GradientAccess::Aliased, GradientAccess::Zero];
@@ -22,8 +22,9 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 36] = [
+const DRIVERS: [&str; 37] = [
     "mirror",
+    "swap_halves",
     "block",
     "block_a_thread",
     "shared_blocks",
@@ -109,8 +110,11 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
         for (stage, lane) in of_norms(&rule) {
             for noise in [false, true] {
                 let extras = Extras { noise, clip: noise, ..Extras::default() };
-                let label = format!("{name} {stage:?} {lane:?} {noise}");
-                kernels.push((label, constants_of(&rule), norm_shader(&rule, stage, lane, extras), "main"));
+                for precision in [Precision::f32(), Precision::bf16(), Precision::bf16_exact_master()] {
+                    let label = format!("{name} {stage:?} {lane:?} {noise} {precision:?}");
+                    let text = norm_shader(&rule, stage, lane, precision, extras);
+                    kernels.push((label, constants_of(&rule), text, "main"));
+                }
             }
         }
     }
@@ -118,6 +122,11 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
         kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane), "main"));
         kernels.push((format!("accumulate {lane:?}"), PipelineConstants::default(), accumulate_shader(lane), "main"));
         kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane), "main"));
+        let beside = if lane == Lane::Tail { Lane::Gathered } else { lane };
+        for (back, text) in [0.0, 1.0].into_iter().zip(swaps_of_halves(beside)) {
+            let constants = PipelineConstants::from_iter([("BACK".to_owned(), back)]);
+            kernels.push((format!("swap of halves {beside:?}, back {back}"), constants, text, "main"));
+        }
         for (name, rule) in rules::all() {
             let constants = constants_of(&rule);
             for access in ACCESS {
@@ -137,36 +146,49 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                     let text = shader(&rule, lane, access, extras);
                     kernels.push((format!("{label} {extras:?}"), constants.clone(), text, "main"));
                 }
-                let all = Extras { encoding: Encoding::Stochastic, ..all };
-                let plain = Extras { encoding: Encoding::Binned, pooled: true, ..Extras::default() };
-                let formats = ([Format::Block8Signed, Format::Block8Unsigned], None);
-                let relative = ([Format::Block8Signed, Format::Relative8], Some(Format::F16));
-                let mirrored = ([Format::F32; 2], Some(Format::Bf16));
-                let mut in_blocks = Vec::new();
+                let plain = Extras { pooled: true, ..Extras::default() };
+                let binned = Precision { states: States::BitsandbytesCpu, ..Precision::f32() };
+                let mirror = Some(Format::F16);
+                let relative = Precision { states: States::Relative8, mirror, ..Precision::f32() };
                 // A rule changes the names of states alone.
                 let several = ["adam", "amsgrad", "rmsprop-centered-momentum"].contains(&name);
                 let beside = if lane == Lane::Tail { Lane::Gathered } else { lane };
-                if several {
-                    in_blocks.push(shader_in_blocks(&rule, beside, access, mirrored, (false, all)));
-                }
+                let mut narrow = Vec::new();
+                let mut push = |precision: Precision, form: (bool, Extras)| {
+                    narrow.push((format!("{precision:?} {form:?}"), shader_in(&rule, beside, access, precision, form)));
+                };
                 for block_a_thread in [true, false] {
-                    in_blocks.push(shader_in_blocks(&rule, beside, access, formats, (block_a_thread, all)));
+                    push(Precision::block8(), (block_a_thread, all));
                     if several {
-                        in_blocks.push(shader_in_blocks(&rule, beside, access, formats, (block_a_thread, plain)));
-                        in_blocks.push(shader_in_blocks(&rule, beside, access, relative, (block_a_thread, all)));
+                        push(binned, (block_a_thread, plain));
+                        push(relative, (block_a_thread, all));
                     }
                 }
-                let two = &in_blocks[in_blocks.len() - 2..];
-                assert!(several || !has_states(&rule) || two[0] != two[1], "{label}: one form");
-                let kept = has_states(&rule) && (several || access == GradientAccess::Read);
-                for (k, text) in in_blocks.into_iter().enumerate().filter(|_| kept) {
-                    kernels.push((format!("{label} in blocks {k}"), constants.clone(), text, "main"));
-                }
-                let bf16 = shader_reading(&rule, lane, access, Format::Bf16, Extras::default());
-                kernels.push((format!("{label} of bf16"), constants.clone(), bf16, "main"));
+                let exact = Precision::bf16_exact_master();
                 if several {
-                    let f16 = shader_reading(&rule, lane, access, Format::F16, Extras::default());
-                    kernels.push((format!("{label} of f16"), constants.clone(), f16, "main"));
+                    push(Precision { mirror: Some(Format::Bf16), ..Precision::f32() }, (false, all));
+                    for states in [States::F32, States::Bf16, States::Block8] {
+                        push(Precision { states, ..Precision::bf16() }, (true, all));
+                        push(Precision { states, ..exact }, (false, all));
+                    }
+                } else {
+                    push(Precision::bf16(), (false, plain));
+                    push(exact, (false, plain));
+                }
+                let forms = |a: &str| narrow.iter().find(|(label, _)| label.starts_with(a)).map(|(_, text)| text);
+                let block8 = format!("{:?}", Precision::block8());
+                let [own, shared] = [true, false].map(|form| forms(&format!("{block8} ({form}")));
+                assert!(!has_states(&rule) || (own.is_some() && own != shared), "{label}: one form");
+                let kept = several || access == GradientAccess::Read;
+                for (precision, text) in narrow.into_iter().filter(|_| kept) {
+                    kernels.push((format!("{label} {precision}"), constants.clone(), text, "main"));
+                }
+                for gradients in [Format::Bf16, Format::F16].into_iter().filter(|f| several || *f == Format::Bf16) {
+                    let precision = Precision { gradients, ..Precision::f32() };
+                    // Zeroing them takes whole words.
+                    let lane = if access == GradientAccess::Zero { beside } else { lane };
+                    let text = shader_in(&rule, lane, access, precision, (false, Extras::default()));
+                    kernels.push((format!("{label} of {gradients:?}"), constants.clone(), text, "main"));
                 }
                 kernels.push((label, constants.clone(), shader(&rule, lane, access, Extras::default()), "main"));
             }
@@ -246,7 +268,10 @@ fn modules() -> Vec<(String, Module)> {
     for (name, rule) in rules::all() {
         texts.push((name.to_owned(), shader(&rule, Lane::Four, GradientAccess::Read, per_tensor)));
         for (stage, lane) in of_norms(&rule) {
-            texts.push((format!("{name} {stage:?} {lane:?}"), norm_shader(&rule, stage, lane, Extras::default())));
+            texts.push((
+                format!("{name} {stage:?} {lane:?}"),
+                norm_shader(&rule, stage, lane, Precision::f32(), Extras::default()),
+            ));
         }
     }
     texts.into_iter().map(|(name, text)| (name.clone(), validate(&name, &text).0)).collect()
@@ -361,7 +386,8 @@ fn traffic_is_what_the_shader_binds() {
     for (name, rule) in rules::all() {
         let mut bytes = traffic(name, &shader(&rule, Lane::Four, GradientAccess::Read, Extras::default()));
         if rule.reduce().is_some() {
-            bytes += traffic(name, &norm_shader(&rule, Driver::Measure, Lane::Four, Extras::default()));
+            bytes +=
+                traffic(name, &norm_shader(&rule, Driver::Measure, Lane::Four, Precision::f32(), Extras::default()));
             // What is bound for L2 decay alone is not read without.
             bytes -= if rule.reduce().is_some_and(|reduce| reduce.parameter) { 0 } else { 4 };
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use wgpu_optim::internals::{self, Driver, Extras, GradientAccess, Lane};
-use wgpu_optim::{Gpu, rules};
+use wgpu_optim::{Gpu, Precision, rules};
 
 use super::{GET_ADAPTER, Outcome, same_device, say};
 
@@ -166,7 +166,7 @@ pub(crate) fn shader(args: &ShaderArgs) -> Outcome {
         true => {
             for stage in [Driver::Measure, Driver::Trust] {
                 say(None, &format!("// {stage:?}"));
-                say(None, internals::norm_shader(&rule, stage, Lane::Four, extras).trim_end());
+                say(None, internals::norm_shader(&rule, stage, Lane::Four, Precision::f32(), extras).trim_end());
             }
         }
         false => say(None, internals::shader(&rule, lane, access, extras).trim_end()),

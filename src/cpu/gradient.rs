@@ -13,8 +13,8 @@ pub(crate) enum Gradient<'a, F> {
     Callers(&'a [F]),
     /// A copy of the caller's, rewritten.
     Changed(Vec<F>),
-    /// Stored in 16 bits, which are only read.
-    Half(Format, &'a [u16]),
+    /// Ours, stored in 16 bits.
+    Half(Format, &'a mut [u16]),
 }
 
 /// A gradient to read.
@@ -54,6 +54,15 @@ impl<'a, F: Real> Gradient<'a, F> {
         }
     }
 
+    /// Sets one that is ours to 0.
+    pub(super) fn clear(&mut self) {
+        match self {
+            Self::Ours(g) => g.fill(F::zero()),
+            Self::Half(_, g) => g.fill(0),
+            Self::Callers(_) | Self::Changed(_) => {}
+        }
+    }
+
     pub(super) fn is_half(&self) -> bool {
         matches!(self, Self::Half(..))
     }
@@ -62,7 +71,7 @@ impl<'a, F: Real> Gradient<'a, F> {
     #[inline(always)]
     pub(super) fn widen(&self, to: &mut [F]) {
         let Self::Half(format, g) = self else { return };
-        let both = to.iter_mut().zip(*g);
+        let both = to.iter_mut().zip(&**g);
         match format {
             Format::F16 => both.for_each(|(x, &half)| *x = wide(Format::F16, half)),
             _ => both.for_each(|(x, &half)| *x = wide(Format::Bf16, half)),
@@ -84,7 +93,7 @@ impl<'a, F: Real> Gradient<'a, F> {
                 (Self::Changed(a), Self::Changed(b))
             }
             Self::Half(format, g) => {
-                let (a, b) = g.split_at(at);
+                let (a, b) = g.split_at_mut(at);
                 (Self::Half(format, a), Self::Half(format, b))
             }
         }

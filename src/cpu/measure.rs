@@ -14,14 +14,14 @@ const TILES: usize = 16;
 
 /// The memory of a parameter that is measured. States that the rule does not measure are `None`.
 struct Whole<'a, F> {
-    parameter: &'a [F],
+    parameter: &'a NumbersMut<'a, F>,
     gradient: View<'a, F>,
     states: [Option<&'a NumbersMut<'a, F>>; MAX_STATES],
-    /// States that are stored in blocks.
-    in_blocks: usize,
+    /// How many of these are stored in another type.
+    decoded: usize,
 }
 
-/// A part of it, its states in the parameter's type.
+/// A part of it, in the parameter's type.
 struct Measured<'a, F> {
     parameter: &'a [F],
     gradient: View<'a, F>,
@@ -37,25 +37,27 @@ impl<'a, F: Real> Whole<'a, F> {
         for (k, state) in kept.filter(|(k, _)| reads.contains(&names[*k])) {
             states[k] = Some(state);
         }
-        let in_blocks = states.iter().flatten().filter(|state| !state.is_same()).count();
-        Self { parameter: &*job.parameter, gradient: job.gradient.view(), states, in_blocks }
+        let all = states.iter().flatten().copied().chain([&job.parameter]);
+        let decoded = all.filter(|numbers| !numbers.is_same()).count();
+        Self { parameter: &job.parameter, gradient: job.gradient.view(), states, decoded }
     }
 
-    /// This part, with room for states that are to be decoded.
+    /// This part, with room for what is to be decoded.
     fn part<'b>(&'b self, part: Range<usize>, room: &'b mut [F]) -> Measured<'b, F> {
         let mut rooms = room.chunks_mut(part.len().max(1));
-        let states = self.states.map(|state| match state? {
+        let mut decode = |numbers: &'b NumbersMut<'a, F>| match numbers {
             NumbersMut::Same(x) => Some(&x[part.clone()]),
-            state => {
+            numbers => {
                 let room = rooms.next()?;
                 widest(
                     #[inline(always)]
-                    || state.decode(part.clone(), room),
+                    || numbers.decode(part.clone(), room),
                 );
                 Some(&*room)
             }
-        });
-        Measured { parameter: &self.parameter[part.clone()], gradient: self.gradient.part(part), states }
+        };
+        let (parameter, states) = (decode(self.parameter).unwrap_or_default(), self.states.map(|state| decode(state?)));
+        Measured { parameter, gradient: self.gradient.part(part), states }
     }
 }
 
@@ -82,7 +84,7 @@ fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
     let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
     let of_part = |start: usize| {
         let part = start..job.parameter.len().min(start + CHUNK);
-        with_scratch(whole.in_blocks * part.len(), |scratch| {
+        with_scratch(whole.decoded * part.len(), |scratch| {
             let part = whole.part(part, scratch);
             widest(
                 #[inline(always)]
@@ -213,7 +215,8 @@ mod tests {
     /// What the rule measures of a parameter and its gradient, without decay or with λ = 1.
     fn norms<F: Real>(rule: &impl Rule, w: &[F], g: &[F], l2: f64) -> [f64; 2] {
         let mut w = w.to_vec();
-        let job = Job { parameter: &mut w, gradient: Gradient::Callers(g), states: Vec::new(), others: Vec::new() };
+        let (parameter, gradient) = (NumbersMut::Same(&mut w), Gradient::Callers(g));
+        let job = Job { parameter, gradient, states: Vec::new(), others: Vec::new() };
         let c = Coefficients {
             grad_scale: 1.0,
             clip_value: None,

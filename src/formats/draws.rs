@@ -1,6 +1,9 @@
 //! Random bits for rounding, from a hash of counters: the same on every device, and in a run that goes on where another
 //! stopped. WGSL half: shaders/draws.wgsl.
 
+/// What [`Draws::of_state`] gets for the parameter itself: no rule has so many states.
+pub(crate) const PARAMETER: u32 = 31;
+
 /// The random bits of one state in one step. Rounding wants unbiased bits, not a generator's quality: the function is
 /// [a hash of 32 bits](https://nullprogram.com/blog/2018/07/31/) with two keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

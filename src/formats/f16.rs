@@ -1,5 +1,4 @@
-//! IEEE 754 binary16: of gradients, which are read, and of mirrors, which are written. WGSL half:
-//! shaders/formats/f16.wgsl.
+//! IEEE 754 binary16: of gradients and mirrors. WGSL half: shaders/formats/f16.wgsl.
 
 use half::f16;
 
@@ -14,11 +13,7 @@ pub(super) const WGSL: Wgsl = Wgsl {
         Lane::Four => format!("f16_four({buffer}[{at}])"),
         _ => format!("f16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    // Gradients are only read, and mirrors are whole lanes.
-    store: |lane, buffer, at, x| match lane {
-        Lane::Four => format!("{buffer}[{at}] = f16_words({x});"),
-        _ => String::new(),
-    },
+    store: |lane, buffer, at, x| super::store_halves(lane, buffer, at, &format!("f16_words({x})")),
 };
 
 /// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes

@@ -1,11 +1,12 @@
 //! How a number is stored, and what one stored number belongs to.
 
-mod bf16;
+pub(crate) mod bf16;
 pub(crate) mod block8;
 pub(crate) mod draws;
 mod f16;
 mod f32;
 mod relative8;
+pub(crate) mod remainder;
 
 use std::borrow::Cow;
 
@@ -23,11 +24,13 @@ pub enum Format {
     F32,
     /// IEEE 754 binary64: on the CPU, and for what a group keeps there.
     F64,
-    /// IEEE 754 binary16: of gradients, which are read, and of mirrors of parameters, which are written.
+    /// IEEE 754 binary16: of gradients and mirrors of parameters.
     F16,
-    /// bfloat16, the upper half of an f32: of gradients, which are read, and of mirrors of parameters, which are
-    /// written.
+    /// bfloat16, the upper half of an f32: of gradients, mirrors of parameters, parameters and states.
     Bf16,
+    /// The lower 16 bits of an f32 parameter, beside its upper half in [`Format::Bf16`]: see
+    /// [`Precision::exact_master`](crate::Precision::exact_master).
+    Remainder,
     /// Eight bits for a signed state, in blocks of 256 elements from its tensor's start, each with its largest
     /// magnitude: the signed dynamic map of [bitsandbytes](https://arxiv.org/abs/2110.02861).
     Block8Signed,
@@ -46,7 +49,7 @@ impl Format {
         match self {
             Self::F32 => 4,
             Self::F64 => 8,
-            Self::F16 | Self::Bf16 => 2,
+            Self::F16 | Self::Bf16 | Self::Remainder => 2,
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => 1,
         }
     }
@@ -76,6 +79,7 @@ impl Format {
             Self::F64 => "f64",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Remainder => "remainder",
             Self::Block8Signed => "block8_signed",
             Self::Block8Unsigned => "block8_unsigned",
             Self::Relative8 => "relative8",
@@ -132,6 +136,7 @@ impl Format {
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
             Self::F16 => Cow::Owned(f16::encode(values)),
             Self::Bf16 => Cow::Owned(bf16::encode(values)),
+            Self::Remainder => Cow::Owned(remainder::lower(values)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 let (mut codes, mut absmax) = (vec![0; values.len()], vec![0.0; values.len().div_ceil(BLOCK)]);
                 self.encode_blocks(values, Encoding::Nearest, |_| 0, &mut codes, &mut absmax);
@@ -151,6 +156,7 @@ impl Format {
             Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
             Self::F16 => Cow::Owned(f16::decode(bytes)),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
+            Self::Remainder => Cow::Owned(remainder::join(&vec![0; bytes.len()], bytes)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 let mut values = vec![0.0; bytes.len()];
                 self.decode_blocks(bytes, absmax, &mut values);
@@ -165,6 +171,7 @@ impl Format {
             Self::F32 | Self::F64 => &f32::WGSL,
             Self::F16 => &f16::WGSL,
             Self::Bf16 => &bf16::WGSL,
+            Self::Remainder => &remainder::WGSL,
             Self::Block8Signed => &block8::SIGNED_WGSL,
             Self::Block8Unsigned => &block8::UNSIGNED_WGSL,
             Self::Relative8 => &relative8::WGSL,
@@ -212,9 +219,33 @@ impl Format {
             let store = (self.wgsl().store)(Lane::Tail, buffer, &format!("{at} + {k}u"), &format!("{x}[{k}]"));
             format!("if {k}u <= last_of(at) {{ {store} }}")
         };
-        match lane {
-            Lane::Gathered => [0, 1, 2, 3].map(one).join(" "),
+        match (lane, self) {
+            (Lane::Gathered, Self::F32 | Self::F64) => [0, 1, 2, 3].map(one).join(" "),
             _ => (self.wgsl().store)(lane, buffer, at, x),
+        }
+    }
+}
+
+/// The statements that store two words of four halves in lane `at` of this buffer. A lane begins with a word. Of
+/// [`Lane::Gathered`], halves that are not the tensor's stay. No single half is stored: threads would share a word.
+pub(crate) fn store_halves(lane: Lane, buffer: &str, at: &str, words: &str) -> String {
+    match lane {
+        Lane::Four => format!("{buffer}[{at}] = {words};"),
+        Lane::Tail => String::new(),
+        Lane::Gathered => {
+            let word = |k: u32, at: &str, of: &str| {
+                let last = 2 * k;
+                format!(
+                    "if last >= {last}u {{ {buffer}[{at}] = \
+                     select({of}, (of_others & {buffer}[{at}]) | ({of} & 0xffffu), last == {last}u); }}"
+                )
+            };
+            format!(
+                "{{ let words = {words}; let first = ({at}) >> 1u; let last = last_of(at); \
+                 const of_others = 0xffff0000u; {} {} }}",
+                word(0, "first", "words.x"),
+                word(1, "first + 1u", "words.y")
+            )
         }
     }
 }
@@ -347,7 +378,14 @@ mod tests {
     /// What a checkpoint says is the name.
     #[test]
     fn names_are_those_of_files() {
-        let narrow = [Format::F16, Format::Bf16, Format::Block8Signed, Format::Block8Unsigned, Format::Relative8];
+        let narrow = [
+            Format::F16,
+            Format::Bf16,
+            Format::Remainder,
+            Format::Block8Signed,
+            Format::Block8Unsigned,
+            Format::Relative8,
+        ];
         for format in [Format::F32, Format::F64].into_iter().chain(narrow) {
             assert_eq!(serde_json::to_string(&format).unwrap(), format!("\"{}\"", format.name()));
         }

@@ -12,12 +12,15 @@ use crate::rule::{Description, Reduce};
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
+const SWAP_HALVES: &str = include_str!("../../shaders/swap_halves.wgsl");
 const COPY: &str = include_str!("../../shaders/mirror.wgsl");
 
 /// The parameter's average over the steps, a state beside the rule's.
 pub(crate) const AVERAGE: &str = "average";
 /// The parameter in 16 bits, bound last.
 pub(crate) const MIRROR: &str = "mirror";
+/// The lower halves of parameters, bound last.
+pub(crate) const REMAINDER: &str = "remainder";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
@@ -56,7 +59,8 @@ pub(crate) struct KernelKey {
     pub(super) settings: bool,
     pub(super) lane: Lane,
     pub(super) gradient: GradientAccess,
-    /// How parameter, gradient, states, average and mirror are stored, in order. Empty: all in f32, without a mirror.
+    /// How parameter, gradient, states, average and what is beside the parameter are stored, in order. Empty: all in f32,
+    /// with nothing beside.
     pub(super) formats: Vec<Format>,
     /// Of states in blocks of 256: whether a thread has a block of its own.
     pub(super) block_a_thread: bool,
@@ -137,10 +141,11 @@ impl KernelKey {
         Self { block_a_thread: block_a_thread && self.is_scaled(), ..self }
     }
 
-    /// Whether it binds a mirror behind all else.
-    pub(super) fn has_mirror(&self) -> bool {
+    /// What it binds behind all else: a mirror, or remainders.
+    pub(super) fn beside(&self) -> Option<&'static str> {
         let gradient = usize::from(self.gradient != GradientAccess::None);
-        self.formats.len() > 1 + gradient + self.used.len() + usize::from(self.extras.average)
+        let all = 1 + gradient + self.used.len() + usize::from(self.extras.average);
+        self.formats.get(all).map(|format| if *format == Format::Remainder { REMAINDER } else { MIRROR })
     }
 
     /// Whether some of what it binds is in blocks of 256.
@@ -174,8 +179,15 @@ impl KernelKey {
         Self::of_one_state("look_ahead", LOOK_AHEAD, &[MOMENTUM], lane)
     }
 
-    pub(crate) fn swap(lane: Lane) -> Self {
-        Self::of_one_state("swap", SWAP, &[AVERAGE], lane)
+    /// `halves`: of parameters in bf16; whether averages stand where these belong.
+    pub(crate) fn swap(lane: Lane, halves: Option<bool>) -> Self {
+        match halves {
+            None => Self::of_one_state("swap", SWAP, &[AVERAGE], lane),
+            Some(back) => Self {
+                overrides: vec![("BACK", back)],
+                ..Self::of_one_state("swap of halves", SWAP_HALVES, &[AVERAGE], lane)
+            },
+        }
     }
 
     /// Writes mirrors.
@@ -233,7 +245,12 @@ fn of_elements(rule: &dyn Description) -> Vec<&'static str> {
 
 /// The WGSL that swaps parameters and averages.
 pub fn swap_shader(lane: Lane) -> String {
-    KernelKey::swap(lane).compose()
+    KernelKey::swap(lane, None).compose()
+}
+
+/// The WGSL that swaps parameters in bf16 and averages, and back.
+pub fn swaps_of_halves(lane: Lane) -> [String; 2] {
+    [false, true].map(|back| KernelKey::swap(lane, Some(back)).stored(vec![Format::Bf16, Format::F32]).compose())
 }
 
 /// The WGSL of gradient accumulation.

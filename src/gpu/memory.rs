@@ -11,8 +11,6 @@ use crate::formats::{BLOCK, Format};
 const STRICTEST: u64 = 256;
 /// Elements, of any format: at least [`STRICTEST`] bytes.
 pub(crate) const ALIGN: u64 = STRICTEST / Format::SMALLEST;
-/// What kernels read and write as parameters.
-const PARAMETERS: &[Format] = &[Format::F32];
 /// What kernels read as gradients.
 const GRADIENTS: &[Format] = &[Format::F32, Format::F16, Format::Bf16];
 /// Elements up to which an arena makes room for 16 times what it holds.
@@ -144,9 +142,9 @@ impl BufferRange {
         self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
     }
 
-    /// Checks that kernels can work on the range, as on a parameter.
-    pub(crate) fn check(&self, name: &str) -> Result<()> {
-        self.check_as(name, PARAMETERS, "f32")
+    /// Checks that kernels can work on the range, as on a parameter in this format.
+    pub(crate) fn check(&self, name: &str, format: Format) -> Result<()> {
+        self.check_as(name, &[format], format.name())
     }
 
     /// Checks that kernels can read the range as a gradient.
@@ -213,8 +211,8 @@ pub(crate) struct Tensor {
     pub(crate) gradient: Option<BufferRange>,
     /// The gradient in the arena.
     pub(crate) own_gradient: Option<BufferRange>,
-    /// The parameter in 16 bits.
-    pub(crate) mirror: Option<BufferRange>,
+    /// 16 bits beside the parameter: its mirror, or what a parameter in bf16 lacks of f32.
+    pub(crate) beside: Option<BufferRange>,
     /// All of its states, in the order of the group's storage.
     pub(crate) states: Vec<BufferRange>,
     /// Where the states of other extents than its elements are: which of the group's arenas, and the allocation in it.
@@ -224,7 +222,7 @@ pub(crate) struct Tensor {
 impl Tensor {
     /// Whether the kernel writes to this buffer.
     pub(crate) fn binds(&self, buffer: &wgpu::Buffer) -> bool {
-        self.states.iter().chain(&self.parameter).chain(&self.mirror).any(|range| range.buffer == *buffer)
+        self.states.iter().chain(&self.parameter).chain(&self.beside).any(|range| range.buffer == *buffer)
     }
 }
 

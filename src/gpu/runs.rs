@@ -45,16 +45,17 @@ impl Run {
         self.ranges.iter().map(|range| range.format).collect()
     }
 
-    /// Whether range k is ours, and in fewer bits than f32: states in blocks of 256, a mirror. It is bound whole, and
-    /// begins with a whole lane.
+    /// Whether range k is ours, and in fewer bits than f32: states in 16 or 8 bits, and what is beside a parameter. It
+    /// is bound whole, and begins with a whole lane.
     pub(super) fn is_whole(&self, k: usize) -> bool {
         let states = if self.access == GradientAccess::None { 1 } else { 2 };
         k >= states && self.ranges[k].format != Format::F32
     }
 
-    /// Whether it has such ranges.
+    /// Whether it writes numbers of fewer bits than f32. They share words, so that a thread writes whole lanes of four.
     pub(super) fn is_narrow(&self) -> bool {
-        (0..self.ranges.len()).any(|k| self.is_whole(k))
+        let only_read = |k: usize| k == 1 && matches!(self.access, GradientAccess::Read | GradientAccess::Aliased);
+        (0..self.ranges.len()).any(|k| self.ranges[k].format != Format::F32 && !only_read(k))
     }
 
     /// Bytes of an element of the largest of its formats.
@@ -101,10 +102,11 @@ impl Run {
         true
     }
 
-    /// What a norm-based rule measures: parameter, gradient, and these of its states.
+    /// What a norm-based rule measures: parameter with its remainders, gradient, and these of its states.
     pub(crate) fn measured(&self, states: impl Iterator<Item = usize>) -> Self {
         let states = states.map(|k| self.ranges[2 + k].clone());
-        let ranges = self.ranges[..2].iter().cloned().chain(states).collect();
+        let remainder = self.ranges.last().filter(|range| range.format == Format::Remainder).cloned();
+        let ranges = self.ranges[..2].iter().cloned().chain(states).chain(remainder).collect();
         Self { ranges, access: GradientAccess::Read, parts: self.parts.clone(), per_tensor: true, owned: self.owned }
     }
 }
@@ -112,8 +114,8 @@ impl Run {
 /// Runs that go through a table, by what they do with the gradient, and with padding.
 pub(super) type Pooled = Vec<((GradientAccess, Padding), Vec<Run>)>;
 
-/// Which runs have dispatches of their own; the others go through a table: those with states in blocks, those that
-/// cannot be bound where they are, and small ones that lie in the same buffers, such as those that the arena's holes
+/// Which runs have dispatches of their own; the others go through a table: those that write numbers of
+/// fewer bits than f32, those that cannot be bound where they are, and small ones that lie in the same buffers, such as those that the arena's holes
 /// part.
 pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let limits = gpu.device().limits();

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Gpu;
 use super::memory::BufferRange;
 use crate::error::{Error, Result};
+use crate::formats::{Format, remainder};
 use crate::rule::Real;
 
 /// Elements that are handed to wgpu at a time. wgpu keeps a copy of what is written until the next submission.
@@ -18,6 +19,41 @@ impl Gpu {
             range.format.decode(numbers, &bytemuck::pod_collect_to_vec::<_, f32>(absmax)).into_owned()
         };
         self.read_mapped(range, name, decode).await
+    }
+
+    /// Copies a parameter to the host, with the remainders that are beside it.
+    pub(crate) async fn read_with(
+        &self,
+        range: &BufferRange,
+        beside: Option<&BufferRange>,
+        name: &str,
+    ) -> Result<Vec<f32>> {
+        match beside.filter(|beside| beside.format == Format::Remainder) {
+            Some(beside) => {
+                let upper = self.read_bytes(range, name).await?;
+                Ok(remainder::join(&upper, &self.read_bytes(beside, name).await?))
+            }
+            None => self.read(range, name).await,
+        }
+    }
+
+    /// Writes a parameter and what is beside it, as [`Gpu::write`].
+    pub(crate) fn write_with(
+        &self,
+        range: &BufferRange,
+        beside: Option<&BufferRange>,
+        values: &[f32],
+        name: &str,
+    ) -> Result<()> {
+        let Some(beside) = beside else { return self.write(range, values, name) };
+        match beside.format {
+            Format::Remainder => {
+                let upper = |values: &[f32]| (Cow::Owned(remainder::upper(values)), Vec::new());
+                self.write_as(range, values, name, upper)?;
+            }
+            _ => self.write(range, values, name)?,
+        }
+        self.write(beside, values, name)
     }
 
     /// The range as it is stored; of blocks, the codes alone.
@@ -85,11 +121,21 @@ impl Gpu {
     /// Writes the range, before all work that is submitted from now on. Submits whenever [`PIECE`] elements have been
     /// written, of one tensor or of many, so that staging memory stays below twice that.
     pub(crate) fn write(&self, range: &BufferRange, values: &[f32], name: &str) -> Result<()> {
+        self.write_as(range, values, name, |piece| range.format.encode(piece))
+    }
+
+    fn write_as<'v>(
+        &self,
+        range: &BufferRange,
+        values: &'v [f32],
+        name: &str,
+        encode: impl Fn(&'v [f32]) -> (Cow<'v, [u8]>, Vec<f32>),
+    ) -> Result<()> {
         range.check_usage(name, wgpu::BufferUsages::COPY_DST)?;
         self.scoped("a write", || {
             for (start, piece) in (0..).step_by(PIECE).zip(values.chunks(PIECE)) {
                 let part = range.part(start..start + piece.len() as u64);
-                let (bytes, absmax) = part.format.encode(piece);
+                let (bytes, absmax) = encode(piece);
                 self.write_part(&part, bytes);
                 self.write_absmax(&part, &absmax);
             }

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 
 use super::decision::COEFFICIENT_STRIDE;
-use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, MIRROR};
+use super::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, MIRROR, REMAINDER};
 use super::passes::{BLOCK, MANY, ONE, indices, reduce};
-use crate::formats::{Encoding, Format, Lane};
+use crate::formats::draws::PARAMETER;
+use crate::formats::{Encoding, Format, Lane, store_halves};
 use crate::settings::COEFFICIENT_HEAD;
 
 const LANE: &str = include_str!("../../shaders/lane.wgsl");
@@ -101,12 +102,12 @@ impl KernelKey {
         let gradient =
             (self.gradient != GradientAccess::None).then_some(("grad", self.gradient == GradientAccess::Read));
         let states = self.used.iter().copied().chain(self.extras.average.then_some(AVERAGE));
-        let states = states.chain(self.has_mirror().then_some(MIRROR)).map(|state| (state, false));
+        let states = states.chain(self.beside()).map(|state| (state, false));
         let all = [("param", false)].into_iter().chain(gradient).chain(states);
         all.enumerate().map(|(k, (name, reads))| {
             let format = self.formats.get(k).copied().unwrap_or(Format::F32);
-            let reads = reads || (format.is_scaled() && !self.settings);
-            let lane = if name == MIRROR { Lane::Four } else { self.lane };
+            let reads = reads || (self.used.contains(&name) && is_whole(name, format) && !self.settings);
+            let lane = if is_whole(name, format) { Lane::Four } else { self.lane };
             (self.bindings.get(k).copied().unwrap_or(k), Range { name, format, reads, lane })
         })
     }
@@ -118,8 +119,18 @@ impl KernelKey {
 
     /// Whether it draws random bits.
     fn draws(&self) -> bool {
-        let unsigned = |format: &Format| matches!(format, Format::Block8Unsigned | Format::Relative8);
-        self.stores_blocks() && self.extras.encoding == Encoding::Stochastic && self.formats.iter().any(unsigned)
+        let stores = self.settings && self.stage == Driver::Update;
+        stores && self.extras.encoding == Encoding::Stochastic && self.bound().any(|(_, range)| self.rounds(&range))
+    }
+
+    /// Whether numbers of this range are rounded to one of the two around them at random.
+    fn rounds(&self, range: &Range) -> bool {
+        match range.format {
+            Format::Block8Unsigned | Format::Relative8 => true,
+            Format::Bf16 if range.name == "param" => self.beside() != Some(REMAINDER),
+            Format::Bf16 => self.used.contains(&range.name),
+            _ => false,
+        }
     }
 
     /// Whether a table says what a workgroup does.
@@ -157,16 +168,16 @@ impl KernelKey {
     /// Accessors of parameter, gradient, states and average.
     fn accessors(&self) -> String {
         let ranges = self.ranges();
-        let of = |name, at| {
+        let of = |name: &'static str, at| {
             let found = self.bound().find(|(_, range)| range.name == name);
             found.map(|(binding, range)| {
-                let buffer = ranges[binding].name;
+                let (buffer, at) = (ranges[binding].name, if is_whole(name, range.format) { "at.own" } else { at });
                 Lanes { key: self, format: range.format, lane: range.lane, name, buffer, at, reads: range.reads }
             })
         };
         let (param, grad) = (of("param", "at.param"), of("grad", "at.grad"));
         let average = of(AVERAGE, "at.state").filter(|_| self.extras.average);
-        let mirror = of(MIRROR, "at.own").map_or(String::new(), |mirror| mirror.store("x"));
+        let (mirror, remainder) = (of(MIRROR, "at.own"), of(REMAINDER, "at.own"));
         let states: Vec<_> = self.used.iter().filter_map(|state| Some((state, of(state, "at.state")?))).collect();
         let mut text = match self.declared.is_empty() {
             true => "struct Kept { none: u32 }\n".to_owned(),
@@ -174,6 +185,10 @@ impl KernelKey {
         };
         for (name, lanes) in [("param", &param), ("grad", &grad), ("average", &average)] {
             let x = lanes.as_ref().map_or("Lane(0.0)".to_owned(), Lanes::load);
+            let x = match &remainder {
+                Some(remainder) if name == "param" => format!("joined({x}, {})", remainder.load()),
+                _ => x,
+            };
             _ = writeln!(text, "fn load_{name}(at: At) -> Lane {{ return {x}; }}");
         }
         let loads: String = states.iter().map(|(state, lanes)| format!("s.{state} = {}; ", lanes.load())).collect();
@@ -183,15 +198,13 @@ impl KernelKey {
         if self.measures() {
             return text;
         }
-        for (name, lanes) in [("param", &param), ("average", &average)] {
-            let mirror = if name == "param" { mirror.as_str() } else { "" };
-            let store = lanes.as_ref().map_or(String::new(), |lanes| lanes.store("x")) + mirror;
-            _ = writeln!(text, "fn store_{name}(at: At, x: Lane) {{ {store} }}");
-        }
-        let store = |(k, (state, lanes)): (usize, &(&&str, Lanes<'_>))| match lanes.format.is_scaled() {
-            true => lanes.store_block(k),
-            false => lanes.store(&format!("s.{state}")) + " ",
-        };
+        let beside = mirror.iter().chain(&remainder).map(|lanes| lanes.store("x"));
+        let stores: String = param.iter().map(|lanes| lanes.store_parameter(&remainder)).chain(beside).collect();
+        _ = writeln!(text, "fn store_param(at: At, x: Lane, c: Coefficients) {{ {stores}}}");
+        let store = average.map_or(String::new(), |lanes| lanes.store("x"));
+        _ = writeln!(text, "fn store_average(at: At, x: Lane) {{ {store} }}");
+        let store =
+            |(k, (state, lanes)): (usize, &(&&str, Lanes<'_>))| lanes.store_state(&format!("s.{state}"), k as u32);
         let stores: String = states.iter().enumerate().map(store).collect();
         _ = writeln!(text, "fn store_state(at: At, s: Kept, most: Scales, c: Coefficients) {{ {stores}}}");
         if self.stores_blocks() {
@@ -276,26 +289,58 @@ impl Lanes<'_> {
         format!("{0}[absmax_at(arrayLength(&{0}), at.own)]", self.buffer)
     }
 
-    /// Stores four numbers of state k of a block whose largest magnitude is known.
-    fn store_block(&self, k: usize) -> String {
+    /// Stores state k. Of a block, the largest magnitude is known.
+    fn store_state(&self, x: &str, k: u32) -> String {
         if self.reads {
             return String::new();
         }
-        let (name, most) = (self.name, format!("most.{}", self.name));
-        let x = match self.format {
-            Format::Block8Signed => format!("own_numbers(s.{name}, at)"),
-            _ => format!("max(own_numbers(s.{name}, at), Lane(0.0))"),
+        let store = match self.format {
+            Format::Block8Signed => self.store_block(&format!("own_numbers({x}, at)")),
+            Format::Block8Unsigned | Format::Relative8 => {
+                self.store_block(&format!("max(own_numbers({x}, at), Lane(0.0))"))
+            }
+            Format::Bf16 if self.key.draws() => self.store_random(x),
+            _ => self.store(x),
         };
-        let store = self.format.store_block(&self.word(), &most, &x);
-        match self.key.draws() {
-            true => format!("{{ let random = draws(c, at.tensor, {k}u, 4u * at.first); {store} }} "),
-            false => format!("{{ let random = vec4<u32>(); {store} }} "),
+        self.with_random(&store, k)
+    }
+
+    fn store_block(&self, x: &str) -> String {
+        self.format.store_block(&self.word(), &format!("most.{}", self.name), x)
+    }
+
+    /// Stores a parameter, or its upper half.
+    fn store_parameter(&self, remainder: &Option<Self>) -> String {
+        match self.format {
+            Format::Bf16 if remainder.is_some() => store_halves(self.lane, self.buffer, self.at, "upper_words(x)"),
+            Format::Bf16 if self.key.draws() => self.with_random(&self.store_random("x"), PARAMETER),
+            _ => self.store("x"),
+        }
+    }
+
+    fn store_random(&self, x: &str) -> String {
+        store_halves(self.lane, self.buffer, self.at, &format!("bf16_random({x}, random)"))
+    }
+
+    /// With the variable that a random rounding, and all of [blocks](Format::is_scaled), take.
+    fn with_random(&self, store: &str, k: u32) -> String {
+        match self.format {
+            Format::F32 | Format::F64 => format!("{store} "),
+            _ if self.key.draws() => {
+                format!("{{ let random = draws(c, at.tensor, {k}u, 4u * at.first); {store} }} ")
+            }
+            _ => format!("{{ let random = vec4<u32>(); {store} }} "),
         }
     }
 
     fn store(&self, x: &str) -> String {
         self.format.store(self.lane, self.buffer, self.at, x)
     }
+}
+
+/// Whether a storage of this name is bound whole: what is ours, in fewer bits than f32.
+fn is_whole(name: &str, format: Format) -> bool {
+    format.size() < 4 && !["param", "grad"].contains(&name)
 }
 
 /// The largest magnitudes of a block's states, and how they are loaded.

@@ -1,14 +1,15 @@
 //! Reading and writing parameters, gradients and state, by handle or by name.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::accumulate::Held;
 use super::claims::Binding;
 use super::relocate::UNBOUND;
 use super::storage::{Role, check_gradient_format};
-use super::{Change, Gradient, Group, HostMemory, Key, Memory, Optimizer, Own, Parameter, ParameterId};
+use super::{Change, Gradient, Group, HostMemory, Key, Memory, Optimizer, Parameter, ParameterId};
 use crate::error::{Error, Result, require};
-use crate::formats::Extent;
+use crate::formats::{Extent, Format, remainder};
 use crate::gpu::Device;
 use crate::gpu::kernel::AVERAGE;
 use crate::gpu::memory::BufferRange;
@@ -174,7 +175,8 @@ impl Optimizer {
                 let name = format!("gradient of {}", parameter.name);
                 range.check_gradient(&name)?;
                 let zeroed = self.groups[parameter.group].settings.writes_gradient();
-                check_gradient_format(&parameter.name, range.format, zeroed)?;
+                let rewritten = self.groups[parameter.group].settings.reshapes();
+                check_gradient_format(&parameter.name, range.format, rewritten)?;
                 let (name, role) = (parameter.name.clone(), if zeroed { Binding::Zeroed } else { Binding::Gradient });
                 self.check_overlap(Some(id), &name, range, role)?;
                 (Some(range.clone()), false)
@@ -251,9 +253,9 @@ impl Optimizer {
         self.end_window();
         for parameter in self.parameters.values_mut() {
             match &mut parameter.memory {
-                Memory::F32(HostMemory { own: Some(own), .. }) => own.zero_gradient(),
-                Memory::F64(HostMemory { own: Some(own), .. }) => own.zero_gradient(),
-                _ => {}
+                Memory::F32(v) => v.fill(Role::Gradient, 0.0),
+                Memory::F64(v) => v.fill(Role::Gradient, 0.0),
+                Memory::Gpu(_) => {}
             }
         }
         Ok(())
@@ -284,14 +286,21 @@ impl Optimizer {
     }
 
     /// The range of the parameter in 16 bits on a GPU, for your forward pass to bind: `4 · len.div_ceil(2)` bytes. It
-    /// is what [`Precision::mirror`](crate::Precision::mirror) asks for. Steps, look-aheads, swaps of averages and
+    /// is what [`Precision::mirror`](crate::Precision::mirror) asks for, or the parameter itself if that is in bf16. Steps, look-aheads, swaps of averages and
     /// [`Optimizer::write`] write it with the parameter. For a parameter in your buffer it holds 0 until the first of
     /// them, or until [`Optimizer::encode_mirrors`].
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU and in a group without mirrors.
     pub fn mirror<'k>(&self, key: impl Into<Key<'k>>) -> Result<&BufferRange> {
-        self.range(self.get(key)?, Role::Mirror)
+        let parameter = self.get(key)?;
+        self.range(parameter, self.mirror_of(parameter))
+    }
+
+    /// Which of its memory has 16 bits: a parameter in bf16 is its own mirror.
+    fn mirror_of(&self, parameter: &Parameter) -> Role {
+        let is_half = self.groups[parameter.group].precision.parameters != Format::F32;
+        if is_half { Role::Parameter } else { Role::Beside }
     }
 
     /// The parameter as its mirror holds it; on the CPU, as it would.
@@ -300,19 +309,22 @@ impl Optimizer {
     /// As [`Optimizer::read`], and [`Error::Unsupported`] in a group without mirrors.
     pub async fn read_mirror<'k>(&self, key: impl Into<Key<'k>>) -> Result<Vec<f32>> {
         let parameter = self.get(key)?;
-        match (&self.device, self.groups[parameter.group].precision.mirror) {
-            (Device::Cpu, Some(format)) => {
-                let round = |x: f64| format.wide(format.nearest(x));
-                if parameter.element() == f64::NAME {
-                    let values: Vec<f64> = self.read_part(parameter, Role::Parameter).await?;
-                    return Ok(values.into_iter().map(round).collect());
-                }
-                let values: Vec<f32> = self.read_part(parameter, Role::Parameter).await?;
-                Ok(values.into_iter().map(|x| round(x.into())).collect())
-            }
-            (Device::Cpu, None) => Err(parameter.unsupported("a mirror", "its group has none: see Precision::mirror")),
-            (Device::Gpu(gpu), _) => gpu.read(self.range(parameter, Role::Mirror)?, &parameter.name).await,
+        if let Device::Gpu(gpu) = &self.device {
+            return gpu.read(self.range(parameter, self.mirror_of(parameter))?, &parameter.name).await;
         }
+        let precision = self.groups[parameter.group].precision;
+        let Some(format) = precision.mirror.or((precision.parameters != Format::F32).then_some(precision.parameters))
+        else {
+            return Err(parameter.unsupported("a mirror", "its group has none: see Precision::mirror"));
+        };
+        if parameter.element() == f64::NAME {
+            let values: Vec<f64> = self.read_part(parameter, Role::Parameter).await?;
+            return Ok(values.into_iter().map(|x| format.wide(format.nearest(x))).collect());
+        }
+        let values: Vec<f32> = self.read_part(parameter, Role::Parameter).await?;
+        let stored =
+            if precision.exact_master { remainder::upper(&values) } else { format.encode(&values).0.into_owned() };
+        Ok(format.decode(&stored, &[]).into_owned())
     }
 
     /// [`Optimizer::read_mirror`], waiting for it.
@@ -354,7 +366,7 @@ impl Optimizer {
         }
         self.groups[parameter.group].range(parameter, role).ok_or_else(|| match role {
             Role::Parameter => refuse("a buffer range", UNBOUND),
-            Role::Mirror => refuse("a mirror", "its group has none: see Precision::mirror"),
+            Role::Beside => refuse("a mirror", "its group has none: see Precision::mirror"),
             _ => refuse("the gradient", "the parameter has none"),
         })
     }
@@ -362,13 +374,14 @@ impl Optimizer {
     async fn read_part<F: Real>(&self, parameter: &Parameter, role: Role) -> Result<Vec<F>> {
         check_element::<F>(parameter)?;
         if let Device::Gpu(gpu) = &self.device {
-            let values = gpu.read(self.range(parameter, role)?, &parameter.name).await?;
+            let beside = parameter.memory.range(Role::Beside).filter(|_| role == Role::Parameter);
+            let values = gpu.read_with(self.range(parameter, role)?, beside, &parameter.name).await?;
             return Ok(bytemuck::cast_vec(values));
         }
         let (memory, role) = self.groups[parameter.group].memory(parameter, role);
         let values = match memory {
-            Memory::F32(v) => v.of(role).map(converted).or_else(|| v.narrow(role)),
-            Memory::F64(v) => v.of(role).map(converted).or_else(|| v.narrow(role)),
+            Memory::F32(v) => v.numbers(role).map(|numbers| converted(&numbers.decoded()).into_owned()),
+            Memory::F64(v) => v.numbers(role).map(|numbers| converted(&numbers.decoded()).into_owned()),
             Memory::Gpu(_) => None,
         };
         values.ok_or_else(|| parameter.unsupported("reading", "it is in the caller's slice"))
@@ -416,16 +429,15 @@ impl Optimizer {
     fn write_values<F: Real>(&mut self, id: ParameterId, part: Role, values: &[F]) -> Result<()> {
         let parameter = self.get(id)?;
         if let (Memory::Gpu(tensor), Device::Gpu(gpu)) = (&parameter.memory, &self.device) {
-            let (values, name) = (bytemuck::cast_slice(values), &parameter.name);
-            gpu.write(self.range(parameter, part)?, values, name)?;
-            let mirror = tensor.mirror.as_ref().filter(|_| part == Role::Parameter);
-            return mirror.map_or(Ok(()), |mirror| gpu.write(mirror, values, name));
+            let beside = tensor.beside.as_ref().filter(|_| part == Role::Parameter);
+            let range = self.range(parameter, part)?;
+            return gpu.write_with(range, beside, bytemuck::cast_slice(values), &parameter.name);
         }
         let reason = "it is in the caller's slice";
         let refused = parameter.unsupported("writing", reason);
         let written = self.memory_mut(id, part).and_then(|(memory, role)| match memory {
-            Memory::F32(v) => v.write(role, values),
-            Memory::F64(v) => v.write(role, values),
+            Memory::F32(v) => v.numbers_mut(role).map(|numbers| numbers.set_part(0, &converted(values))),
+            Memory::F64(v) => v.numbers_mut(role).map(|numbers| numbers.set_part(0, &converted(values))),
             Memory::Gpu(_) => None,
         });
         written.ok_or(refused)
@@ -441,53 +453,15 @@ impl Optimizer {
     }
 }
 
-impl<F: Real> Own<F> {
-    fn zero_gradient(&mut self) {
-        self.gradient.fill(F::zero());
-        self.halves.iter_mut().for_each(|(_, gradient)| gradient.fill(0));
-    }
-}
-
-impl<F: Real> HostMemory<F> {
-    /// What has this role, if it is stored in fewer bits.
-    fn narrow<G: Real>(&self, role: Role) -> Option<Vec<G>> {
-        if let Role::State(k) = role {
-            return self.states.get(k).map(|state| converted(&state.decoded()));
-        }
-        let (format, gradient) = self.own.as_ref()?.halves.as_ref().filter(|_| role == Role::Gradient)?;
-        Some(gradient.iter().map(|&x| G::of(format.wide(x).into())).collect())
-    }
-
-    /// Sets what has this role; where it is stored in fewer bits, to the nearest numbers.
-    fn write<G: Real>(&mut self, role: Role, values: &[G]) -> Option<()> {
-        if let Role::State(k) = role {
-            return self.states.get_mut(k).map(|state| state.set_part(0, &converted(values)));
-        }
-        let halves = self.own.as_mut().and_then(|own| own.halves.as_mut());
-        if let Some((format, gradient)) = halves.filter(|_| role == Role::Gradient) {
-            let narrow = |x: &G| format.nearest(x.to_f64().unwrap_or(f64::NAN));
-            gradient.iter_mut().zip(values).for_each(|(to, x)| *to = narrow(x));
-            return Some(());
-        }
-        self.of_mut(role).map(|to| convert(to, values))
-    }
-}
-
 fn check_element<F: Real>(parameter: &Parameter) -> Result<()> {
     let (expected, found, name) = (parameter.element(), F::NAME, parameter.name.clone());
     if expected == found { Ok(()) } else { Err(Error::ElementType { name, expected, found }) }
 }
 
-/// As numbers of the caller's type. A group's own are `f64`, whatever the parameter's are.
-fn converted<F: Real, G: Real>(from: &[G]) -> Vec<F> {
-    let mut to = vec![F::zero(); from.len()];
-    convert(&mut to, from);
-    to
-}
-
-fn convert<F: Real, G: Real>(to: &mut [F], from: &[G]) {
+/// As numbers of another type: a group's own are `f64`, whatever the parameter's are.
+fn converted<F: Real, G: Real>(from: &[G]) -> Cow<'_, [F]> {
     match bytemuck::try_cast_slice(from) {
-        Ok(same) if F::NAME == G::NAME => to.copy_from_slice(same),
-        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = F::of(from.to_f64().unwrap_or(f64::NAN))),
+        Ok(same) if F::NAME == G::NAME => Cow::Borrowed(same),
+        _ => from.iter().map(|from| F::of(from.to_f64().unwrap_or(f64::NAN))).collect(),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::storage::{Role, check_gradient_format};
 use super::{Memory, Optimizer, Parameter, ParameterId};
+use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::{BufferRange, conflict};
@@ -185,8 +186,12 @@ impl Optimizer {
         check_gradient_format(&name, self.groups[parameter.group].precision.gradients, true)?;
         let batches = parameter.batches();
         let own: Option<&mut [F]> = match self.parameters.get_mut(&id.0).map(|parameter| &mut parameter.memory) {
-            Some(Memory::F32(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
-            Some(Memory::F64(v)) => v.own.as_mut().map(|own| bytemuck::cast_slice_mut(&mut own.gradient)),
+            Some(Memory::F32(v)) => {
+                v.numbers_mut(Role::Gradient).and_then(Numbers::same_mut).map(|g| bytemuck::cast_slice_mut(g))
+            }
+            Some(Memory::F64(v)) => {
+                v.numbers_mut(Role::Gradient).and_then(Numbers::same_mut).map(|g| bytemuck::cast_slice_mut(g))
+            }
             _ => None,
         };
         if let Some(own) = own {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
 use crate::gpu::memory::{Allocation, Arena, BufferRange, Tensor, conflict};
 use crate::gpu::{Device, Gpu};
+use crate::precision::{Precision, States};
 use crate::rule::Real;
 use crate::settings::Options;
 
@@ -37,9 +38,9 @@ impl Optimizer {
     /// [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for your kernels to bind.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU and beside states
-    /// in 8 bits, [`Error::OverLimit`] for more than `max_buffer_size` bytes, or more than
-    /// `max_storage_buffer_binding_size` of a mirror or of states in 8 bits, [`Error::Rejected`] if the GPU has no
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, for parameters
+    /// in bf16 and beside states in 16 or 8 bits, [`Error::OverLimit`] for more than `max_buffer_size` bytes, or more than
+    /// `max_storage_buffer_binding_size` of what is bound whole: mirrors, states in 16 or 8 bits, [`Error::Rejected`] if the GPU has no
     /// memory left.
     pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
         self.add_owned(group, tensors, true)
@@ -92,12 +93,9 @@ impl Optimizer {
             Numbers::filled(format, state.extent.len(len, None), state.initial)
         };
         let states = group.states_of_parameters().map(state).collect();
-        let format = group.precision.gradients;
-        let narrow = format != Format::F32;
         let own = values.map(|values| Own {
-            parameter: values.to_vec(),
-            gradient: vec![F::zero(); if narrow { 0 } else { len }],
-            halves: narrow.then(|| (format, vec![0; len])),
+            parameter: Numbers::of(group.precision.parameters_on_cpu(), values),
+            gradient: Numbers::filled(group.precision.gradients, len, 0.0),
         });
         let vectors = HostMemory { own, states };
         match F::NAME == f64::NAME {
@@ -120,11 +118,12 @@ impl Optimizer {
     /// Their states share buffers of just their size. Those of up to 2¹⁸ elements that lie in the same buffers (a pool
     /// for parameters, one for gradients, or one for both) and have taken the same steps are one dispatch, or two where
     /// some are not whole fours; if the device binds one buffer more than they need, for the table. Offsets are any
-    /// multiples of 4 bytes; those of 16 are faster.
+    /// multiples of 4 bytes; those of 16 are faster. They are stored as [`Precision::parameters`] says.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::Unsupported`] on the CPU, [`Error::MissingUsage`]
     /// without `STORAGE`, [`Error::OutOfBounds`], [`Error::Misaligned`] if the offset is no multiple of 4 bytes,
+    /// [`Error::ElementType`] if they are stored in another format,
     /// [`Error::Overlap`] with another parameter or its gradient, [`Error::OverLimit`] or [`Error::Rejected`] if there
     /// is no room for the state. Then none is added.
     pub fn add_buffers(&mut self, group: usize, tensors: &[(&str, BufferRange)]) -> Result<Vec<ParameterId>> {
@@ -141,7 +140,7 @@ impl Optimizer {
         };
         gpu.check_alive()?;
         for (name, range) in tensors {
-            range.check(name)?;
+            range.check(name, self.group(group)?.precision.parameters)?;
             self.check_overlap(None, name, range, Binding::Parameter)?;
         }
         let uses: Vec<_> = tensors.iter().map(|(_, range)| (range, true)).collect();
@@ -193,8 +192,8 @@ impl Optimizer {
     /// Adds a parameter of `len` elements that stays in the caller's slice, for [`Optimizer::step_slices`]; on the CPU.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` beside states in 8 bits,
-    /// [`Error::Unsupported`] on a GPU and in a group whose gradients are not f32, [`Error::OverLimit`] for a length
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` beside states in 16 or 8
+    /// bits, [`Error::Unsupported`] on a GPU and in a group whose parameters or gradients are not f32, [`Error::OverLimit`] for a length
     /// that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.check_swapped(group, "adding")?;
@@ -203,8 +202,9 @@ impl Optimizer {
             let reason = "the optimizer runs on a GPU";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
         }
-        if self.groups[group].precision.gradients != Format::F32 {
-            let reason = "the gradients of slices are slices of the same type";
+        let Precision { parameters, gradients, .. } = self.groups[group].precision;
+        if parameters != Format::F32 || gradients != Format::F32 {
+            let reason = "slices and their gradients are of f32 or f64";
             return Err(Error::Unsupported { operation: "add_slice", name: name.into(), reason });
         }
         self.check_width::<F>(group, name, len)?;
@@ -275,9 +275,11 @@ impl Optimizer {
         }
     }
 
-    /// States in 8 bits are those of parameters in f32.
+    /// What is stored in bf16 or 8 bits is computed in f32.
     fn check_width<F: Real>(&self, group: usize, name: &str, len: usize) -> Result<()> {
-        match F::NAME == f64::NAME && self.groups[group].narrows(len) {
+        let group = &self.groups[group];
+        let of_f32 = group.narrows(len) || group.precision.parameters != Format::F32;
+        match F::NAME == f64::NAME && (of_f32 || group.precision.states == States::Bf16) {
             true => Err(Error::ElementType { name: name.into(), expected: f32::NAME, found: F::NAME }),
             false => Ok(()),
         }
@@ -291,17 +293,13 @@ impl Optimizer {
 impl<F: Real> HostMemory<F> {
     /// The same vectors, `G` being the same type as `F`.
     fn cast<G: Real>(self) -> HostMemory<G> {
-        let cast = |v: Vec<F>| bytemuck::cast_vec::<F, G>(v);
-        let own = self.own.map(|own| Own {
-            parameter: cast(own.parameter),
-            gradient: cast(own.gradient),
-            halves: own.halves,
-        });
-        let states = self.states.into_iter().map(|state| match state {
-            Numbers::Same(x) => Numbers::Same(cast(x)),
+        let cast = |numbers: Numbers<F>| match numbers {
+            Numbers::Same(x) => Numbers::Same(bytemuck::cast_vec::<F, G>(x)),
+            Numbers::Halves { format, halves } => Numbers::Halves { format, halves },
             Numbers::Blocks { format, codes, absmax } => Numbers::Blocks { format, codes, absmax },
-        });
-        HostMemory { own, states: states.collect() }
+        };
+        let own = self.own.map(|own| Own { parameter: cast(own.parameter), gradient: cast(own.gradient) });
+        HostMemory { own, states: self.states.into_iter().map(cast).collect() }
     }
 }
 
@@ -331,12 +329,12 @@ impl Group {
         exact: bool,
         taken: &mut Vec<(usize, Tensor)>,
     ) -> Result<()> {
-        let (initial, has_mirror) = (self.initial(true), self.precision.mirror.is_some());
+        let (initial, has_beside) = (self.initial(true), self.precision.beside().is_some());
         for (batch, room) in batches(gpu, &self.arenas(narrow).owned, tensors, |(_, (_, values))| values.len()) {
             self.arenas(narrow).owned.reserve(gpu, batch[0].1.0, room, exact)?;
             for &(k, (name, values)) in batch {
                 let owned = &mut self.arenas(narrow).owned;
-                let mut tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), (&initial, has_mirror))?;
+                let mut tensor = allocate(gpu, owned, name, bytemuck::cast_slice(values), (&initial, has_beside))?;
                 (tensor.home, tensor.narrow) = (home, narrow);
                 let others = self.take_others(gpu, name, values.len(), &mut tensor);
                 taken.push((k, tensor));
@@ -355,14 +353,14 @@ impl Group {
         exact: bool,
         taken: &mut Vec<(usize, Tensor)>,
     ) -> Result<()> {
-        let (initial, has_mirror) = (self.initial(false), self.precision.mirror.is_some());
+        let (initial, has_beside) = (self.initial(false), self.precision.beside().is_some());
         for (batch, room) in batches(gpu, &self.arenas(narrow).states, tensors, |(_, (_, len))| *len) {
             self.arenas(narrow).states.reserve(gpu, batch[0].1.0, room, exact)?;
             for &(k, &(name, len)) in batch {
                 let states = &mut self.arenas(narrow).states;
                 let (allocation, mut states) = fill_allocation(gpu, states, name, len, &initial)?;
-                let mirror = has_mirror.then(|| states.remove(0));
-                let mut tensor = Tensor { home, narrow, allocation, mirror, states, ..Tensor::default() };
+                let beside = has_beside.then(|| states.remove(0));
+                let mut tensor = Tensor { home, narrow, allocation, beside, states, ..Tensor::default() };
                 let others = self.take_others(gpu, name, len, &mut tensor);
                 taken.push((k, tensor));
                 others?;
@@ -438,29 +436,28 @@ fn batches<'a, T>(gpu: &Gpu, arena: &Arena, tensors: &'a [T], len: impl Fn(&T) -
     batches
 }
 
-/// Allocates in the arena and fills it: the values and their mirror, a gradient of 0, the states' initial values.
+/// Allocates in the arena and fills it: the values and what is beside them, a gradient of 0, the states' initial values.
 fn allocate(
     gpu: &Gpu,
     arena: &mut Arena,
     name: &str,
     values: &[f32],
-    (initial, has_mirror): (&[f64], bool),
+    (initial, has_beside): (&[f64], bool),
 ) -> Result<Tensor> {
     let (allocation, mut ranges) = fill_allocation(gpu, arena, name, values.len(), initial)?;
     let mut states = ranges.split_off(ranges.len().min(2));
-    let mirror = has_mirror.then(|| states.remove(0));
+    let beside = has_beside.then(|| states.remove(0));
     let (gradient, parameter) = (ranges.pop(), ranges.pop());
     let (Some(parameter), Some(gradient)) = (parameter, gradient) else {
         return Err(Error::Unsupported { operation: "add", name: name.into(), reason: "the arena is full" });
     };
-    let written = [Some(&parameter), mirror.as_ref()];
-    if let Err(e) = written.into_iter().flatten().try_for_each(|range| gpu.write(range, values, name)) {
+    if let Err(e) = gpu.write_with(&parameter, beside.as_ref(), values, name) {
         arena.release(allocation);
         return Err(e);
     }
     let own_gradient = Some(gradient.clone());
     let (parameter, gradient) = (Some(parameter), Some(gradient));
-    Ok(Tensor { owned: true, allocation, parameter, gradient, own_gradient, mirror, states, ..Tensor::default() })
+    Ok(Tensor { owned: true, allocation, parameter, gradient, own_gradient, beside, states, ..Tensor::default() })
 }
 
 /// Takes an allocation in the arena and sets buffer `k` of it to `initial[k]`, padding included.

@@ -1,7 +1,7 @@
 //! Averages of a group's parameters: their memory, their beginning, and the exchange with the parameters.
 
-use super::storage::AVERAGE_STORAGE;
-use super::{Arenas, Change, Memory, Optimizer};
+use super::storage::AVERAGE;
+use super::{Arenas, Change, Group, Memory, Optimizer};
 use crate::averaging::Averaging;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ impl Optimizer {
             lens.push((id, parameter.name.as_str(), parameter.len, tensor));
         }
         let group = &mut self.groups[k];
-        let kind = group.kind(&AVERAGE_STORAGE, false);
+        let kind = group.kind(&AVERAGE, false);
         let mut averages = Averages::new();
         // Room in all arenas before the first one changes.
         let mut rooms = Vec::new();
@@ -130,7 +130,8 @@ impl Optimizer {
     }
 
     /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without
-    /// an average yet, such as a frozen one, stays. In between no step is possible, nor a change to the group's
+    /// an average yet, such as a frozen one, stays. A parameter in bf16 gets the nearest number, and its average keeps
+    /// what is needed to take that back. In between no step is possible, nor a change to the group's
     /// parameters and states.
     ///
     /// # Errors
@@ -161,13 +162,13 @@ impl Optimizer {
                     .map(drop)
             })?;
         }
-        let averaging = self.groups[group].averaging;
+        let Group { averaging, swapped, .. } = self.groups[group];
         let ours = self.parameters.values_mut().filter(|parameter| parameter.group == group);
         for parameter in ours.filter(|parameter| parameter.has_average(averaging)) {
             match &mut parameter.memory {
                 Memory::Gpu(_) => {}
-                Memory::F32(vectors) => vectors.swap(),
-                Memory::F64(vectors) => vectors.swap(),
+                Memory::F32(vectors) => vectors.swap(swapped),
+                Memory::F64(vectors) => vectors.swap(swapped),
             }
         }
         self.groups[group].swapped ^= true;

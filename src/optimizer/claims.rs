@@ -80,7 +80,7 @@ impl Claims {
     fn each(parameter: &Parameter, zeroed: bool, mut f: impl FnMut(bool, &BufferRange, Use)) {
         let Memory::Gpu(tensor) = &parameter.memory else { return };
         tensor.parameter.iter().for_each(|range| f(true, range, Use::Parameter));
-        tensor.states.iter().chain(&tensor.mirror).for_each(|range| f(true, range, Use::State));
+        tensor.states.iter().chain(&tensor.beside).for_each(|range| f(true, range, Use::State));
         tensor.gradient.iter().for_each(|range| f(zeroed, range, Use::Gradient));
     }
 
@@ -118,21 +118,22 @@ impl Optimizer {
     }
 
     /// No gradient of these parameters, written by steps, is used elsewhere.
-    pub(super) fn check_gradients(&mut self, of: impl Fn(&Parameter) -> bool) -> Result<()> {
+    pub(super) fn check_gradients(&mut self, of: impl Fn(&Parameter) -> bool, rewritten: bool) -> Result<()> {
         let ours: Vec<_> = self.parameters.iter().filter(|(_, parameter)| of(parameter)).map(|(id, _)| *id).collect();
-        self.check_gradients_of(&ours)
+        self.check_gradients_of(&ours, rewritten)
     }
 
-    pub(super) fn check_gradients_of(&mut self, ids: &[u64]) -> Result<()> {
+    /// `rewritten`: not only cleared.
+    pub(super) fn check_gradients_of(&mut self, ids: &[u64], rewritten: bool) -> Result<()> {
         for &id in ids {
             let Some(parameter) = self.parameters.get(&id) else { continue };
             // Also where a caller's buffer has the gradient now: `Gradient::Own` may come back.
             let own_format = self.groups[parameter.group].precision.gradients;
-            check_gradient_format(&parameter.name, own_format, !parameter.is_foreign())?;
+            check_gradient_format(&parameter.name, own_format, rewritten && !parameter.is_foreign())?;
             let Memory::Gpu(tensor) = &parameter.memory else { continue };
             if let Some(gradient) = tensor.gradient.clone() {
                 let name = parameter.name.clone();
-                check_gradient_format(&name, gradient.format, true)?;
+                check_gradient_format(&name, gradient.format, rewritten)?;
                 self.check_overlap(Some(ParameterId(id)), &name, &gradient, Binding::Zeroed)?;
             }
         }

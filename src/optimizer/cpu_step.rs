@@ -357,30 +357,38 @@ impl Parameter {
 
 impl<F: Real> HostMemory<F> {
     fn job(&mut self, group: &Group) -> Option<Job<'_, F>> {
-        let Own { parameter, gradient, halves } = self.own.as_mut()?;
+        let Own { parameter, gradient } = self.own.as_mut()?;
         let (states, others) = by_extent(group, &mut self.states);
-        let gradient = match halves {
-            Some((format, g)) => cpu::Gradient::Half(*format, g),
-            None => cpu::Gradient::Ours(gradient),
+        let gradient = match gradient.all() {
+            NumbersMut::Same(g) => cpu::Gradient::Ours(g),
+            NumbersMut::Halves { format, halves } => cpu::Gradient::Half(format, halves),
+            NumbersMut::Blocks { .. } => return None,
         };
-        Some(Job { parameter, gradient, states, others })
+        Some(Job { parameter: parameter.all(), gradient, states, others })
     }
 
     fn job_on<'a>(&'a mut self, group: &Group, parameter: &'a mut [F], gradient: &'a [F]) -> Job<'a, F> {
         let (states, others) = by_extent(group, &mut self.states);
-        Job { parameter, gradient: cpu::Gradient::Callers(gradient), states, others }
+        Job { parameter: NumbersMut::Same(parameter), gradient: cpu::Gradient::Callers(gradient), states, others }
     }
 
-    /// The average is the last of the states.
-    pub(super) fn swap(&mut self) {
-        if let (Some(own), Some(average)) = (&mut self.own, self.states.last_mut().and_then(Numbers::same_mut)) {
-            std::mem::swap(&mut own.parameter, average);
+    /// The average is the last of the states. `back`: it stands where the parameter belongs.
+    pub(super) fn swap(&mut self, back: bool) {
+        match (&mut self.own, self.states.last_mut()) {
+            (Some(Own { parameter: Numbers::Halves { halves, .. }, .. }), Some(Numbers::Same(average))) => {
+                if let Ok(average) = bytemuck::try_cast_slice_mut(average) {
+                    cpu::swap_halves(halves, average, back);
+                }
+            }
+            (Some(own), Some(average)) => std::mem::swap(&mut own.parameter, average),
+            _ => {}
         }
     }
 
     pub(super) fn look_ahead(&mut self, v: usize, shift: f64) {
-        if let (Some(own), Some(v)) = (&mut self.own, self.states.get(v)) {
-            cpu::look_ahead(&mut own.parameter, &v.decoded(), shift);
+        let parameter = self.own.as_mut().and_then(|own| own.parameter.same_mut());
+        if let (Some(parameter), Some(v)) = (parameter, self.states.get(v)) {
+            cpu::look_ahead(parameter, &v.decoded(), shift);
         }
     }
 }

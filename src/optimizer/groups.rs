@@ -1,10 +1,9 @@
 //! What a group, or one of its parameters, steps with: rule, settings, schedule, average, options.
 
-use super::storage::check_gradient_format;
+use super::storage::check_formats;
 use super::{Change, Key, Memory, Optimizer, ParameterId};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result, require};
-use crate::formats::Format;
 use crate::gpu::Device;
 use crate::precision::Precision;
 use crate::schedule::Schedule;
@@ -56,11 +55,12 @@ impl Optimizer {
         let settings = settings.into();
         settings.check()?;
         self.check_clipping(self.safeguards.clip.as_ref(), group, Some(&settings))?;
-        if settings.writes_gradient() && !self.group(group)?.settings.writes_gradient() {
-            self.check_gradients(|parameter| parameter.group == group)?;
+        let uses = |settings: &Settings| (settings.writes_gradient(), settings.reshapes());
+        if settings.writes_gradient() && uses(&settings) != uses(&self.group(group)?.settings) {
+            self.check_gradients(|parameter| parameter.group == group, settings.reshapes())?;
         }
         let now = self.group(group)?;
-        check_gradient_format("the group", now.precision.gradients, settings.writes_gradient())?;
+        check_formats(now.precision, &settings)?;
         let kind = |settings: &Settings| {
             [settings.clip_norm, settings.group_clip_norm].map(|clip| clip.map(|clip| clip.norm.kind()))
         };
@@ -90,7 +90,7 @@ impl Optimizer {
     }
 
     /// Sets how the memory of a group's parameters is stored, while it has none yet: states in 8 bits
-    /// ([`Precision::block8`]: Adam with 6 bytes a parameter instead of 12), gradients in 16.
+    /// ([`Precision::block8`]: Adam with 6 bytes a parameter instead of 12), gradients and parameters in 16.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, Precision, rules::Adam};
@@ -104,14 +104,17 @@ impl Optimizer {
     ///
     /// States in 8 bits: reading one gives f32, and writing one rounds to the nearest. Their blocks of 256 elements
     /// begin at the tensor's start. A new state that is not finite is stored as 0, so that it does not spoil its block.
-    /// Parameters are f32.
     ///
-    /// Gradients in 16 bits are only read. They have no [`Settings::zero_grad`], [`Settings::centralize`] or
-    /// [`Settings::adaptive_clip`], and no micro-batches are added to them; micro-batches themselves may be in 16 bits.
+    /// Gradients in 16 bits are read, and cleared by [`Settings::zero_grad`]. They have no [`Settings::centralize`] or
+    /// [`Settings::adaptive_clip`], and no micro-batches are added to them: small ones would be lost. Micro-batches
+    /// themselves may be in 16 bits.
+    ///
+    /// Parameters in bf16 have no [`Settings::adaptive_clip`], and without [`Precision::exact_master`] no
+    /// [look-ahead](Optimizer::look_ahead), which would round twice. Reading one gives f32.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for gradients or mirrors in another format, for a group that has
-    /// parameters, or whose settings write gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`]
+    /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for formats that there are not or that do not go together, for a
+    /// group that has parameters, or whose settings rewrite gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`]
     /// if the device binds too few buffers. Then nothing has changed.
     pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
         let now = self.group(group)?;
@@ -119,18 +122,15 @@ impl Optimizer {
             let (operation, name) = ("set_precision", format!("group {group}"));
             Err(Error::Unsupported { operation, name, reason })
         };
-        if !matches!(precision.gradients, Format::F32 | Format::F16 | Format::Bf16) {
-            return refuse("gradients are F32, F16 or Bf16");
-        }
-        if !matches!(precision.mirror, None | Some(Format::F16 | Format::Bf16)) {
-            return refuse("mirrors are F16 or Bf16");
+        if let Some(reason) = precision.refused() {
+            return refuse(reason);
         }
         // One that was moved elsewhere still has its memory in this group's arena.
         let lies_here = |memory: &Memory| matches!(memory, Memory::Gpu(tensor) if tensor.home == group);
         if self.parameters.values().any(|parameter| parameter.group == group || lies_here(&parameter.memory)) {
             return refuse("it has parameters, or had some that were moved: set the precision before they are added");
         }
-        check_gradient_format("the group", precision.gradients, now.settings.writes_gradient())?;
+        check_formats(precision, &now.settings)?;
         let (device, group) = (self.device.clone(), &mut self.groups[group]);
         let before = std::mem::replace(&mut group.precision, precision);
         group.list_storage();

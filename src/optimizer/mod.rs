@@ -39,6 +39,7 @@ mod storage;
 pub use checkpoint::{LoadOptions, Progress, SaveOptions, TorchOptions};
 pub use cpu_step::Slices;
 pub use relocate::Location;
+pub(crate) use storage::{formats, measured_formats};
 
 use accumulate::Held;
 use claims::Claims;

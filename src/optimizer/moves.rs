@@ -86,8 +86,9 @@ impl Optimizer {
             self.settle_here()?;
         }
         self.regroup(id.0, group);
-        let written = self.groups[group].settings.writes_gradient();
-        let checked = if written { self.check_gradients_of(&[id.0]) } else { Ok(()) };
+        let settings = &self.groups[group].settings;
+        let (written, rewritten) = (settings.writes_gradient(), settings.reshapes());
+        let checked = if written { self.check_gradients_of(&[id.0], rewritten) } else { Ok(()) };
         if checked.is_err() {
             self.regroup(id.0, before);
             return checked;

@@ -8,7 +8,6 @@ use super::group::Group;
 use crate::averaging::Averaging;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::gpu::memory::Tensor;
 use crate::rule::{Real, Step};
 use crate::settings::{Accumulation, Coefficients, Options, Settings};
@@ -51,10 +50,8 @@ pub(super) struct HostMemory<F> {
 
 #[derive(Debug)]
 pub(super) struct Own<F> {
-    pub(super) parameter: Vec<F>,
-    /// Empty if the gradient is stored in 16 bits.
-    pub(super) gradient: Vec<F>,
-    pub(super) halves: Option<(Format, Vec<u16>)>,
+    pub(super) parameter: Numbers<F>,
+    pub(super) gradient: Numbers<F>,
 }
 
 /// Where a parameter stands before the step that is recorded: the steps that it and its group's schedule have taken.

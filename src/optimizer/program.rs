@@ -212,7 +212,9 @@ impl Optimizer {
         let has = |parameter: &Parameter| parameter.has_average(averaging);
         let ours = self.parameters.iter().filter(|(_, parameter)| parameter.group == group && has(parameter));
         let members: Vec<_> = ours.map(|(id, _)| *id).collect();
-        self.make_program_of_one_state(gpu, &members, AVERAGE, KernelKey::swap)
+        let halves = self.groups[group].precision.rounds_parameters();
+        let back = halves.then_some(self.groups[group].swapped);
+        self.make_program_of_one_state(gpu, &members, AVERAGE, |lane| KernelKey::swap(lane, back))
     }
 
     /// The program that writes the mirrors of all parameters.
@@ -221,7 +223,8 @@ impl Optimizer {
             let mut builder = Builder::new(gpu, bind_groups);
             let (mut cohorts, mut runs) = (HashMap::<(), usize>::new(), Vec::new());
             for (id, parameter, tensor) in optimizer.tensors_in_place() {
-                if tensor.mirror.is_none() || tensor.parameter.is_none() {
+                let has_mirror = optimizer.groups[parameter.group].precision.mirror.is_some();
+                if !has_mirror || tensor.parameter.is_none() {
                     continue;
                 }
                 let cohort = builder.join(id, (), &mut cohorts);
@@ -279,7 +282,7 @@ impl Optimizer {
         let mut known = HashSet::new();
         for (_, _, tensor) in self.tensors_in_place() {
             let gradients = tensor.gradient.iter().chain(&tensor.own_gradient);
-            let ours = tensor.states.iter().chain(&tensor.mirror);
+            let ours = tensor.states.iter().chain(&tensor.beside);
             known.extend(gradients.chain(&tensor.parameter).chain(ours).map(|range| range.buffer.clone()));
         }
         let many = self.bind_groups.len() > 256 + 8 * self.parameters.len();
@@ -297,7 +300,7 @@ impl Optimizer {
     }
 }
 
-/// Parameter, gradient, these states and the mirror, in binding order. In the arena, padding belongs to a tensor.
+/// Parameter, gradient, these states and what is beside the parameter, in binding order. In the arena, padding belongs to a tensor.
 fn ranges(
     tensor: &Tensor,
     gradient: Option<&BufferRange>,
@@ -305,7 +308,7 @@ fn ranges(
     padded: bool,
 ) -> Vec<BufferRange> {
     let states = states.into_iter().filter_map(|k| tensor.states.get(k));
-    let ranges = tensor.parameter.iter().chain(gradient).chain(states).chain(&tensor.mirror);
+    let ranges = tensor.parameter.iter().chain(gradient).chain(states).chain(&tensor.beside);
     let pad = |range: &BufferRange| {
         let len = if padded { tensor.allocation.len as usize } else { range.len };
         BufferRange { len, ..range.clone() }

@@ -55,12 +55,12 @@ impl Optimizer {
                 return Err(parameter.unsupported("relocate", "it is not in the caller's buffer, or is named twice"));
             }
             parameter.check_len(location.parameter.len)?;
-            location.parameter.check(&parameter.name)?;
+            location.parameter.check(&parameter.name, self.groups[parameter.group].precision.parameters)?;
             if let Some(gradient) = &location.gradient {
                 parameter.check_len(gradient.len)?;
                 gradient.check_gradient(&format!("gradient of {}", parameter.name))?;
-                let written = self.groups[parameter.group].settings.writes_gradient();
-                check_gradient_format(&parameter.name, gradient.format, written)?;
+                let rewritten = self.groups[parameter.group].settings.reshapes();
+                check_gradient_format(&parameter.name, gradient.format, rewritten)?;
             }
         }
         let changed = self.parameters.iter().any(|(id, parameter)| match (&parameter.memory, locations.get(id)) {
@@ -112,7 +112,7 @@ impl Optimizer {
             };
             let zeroed = self.groups[parameter.group].settings.writes_gradient();
             let ours = tensor.states.iter().map(|state| (state, true, "a state of"));
-            let ours = ours.chain(tensor.mirror.iter().map(|mirror| (mirror, true, "the mirror of")));
+            let ours = ours.chain(tensor.beside.iter().map(|beside| (beside, true, "what is beside")));
             let all =
                 [at.map(|range| (range, true, "parameter")), gradient.map(|range| (range, zeroed, "gradient of"))];
             for (range, written, what) in all.into_iter().flatten().chain(ours) {

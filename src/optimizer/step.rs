@@ -1,6 +1,6 @@
 //! A step: on the GPU recorded from the program, on the CPU computed.
 
-use super::storage::{Role, stored};
+use super::storage::{formats, measured_formats};
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
 use crate::formats::Format;
@@ -20,18 +20,16 @@ impl Group {
     pub(super) fn compile(&self, gpu: &Gpu, settings: &Settings, extras: Extras) -> Result<()> {
         let rule = self.rule.description();
         let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
-        let storage = stored(&self.rule, extras.average, self.precision);
-        let elements = || storage.iter().filter(|stored| stored.is_of_elements());
-        let bound = elements().filter(|stored| stored.role != Role::Mirror).map(|stored| stored.storage.format);
-        let formats: Vec<_> = bound.chain(self.precision.mirror).collect();
+        let formats = formats(&self.rule, extras.average, self.precision);
         let key = KernelKey::update(rule, Lane::Four, access, extras);
-        let key = match formats[2..].iter().all(|&format| format == Format::F32) {
-            true => key,
-            false => key.pooled((0..formats.len()).collect()),
+        let key = match (0..formats.len()).any(|k| k != 1 && formats[k] != Format::F32) {
+            true => key.pooled((0..formats.len()).collect()),
+            false => key,
         };
         gpu.kernel(key.stored(formats).with_blocks(gpu.gives_a_thread_a_block()))?;
         if self.rule.reduce().is_some() {
-            gpu.kernel(KernelKey::of_norms(rule, Driver::Measure, Lane::Four, extras))?;
+            let measured = measured_formats(&self.rule, self.precision);
+            gpu.kernel(KernelKey::of_norms(rule, Driver::Measure, Lane::Four, extras).stored(measured))?;
             gpu.kernel(KernelKey::of_norms(rule, Driver::Trust, Lane::Four, Extras::default()))?;
         }
         Ok(())
@@ -319,9 +317,13 @@ impl Optimizer {
     /// A step that is skipped cannot take a look-ahead back.
     pub(super) fn check_look_ahead(&self) -> Result<()> {
         let unknown = self.parameters.values().any(|parameter| parameter.pending != 0);
+        let rounds = |parameter: &Parameter| self.groups[parameter.group].precision.rounds_parameters();
+        let rounded =
+            self.parameters.values().any(|parameter| rounds(parameter) && parameter.look_ahead(&self.groups).is_some());
         let reason = match self.can_skip() {
             true => "the next step may be skipped, and then not take it back: set another policy than NonFinite::Skip",
             false if unknown => "it is not known yet which steps were skipped: settle first",
+            false if rounded => "a parameter in bf16 would be rounded twice: see Precision::exact_master",
             false => return Ok(()),
         };
         Err(Error::Unsupported { operation: "a look-ahead", name: "the optimizer".into(), reason })

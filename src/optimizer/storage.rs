@@ -5,18 +5,19 @@ use crate::any_rule::AnyRule;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, Format, Storage};
-use crate::gpu::kernel::{AVERAGE, MIRROR};
+use crate::gpu::kernel::{self, MIRROR, REMAINDER};
 use crate::gpu::memory::{Arena, BufferRange, Kind};
 use crate::precision::Precision;
 use crate::rule::Real;
+use crate::settings::Settings;
 
 /// Which memory of a parameter a storage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Parameter,
     Gradient,
-    /// The parameter in 16 bits, on a GPU.
-    Mirror,
+    /// What 16 bits are beside the parameter on a GPU: its mirror, or what a parameter in bf16 lacks of f32.
+    Beside,
     /// A state of the parameter: its index among those.
     State(usize),
     /// A state of the group, which all of its parameters share: its index among those.
@@ -42,25 +43,29 @@ impl Stored {
 
     /// What is ours beside a parameter of the caller's.
     fn is_beside(&self) -> bool {
-        self.is_state() || self.role == Role::Mirror
+        self.is_state() || self.role == Role::Beside
     }
 }
 
-/// The average of a parameter: the last of its states.
-pub(super) const AVERAGE_STORAGE: Storage = of_elements(AVERAGE);
+/// The average of a parameter: the last of its states. Which one that is depends on the others.
+pub(super) const AVERAGE: Stored = Stored { role: Role::State(usize::MAX), storage: of_elements(kernel::AVERAGE) };
 
 const fn of_elements(name: &'static str) -> Storage {
     Storage { name, extent: Extent::Element, format: Format::F32, initial: 0.0 }
 }
 
-/// All storage of a group: parameter, gradient, mirror, the rule's states, the average. States of elements have the
+/// All storage of a group: parameter, gradient, what is beside the parameter, the rule's states, the average. States of elements have the
 /// format of a long parameter's.
 pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
-    let parameter = Stored { role: Role::Parameter, storage: of_elements("parameter") };
+    let parameter = Storage { format: precision.parameters, ..of_elements("parameter") };
+    let parameter = Stored { role: Role::Parameter, storage: parameter };
     let gradient = Storage { format: precision.gradients, ..of_elements("gradient") };
     let gradient = Stored { role: Role::Gradient, storage: gradient };
-    let mirror = |format| Stored { role: Role::Mirror, storage: Storage { format, ..of_elements(MIRROR) } };
-    let average = averages.then_some(AVERAGE_STORAGE);
+    let beside = |format| {
+        let name = if format == Format::Remainder { REMAINDER } else { MIRROR };
+        Stored { role: Role::Beside, storage: Storage { format, ..of_elements(name) } }
+    };
+    let average = averages.then_some(AVERAGE.storage);
     let (mut states, mut shared) = (0.., 0..);
     let state = |storage: Storage| {
         let role = match storage.extent {
@@ -75,8 +80,25 @@ pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Ve
         }
         _ => storage,
     });
-    let mirror = precision.mirror.map(mirror);
-    [parameter, gradient].into_iter().chain(mirror).chain(of_rule.chain(average).map(state)).collect()
+    let beside = precision.beside().map(beside);
+    [parameter, gradient].into_iter().chain(beside).chain(of_rule.chain(average).map(state)).collect()
+}
+
+/// How an update's ranges are stored, in the order in which it binds them.
+pub(crate) fn formats(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Format> {
+    let storage = stored(rule, averages, precision);
+    let elements = storage.iter().filter(|stored| stored.is_of_elements() && stored.role != Role::Beside);
+    elements.map(|stored| stored.storage.format).chain(precision.beside()).collect()
+}
+
+/// How the ranges are stored that a norm-based rule measures.
+pub(crate) fn measured_formats(rule: &AnyRule, precision: Precision) -> Vec<Format> {
+    let storage = stored(rule, false, precision);
+    let reads = rule.reduce().map_or(&[][..], |reduce| reduce.reads);
+    let states = storage.iter().filter(|stored| stored.is_state() && reads.contains(&stored.storage.name));
+    let remainder = precision.beside().filter(|format| *format == Format::Remainder);
+    let both = [precision.parameters, precision.gradients].into_iter();
+    both.chain(states.map(|stored| stored.storage.format)).chain(remainder).collect()
 }
 
 impl Group {
@@ -133,9 +155,9 @@ impl Group {
     }
 
     /// What an arena's buffers of a storage are called and how they are stored: in blocks, if they are `narrow`.
-    pub(super) fn kind(&self, storage: &Storage, narrow: bool) -> Kind {
+    pub(super) fn kind(&self, Stored { role, storage }: &Stored, narrow: bool) -> Kind {
         let format = if storage.format.is_scaled() && !narrow { Format::F32 } else { storage.format };
-        let whole = format.is_scaled() || storage.name == MIRROR;
+        let whole = format.size() < 4 && !matches!(role, Role::Parameter | Role::Gradient);
         Kind { label: format!("{} {}", self.rule.name(), storage.name), format, whole }
     }
 
@@ -144,12 +166,12 @@ impl Group {
     pub(super) fn make_arenas(&mut self) {
         let arena = |narrow: bool, of: &dyn Fn(&Stored) -> bool| {
             let elements = self.storage.iter().filter(|stored| stored.is_of_elements() && of(stored));
-            Arena::new(elements.map(|stored| self.kind(&stored.storage, narrow)).collect())
+            Arena::new(elements.map(|stored| self.kind(stored, narrow)).collect())
         };
         let arenas = [false, true]
             .map(|narrow| Arenas { owned: arena(narrow, &|_| true), states: arena(narrow, &Stored::is_beside) });
         let others = self.storage.iter().filter(|stored| !stored.is_of_elements());
-        let others = others.map(|stored| Arena::new(vec![self.kind(&stored.storage, false)])).collect();
+        let others = others.map(|stored| Arena::new(vec![self.kind(stored, false)])).collect();
         (self.arenas, self.others) = (arenas, others);
     }
 
@@ -192,7 +214,7 @@ impl Memory {
         match role {
             Role::Parameter => tensor.parameter.as_ref(),
             Role::Gradient => tensor.gradient.as_ref(),
-            Role::Mirror => tensor.mirror.as_ref(),
+            Role::Beside => tensor.beside.as_ref(),
             Role::State(k) => tensor.states.get(k),
             Role::Shared(_) => None,
         }
@@ -202,64 +224,65 @@ impl Memory {
     pub(super) fn format(&self, role: Role) -> Option<Format> {
         match (self, role) {
             (Self::Gpu(_), _) => self.range(role).map(|range| range.format),
-            (Self::F32(vectors), Role::State(k)) => vectors.states.get(k).map(Numbers::format),
-            (Self::F32(_), _) => Some(Format::F32),
-            (Self::F64(_), _) => Some(Format::F64),
+            (Self::F32(vectors), _) => vectors.numbers(role).map(Numbers::format),
+            (Self::F64(vectors), _) => vectors.numbers(role).map(Numbers::format),
         }
     }
 
-    /// How many numbers it has of this role; `None` for what is elsewhere, and for a gradient in 16 bits.
+    /// How many numbers it has of this role; `None` for what is elsewhere.
     fn len(&self, role: Role) -> Option<usize> {
         match self {
             Self::Gpu(_) => self.range(role).map(|range| range.len),
-            Self::F32(vectors) => vectors.len(role),
-            Self::F64(vectors) => vectors.len(role),
+            Self::F32(vectors) => vectors.numbers(role).map(Numbers::len),
+            Self::F64(vectors) => vectors.numbers(role).map(Numbers::len),
         }
     }
 }
 
-/// Refuses to write gradients that are only read.
-pub(super) fn check_gradient_format(name: &str, format: Format, written: bool) -> Result<()> {
-    if !written || format == Format::F32 {
+/// Refuses settings that these formats do not have.
+pub(super) fn check_formats(precision: Precision, settings: &Settings) -> Result<()> {
+    check_gradient_format("the group", precision.gradients, settings.reshapes())?;
+    match settings.adaptive_clip.is_some() && precision.parameters != Format::F32 {
+        true => {
+            let (name, reason) = ("the group".into(), "parameters in bf16 have no adaptive_clip");
+            Err(Error::Unsupported { operation: "adaptive_clip", name, reason })
+        }
+        false => Ok(()),
+    }
+}
+
+/// Refuses to write numbers to gradients in 16 bits; a step may clear them.
+pub(super) fn check_gradient_format(name: &str, format: Format, rewritten: bool) -> Result<()> {
+    if !rewritten || format == Format::F32 {
         return Ok(());
     }
-    let reason = "a gradient in 16 bits is only read: zero_grad, centralize, adaptive_clip and accumulation need f32";
+    let reason = "a gradient in 16 bits is read or cleared: centralize, adaptive_clip and accumulation need f32";
     Err(Error::Unsupported { operation: "writing a gradient in a step", name: name.into(), reason })
 }
 
 impl<F: Real> HostMemory<F> {
-    fn len(&self, role: Role) -> Option<usize> {
-        if let Role::State(k) = role { self.states.get(k).map(Numbers::len) } else { self.of(role).map(<[F]>::len) }
-    }
-
-    /// Sets all of a state to this number.
-    pub(super) fn fill(&mut self, role: Role, value: f64) {
-        if let Role::State(k) = role
-            && let Some(state) = self.states.get_mut(k)
-        {
-            *state = Numbers::filled(state.format(), state.len(), value);
-        }
-    }
-
-    /// Of this role; `None` for what is in the caller's slice, or stored in blocks.
-    pub(super) fn of(&self, role: Role) -> Option<&[F]> {
+    /// Of this role; `None` for what is in the caller's slice.
+    pub(super) fn numbers(&self, role: Role) -> Option<&Numbers<F>> {
         match (role, &self.own) {
-            (Role::State(k), _) => return self.states.get(k)?.same(),
+            (Role::State(k), _) => self.states.get(k),
             (Role::Parameter, Some(own)) => Some(&own.parameter),
-            (Role::Gradient, Some(own)) if own.halves.is_none() => Some(&own.gradient),
+            (Role::Gradient, Some(own)) => Some(&own.gradient),
             _ => None,
         }
-        .map(Vec::as_slice)
     }
 
-    pub(super) fn of_mut(&mut self, role: Role) -> Option<&mut [F]> {
+    pub(super) fn numbers_mut(&mut self, role: Role) -> Option<&mut Numbers<F>> {
         match (role, &mut self.own) {
-            (Role::State(k), _) => self.states.get_mut(k)?.same_mut(),
+            (Role::State(k), _) => self.states.get_mut(k),
             (Role::Parameter, Some(own)) => Some(&mut own.parameter),
-            (Role::Gradient, Some(own)) if own.halves.is_none() => Some(&mut own.gradient),
+            (Role::Gradient, Some(own)) => Some(&mut own.gradient),
             _ => None,
         }
-        .map(Vec::as_mut_slice)
+    }
+
+    /// Sets all of it to this number.
+    pub(super) fn fill(&mut self, role: Role, value: f64) {
+        self.numbers_mut(role).into_iter().for_each(|numbers| numbers.fill(value));
     }
 }
 
@@ -275,10 +298,10 @@ mod tests {
                 stored(&rule, true, Precision::block8()).into_iter().map(|stored| (stored.storage.name, stored.role));
             all.skip(2).collect::<Vec<_>>()
         };
-        let novograd = [("exp_avg", Role::State(0)), ("exp_avg_sq", Role::State(1)), (AVERAGE, Role::State(2))];
+        let novograd = [("exp_avg", Role::State(0)), ("exp_avg_sq", Role::State(1)), (kernel::AVERAGE, Role::State(2))];
         assert_eq!(listed(NovoGrad::default().into()), novograd);
-        assert_eq!(listed(AdaGradNorm::default().into()), [("b", Role::Shared(0)), (AVERAGE, Role::State(0))]);
+        assert_eq!(listed(AdaGradNorm::default().into()), [("b", Role::Shared(0)), (kernel::AVERAGE, Role::State(0))]);
         let tensor = AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() };
-        assert_eq!(listed(tensor.into()), [("b", Role::State(0)), (AVERAGE, Role::State(1))]);
+        assert_eq!(listed(tensor.into()), [("b", Role::State(0)), (kernel::AVERAGE, Role::State(1))]);
     }
 }

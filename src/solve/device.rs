@@ -8,6 +8,7 @@ use super::newton::Newton;
 use super::replay::TURNS;
 use super::vectors::{D, FIXED_VECTORS, FREE_SCALAR, G, G0, Probe, Scalar, Scale, Vector, Vectors, X};
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
 use crate::gpu::passes::Pass;
@@ -115,7 +116,7 @@ pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferR
 
 /// Checks that kernels can bind a caller's range, and that it has the expected length.
 pub(super) fn check(gpu: &Gpu, name: &str, range: &BufferRange, expected: usize) -> Result<()> {
-    range.check(name)?;
+    range.check(name, Format::F32)?;
     if range.len != expected {
         return Err(Error::Length { name: name.into(), expected, found: range.len });
     }

@@ -39,6 +39,7 @@ mod newton;
 mod numbers;
 mod options;
 mod order;
+mod parameters16;
 mod parity;
 mod pools;
 mod proof;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         numbers::TESTS,
         options::TESTS,
         order::TESTS,
+        parameters16::TESTS,
         parity::TESTS,
         pools::TESTS,
         proof::TESTS,

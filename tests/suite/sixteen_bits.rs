@@ -1,4 +1,4 @@
-//! Gradients in 16 bits: read where they are, packed two in a word. The step is that of the same numbers in f32.
+//! Gradients in 16 bits: read where they are, packed two in a word, and cleared. The step is that of the same numbers in f32.
 
 use std::io::Cursor;
 
@@ -17,7 +17,7 @@ crate::tests!(
     a_buffer_of_half_a_word,
     one_buffer_of_both_formats,
     micro_batches_are_added_from_16_bits,
-    nothing_writes_to_16_bits,
+    nothing_rewrites_16_bits,
     a_format_stays_with_its_memory,
     gradients_are_rounded_to_the_nearest
 );
@@ -151,7 +151,7 @@ fn gradients_are_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
 fn a_format_stays_with_its_memory(gpu: &Gpu) -> Result<(), Failed> {
     let refused = |result: Result<()>| matches!(result, Err(Error::Unsupported { .. }));
     for device in [Device::Cpu, gpu.into()] {
-        let mut writing = Optimizer::new(&device, rules::Sgd, Settings { zero_grad: true, ..Settings::lr(0.5) })?;
+        let mut writing = Optimizer::new(&device, rules::Sgd, Settings { centralize: true, ..Settings::lr(0.5) })?;
         writing.add(0, "w", &[1.0f32, 2.0, 3.0])?;
         let mut file = Vec::new();
         pollster::block_on(writing.save_to(&mut file, SaveOptions::default()))?;
@@ -279,10 +279,9 @@ fn micro_batches_are_added_from_16_bits(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn nothing_writes_to_16_bits(gpu: &Gpu) -> Result<(), Failed> {
+fn nothing_rewrites_16_bits(gpu: &Gpu) -> Result<(), Failed> {
     let refused = |result: Result<()>| matches!(result, Err(Error::Unsupported { .. }));
     let writing = [
-        Settings { zero_grad: true, ..Settings::lr(0.1) },
         Settings { centralize: true, ..Settings::lr(0.1) },
         Settings { adaptive_clip: Some(AdaptiveClip::torch(0.1)), ..Settings::lr(0.1) },
     ];
@@ -291,7 +290,7 @@ fn nothing_writes_to_16_bits(gpu: &Gpu) -> Result<(), Failed> {
         sgd.set_precision(0, of(Format::Bf16))?;
         let id = sgd.add(0, "w", &[1.0f32, 2.0, 3.0])?;
         for settings in writing {
-            ensure(refused(sgd.set_settings(0, settings)), "settings that write gradients")?;
+            ensure(refused(sgd.set_settings(0, settings)), "settings that rewrite gradients")?;
             let mut other = Optimizer::new(&device, rules::Sgd, settings)?;
             ensure(refused(other.set_precision(0, of(Format::Bf16))), "16 bits under such settings")?;
         }
@@ -301,13 +300,17 @@ fn nothing_writes_to_16_bits(gpu: &Gpu) -> Result<(), Failed> {
         sgd.write_gradient(id, &[1.0f32, -2.0, 1e-3])?;
         sgd.zero_grad()?;
         ensure(sgd.read_gradient_blocking::<f32>(id)? == [0.0; 3], "zero_grad")?;
+        sgd.set_settings(0, Settings { zero_grad: true, ..Settings::lr(0.1) })?;
+        sgd.write_gradient(id, &[1.0f32, -2.0, 1e-3])?;
+        sgd.step()?;
+        ensure(sgd.read_gradient_blocking::<f32>(id)? == [0.0; 3], "zero_grad of a step")?;
     }
     let words = buffer(gpu, &[0; 16]);
     let mut sgd = Optimizer::new(&gpu.into(), rules::Sgd, writing[0])?;
     let range = BufferRange::of(&words, 0, 3, Format::Bf16);
     ensure(matches!(sgd.add_buffer(0, "w", range.clone()), Err(Error::ElementType { .. })), "a parameter in 16 bits")?;
     let id = sgd.add(0, "v", &[0.0f32; 3])?;
-    ensure(refused(sgd.set_gradient(id, Gradient::Buffer(range))), "a gradient that is zeroed, in 16 bits")?;
+    ensure(refused(sgd.set_gradient(id, Gradient::Buffer(range))), "a gradient that is rewritten, in 16 bits")?;
     sgd.set_settings(0, 0.1)?;
     let odd = BufferRange::of(&words, 2, 3, Format::Bf16);
     ensure(matches!(sgd.set_gradient(id, Gradient::Buffer(odd)), Err(Error::Misaligned { .. })), "half a word")?;

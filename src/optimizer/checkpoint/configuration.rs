@@ -12,7 +12,7 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Mismatch, Result, require};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::Device;
-use crate::optimizer::storage::Role;
+use crate::optimizer::storage::{Role, check_formats};
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId};
 use crate::precision::Precision;
 use crate::scaling::{LossScaler, Report, Safeguards};
@@ -298,9 +298,10 @@ impl Optimizer {
                 require(*schedule_step < 1 << 53, "schedule_step", *schedule_step as f64, "below 2^53")?;
                 let kept = new.groups[k].3;
                 let averaging = kept.and(*averaging).or(kept);
-                // What is stored here stays as it is; states that are rounded as in the file go on as there.
+                // What is stored here stays as it is; what is rounded as in the file goes on as there.
                 let here = new.groups[k].4;
-                let draws = if precision.states == here.states { *precision } else { here };
+                let rounded = |precision: &Precision| (precision.states, precision.parameters_on_cpu());
+                let draws = if rounded(precision) == rounded(&here) { *precision } else { here };
                 let precision = Precision { rounding: draws.rounding, seed: draws.seed, ..here };
                 new.groups[k] = (rule.clone(), *settings, schedule.clone(), averaging, precision);
             }
@@ -382,12 +383,18 @@ impl Optimizer {
     pub(super) fn check_together(&mut self) -> Result<()> {
         self.check_clipping(self.safeguards.clip.as_ref(), usize::MAX, None)?;
         for group in &self.groups {
+            check_formats(group.precision, &group.settings)?;
             if let Device::Gpu(gpu) = &self.device {
                 group.compile(gpu, &group.settings, group.extras(self.zeroes()))?;
             }
         }
-        let written: Vec<_> = self.groups.iter().map(|group| group.settings.writes_gradient()).collect();
-        self.check_gradients(|parameter| written[parameter.group])
+        for k in 0..self.groups.len() {
+            let (written, rewritten) = (self.groups[k].settings.writes_gradient(), self.groups[k].settings.reshapes());
+            if written {
+                self.check_gradients(|parameter| parameter.group == k, rewritten)?;
+            }
+        }
+        Ok(())
     }
 
     /// Refuses to load in the middle of a swap or a look-ahead.

@@ -363,21 +363,19 @@ impl Optimizer {
         if entry.dtype == Dtype::U8 || matches!(entry.target, Target::Absmax(..)) {
             return self.take_blocks(entry, piece).await;
         }
-        let vector: Option<&[u8]> = match self.memory(entry.target) {
-            Some((Memory::F32(v), role @ Role::State(k))) if v.of(role).is_none() => {
-                let values = v.states.get(k).map(|state| state.decoded_part(piece)).unwrap_or_default();
-                return Ok(Cow::Owned(bytemuck::cast_slice(&values).to_vec()));
-            }
-            Some((Memory::F32(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
-            Some((Memory::F64(v), role)) => v.of(role).map(|v| bytemuck::cast_slice(&v[piece])),
+        let numbers = match self.memory(entry.target) {
+            Some((Memory::F32(v), role)) => v.numbers(role).map(|numbers| as_bytes(numbers.decoded_part(piece))),
+            Some((Memory::F64(v), role)) => v.numbers(role).map(|numbers| as_bytes(numbers.decoded_part(piece))),
             _ => {
                 let (range, gpu) = self.range_of(entry)?;
-                let values = gpu.read(&range.part(piece.start as u64..piece.end as u64), &entry.name).await?;
+                let piece = piece.start as u64..piece.end as u64;
+                let beside = self.beside(entry.target).map(|beside| beside.part(piece.clone()));
+                let values = gpu.read_with(&range.part(piece), beside.as_ref(), &entry.name).await?;
                 return Ok(Cow::Owned(entry.format().encode(&values).0.into_owned()));
             }
         };
         let (operation, reason) = ("saving", "it is in the caller's slice");
-        vector.map(Cow::Borrowed).ok_or_else(|| Error::Unsupported { operation, name: entry.name.clone(), reason })
+        numbers.ok_or_else(|| Error::Unsupported { operation, name: entry.name.clone(), reason })
     }
 
     /// The memory that has a tensor, and its role there.
@@ -387,6 +385,12 @@ impl Optimizer {
             Target::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
             Target::Number(_) => None,
         }
+    }
+
+    /// What is kept beside it on the GPU, if it is a parameter.
+    fn beside(&self, target: Target) -> Option<&BufferRange> {
+        let Target::Of(id, Role::Parameter) = target else { return None };
+        self.parameters.get(&id)?.memory.range(Role::Beside)
     }
 
     /// Where a tensor is on the GPU.
@@ -449,14 +453,8 @@ impl Optimizer {
         if let Device::Gpu(_) = &self.device {
             let (range, gpu) = self.range_of(entry)?;
             let (piece, values) = (piece.start as u64..piece.end as u64, entry.format().decode(bytes, &[]));
-            gpu.write(&range.part(piece.clone()), &values, &entry.name)?;
-            let mirror = match entry.target {
-                Target::Of(id, Role::Parameter) => {
-                    self.parameters.get(&id).and_then(|parameter| parameter.memory.range(Role::Mirror))
-                }
-                _ => None,
-            };
-            return mirror.map_or(Ok(()), |mirror| gpu.write(&mirror.part(piece), &values, &entry.name));
+            let beside = self.beside(entry.target).map(|beside| beside.part(piece.clone()));
+            return gpu.write_with(&range.part(piece), beside.as_ref(), &values, &entry.name);
         }
         let (memory, role) = match entry.target {
             Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
@@ -486,13 +484,15 @@ impl Entry {
 
 impl<F: Real> HostMemory<F> {
     fn put(&mut self, role: Role, piece: Range<usize>, bytes: &[u8]) {
-        if let Some(vector) = self.of_mut(role) {
-            vector[piece].copy_from_slice(bytemuck::cast_slice(bytes));
-        } else if let Role::State(k) = role
-            && let Some(state) = self.states.get_mut(k)
-        {
-            state.set_part(piece.start, bytemuck::cast_slice(bytes));
-        }
+        let numbers = self.numbers_mut(role);
+        numbers.into_iter().for_each(|numbers| numbers.set_part(piece.start, bytemuck::cast_slice(bytes)));
+    }
+}
+
+fn as_bytes<F: Real>(values: Cow<'_, [F]>) -> Cow<'_, [u8]> {
+    match values {
+        Cow::Borrowed(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+        Cow::Owned(values) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
     }
 }
 

@@ -1,0 +1,17 @@
+// Exchanges parameters in bf16 and their averages in f32, without loss. The parameter becomes the nearest to its
+// average, ties away from 0. The average keeps its own lower half, and the parameter as its upper half: with BACK these
+// make both what they were. Reads no gradient and no coefficient. CPU twin: cpu::swap_halves.
+
+override BACK: bool;
+
+struct Hyper { unused: f32 }
+struct State { average: Lane }
+
+fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
+    let half = Bits(16u);
+    let bits = bitcast<Bits>((*s).average);
+    let up = (bits >> Bits(15u)) & Bits(1u);
+    let parameter = (bitcast<Bits>(w) >> half) - select(Bits(0u), up, BACK);
+    (*s).average = bitcast<Lane>((parameter << half) | (bits & Bits(0xffffu)));
+    return bitcast<Lane>(((bits >> half) + select(up, Bits(0u), BACK)) << half);
+}

@@ -1,0 +1,76 @@
+//! An f32 in two halves: the nearest bfloat16, ties away from 0, for forward passes to bind; and the lower 16 bits of
+//! the f32. Together they are the f32, bit for bit. WGSL half: shaders/formats/remainder.wgsl.
+//!
+//! ```text
+//! remainder = b & 0xffff
+//! upper     = (b >> 16) + (remainder >> 15)
+//! b         = (upper − (remainder >> 15)) << 16 | remainder
+//! ```
+//! Ties to even could not be undone: two f32 would have the same halves. A NaN becomes the one whose remainder is 0:
+//! rounding others up would make them 0.
+
+use super::{Lane, Wgsl, bf16};
+
+pub(super) const WGSL: Wgsl = Wgsl {
+    texts: &[bf16::TEXT, include_str!("../../shaders/formats/remainder.wgsl")],
+    four: "RemainderFour",
+    one: "RemainderFour",
+    load: |_, buffer, at| format!("{buffer}[{at}]"),
+    store: |lane, buffer, at, x| match lane {
+        Lane::Four => format!("{buffer}[{at}] = lower_words({x});"),
+        _ => String::new(),
+    },
+};
+
+fn bits(x: f32) -> u32 {
+    if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }
+}
+
+/// The upper halves.
+pub(crate) fn upper(values: &[f32]) -> Vec<u8> {
+    let upper = |&x: &f32| ((bits(x) >> 16) + (bits(x) >> 15 & 1)) as u16;
+    values.iter().flat_map(|x| upper(x).to_ne_bytes()).collect()
+}
+
+/// The remainders.
+pub(super) fn lower(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&x| (bits(x) as u16).to_ne_bytes()).collect()
+}
+
+/// The numbers of upper halves and remainders.
+pub(crate) fn join(upper: &[u8], lower: &[u8]) -> Vec<f32> {
+    let halves = |bytes: &'_ [u8]| -> Vec<u16> { bytemuck::pod_collect_to_vec(bytes) };
+    let join = |(upper, lower): (u16, u16)| {
+        f32::from_bits(u32::from(upper.wrapping_sub(lower >> 15)) << 16 | u32::from(lower))
+    };
+    halves(upper).into_iter().zip(halves(lower)).map(join).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Format;
+
+    /// Every upper half with remainders around both ends and the tie: what is no NaN comes back, and the upper half is
+    /// the nearest.
+    #[test]
+    fn halves_are_the_number_and_its_rounding() {
+        for high in 0..=u32::from(u16::MAX) {
+            let lows = [0u32, 1, 0x7ffe, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff, high.wrapping_mul(40503) & 0xffff];
+            let values = lows.map(|low| f32::from_bits(high << 16 | low));
+            let upper = upper(&values);
+            let back = join(&upper, &lower(&values));
+            let rounded = Format::Bf16.decode(&upper, &[]);
+            for ((x, back), rounded) in values.iter().zip(back).zip(rounded.iter()) {
+                if x.is_nan() {
+                    assert!(back.is_nan() && rounded.is_nan(), "{x:?}");
+                    continue;
+                }
+                assert_eq!(x.to_bits(), back.to_bits());
+                let even = Format::Bf16.wide(Format::Bf16.nearest(f64::from(*x)));
+                let tie = x.to_bits() & 0xffff == 0x8000;
+                assert!(if tie { rounded.abs() >= x.abs() } else { rounded.to_bits() == even.to_bits() }, "{x:e}");
+            }
+        }
+    }
+}
