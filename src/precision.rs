@@ -140,6 +140,11 @@ impl Precision {
         self.parameters_on_cpu() != Format::F32
     }
 
+    /// Whether steps round parameters to the nearest, so that small updates are lost.
+    pub(crate) fn loses_updates(self) -> bool {
+        self.rounds_parameters() && self.rounding == Rounding::Nearest
+    }
+
     /// Why these formats do not go together, if they do not.
     pub(crate) fn refused(self) -> Option<&'static str> {
         let as_others = matches!(self.states, States::BitsandbytesCpu | States::Torchao);

@@ -122,12 +122,25 @@ pub struct Report {
     pub growth_tracker: u32,
     /// Steps skipped so far; a GPU counts to 2³² − 1.
     pub skipped_steps: u64,
+    /// A group whose learning rate is too small for its parameters, which are rounded to the nearest bf16: an update of
+    /// a tenth of the rate is below two places of the largest parameter, 0.1·lr < 2^⌊log₂ max|w|⌋ · 2⁻⁷/0.49, so that
+    /// it is lost. `check_numerics` in [FlashOptim](https://github.com/databricks/flashoptim) fails there. Known of
+    /// parameters whose values came from the host, with [`Rounding::Nearest`](crate::Rounding::Nearest): rounded at
+    /// random, no update is lost in the mean.
+    pub lr_too_small: Option<usize>,
 }
 
 impl Default for Report {
     /// Before the first step.
     fn default() -> Self {
-        Self { grad_norm: 0.0, found_inf: false, loss_scale: 1.0, growth_tracker: 0, skipped_steps: 0 }
+        Self {
+            grad_norm: 0.0,
+            found_inf: false,
+            loss_scale: 1.0,
+            growth_tracker: 0,
+            skipped_steps: 0,
+            lr_too_small: None,
+        }
     }
 }
 

@@ -333,5 +333,5 @@ fn report(head: Head) -> Report {
     };
     let found_inf = bad & !ZEROED > 0;
     let skipped_steps = skipped.into();
-    Report { grad_norm, found_inf, loss_scale: scale.into(), growth_tracker, skipped_steps }
+    Report { grad_norm, found_inf, loss_scale: scale.into(), growth_tracker, skipped_steps, ..Report::default() }
 }

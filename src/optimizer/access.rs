@@ -79,7 +79,11 @@ impl Optimizer {
     /// in the caller's slice, [`Error::MissingUsage`] for a caller's buffer without `COPY_DST`, [`Error::Rejected`],
     /// [`Error::DeviceLost`].
     pub fn write<'k, F: Real>(&mut self, key: impl Into<Key<'k>>, values: &[F]) -> Result<()> {
-        self.write_part(key.into(), |_, _| Ok(Role::Parameter), values)
+        let key = key.into();
+        self.write_part(key, |_, _| Ok(Role::Parameter), values)?;
+        let id = self.find(key)?;
+        self.note_largest(id, values);
+        Ok(())
     }
 
     /// Sets the state of this name, before the work that is submitted next. An `average` that is written counts all of

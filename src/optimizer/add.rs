@@ -56,8 +56,14 @@ impl Optimizer {
                 tensors.iter().map(|(_, values)| self.cpu_memory(group, values.len(), Some(values))).collect()
             }
         };
-        let insert = |((name, values), memory): (&(&str, &[F]), _)| self.insert(name, group, values.len(), memory);
-        Ok(tensors.iter().zip(memories).map(insert).collect())
+        let mut ids = Vec::new();
+        for ((name, values), memory) in tensors.iter().zip(memories) {
+            let id = self.insert(name, group, values.len(), memory);
+            self.note_largest(id, values);
+            ids.push(id);
+        }
+        self.warn_of_small_lr();
+        Ok(ids)
     }
 
     fn gpu_memories<F: Real>(
@@ -257,6 +263,7 @@ impl Optimizer {
             handed_out: AtomicBool::new(false),
             options: Options::default(),
             average_begun: Some(0),
+            largest: 0.0,
             memory,
         };
         self.parameters.insert(id.0, parameter);

@@ -78,6 +78,7 @@ impl Optimizer {
             self.claims = None;
         }
         self.groups[group].settings = settings;
+        self.warn_of_small_lr();
         Ok(())
     }
 

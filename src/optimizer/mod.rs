@@ -33,6 +33,7 @@ mod parameter;
 mod program;
 mod relocate;
 mod safeguards;
+mod small_lr;
 mod step;
 mod storage;
 

@@ -29,6 +29,8 @@ pub(super) struct Parameter {
     pub(super) options: Options,
     /// The step behind which its average began; `None` for an average that somebody wrote, which counts all steps.
     pub(super) average_begun: Option<u64>,
+    /// The largest magnitude that the host wrote, where it says whether a learning rate is too small.
+    pub(super) largest: f64,
     pub(super) memory: Memory,
 }
 

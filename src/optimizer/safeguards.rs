@@ -79,9 +79,10 @@ impl Optimizer {
     }
 
     /// The report of the last step whose result the host has: on the CPU the last step, on a GPU the last finished one.
-    /// Does not wait. Steps that measure no gradients have no report.
+    /// Does not wait. Steps that measure no gradients
+    /// have no report, but for [`Report::lr_too_small`].
     pub fn report(&self) -> Report {
-        match (&self.log, &self.device) {
+        let report = match (&self.log, &self.device) {
             (Some(log), Device::Gpu(gpu)) => {
                 // A lost device answers nothing; then the last report stands. A browser polls by itself.
                 #[cfg(not(target_family = "wasm"))]
@@ -91,7 +92,8 @@ impl Optimizer {
                 log.latest()
             }
             _ => self.report,
-        }
+        };
+        Report { lr_too_small: self.lr_too_small(), ..report }
     }
 
     /// What the last submitted step says, once it has finished: the norm of its gradients among it.

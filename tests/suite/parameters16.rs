@@ -22,6 +22,7 @@ crate::tests!(
     averages_come_and_go_without_loss,
     pools_of_the_caller_at_every_word,
     runs_go_on_from_a_file,
+    a_small_lr_is_reported,
     what_does_not_fit_is_refused
 );
 
@@ -396,6 +397,38 @@ fn runs_go_on_from_a_file(gpu: &Gpu) -> Result<(), Failed> {
             let nearest = halfway[..4099].iter().map(|&bits| bf16::from_f32(f32::from_bits(bits)).to_f32());
             ensure(w.into_iter().eq(nearest), "in bf16, each the nearest")?;
         }
+    }
+    Ok(())
+}
+
+/// To the nearest, Adam's steps of 1e-3 leave parameters of 1 where they are; at random they do not.
+fn a_small_lr_is_reported(gpu: &Gpu) -> Result<(), Failed> {
+    for device in [Device::Cpu, gpu.into()] {
+        let make = |precision: Precision, values: &[f32]| -> Result<Optimizer> {
+            let mut adam = Optimizer::new(&device, rules::Adam::default(), 1e-3)?;
+            adam.add_group(rules::Adam::default(), 1e-3)?;
+            adam.set_precision(1, precision)?;
+            adam.add(1, "w", values)?;
+            Ok(adam)
+        };
+        let moved = |adam: &mut Optimizer| -> Result<bool> {
+            adam.write_gradient("w", &[1.0f32; 64])?;
+            (0..4).try_for_each(|_| adam.step())?;
+            Ok(adam.read_blocking::<f32>("w")?.iter().any(|x| *x != 1.0))
+        };
+        let nearest = Precision { rounding: Rounding::Nearest, ..Precision::bf16() };
+        let mut lost = make(nearest, &[1.0; 64])?;
+        ensure(lost.report().lr_too_small == Some(1) && !moved(&mut lost)?, "to the nearest")?;
+        for precision in [Precision::bf16(), Precision::bf16_exact_master(), Precision::f32()] {
+            let mut kept = make(precision, &[1.0; 64])?;
+            ensure(kept.report().lr_too_small.is_none() && moved(&mut kept)?, format!("{precision:?}"))?;
+        }
+        ensure(make(nearest, &[1e-3; 64])?.report().lr_too_small.is_none(), "small parameters")?;
+        lost.set_lr(1, 1.0)?;
+        ensure(lost.report().lr_too_small.is_none() && moved(&mut lost)?, "another rate")?;
+        lost.set_lr(1, 1e-3)?;
+        lost.write("w", &[1e-3f32; 64])?;
+        ensure(lost.report().lr_too_small.is_none(), "other values")?;
     }
     Ok(())
 }
