@@ -9,6 +9,7 @@
 //! cargo run --release --example mnist -- --hidden 128,64 --batch-norm --dropout 0.2 --ema 0.99 --schedule cosine
 //! cargo run --release --example mnist -- --compare sgd,momentum,adagrad,adam --out target/mnist.svg
 //! cargo run --release --example mnist -- --precision f32,block8,relative8,torchao --out target/precisions.svg
+//! cargo run --release --example mnist -- --device cpu --precision f32,exact-master,bf16,bf16-block8,bf16-nearest
 //! cargo run --release --example mnist -- --optimizer momentum --sweep-lr 1e-4..10 --out target/rates.svg
 //! ```
 //!
@@ -23,7 +24,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use wgpu_optim::{Precision, Schedule, Settings, States, WeightDecay, rules};
+use wgpu_optim::{Device, Format, Precision, Rounding, Schedule, Settings, States, WeightDecay, rules};
 
 #[path = "mnist/check.rs"]
 mod check;
@@ -111,7 +112,7 @@ struct Args {
     /// Draw loss and accuracy: SVG or PNG, by its name.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// How the states of large layers are stored; of several, a run each.
+    /// How parameters, and the states of large layers, are stored; of several, a run each.
     #[arg(long, value_enum, value_name = "NAME,…", value_delimiter = ',', default_value = "f32")]
     precision: Vec<Precise>,
     /// Loss and accuracy as numbers.
@@ -133,23 +134,35 @@ struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Precise {
     F32,
-    /// 8 bits, second moments rounded stochastically.
+    /// States in 8 bits, second moments rounded stochastically.
     Block8,
-    /// 8 bits, second moments as logarithms.
+    /// States in 8 bits, second moments as logarithms.
     Relative8,
-    /// 8 bits, rounded to the nearest, 0 included, as torchao.
+    /// States in 8 bits, rounded to the nearest, 0 included, as torchao.
     Torchao,
+    /// Parameters in bf16 and what they lack of f32, gradients in bf16; on the CPU.
+    ExactMaster,
+    /// Parameters, gradients and states in bf16, rounded stochastically; on the CPU.
+    Bf16,
+    /// Parameters and gradients in bf16, states in 8 bits; on the CPU.
+    Bf16Block8,
+    /// As bf16, rounded to the nearest; on the CPU.
+    Bf16Nearest,
 }
 
 impl Precise {
     fn precision(self) -> Precision {
-        let states = match self {
-            Self::F32 => States::F32,
-            Self::Block8 => States::Block8,
-            Self::Relative8 => States::Relative8,
-            Self::Torchao => States::Torchao,
-        };
-        Precision { states, ..Precision::f32() }
+        let of = |states| Precision { states, ..Precision::f32() };
+        match self {
+            Self::F32 => Precision::f32(),
+            Self::Block8 => Precision::block8(),
+            Self::Relative8 => of(States::Relative8),
+            Self::Torchao => of(States::Torchao),
+            Self::ExactMaster => Precision::bf16_exact_master(),
+            Self::Bf16 => Precision::bf16(),
+            Self::Bf16Block8 => Precision { states: States::Block8, ..Precision::bf16() },
+            Self::Bf16Nearest => Precision { rounding: Rounding::Nearest, ..Precision::bf16() },
+        }
     }
 }
 
@@ -224,7 +237,10 @@ impl Args {
             for (lr, precise) in lrs.iter().flat_map(|lr| self.precision.iter().map(move |precise| (*lr, *precise))) {
                 let name = match precise {
                     Precise::F32 => name.clone(),
-                    precise => format!("{name} {precise:?}").to_lowercase(),
+                    precise => {
+                        let of = clap::ValueEnum::to_possible_value(&precise);
+                        format!("{name} {}", of.map_or_else(String::new, |of| of.get_name().to_owned()))
+                    }
                 };
                 let (settings, precision) = (settings(lr), precise.precision());
                 subjects.push(Subject { name, rule: rule.clone(), settings, precision, shape: shape.clone() });
@@ -272,6 +288,10 @@ fn run(args: &Args) -> Outcome<()> {
     }
     let data = Data { train: train_on, test, held };
     let device = args.device.device()?;
+    let on_gpu = matches!(device, Device::Gpu(_));
+    if on_gpu && subjects.iter().any(|subject| subject.precision.parameters != Format::F32) {
+        return Err("on a GPU this example's own kernels read parameters in f32: add --device cpu".into());
+    }
     let names: Vec<_> =
         subjects.iter().map(|subject| format!("{} with lr {}", subject.name, subject.settings.lr)).collect();
     let (images, tests) = (data.train.len(), data.test.len());

@@ -29,6 +29,14 @@ pub(crate) enum Name {
     Block8Nearest,
     /// States in 8 bits, second moments as logarithms.
     Relative8,
+    /// Parameters in bf16 with their remainders, gradients in bf16.
+    ExactMaster,
+    /// As exact-master, states in 8 bits.
+    ExactMasterBlock8,
+    /// Parameters, gradients and states in bf16.
+    Bf16,
+    /// Parameters and gradients in bf16, states in 8 bits.
+    Bf16Block8,
 }
 
 impl Name {
@@ -42,6 +50,10 @@ impl Name {
             Self::Block8 => Precision::block8(),
             Self::Block8Nearest => Precision { rounding: Rounding::Nearest, ..Precision::block8() },
             Self::Relative8 => Precision { states: States::Relative8, ..Precision::f32() },
+            Self::ExactMaster => Precision::bf16_exact_master(),
+            Self::ExactMasterBlock8 => Precision { states: States::Block8, ..Precision::bf16_exact_master() },
+            Self::Bf16 => Precision::bf16(),
+            Self::Bf16Block8 => Precision { states: States::Block8, ..Precision::bf16() },
         }
     }
 
@@ -69,8 +81,12 @@ pub(crate) struct Row {
 
 /// Bytes of a state's number.
 fn bytes_of_state(precision: Precision, len: usize) -> f64 {
-    let narrow = precision.states != States::F32 && len >= precision.min_8bit_size;
-    if narrow { 1.0 + 4.0 / 256.0 } else { 4.0 }
+    match precision.states {
+        States::Bf16 => 2.0,
+        States::F32 => 4.0,
+        _ if len < precision.min_8bit_size => 4.0,
+        _ => 1.0 + 4.0 / 256.0,
+    }
 }
 
 /// Measures a rule in this precision on a device.
@@ -91,11 +107,12 @@ pub(crate) fn measure(device: &Device, (name, rule): (&str, &AnyRule), of: Name,
     let now = gpu.map_or(Ok(None), device_bytes)?;
     let mut f32 = make(Precision::f32())?;
     let states = rule.storage().iter().filter(|state| state.extent == Extent::Element).count();
-    // On the CPU a mirror is not kept.
+    // On the CPU a mirror is not kept, and an exact master is f32.
     let mirror = precision.mirror.filter(|_| gpu.is_some()).map_or(0.0, |format| format.size() as f64);
-    let moved = 2.0 * states as f64 * bytes_of_state(precision, len) + mirror;
+    let parameter = if precision.exact_master { 4.0 } else { precision.parameters.size() as f64 };
+    let moved = 2.0 * (parameter - 4.0 + states as f64 * bytes_of_state(precision, len)) + mirror;
     // The copy is of f32: with as many states as are nearest to the bytes.
-    let copied = (moved / 8.0).round() as usize;
+    let copied = (moved.max(0.0) / 8.0).round() as usize;
     let (of_f32, of_copy) = match gpu {
         None => {
             let mut copy = CpuCopy::new(len, copied)?;
@@ -114,7 +131,7 @@ pub(crate) fn measure(device: &Device, (name, rule): (&str, &AnyRule), of: Name,
         rule: name.to_owned(),
         precision: of.text(),
         len,
-        memory: 4.0 + mirror + states as f64 * bytes_of_state(precision, len),
+        memory: parameter + mirror + states as f64 * bytes_of_state(precision, len),
         traffic: 8.0 + precision.gradients.size() as f64 + moved,
         device_bytes: now.zip(before).map(|(now, before)| now.saturating_sub(before)),
         of_f32,
