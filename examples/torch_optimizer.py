@@ -1,6 +1,7 @@
 """PyTorch's optimizer state in a file for wgpu_optim's Optimizer::load_torch, and back from Optimizer::save_torch.
 
-The optimizer may step a part of the model. The model may have 16 bits, share parameters, and be wrapped
+The optimizer may be one of bitsandbytes: states in 8 bits stay as they are. The way back is then
+Optimizer::save_bitsandbytes. The optimizer may step a part of the model. The model may have 16 bits, share parameters, and be wrapped
 (DistributedDataParallel, torch.compile).
 """
 
@@ -42,7 +43,8 @@ def load(model, optimizer, path):
     with safe_open(path, "pt") as file:
         note = json.loads(file.metadata()["torch"])
         here = type(optimizer).__name__
-        if here != note["optimizer"] and not {here, note["optimizer"]} <= {"Adam", "AdamW"}:
+        both = {name.removeprefix("Paged") for name in (here, note["optimizer"])}
+        if len(both) > 1 and both not in ({"Adam", "AdamW"}, {"Adam8bit", "AdamW8bit"}):
             raise ValueError(f"the file is of {note['optimizer']}, not of {here}")
         groups = {name: group for group in note["param_groups"] for name in group["params"]}
         tensors = set(file.keys())
@@ -74,8 +76,11 @@ def load(model, optimizer, path):
                     group[key] = x
             for parameter in found:
                 optimizer.state[parameter] = {}
-                for state, key in states[names[parameter]].items():
-                    x = file.get_tensor(key)
+                of = {state: file.get_tensor(key) for state, key in states[names[parameter]].items()}
+                if type(optimizer).__module__.startswith("bitsandbytes"):
+                    optimizer.state[parameter] = blocks(parameter, of)
+                    continue
+                for state, x in of.items():
                     if state not in ("step", "mu_product"):
                         x = x.view_as(parameter).to(parameter)
                     elif group.get("capturable") or group.get("fused"):
@@ -83,6 +88,20 @@ def load(model, optimizer, path):
                     optimizer.state[parameter][state] = x
     missing = [name for name, parameter in model.named_parameters() if parameter not in names]
     return missing, sorted(theirs.difference(names.values()))
+
+
+def blocks(parameter, states):
+    """The states of bitsandbytes; AdEMAMix has its slow average in the second row of the first state."""
+    of = {}
+    for state, x in states.items():
+        if state == "step":
+            of[state] = int(x)
+        elif not state.endswith("_slow"):
+            slow = states.get(f"{state}_slow")
+            x = x if slow is None else torch.stack([x, slow])
+            lead = () if slow is None else (2,)
+            of[state] = (x.view(*lead, *parameter.shape) if state.startswith("state") else x).to(parameter.device)
+    return of
 
 
 def plain(name):

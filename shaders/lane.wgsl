@@ -56,6 +56,11 @@ fn largest(a: Lane, b: Lane) -> Lane {
     return select(b, select(a, max(a, b), finite(a)), finite(b));
 }
 
+// 1, −1, or 0; NaN passes.
+fn sign_of(x: Lane) -> Lane {
+    return select(select(x, Lane(-1.0), x < Lane(0.0)), Lane(1.0), x > Lane(0.0));
+}
+
 // The gradient as the rule gets it. A feature that is off leaves no trace in the arithmetic: x + 0.0 is not always x.
 fn rule_gradient(read: Lane, w: Lane, at: At, c: Coefficients) -> Lane {
     if !WITH_SETTINGS {

@@ -111,6 +111,7 @@
 
 mod any_rule;
 mod averaging;
+mod bitsandbytes;
 #[cfg(feature = "burn")]
 pub mod burn;
 mod clipping;
@@ -153,7 +154,7 @@ pub use optimizer::{
 pub use precision::{Precision, Rounding, States};
 #[doc(hidden)]
 pub use rule::__next;
-pub use rule::{Fields, Real, Reduce, Rule, Stage, Step, largest, ratio};
+pub use rule::{Fields, Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of};
 pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
 pub use settings::{Accumulation, Options, Settings, WeightDecay};

@@ -60,6 +60,13 @@ pub fn largest<F: Real>(a: F, b: F) -> F {
     if b.is_finite() { kept } else { b }
 }
 
+/// 1, −1, or 0; NaN passes, as in `torch.sign`: the twin of the shaders' `sign_of`.
+#[inline]
+pub fn sign_of<F: Real>(x: F) -> F {
+    let below = if x < F::zero() { -F::one() } else { x };
+    if x > F::zero() { F::one() } else { below }
+}
+
 /// A struct of named numbers: a rule's coefficients, or the state of one element. Made by [`fields!`](crate::fields).
 pub trait Fields<F>: Copy + Debug + Send + Sync {
     /// The names, in order.

@@ -17,7 +17,7 @@ const ROOMS: [(&[&str], &str); 12] = [
     (&["cpu", "gpu"], "Two executors: neither knows the other, or who calls it."),
     (&["any_rule"], "A rule without its type, with what the CPU runs of it."),
     (&["rules"], "The rules that there are."),
-    (&["torch"], "PyTorch's names for rules."),
+    (&["torch", "bitsandbytes"], "PyTorch's names for rules."),
     (&["optimizer", "solve"], "Two front doors to the executors: none knows the other."),
     (&["burn"], "Burn's modules, over the optimizer."),
     (&["internals"], "Hands out parts of all rooms to tests and to the binary."),

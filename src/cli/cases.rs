@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use wgpu_optim::rules::{
-    AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Momentum, NAdam, NovoGrad, RmsProp, Sgd,
+    AdEmaMix, AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Lion, Momentum, NAdam, NovoGrad,
+    RmsProp, Sgd,
 };
 use wgpu_optim::{
     AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Precision, Settings, States, WeightDecay, from_torch,
@@ -129,6 +130,7 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
             AdaMax { beta1, beta2, eps: h.number("epsilon")?, ..AdaMax::keras() }.into()
         }
+        "Lion" => Lion { beta1: h.number("beta_1")?, beta2: h.number("beta_2")? }.into(),
         "Nadam" => {
             let (beta1, beta2) = (h.number("beta_1")?, h.number("beta_2")?);
             NAdam { beta1, beta2, eps: h.number("epsilon")?, ..NAdam::keras() }.into()
@@ -204,6 +206,17 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
             Lamb { beta1, beta2, eps: h.number("eps")?, eps_root: h.number("eps_root")? }.into()
         }
+        "lion" => Lion { beta1: h.number("b1")?, beta2: h.number("b2")? }.into(),
+        "ademamix" => AdEmaMix {
+            beta1: h.number("b1")?,
+            beta2: h.number("b2")?,
+            beta3: h.number("b3")?,
+            alpha: h.number("alpha")?,
+            eps: h.number("eps")?,
+            eps_root: h.number("eps_root")?,
+            ..AdEmaMix::default()
+        }
+        .into(),
         "novograd" => {
             let (beta1, beta2, eps) = (h.number("b1")?, h.number("b2")?, h.number("eps")?);
             NovoGrad { beta1, beta2, eps, eps_root: h.number("eps_root")?, grad_averaging: false }.into()
@@ -232,7 +245,7 @@ fn optax(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => None,
     };
     // adadelta adds the decay before the scaling (L2), the …w after it (decoupled).
-    let decoupled = optimizer.ends_with('w') || rule.name() == "lamb" || rule.name() == "novograd";
+    let decoupled = optimizer.ends_with('w') || ["lamb", "novograd", "lion", "ademamix"].contains(&rule.name());
     let weight_decay = decay(decoupled, h.number_or("weight_decay", 0.0)?);
     let settings = Settings { weight_decay, adaptive_clip, ..Settings::lr(h.number("learning_rate")?) };
     let mut neutral = vec![("bias_correction", false.into()), ("nesterov", false.into())];
@@ -302,6 +315,10 @@ fn textbook(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
             settings.weight_decay = decay(true, h.number("wd")?);
             Lamb { beta1: h.number("b1")?, beta2: h.number("b2")?, eps: h.number("eps")?, ..Lamb::optax() }.into()
         }
+        "Lion" => {
+            settings.weight_decay = decay(true, h.number("wd")?);
+            Lion { beta1: h.number("b1")?, beta2: h.number("b2")? }.into()
+        }
         "AdaGradNorm" => {
             let over = match h.value("scope").and_then(Value::as_str) {
                 Some("global") => Extent::Group,
@@ -326,12 +343,20 @@ fn bitsandbytes(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         None => (h.case.optimizer.as_str(), 32),
     };
     let mut settings = Settings::lr(h.number("lr")?);
-    if bits == 8 && name == "AdamW" {
+    if bits == 8 && ["AdamW", "Lion", "AdEMAMix"].contains(&name) {
         // Its kernel for the CPU decays before the step, as ours; the one in 32 bits behind it.
         settings.weight_decay = decay(true, h.number("weight_decay")?);
     }
     let rule: AnyRule = match name {
         "Adam" | "AdamW" => Adam { beta1, beta2, eps: h.number("eps")?, ..Adam::torch() }.into(),
+        "Lion" => {
+            h.read.push("eps");
+            Lion { beta1, beta2 }.into()
+        }
+        "AdEMAMix" => {
+            let ([.., beta3], alpha, eps) = (h.three("betas")?, h.number("alpha")?, h.number("eps")?);
+            AdEmaMix { beta1, beta2, beta3, alpha, eps, ..AdEmaMix::default() }.into()
+        }
         "RMSprop" => RmsProp { alpha: one_beta?, eps: h.number("eps")?, ..RmsProp::torch() }.into(),
         "SGD" => {
             h.read.extend(["momentum", "eps"]);
@@ -384,6 +409,21 @@ fn kozistr(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         h.finish(&[("weight_decay", 0.into()), ("weight_decouple", false.into()), ("fixed_decay", false.into())])?;
         return Ok(plain(rule, settings));
     }
+    if h.case.optimizer == "Lion" {
+        let (beta1, beta2) = h.pair("betas")?;
+        let weight_decay = decay(h.flag("weight_decouple")?, h.number("weight_decay")?);
+        let settings = Settings { weight_decay, ..Settings::lr(h.number("lr")?) };
+        h.finish(&[("fixed_decay", false.into())])?;
+        return Ok(plain(Lion { beta1, beta2 }, settings));
+    }
+    if h.case.optimizer == "AdEMAMix" {
+        let [beta1, beta2, beta3] = h.three("betas")?;
+        let (alpha, eps) = (h.number("alpha")?, h.number("eps")?);
+        let settings = Settings::lr(h.number("lr")?);
+        let neutral = [("weight_decay", 0.into()), ("weight_decouple", false.into()), ("fixed_decay", false.into())];
+        h.finish(&[&neutral[..], &[("t_alpha_beta3", Value::Null)]].concat())?;
+        return Ok(plain(AdEmaMix { beta1, beta2, beta3, alpha, eps, ..AdEmaMix::default() }, settings));
+    }
     if h.case.optimizer != "SGDW" {
         return unknown(h.case);
     }
@@ -416,10 +456,14 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
     let states = setup.rule.states();
     let rule = setup.rule.name();
     let ours = match (rule, name) {
-        ("adam" | "nadam" | "adamax" | "lamb" | "novograd", "m" | "mu" | "momentum" | "moments" | "state1") => {
-            "exp_avg"
+        (
+            "adam" | "nadam" | "adamax" | "lamb" | "novograd" | "lion" | "ademamix",
+            "m" | "m1" | "mu" | "momentum" | "moments" | "state1",
+        ) => "exp_avg",
+        ("ademamix", "m2") => "exp_avg_slow",
+        ("adam" | "nadam" | "lamb" | "novograd" | "ademamix", "v" | "nu" | "velocity" | "grads_ema" | "state2") => {
+            "exp_avg_sq"
         }
-        ("adam" | "nadam" | "lamb" | "novograd", "v" | "nu" | "velocity" | "grads_ema" | "state2") => "exp_avg_sq",
         ("lars", "trace") => "momentum_buffer",
         ("adam", "vmax" | "nu_max" | "velocity_hat") => "max_exp_avg_sq",
         ("adamax", "u" | "nu" | "norm") => "exp_inf",

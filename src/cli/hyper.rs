@@ -48,6 +48,15 @@ impl<'a> Hyper<'a> {
         number(0).zip(number(1)).ok_or_else(|| format!("`{key}` is not a pair"))
     }
 
+    pub(crate) fn three(&mut self, key: &'static str) -> Result<[f64; 3], Skip> {
+        let three = self.value(key).and_then(Value::as_array);
+        let number = |k: usize| three.and_then(|three| three.get(k)).and_then(Value::as_f64);
+        match [number(0), number(1), number(2)] {
+            [Some(a), Some(b), Some(c)] => Ok([a, b, c]),
+            _ => Err(format!("`{key}` are not three numbers")),
+        }
+    }
+
     /// Fails for a key that was neither read nor has the neutral value given here.
     pub(crate) fn finish(&self, neutral: &[(&str, Value)]) -> Result<(), Skip> {
         for (key, value) in &self.case.hyper {

@@ -129,6 +129,12 @@ impl Format {
         }
     }
 
+    /// Of [blocks](Self::is_scaled): the number of each code, where the largest magnitude is 1.
+    pub(crate) fn map(self) -> Vec<f32> {
+        let codes: Vec<u8> = (0..=u8::MAX).collect();
+        self.decode(&codes, &[1.0]).into_owned()
+    }
+
     /// These numbers as they are stored, each the nearest; of blocks, the codes and the largest magnitudes.
     pub(crate) fn encode(self, values: &[f32]) -> (Cow<'_, [u8]>, Vec<f32>) {
         let bytes = match self {

@@ -183,7 +183,9 @@ pub enum Gradient {
 /// - A stream: [`save_to`](Self::save_to), [`load_from`](Self::load_from).
 /// - PyTorch's file: [`save_torch`](Self::save_torch), [`load_torch`](Self::load_torch),
 ///   [`load_torch_with`](Self::load_torch_with). Its stream: [`save_torch_to`](Self::save_torch_to),
-///   [`load_torch_from`](Self::load_torch_from), [`load_torch_from_with`](Self::load_torch_from_with).
+///   [`load_torch_from`](Self::load_torch_from), [`load_torch_from_with`](Self::load_torch_from_with). That of
+///   bitsandbytes: [`save_bitsandbytes`](Self::save_bitsandbytes),
+///   [`save_bitsandbytes_to`](Self::save_bitsandbytes_to).
 ///
 /// **Devices.** [`device`](Self::device) is the one that it steps on. [`dispatches`](Self::dispatches) and
 /// [`preparing_dispatches`](Self::preparing_dispatches) count what the last step recorded.

@@ -17,8 +17,10 @@ mod adagrad;
 mod adagrad_norm;
 mod adam;
 mod adamax;
+mod ademamix;
 mod lamb;
 mod lars;
+mod lion;
 mod momentum;
 mod nadam;
 mod novograd;
@@ -30,8 +32,10 @@ pub use adagrad::AdaGrad;
 pub use adagrad_norm::AdaGradNorm;
 pub use adam::{Adam, Amsgrad};
 pub use adamax::AdaMax;
+pub use ademamix::AdEmaMix;
 pub use lamb::Lamb;
 pub use lars::Lars;
+pub use lion::Lion;
 pub use momentum::{Momentum, MomentumForm};
 pub use nadam::NAdam;
 pub use novograd::NovoGrad;
@@ -84,6 +88,8 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("nadam-keras", NAdam::keras().into()),
         ("nadam-optax", NAdam::optax().into()),
         ("nadam-eps-root", NAdam { eps_root: 1e-6, ..NAdam::optax() }.into()),
+        ("ademamix", AdEmaMix::default().into()),
+        ("lion", Lion::default().into()),
         ("adagrad-norm", AdaGradNorm::default().into()),
         ("adagrad-norm-tensor", AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() }.into()),
         ("lamb", Lamb::optax().into()),
@@ -125,7 +131,7 @@ mod prelude {
     pub(super) use crate::error::{Error, Result, at_least_0 as at_least_zero, in_f32, require};
     pub(super) use crate::fields;
     pub(super) use crate::formats::Extent;
-    pub(super) use crate::rule::{Real, Reduce, Rule, Stage, Step, largest, ratio};
+    pub(super) use crate::rule::{Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")

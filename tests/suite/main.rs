@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_optim::Gpu;
 
 mod averages;
-
+mod bitsandbytes;
 mod blocks;
 mod checkpoint;
 mod compare;
@@ -69,6 +69,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let tests = [
         averages::TESTS,
+        bitsandbytes::TESTS,
         blocks::TESTS,
         checkpoint::TESTS,
         convergence::TESTS,
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
     trials.extend(parity::cpu_trials());
     trials.extend(formulas::trials());
     trials.extend(schedule::trials());
+    trials.extend(bitsandbytes::trials());
     trials.extend(checkpoint::trials());
     trials.extend(damage::trials());
     trials.extend(derivatives::trials());

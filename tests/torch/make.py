@@ -1,4 +1,5 @@
-"""Writes the files of partial, wrapped and 16-bit models beside it, with PyTorch 2.15: python tests/torch/make.py
+"""Writes the files of partial, wrapped and 16-bit models, and of bitsandbytes 0.50.2 on the CPU, beside it, with PyTorch
+2.15: python tests/torch/make.py, or with the names of some.
 
 `NAME.5` is after 5 steps, `NAME.8` after 8; `mixed.wide` has the numbers of `mixed.5` as f32.
 
@@ -58,6 +59,25 @@ def mixed():
     return layers, torch.optim.NAdam(layers.parameters(), lr=0.01, eps=1e-4)
 
 
+def eight_bits(name, **options):
+    """One of bitsandbytes' optimizers: the weight has states in 8 bits, the bias in f32."""
+
+    def make():
+        import bitsandbytes
+
+        layers = nn.ModuleDict({"large": nn.Linear(64, 65)})
+        for parameter in layers.parameters():
+            parameter.data = (torch.arange(parameter.numel()) % 97).float().view_as(parameter) / 64 - 0.5
+        return layers, getattr(bitsandbytes.optim, name)(layers.parameters(), lr=0.01, **options)
+
+    return make
+
+
+adam8bit = eight_bits("AdamW8bit", weight_decay=0.0)
+ademamix8bit = eight_bits("AdEMAMix8bit", weight_decay=0.0)
+rmsprop8bit = eight_bits("RMSprop8bit")
+
+
 def train(optimizer, steps):
     for t in steps:
         for group in optimizer.param_groups:
@@ -67,7 +87,8 @@ def train(optimizer, steps):
         optimizer.step()
 
 
-if sys.argv[1:]:
+names = ["partial", "wrapped", "mixed", "adam8bit", "ademamix8bit", "rmsprop8bit"]
+if len(sys.argv) == 3 and sys.argv[1] not in names:
     path, name = sys.argv[1:]
     layers, optimizer = globals()[name]()
     missing, unexpected = torch_optimizer.load(layers, optimizer, path)
@@ -84,10 +105,11 @@ if sys.argv[1:]:
         worst = max(worst, (again[key].double() - after[key].double()).abs().max().item())
     print(name, "only the model has", missing, "only the file has", unexpected, "differs by", worst)
 else:
-    for name, make in {"partial": partial, "wrapped": wrapped, "mixed": mixed}.items():
-        layers, optimizer = make()
+    for name in sys.argv[1:] or names:
+        layers, optimizer = globals()[name]()
         for steps in [range(0, 5), range(5, 8)]:
             train(optimizer, steps)
             torch_optimizer.save(layers, optimizer, HERE / f"{name}.{steps.stop}.safetensors")
-    wide = {key: x.float() for key, x in load_file(HERE / "mixed.5.safetensors").items()}
-    save_file(wide, HERE / "mixed.wide.safetensors")
+        if name == "mixed":
+            wide = {key: x.float() for key, x in load_file(HERE / "mixed.5.safetensors").items()}
+            save_file(wide, HERE / "mixed.wide.safetensors")

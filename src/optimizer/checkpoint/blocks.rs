@@ -10,6 +10,7 @@ use safetensors::Dtype;
 use super::configuration::Configuration;
 use super::header::{Header, Tensor};
 use super::{Entry, Target, numbers};
+use crate::bitsandbytes;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{BLOCK, Format};
@@ -22,8 +23,39 @@ pub(super) const ABSMAX: &str = "_absmax";
 /// How a file has a state in blocks.
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
-    format: Format,
+    map: Mapping,
     absmax: Tensor,
+}
+
+/// What its codes mean.
+#[derive(Clone, Debug)]
+enum Mapping {
+    Format(Format),
+    /// Of another library: the number of each code, where the largest magnitude is 1.
+    Codes(Vec<f32>),
+}
+
+impl Mapping {
+    /// That of a file's map: ours, if it is within two units in the last place. Others compute it in f32, with roundings
+    /// that differ between machines.
+    fn of(map: Vec<f32>) -> Self {
+        let near = |(a, b): (&f32, &f32)| a == b || (a.to_bits().abs_diff(b.to_bits()) <= 2);
+        let ours = [Format::Block8Signed, Format::Block8Unsigned];
+        match ours.into_iter().find(|format| format.map().iter().zip(&map).all(near)) {
+            Some(format) => Self::Format(format),
+            None => Self::Codes(map),
+        }
+    }
+
+    fn decode(&self, codes: &[u8], absmax: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Format(format) => format.decode(codes, absmax).into_owned(),
+            Self::Codes(map) => {
+                let of = |(at, code): (usize, &u8)| map[usize::from(*code)] * absmax[at / BLOCK];
+                codes.iter().enumerate().map(of).collect()
+            }
+        }
+    }
 }
 
 impl Blocks {
@@ -62,13 +94,46 @@ impl Optimizer {
         let format = file.format(parameter.group, state).filter(|format| format.is_scaled())?;
         let absmax = header.tensor(&format!("{}{ABSMAX}", entry.name))?;
         let fits = absmax.len == entry.len.div_ceil(BLOCK) && absmax.dtype == Dtype::F32;
-        fits.then_some(Blocks { format, absmax })
+        fits.then_some(Blocks { map: Mapping::Format(format), absmax })
+    }
+
+    /// A state as bitsandbytes has it, of the parameter that it calls so.
+    pub(super) fn bitsandbytes_state(
+        file: &mut (impl Read + Seek),
+        header: &Header,
+        parameter: &str,
+        (state, len): (&str, usize),
+    ) -> Result<Option<(Tensor, Option<Blocks>)>> {
+        let Some((number, row)) = bitsandbytes::place(state) else { return Ok(None) };
+        let tensor = |of: &str, len: usize| {
+            let name = format!("{parameter}.{of}{number}");
+            let apart = header.tensor(&format!("{name}{}", bitsandbytes::SLOW)).filter(|_| row == 1);
+            apart.or_else(|| header.tensor(&name)?.row(row, len))
+        };
+        let Some(found) = tensor("state", len) else { return Ok(None) };
+        if found.dtype != Dtype::U8 {
+            return Ok(Some((found, None)));
+        }
+        let absmax = tensor("absmax", len.div_ceil(BLOCK)).filter(|absmax| absmax.dtype == Dtype::F32);
+        let map = header.tensor(&format!("{parameter}.qmap{number}"));
+        let map = map.filter(|map| (map.dtype, map.len) == (Dtype::F32, 256));
+        let (Some(absmax), Some(map)) = (absmax.filter(|absmax| absmax.len == len.div_ceil(BLOCK)), map) else {
+            return Ok(Some((found, None)));
+        };
+        let mut numbers = vec![0f32; 256];
+        file.seek(SeekFrom::Start(map.start)).map_err(Error::stream)?;
+        file.read_exact(bytemuck::cast_slice_mut(&mut numbers)).map_err(Error::stream)?;
+        if let Some(wrong) = numbers.iter().find(|x| !x.is_finite()) {
+            return Err(Error::Checkpoint { reason: format!("{parameter}.qmap{number} has {wrong}") });
+        }
+        Ok(Some((found, Some(Blocks { map: Mapping::of(numbers), absmax }))))
     }
 
     /// The entry as what the file has of it is loaded: codes as codes only into the same format.
     pub(super) fn loaded_as(&self, entry: &Entry, blocks: Option<&Blocks>) -> Entry {
         let here = self.format_here(entry);
-        let same = here.is_some() && here == blocks.map(|blocks| blocks.format);
+        let same = |blocks: &Blocks| matches!(blocks.map, Mapping::Format(format) if Some(format) == here);
+        let same = blocks.is_some_and(same);
         let dtype = if entry.dtype == Dtype::U8 && !same { Dtype::F32 } else { entry.dtype };
         Entry { dtype, ..entry.clone() }
     }
@@ -116,7 +181,7 @@ impl Optimizer {
         file.seek(SeekFrom::Start(blocks.absmax.start + 4 * first as u64)).map_err(Error::stream)?;
         file.read_exact(bytemuck::cast_slice_mut(&mut absmax)).map_err(Error::stream)?;
         if entry.dtype != Dtype::U8 {
-            let values = blocks.format.decode(codes, &absmax);
+            let values = blocks.map.decode(codes, &absmax);
             return match entry.dtype {
                 Dtype::F64 => {
                     let wide = numbers::widen::<f64>(bytemuck::cast_slice(&values), Dtype::F32);

@@ -114,7 +114,7 @@ impl Fitting {
     /// fit either; without a group's number, the states of all its parameters do not.
     pub(super) fn leave_out(&mut self, target: Target) {
         match target {
-            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) => {}
+            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) | Target::Map(_) => {}
             Target::Of(id, _) => _ = self.parameters.remove(&id),
             Target::Group(k, _) => self.rules[k] = None,
         }
@@ -122,7 +122,7 @@ impl Fitting {
 
     pub(super) fn takes(&self, target: Target) -> bool {
         match target {
-            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) => true,
+            Target::Of(_, Role::Parameter) | Target::Absmax(..) | Target::Number(_) | Target::Map(_) => true,
             Target::Of(id, _) => self.parameters.get(&id).is_some_and(|k| self.takes_group(*k)),
             Target::Group(k, _) => self.takes_group(k),
         }

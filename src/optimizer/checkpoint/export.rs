@@ -3,13 +3,15 @@
 use std::io::Write;
 
 use safetensors::Dtype;
+use serde_json::{Map, Value};
 
 use super::torch::Note;
 use super::{Entry, Target};
 use crate::any_rule::AnyRule;
+use crate::bitsandbytes;
 use crate::error::{Error, Result};
 use crate::optimizer::storage::Role;
-use crate::optimizer::{Optimizer, Parameter, ParameterId};
+use crate::optimizer::{Group, Optimizer, Parameter, ParameterId};
 use crate::rules::NAdam;
 use crate::torch;
 
@@ -42,30 +44,10 @@ impl Optimizer {
         self.check_no_average()?;
         // Adam without decay may be PyTorch's Adam or AdamW: take the class of the other groups.
         let adamw = self.groups.iter().any(|group| group.rule.name() == "adam" && group.settings.decoupled() > 0.0);
-        let mut class = None;
-        let mut param_groups = Vec::new();
-        let mut members = vec![Vec::new(); self.groups.len()];
-        self.parameters.values().for_each(|parameter| members[parameter.group].push(parameter));
-        for ((k, group), ours) in self.groups.iter().enumerate().zip(members) {
-            let refuse = |reason| {
-                let name = format!("group {k} ({})", group.rule.name());
-                Err(Error::Unsupported { operation: "saving for PyTorch", name, reason })
-            };
-            let Some((of, mut saved)) = torch::write(&group.rule, &group.now(), adamw) else {
-                return refuse("PyTorch has no such rule, or not with this form, configuration or decay");
-            };
-            if *class.get_or_insert(of) != of {
-                return refuse("all groups of one of PyTorch's optimizers are of one class");
-            }
-            let settings = group.now();
-            if ours.iter().any(|parameter| parameter.options.apply(settings) != settings) {
-                return refuse("a parameter has a rate or decay of its own: PyTorch needs a group for it");
-            }
-            saved.insert("params".into(), ours.iter().map(|parameter| parameter.name.as_str()).collect());
-            param_groups.push(saved);
-        }
+        let note = self.note("saving for PyTorch", |group| torch::write(&group.rule, &group.now(), adamw))?;
         let mut entries = self.entries(true, false);
-        let begun = |parameter: &&Parameter| parameter.steps > 0 || class == Some("Adagrad");
+        let begun =
+            |parameter: &&Parameter| parameter.steps > 0 || self.groups[parameter.group].rule.name() == "adagrad";
         for parameter in self.parameters.values().filter(begun) {
             for (count, value) in torch_counts(&self.groups[parameter.group].rule, parameter.steps) {
                 let (name, target) = (format!("{}.{count}", parameter.name), Target::Number(value as f32));
@@ -77,9 +59,90 @@ impl Optimizer {
             Target::Of(id, Role::State(_)) => self.get(ParameterId(id)).is_ok_and(|parameter| begun(&parameter)),
             _ => true,
         });
-        let note = Note { optimizer: class.unwrap_or_default().into(), param_groups };
-        let note = serde_json::to_string(&note).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
         self.write_tensors(out, entries, ("torch", note), None).await
+    }
+
+    /// Saves parameters, states and settings in a file that `examples/torch_optimizer.py` loads into bitsandbytes'
+    /// optimizer of the same class in 8 bits: `Adam8bit`, `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`,
+    /// `RMSprop8bit` or `Adagrad8bit`.
+    ///
+    /// States in [`States::Block8`](crate::States::Block8) are written code for code, all others in f32, which
+    /// bitsandbytes then goes on with. Clipping, loss scaling, noise and schedules are not saved. A group's `lr` is that
+    /// of the next step.
+    ///
+    /// # Errors
+    /// As [`Optimizer::save_torch`], for what bitsandbytes does not have.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn save_bitsandbytes(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
+        super::file::replace(path.as_ref(), |out| pollster::block_on(self.save_bitsandbytes_to(out)))
+    }
+
+    /// [`Optimizer::save_bitsandbytes`] into a writer.
+    ///
+    /// # Errors
+    /// As [`Optimizer::save_bitsandbytes`].
+    pub async fn save_bitsandbytes_to(&mut self, out: &mut impl Write) -> Result<()> {
+        self.settle().await?;
+        self.check_saved()?;
+        self.check_no_average()?;
+        let note = self.note("saving for bitsandbytes", |group| bitsandbytes::write(&group.rule, &group.now()))?;
+        let begun = |id: u64| self.get(ParameterId(id)).is_ok_and(|parameter| parameter.steps > 0);
+        let mut entries = Vec::new();
+        for entry in self.entries(true, true) {
+            let (Target::Of(id, role @ Role::State(_)) | Target::Absmax(id, role @ Role::State(_))) = entry.target
+            else {
+                entries.push(entry);
+                continue;
+            };
+            let parameter = self.get(ParameterId(id))?;
+            let state = self.groups[parameter.group].storage_of(role).map_or("", |storage| storage.name);
+            let Some((number, row)) = bitsandbytes::place(state).filter(|_| begun(id)) else { continue };
+            let slow = if row == 1 { bitsandbytes::SLOW } else { "" };
+            let (of, format) = match entry.target {
+                Target::Absmax(..) => ("absmax", parameter.memory.format(role).filter(|_| row == 0)),
+                _ => ("state", None),
+            };
+            if let Some(format) = format {
+                let (name, target) = (format!("{}.qmap{number}", parameter.name), Target::Map(format));
+                entries.push(Entry { name, target, len: 256, dtype: Dtype::F32, shape: vec![256] });
+            }
+            entries.push(Entry { name: format!("{}.{of}{number}{slow}", parameter.name), ..entry });
+        }
+        for parameter in self.parameters.values().filter(|parameter| parameter.steps > 0) {
+            let (name, target) = (format!("{}.step", parameter.name), Target::Number(parameter.steps as f32));
+            entries.push(Entry { name, target, len: 1, dtype: Dtype::F32, shape: Vec::new() });
+        }
+        self.write_tensors(out, entries, ("torch", note), None).await
+    }
+
+    /// The note of a file: the class, and each group's hyperparameters and parameters.
+    fn note(
+        &self,
+        operation: &'static str,
+        write: impl Fn(&Group) -> Option<(&'static str, Map<String, Value>)>,
+    ) -> Result<String> {
+        let (mut class, mut param_groups) = (None, Vec::new());
+        for (k, group) in self.groups.iter().enumerate() {
+            let refuse = |reason| {
+                let name = format!("group {k} ({})", group.rule.name());
+                Err(Error::Unsupported { operation, name, reason })
+            };
+            let ours: Vec<_> = self.parameters.values().filter(|parameter| parameter.group == k).collect();
+            let Some((of, mut saved)) = write(group) else {
+                return refuse("there is no such rule there, or not with this form, configuration or decay");
+            };
+            if *class.get_or_insert(of) != of {
+                return refuse("all groups of an optimizer there are of one class");
+            }
+            let settings = group.now();
+            if ours.iter().any(|parameter| parameter.options.apply(settings) != settings) {
+                return refuse("a parameter has a rate or decay of its own: there it needs a group for it");
+            }
+            saved.insert("params".into(), ours.iter().map(|parameter| parameter.name.as_str()).collect());
+            param_groups.push(saved);
+        }
+        let note = Note { optimizer: class.unwrap_or_default().into(), param_groups };
+        serde_json::to_string(&note).map_err(|e| Error::Checkpoint { reason: e.to_string() })
     }
 
     fn check_no_average(&self) -> Result<()> {

@@ -41,6 +41,19 @@ impl Tensor {
     pub(super) fn size(&self) -> u64 {
         (self.len * self.width()) as u64
     }
+
+    /// A row of it, of this length: itself, if it has no more; of more, which have a dimension in front, the one of this
+    /// index.
+    pub(super) fn row(self, row: usize, len: usize) -> Option<Self> {
+        let rows = self.shape.first().copied().filter(|rows| self.len == rows * len && *rows > 1);
+        match rows {
+            Some(rows) if row < rows && self.len != len => {
+                let start = self.start + (row * len * self.width()) as u64;
+                Some(Self { shape: self.shape[1..].to_vec(), len, start, ..self })
+            }
+            _ => (row == 0).then_some(self),
+        }
+    }
 }
 
 fn damaged(reason: impl Into<String>) -> Error {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::torch::{COUNTS, Note, Rename};
 use crate::any_rule::AnyRule;
+use crate::bitsandbytes;
 use crate::error::{Error, Mismatch, Result};
 use crate::optimizer::{Optimizer, ParameterId};
 use crate::settings::Settings;
@@ -42,7 +43,10 @@ impl Note {
     /// A group's rule and settings; with its scheduler's base rate if it is `scheduled` here, too.
     fn configuration(&self, group: usize, scheduled: bool) -> Result<(AnyRule, Settings)> {
         let saved = &self.param_groups[group];
-        let (rule, settings) = torch::read(&self.optimizer, saved)?;
+        let (rule, settings) = match bitsandbytes::owns(&self.optimizer, saved) {
+            true => bitsandbytes::read(&self.optimizer, saved)?,
+            false => torch::read(&self.optimizer, saved)?,
+        };
         let initial_lr = saved.get("initial_lr").and_then(Value::as_f64).filter(|_| scheduled);
         Ok((rule, Settings { lr: initial_lr.unwrap_or(settings.lr), ..settings }))
     }
@@ -108,7 +112,12 @@ impl Optimizer {
 
         let ids: HashMap<_, _> = found.iter().map(|(&id, theirs)| (theirs.name, id)).collect();
         let kept = |owner: &str, state: &str| match ids.get(owner).and_then(|id| self.parameters.get(id)) {
-            Some(parameter) => self.groups[parameter.group].state(state).is_some() || COUNTS.contains(&state),
+            Some(parameter) => {
+                let group = &self.groups[parameter.group];
+                let theirs = |name: &str| bitsandbytes::place(name).is_some_and(|at| bitsandbytes::is_of(state, at));
+                let known = group.states().any(|stored| stored.storage.name == state || theirs(stored.storage.name));
+                known || COUNTS.contains(&state)
+            }
             None => ignored.contains(owner),
         };
         let missing = |name: &&&str| !ids.contains_key(**name) && !ignored.contains(**name);

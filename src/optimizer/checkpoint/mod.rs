@@ -116,6 +116,8 @@ enum Target {
     Group(usize, usize),
     /// A number that only the file has.
     Number(f32),
+    /// The map of a format in blocks.
+    Map(Format),
 }
 
 impl Optimizer {
@@ -357,8 +359,10 @@ impl Optimizer {
 
     /// A piece of a tensor, as bytes.
     async fn take(&self, entry: &Entry, piece: Range<usize>) -> Result<Cow<'_, [u8]>> {
-        if let Target::Number(number) = entry.target {
-            return Ok(Cow::Owned(number.to_le_bytes().to_vec()));
+        match entry.target {
+            Target::Number(number) => return Ok(Cow::Owned(number.to_le_bytes().to_vec())),
+            Target::Map(format) => return Ok(Cow::Owned(bytemuck::cast_slice(&format.map()).to_vec())),
+            _ => {}
         }
         if entry.dtype == Dtype::U8 || matches!(entry.target, Target::Absmax(..)) {
             return self.take_blocks(entry, piece).await;
@@ -383,7 +387,7 @@ impl Optimizer {
         match target {
             Target::Of(id, role) | Target::Absmax(id, role) => Some((&self.parameters.get(&id)?.memory, role)),
             Target::Group(k, state) => Some((&self.groups.get(k)?.shared, Role::State(state))),
-            Target::Number(_) => None,
+            Target::Number(_) | Target::Map(_) => None,
         }
     }
 
@@ -447,7 +451,7 @@ impl Optimizer {
 
     /// Sets a piece of a tensor from bytes that are aligned for `f64`.
     fn put(&mut self, entry: &Entry, piece: Range<usize>, bytes: &[u8]) -> Result<()> {
-        if let Target::Number(_) = entry.target {
+        if let Target::Number(_) | Target::Map(_) = entry.target {
             return Ok(());
         }
         if let Device::Gpu(_) = &self.device {
@@ -459,7 +463,7 @@ impl Optimizer {
         let (memory, role) = match entry.target {
             Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),
             Target::Of(id, role) => (self.parameters.get_mut(&id).map(|parameter| &mut parameter.memory), role),
-            Target::Absmax(..) | Target::Number(_) => return Ok(()),
+            Target::Absmax(..) | Target::Number(_) | Target::Map(_) => return Ok(()),
         };
         match memory {
             Some(Memory::F32(v)) => v.put(role, piece, bytes),

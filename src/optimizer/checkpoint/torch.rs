@@ -8,6 +8,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::blocks::Blocks;
 use super::header::{Header, Tensor};
 use super::matching::{Groups, Theirs};
 use super::{Entry, Progress, Target, fits, numbers};
@@ -71,7 +72,8 @@ struct Count {
 
 impl Optimizer {
     /// Goes on where PyTorch stopped: loads a file that `examples/torch_optimizer.py` wrote of `torch.optim.SGD`,
-    /// `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `Adamax` or `NAdam`.
+    /// `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `Adamax` or `NAdam`; or of bitsandbytes' `Adam8bit`,
+    /// `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`, `RMSprop8bit` or `Adagrad8bit`.
     ///
     /// - A group here takes its rule's configuration, its learning rate, its decay and `maximize` from the file's group
     ///   that has its parameters. If it has a [`Schedule`](crate::Schedule), its learning rate is PyTorch's
@@ -82,6 +84,8 @@ impl Optimizer {
     ///   no states. The value is loaded if a parameter here has its name; that parameter's states and its step count
     ///   stay. It is ignored if none has.
     /// - A group that keeps an average begins it anew with the next step: PyTorch's optimizers keep none.
+    /// - States in 8 bits are loaded code for code where they are stored by the same map, as in
+    ///   [`States::Block8`](crate::States::Block8); elsewhere they are decoded by the file's map.
     /// - `bfloat16` and `float16` are widened to the `f32` or `f64` here, and `f32` to `f64`. That is exact.
     ///
     /// # Errors
@@ -158,7 +162,7 @@ impl Optimizer {
                 Some(_) => {}
             }
         }
-        let found = self.torch_tensors(&header, &theirs, &mut counts, options.parameters, &mut mismatch);
+        let found = self.torch_tensors(file, &header, &theirs, &mut counts, options.parameters, &mut mismatch)?;
         mismatch.sort();
         if options.strict && !mismatch.is_empty() {
             return Err(Error::Mismatch(mismatch));
@@ -173,7 +177,8 @@ impl Optimizer {
         self.replace(new);
         let loaded = self.check_together().and_then(|()| {
             let (read, begin): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, tensor)| tensor.is_some());
-            let read = read.into_iter().filter_map(|(entry, tensor)| Some((entry, tensor?, None))).collect();
+            let whole = |(entry, tensor): (Entry, Option<_>)| tensor.map(|(tensor, blocks)| (entry, tensor, blocks));
+            let read = read.into_iter().filter_map(whole).collect();
             self.read_tensors(file, read, options.progress)?;
             begin.iter().try_for_each(|(entry, _)| self.begin(entry))
         });
@@ -201,7 +206,8 @@ impl Optimizer {
         let parameter = self.get(ParameterId(id))?;
         let of_file = |part: &str| format!("{}.{part}", theirs.name);
         let group = &self.groups[parameter.group];
-        let states = group.states().any(|stored| header.tensor(&of_file(stored.storage.name)).is_some());
+        let of_state = |state: &str| header.tensor(&of_file(state)).is_some();
+        let states = of_state("state1") || group.states().any(|stored| of_state(stored.storage.name));
         let name = of_file(COUNTS[0]);
         let taken = match header.tensor(&name) {
             Some(tensor) => number(file, &name, &tensor)?,
@@ -219,19 +225,20 @@ impl Optimizer {
     /// count.
     fn torch_tensors(
         &self,
+        file: &mut (impl Read + Seek),
         header: &Header,
         theirs: &HashMap<u64, Theirs<'_>>,
         counts: &mut HashMap<u64, Count>,
         parameters: bool,
         mismatch: &mut Mismatch,
-    ) -> Vec<(Entry, Option<Tensor>)> {
+    ) -> Result<Vec<Found>> {
         // Values in the caller's slices are not loaded.
         let has_value = |(id, theirs): (&u64, &Theirs<'_>)| {
             self.parameters.get(id).is_some_and(|p| !p.in_slice()) && header.tensor(theirs.name).is_some()
         };
         let values = parameters && theirs.iter().any(has_value);
         let (mut found, mut lost) = (Vec::new(), HashSet::new());
-        for entry in self.entries(values, false) {
+        for entry in self.entries(values, true) {
             let Target::Of(id, part) = entry.target else { continue };
             let (Some(parameter), Some(theirs)) = (self.parameters.get(&id), theirs.get(&id)) else { continue };
             let count = counts.get(&id);
@@ -241,9 +248,18 @@ impl Optimizer {
             }
             let begins = !value && (count.is_some_and(|count| count.fresh) || self.averaged(entry.target).is_some());
             let state = entry.name.strip_prefix(&parameter.name).unwrap_or_default();
-            match header.tensor(&format!("{}{state}", theirs.name)) {
-                Some(tensor) if fits(&entry, &tensor, numbers::widens, mismatch) => {
-                    found.push((entry, Some(tensor)));
+            let tensor = match header.tensor(&format!("{}{state}", theirs.name)) {
+                Some(tensor) => Some((tensor, None)),
+                None => {
+                    let state = (state.trim_start_matches('.'), entry.len);
+                    Self::bitsandbytes_state(file, header, theirs.name, state)?
+                }
+            };
+            let entry = self.loaded_as(&entry, tensor.as_ref().and_then(|(_, blocks)| blocks.as_ref()));
+            match tensor {
+                Some((tensor, blocks)) if fits(&entry, &tensor, takes(blocks.as_ref()), mismatch) => {
+                    blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(file, &entry.name))?;
+                    found.push((entry, Some((tensor, blocks))));
                     continue;
                 }
                 None if begins => {
@@ -261,7 +277,7 @@ impl Optimizer {
             _ => false,
         };
         found.retain(|(entry, _)| kept(entry));
-        found
+        Ok(found)
     }
 
     /// Sets a state to its initial value.
@@ -280,6 +296,15 @@ impl Optimizer {
         }
         Ok(())
     }
+}
+
+/// A tensor to load, where the file has one.
+type Found = (Entry, Option<(Tensor, Option<Blocks>)>);
+
+/// Which type of a file's numbers is loaded as which.
+fn takes(blocks: Option<&Blocks>) -> impl Fn(Dtype, Dtype) -> bool {
+    let has_blocks = blocks.is_some();
+    move |file, here| numbers::widens(file, here) || (file == Dtype::U8 && has_blocks)
 }
 
 fn damaged(reason: String) -> Error {
