@@ -318,6 +318,8 @@ fn micro_batches_in_a_pool(gpu: &Gpu) -> Result<(), Failed> {
                     let mut encoder = gpu.device().create_command_encoder(&Default::default());
                     optimizer.encode_accumulate(&mut encoder, &additions(optimizer))?;
                     gpu.queue().submit([encoder.finish()]);
+                    // The ring of coefficients grows with what is in flight.
+                    gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
                 }
             }
             pools.step()?;
