@@ -1,7 +1,7 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
 use crate::formats::draws::PARAMETER;
-use crate::formats::{Extent, Format};
+use crate::formats::{Encoding, Extent, Format};
 use crate::noise::Stream;
 use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
 use crate::scaling::factors;
@@ -216,7 +216,8 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
         }
         parameter => {
             let decoded = [&parameter].into_iter().chain(&states).filter(|numbers| !numbers.is_same()).count();
-            with_scratch((decoded + usize::from(gradient.is_half())) * PART, |scratch| {
+            let parts = decoded + usize::from(gradient.is_half()) + 1;
+            with_scratch(parts * PART, |scratch| {
                 let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
                 in_parts((parameter, gradient), states, scratch, c, first, update);
             });
@@ -243,6 +244,10 @@ fn in_parts<'a, F: Real>(
 ) {
     let len = parameter.len();
     let mut stored: Vec<_> = [parameter].into_iter().chain(states).collect();
+    // What is rounded at random is f32, and so has room for them.
+    let (hashes, room) = room.split_at_mut(PART);
+    let hashes = bytemuck::try_cast_slice_mut::<F, u32>(hashes).unwrap_or_default();
+    let hashed = c.encoding == Encoding::Stochastic && stored.iter().any(NumbersMut::is_half);
     for start in (0..len).step_by(PART) {
         let part = start..len.min(start + PART);
         let (mut g, rest) = rest_of_gradient.split_at(part.len());
@@ -276,12 +281,19 @@ fn in_parts<'a, F: Real>(
             }
             None => update(Same { parameter, gradient: g, states }, first + start),
         }
+        if hashed {
+            let each = hashes.iter_mut().zip(first + start..);
+            widest(
+                #[inline(always)]
+                || each.for_each(|(hash, element)| *hash = c.draws.hash(element as u32)),
+            );
+        }
         let encoded = stored.iter_mut().enumerate().filter(|(_, numbers)| !numbers.is_same());
         for ((k, numbers), room) in encoded.zip(room.chunks(PART)) {
             let draws = c.draws.of_state(k.checked_sub(1).map_or(PARAMETER, |state| state as u32));
             widest(
                 #[inline(always)]
-                || numbers.encode_part(start, &room[..part.len()], c.encoding, draws, first + start),
+                || numbers.encode_part(start, &room[..part.len()], c.encoding, (draws, hashes), first + start),
             );
         }
     }
@@ -465,11 +477,11 @@ fn clip<F: Real>(x: F, limit: F) -> F {
     }
 }
 
-/// `w ← w + shift·v`: the twin of shaders/look_ahead.wgsl.
-/// Exchanges parameters in bf16 with their averages, without loss: the twin of shaders/swap_halves.wgsl.
+/// Exchanges parameters in bf16 with their averages, without loss but for the payload of a NaN: the twin of
+/// shaders/swap_halves.wgsl.
 pub(crate) fn swap_halves(parameter: &mut [u16], average: &mut [f32], back: bool) {
     for (w, average) in parameter.iter_mut().zip(average) {
-        let bits = average.to_bits();
+        let bits = if average.is_nan() && !back { 0x7fc0_0000 } else { average.to_bits() };
         let up = (bits >> 15 & 1) as u16;
         let upper = (bits >> 16) as u16;
         let (new, kept) = if back { (upper, w.wrapping_sub(up)) } else { (upper.wrapping_add(up), *w) };
@@ -477,6 +489,7 @@ pub(crate) fn swap_halves(parameter: &mut [u16], average: &mut [f32], back: bool
     }
 }
 
+/// `w ← w + shift·v`: the twin of shaders/look_ahead.wgsl.
 pub(crate) fn look_ahead<F: Real>(w: &mut [F], v: &[F], shift: f64) {
     let shift = F::of(shift);
     for (w, &v) in w.iter_mut().zip(v) {

@@ -195,6 +195,6 @@ impl Precision {
         let seed = [self.seed as u32, (self.seed >> 32) as u32];
         // Gradient noise has 0 in the last place.
         let [a, b, ..] = philox([t as u32, (t >> 32) as u32, 0, 1], seed);
-        Draws { keys: [a, b] }
+        Draws::new([a, b])
     }
 }

@@ -107,7 +107,7 @@ impl<F: Real> Numbers<F> {
 
     /// Sets those from `at` on, which begin with a block, to the nearest numbers.
     pub(crate) fn set_part(&mut self, at: usize, from: &[F]) {
-        self.all().encode_part(at, from, Encoding::Nearest, Draws::default(), 0);
+        self.all().encode_part(at, from, Encoding::Nearest, (Draws::default(), &[]), 0);
     }
 }
 
@@ -155,6 +155,11 @@ impl<'a, F: Real> NumbersMut<'a, F> {
         matches!(self, Self::Same(_))
     }
 
+    /// Whether they are in 16 bits.
+    pub(super) fn is_half(&self) -> bool {
+        matches!(self, Self::Halves { .. })
+    }
+
     /// Where they are in the parameter's type.
     pub(super) fn same(self) -> Option<&'a mut [F]> {
         if let Self::Same(x) = self { Some(x) } else { None }
@@ -180,19 +185,29 @@ impl<'a, F: Real> NumbersMut<'a, F> {
         }
     }
 
-    /// Sets those from `at` on, which begin with a block. `first` is their first element, of the tensor.
+    /// Sets those from `at` on, which begin with a block. `first` is their first element, of the tensor. Of numbers that
+    /// are rounded at random in 16 bits, `hashes` has that of each.
     #[inline(always)]
-    pub(super) fn encode_part(&mut self, at: usize, from: &[F], encoding: Encoding, draws: Draws, first: usize) {
+    pub(super) fn encode_part(
+        &mut self,
+        at: usize,
+        from: &[F],
+        encoding: Encoding,
+        (draws, hashes): (Draws, &[u32]),
+        first: usize,
+    ) {
         match self {
             Self::Same(x) => x[at..at + from.len()].copy_from_slice(from),
             Self::Halves { format, halves } => {
                 let to = halves[at..at + from.len()].iter_mut();
-                match (*format, bytemuck::try_cast_slice::<F, f32>(from), encoding) {
-                    (Format::Bf16, Ok(from), Encoding::Stochastic) => {
-                        let draw = |k: usize| draws.of((first + k) as u32);
-                        to.zip(from).enumerate().for_each(|(k, (to, &x))| *to = bf16::random(x, draw(k)));
+                // f64 would be cast, too, to other numbers.
+                let singles = bytemuck::try_cast_slice::<F, f32>(from).ok().filter(|_| F::NAME == f32::NAME);
+                match (*format, singles, encoding) {
+                    (Format::Bf16, Some(from), Encoding::Stochastic) => {
+                        let both = to.zip(from).zip(hashes);
+                        both.for_each(|((to, &x), &hash)| *to = bf16::random(x, draws.of_hash(hash)));
                     }
-                    (Format::Bf16, Ok(from), _) => to.zip(from).for_each(|(to, &x)| *to = bf16::near(x)),
+                    (Format::Bf16, Some(from), _) => to.zip(from).for_each(|(to, &x)| *to = bf16::near(x)),
                     (format, ..) => {
                         to.zip(from).for_each(|(to, x)| *to = format.nearest(x.to_f64().unwrap_or(f64::NAN)))
                     }

@@ -51,13 +51,20 @@ mod tests {
     use super::*;
     use crate::formats::Format;
 
-    /// Every upper half with remainders around both ends and the tie: what is no NaN comes back, and the upper half is
-    /// the nearest.
+    /// Every upper half with remainders around both ends and the tie, and every remainder with upper halves at the ends
+    /// of their range: what is no NaN comes back, and the upper half is the nearest. A remainder says all that an upper
+    /// half loses, and what it does to one it does to all: it adds 1 or nothing.
     #[test]
     fn halves_are_the_number_and_its_rounding() {
-        for high in 0..=u32::from(u16::MAX) {
+        let all = 0..=u32::from(u16::MAX);
+        let around = |high: u32| {
             let lows = [0u32, 1, 0x7ffe, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff, high.wrapping_mul(40503) & 0xffff];
-            let values = lows.map(|low| f32::from_bits(high << 16 | low));
+            lows.map(|low| f32::from_bits(high << 16 | low)).to_vec()
+        };
+        let with_all = |high: u32| all.clone().map(|low| f32::from_bits(high << 16 | low)).collect();
+        let ends = [0, 0x7f, 0x80, 0x3f7f, 0x3f80, 0x7eff, 0x7f7f, 0x7f80].map(|high| [high, high | 0x8000]);
+        let groups: Vec<Vec<f32>> = all.clone().map(around).chain(ends.concat().into_iter().map(with_all)).collect();
+        for values in groups {
             let upper = upper(&values);
             let back = join(&upper, &lower(&values));
             let rounded = Format::Bf16.decode(&upper, &[]);
