@@ -9,7 +9,7 @@ use crate::tests;
 
 tests!(
     every_rule_at_every_length,
-    every_rule_on_two_to_the_24_plus_one,
+    rules_on_two_to_the_24_plus_one,
     every_rule_in_the_callers_buffers,
     every_setting,
     subnormal_gradients_count_as_they_are_or_as_zero,
@@ -113,10 +113,12 @@ fn every_rule_at_every_length(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn every_rule_on_two_to_the_24_plus_one(gpu: &Gpu) -> Result<(), Failed> {
+fn rules_on_two_to_the_24_plus_one(gpu: &Gpu) -> Result<(), Failed> {
     let len = (1 << 24) + 1;
     let start = parameters(len, 2);
-    for (name, rule) in rules::all() {
+    // Where an element is does not depend on the rule: those that keep nothing, one to three states, and norms.
+    for name in ["sgd", "momentum", "adam", "ademamix", "lamb", "adagrad-norm"] {
+        let rule = rules::by_name(name)?;
         let steps = [gradients_for(&rule, len, 3)];
         let on_gpu = run(&gpu.into(), &rule, settings(&rule), &start, &steps)?;
         let on_cpu = run(&Device::Cpu, &rule, settings(&rule), &start, &steps)?;
