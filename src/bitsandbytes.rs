@@ -15,8 +15,20 @@ pub(crate) const SLOW: &str = "_slow";
 
 /// Whether a group is one of bitsandbytes: its classes in 32 bits have PyTorch's names.
 pub(crate) fn owns(class: &str, group: &Map<String, Value>) -> bool {
-    let betas = ["Adam", "AdamW"].contains(&class) && !group.contains_key("amsgrad");
-    class.ends_with("8bit") || ["Lion", "AdEMAMix"].contains(&class) || betas
+    let name = plain(class);
+    let shared = match name {
+        "Lion" | "AdEMAMix" => true,
+        "Adam" | "AdamW" => !group.contains_key("amsgrad"),
+        "SGD" | "RMSprop" | "Adagrad" => group.contains_key("betas"),
+        _ => false,
+    };
+    name != class || shared
+}
+
+/// A class without what says where its states are, and in how many bits.
+fn plain(class: &str) -> &str {
+    let name = class.strip_prefix("Paged").unwrap_or(class);
+    name.strip_suffix("8bit").or(name.strip_suffix("32bit")).unwrap_or(name)
 }
 
 /// Where bitsandbytes has a state: in its first or its second, and in which row of that.
@@ -37,8 +49,7 @@ pub(crate) fn is_of(tensor: &str, (number, _): (u8, usize)) -> bool {
 
 /// The rule and the settings of a group of bitsandbytes' class.
 pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, Settings)> {
-    let name = class.strip_prefix("Paged").unwrap_or(class);
-    let name = name.strip_suffix("8bit").or(name.strip_suffix("32bit")).unwrap_or(name);
+    let name = plain(class);
     let reason =
         |key: &str| format!("a parameter group of bitsandbytes' {class} has no `{key}`, or another kind of it");
     let number =
@@ -69,7 +80,8 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
         "RMSprop" => RmsProp { alpha: beta(0)?, eps: eps()?, ..RmsProp::torch() }.into(),
         "Adagrad" => AdaGrad { eps: eps()?, ..AdaGrad::torch() }.into(),
         _ => {
-            let known = "Adam, AdamW, AdEMAMix, Lion, SGD, RMSprop, Adagrad, each with or without 8bit".into();
+            let known =
+                "Adam, AdamW, AdEMAMix, Lion, SGD, RMSprop, Adagrad, each with or without Paged and 8bit".into();
             return Err(Error::UnknownRule { name: class.into(), known });
         }
     };
@@ -96,19 +108,17 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
 pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str, Map<String, Value>)> {
     let saved: Map<String, Value> = serde_json::from_str(&rule.0.save()).unwrap_or_default();
     let number = |key: &str| saved.get(key).and_then(Value::as_f64).unwrap_or(0.0);
-    let (lambda, decoupled) = match settings.weight_decay {
-        WeightDecay::None => (0.0, false),
-        WeightDecay::L2(lambda) => (lambda, false),
-        WeightDecay::Decoupled(lambda) => (lambda, lambda > 0.0),
+    let lambda = match settings.weight_decay {
+        WeightDecay::None => 0.0,
+        WeightDecay::L2(lambda) | WeightDecay::Decoupled(lambda) => lambda,
         WeightDecay::DecoupledFromLr(_) => return None,
     };
     let (class, betas, eps) = match rule.name() {
-        "adam" if decoupled => ("AdamW8bit", json!([number("beta1"), number("beta2")]), number("eps")),
-        "adam" => ("Adam8bit", json!([number("beta1"), number("beta2")]), number("eps")),
+        // Its Adam8bit does the same.
+        "adam" => ("AdamW8bit", json!([number("beta1"), number("beta2")]), number("eps")),
         "ademamix" => ("AdEMAMix8bit", json!([number("beta1"), number("beta2"), number("beta3")]), number("eps")),
         "lion" => ("Lion8bit", json!([number("beta1"), number("beta2")]), 0.0),
-        "sgd" => ("SGD8bit", json!([0.0, 0.0]), 0.0),
-        "momentum" => ("SGD8bit", json!([number("momentum"), 0.0]), 0.0),
+        "momentum" if number("momentum") > 0.0 => ("SGD8bit", json!([number("momentum"), 0.0]), 0.0),
         "rmsprop" => ("RMSprop8bit", json!([number("alpha"), 0.0]), number("eps")),
         "adagrad" => ("Adagrad8bit", json!([0.0, 0.0]), number("eps")),
         _ => return None,
@@ -152,12 +162,18 @@ mod tests {
         for name in ["adam", "lion", "ademamix"] {
             assert_eq!([has(name, WeightDecay::Decoupled(0.1)), has(name, WeightDecay::L2(0.1))], [1, 0], "{name}");
         }
-        for name in ["sgd", "momentum", "rmsprop", "adagrad"] {
+        for name in ["momentum", "rmsprop", "adagrad"] {
             assert_eq!([has(name, WeightDecay::Decoupled(0.1)), has(name, WeightDecay::L2(0.1))], [0, 1], "{name}");
         }
-        for name in ["amsgrad", "nesterov", "adam-keras", "rmsprop-centered", "lamb"] {
+        for name in ["sgd", "amsgrad", "nesterov", "adam-keras", "rmsprop-centered", "lamb"] {
             assert_eq!(has(name, WeightDecay::None), 0, "{name}");
         }
         assert!(read("Adam8bit", &Map::from_iter([("x".to_owned(), json!(1))])).is_err());
+        let (_, group) = write(&rules::Adam::default().into(), &Settings::lr(0.1)).unwrap();
+        for class in ["PagedAdamW8bit", "PagedAdam", "Adam8bit", "AdamW32bit", "AdamW"] {
+            assert!(owns(class, &group) && read(class, &group).is_ok(), "{class}");
+        }
+        let torchs = Map::from_iter([("amsgrad".to_owned(), json!(false)), ("momentum".to_owned(), json!(0.9))]);
+        assert!(!["Adam", "AdamW", "SGD", "RMSprop", "NAdam"].iter().any(|class| owns(class, &torchs)));
     }
 }

@@ -82,7 +82,7 @@ impl Optimizer {
         let key = key.into();
         self.write_part(key, |_, _| Ok(Role::Parameter), values)?;
         let id = self.find(key)?;
-        self.note_largest(id, values);
+        self.note_largest(id, 0, values);
         Ok(())
     }
 

@@ -59,7 +59,7 @@ impl Optimizer {
         let mut ids = Vec::new();
         for ((name, values), memory) in tensors.iter().zip(memories) {
             let id = self.insert(name, group, values.len(), memory);
-            self.note_largest(id, values);
+            self.note_largest(id, 0, values);
             ids.push(id);
         }
         self.warn_of_small_lr();

@@ -12,12 +12,14 @@ fn is_lost(lr: f64, largest: f64) -> bool {
 }
 
 impl Optimizer {
-    /// Remembers how large the values are, if updates of them may be lost.
-    pub(super) fn note_largest<F: Real>(&mut self, id: ParameterId, values: &[F]) {
-        let Some(parameter) = self.parameters.get_mut(&id.0) else { return };
-        if self.groups[parameter.group].precision.loses_updates() {
+    /// Remembers how large values from the host are, if updates of them may be lost. They are all of a parameter's, or
+    /// those from this element on.
+    pub(super) fn note_largest<F: Real>(&mut self, ParameterId(id): ParameterId, first: usize, values: &[F]) {
+        let Some(parameter) = self.parameters.get_mut(&id) else { return };
+        if self.groups[parameter.group].precision.rounds_parameters() {
             let finite = values.iter().filter_map(|x| x.to_f64()).filter(|x| x.is_finite());
-            parameter.largest = finite.fold(0.0, |most, x| most.max(x.abs()));
+            let before = if first == 0 { 0.0 } else { parameter.largest };
+            parameter.largest = finite.fold(before, |most, x| most.max(x.abs()));
         }
     }
 

@@ -22,7 +22,7 @@ impl Group {
         let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
         let formats = formats(&self.rule, extras.average, self.precision);
         let key = KernelKey::update(rule, Lane::Four, access, extras);
-        let key = match (0..formats.len()).any(|k| k != 1 && formats[k] != Format::F32) {
+        let key = match (0..formats.len()).any(|k| (k != 1 || settings.zero_grad) && formats[k] != Format::F32) {
             true => key.pooled((0..formats.len()).collect()),
             false => key,
         };

@@ -15,7 +15,7 @@ use crate::fixture::FOREIGN;
 
 crate::tests!(
     a_thousand_steps_with_an_exact_master_are_those_in_f32,
-    every_rule_with_an_exact_master_is_as_in_f32,
+    rules_with_an_exact_master_are_as_in_f32,
     every_rule_in_bf16_is_as_on_the_cpu,
     the_mean_of_many_roundings_is_the_parameter,
     states_in_bf16_do_not_stall,
@@ -125,7 +125,7 @@ fn a_thousand_steps_with_an_exact_master_are_those_in_f32(gpu: &Gpu) -> Result<(
 }
 
 /// Also in blocks, at a look-ahead point, with averages swapped in, and as a caller writes them.
-fn every_rule_with_an_exact_master_is_as_in_f32(gpu: &Gpu) -> Result<(), Failed> {
+fn rules_with_an_exact_master_are_as_in_f32(gpu: &Gpu) -> Result<(), Failed> {
     // A format does not depend on the rule.
     for name in ["adam", "nesterov", "lamb", "adagrad-norm"] {
         let rule = rules::by_name(name)?;
@@ -280,6 +280,12 @@ fn averages_come_and_go_without_loss(gpu: &Gpu) -> Result<(), Failed> {
         ensure(differ == 0, format!("{differ} are not the nearest to their averages on {}", device.name()))?;
         adam.swap_averages(0)?;
         ensure(all_bits(&adam, &ids, &["average"])? == before, format!("back on {}", device.name()))?;
+        // All kinds of NaN stay NaN.
+        let nans = [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0x7fc0_8000].map(f32::from_bits);
+        adam.write_state(ids[3], "average", &nans.repeat(64))?;
+        adam.swap_averages(0)?;
+        let found: Vec<f32> = adam.read_blocking(ids[3])?;
+        ensure(found.iter().all(|x| x.is_nan()), format!("{:?} on {}", &found[..4], device.name()))?;
     }
     Ok(())
 }
@@ -429,6 +435,11 @@ fn a_small_lr_is_reported(gpu: &Gpu) -> Result<(), Failed> {
         lost.set_lr(1, 1e-3)?;
         lost.write("w", &[1e-3f32; 64])?;
         ensure(lost.report().lr_too_small.is_none(), "other values")?;
+        // A file's values count, too.
+        let mut file = Vec::new();
+        pollster::block_on(make(nearest, &[1.0; 64])?.save_to(&mut file, SaveOptions::default()))?;
+        lost.load_from(&mut Cursor::new(file), LoadOptions::default())?;
+        ensure(lost.report().lr_too_small == Some(1), "values of a file")?;
     }
     Ok(())
 }

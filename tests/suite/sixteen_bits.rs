@@ -144,6 +144,16 @@ fn gradients_are_rounded_to_the_nearest(gpu: &Gpu) -> Result<(), Failed> {
         let found = sgd.read_gradient_blocking::<f32>(id)?;
         ensure(found == [1.0078125, 1.0, 1.0, 1.015625], format!("{found:?} on {}", device.name()))?;
     }
+    for format in NARROW {
+        let mut sgd = Optimizer::new(&Device::Cpu, rules::Sgd, 0.5)?;
+        sgd.set_precision(0, of(format))?;
+        let id = sgd.add(0, "w", &[1.0f64; 5])?;
+        let gradient = [1.0, -0.5, 0.25, 2.0, 1.0 + 1e-9];
+        sgd.write_gradient(id, &gradient)?;
+        sgd.step()?;
+        let found: Vec<f64> = sgd.read_blocking(id)?;
+        ensure(found == [0.5, 1.25, 0.875, 0.0, 0.5], format!("{found:?} of {} in f64", format.name()))?;
+    }
     Ok(())
 }
 

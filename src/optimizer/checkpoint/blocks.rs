@@ -97,24 +97,34 @@ impl Optimizer {
         fits.then_some(Blocks { map: Mapping::Format(format), absmax })
     }
 
-    /// A state as bitsandbytes has it, of the parameter that it calls so.
+    /// A state as bitsandbytes has it, of the parameter that it calls so. `two_rows`: its first state is AdEMAMix'.
     pub(super) fn bitsandbytes_state(
         file: &mut (impl Read + Seek),
         header: &Header,
         parameter: &str,
-        (state, len): (&str, usize),
+        (state, len, two_rows): (&str, usize, bool),
     ) -> Result<Option<(Tensor, Option<Blocks>)>> {
         let Some((number, row)) = bitsandbytes::place(state) else { return Ok(None) };
-        let tensor = |of: &str, len: usize| {
+        let tensor = |of: &str| {
             let name = format!("{parameter}.{of}{number}");
-            let apart = header.tensor(&format!("{name}{}", bitsandbytes::SLOW)).filter(|_| row == 1);
-            apart.or_else(|| header.tensor(&name)?.row(row, len))
+            let (first, slow) = (header.tensor(&name), header.tensor(&format!("{name}{}", bitsandbytes::SLOW)));
+            match (two_rows && number == 1, slow) {
+                (true, Some(slow)) => {
+                    if row == 1 {
+                        Some(slow)
+                    } else {
+                        first
+                    }
+                }
+                (true, None) => first?.row(row),
+                (false, _) => first,
+            }
         };
-        let Some(found) = tensor("state", len) else { return Ok(None) };
+        let Some(found) = tensor("state") else { return Ok(None) };
         if found.dtype != Dtype::U8 {
             return Ok(Some((found, None)));
         }
-        let absmax = tensor("absmax", len.div_ceil(BLOCK)).filter(|absmax| absmax.dtype == Dtype::F32);
+        let absmax = tensor("absmax").filter(|absmax| absmax.dtype == Dtype::F32);
         let map = header.tensor(&format!("{parameter}.qmap{number}"));
         let map = map.filter(|map| (map.dtype, map.len) == (Dtype::F32, 256));
         let (Some(absmax), Some(map)) = (absmax.filter(|absmax| absmax.len == len.div_ceil(BLOCK)), map) else {

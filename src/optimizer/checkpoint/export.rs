@@ -10,6 +10,7 @@ use super::{Entry, Target};
 use crate::any_rule::AnyRule;
 use crate::bitsandbytes;
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Group, Optimizer, Parameter, ParameterId};
 use crate::rules::NAdam;
@@ -66,8 +67,9 @@ impl Optimizer {
     /// optimizer of the same class in 8 bits: `Adam8bit`, `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`,
     /// `RMSprop8bit` or `Adagrad8bit`.
     ///
-    /// States in [`States::Block8`](crate::States::Block8) are written code for code, all others in f32, which
-    /// bitsandbytes then goes on with. Clipping, loss scaling, noise and schedules are not saved. A group's `lr` is that
+    /// States in [`States::Block8`](crate::States::Block8) are written code for code where bitsandbytes has the same map
+    /// there: all but those of RMSprop and AdaGrad, which it keeps by the signed map. All others are written in f32, with
+    /// which bitsandbytes then goes on. Clipping, loss scaling, noise and schedules are not saved. A group's `lr` is that
     /// of the next step.
     ///
     /// # Errors
@@ -98,15 +100,23 @@ impl Optimizer {
             let state = self.groups[parameter.group].storage_of(role).map_or("", |storage| storage.name);
             let Some((number, row)) = bitsandbytes::place(state).filter(|_| begun(id)) else { continue };
             let slow = if row == 1 { bitsandbytes::SLOW } else { "" };
-            let (of, format) = match entry.target {
-                Target::Absmax(..) => ("absmax", parameter.memory.format(role).filter(|_| row == 0)),
-                _ => ("state", None),
-            };
-            if let Some(format) = format {
-                let (name, target) = (format!("{}.qmap{number}", parameter.name), Target::Map(format));
-                entries.push(Entry { name, target, len: 256, dtype: Dtype::F32, shape: vec![256] });
+            let name = |of: &str| format!("{}.{of}{number}", parameter.name);
+            // The map that bitsandbytes has there.
+            let map = if number == 1 { Format::Block8Signed } else { Format::Block8Unsigned };
+            let kept = parameter.memory.format(role) == Some(map);
+            match entry.target {
+                Target::Absmax(..) if kept => {
+                    let (name_of_map, target) = (name("qmap"), Target::Map(map));
+                    let map = Entry { name: name_of_map, target, len: 256, dtype: Dtype::F32, shape: vec![256] };
+                    entries.extend((row == 0).then_some(map));
+                    entries.push(Entry { name: name("absmax") + slow, ..entry });
+                }
+                Target::Absmax(..) => {}
+                _ => {
+                    let dtype = if kept { entry.dtype } else { Dtype::F32 };
+                    entries.push(Entry { name: name("state") + slow, dtype, ..entry });
+                }
             }
-            entries.push(Entry { name: format!("{}.{of}{number}{slow}", parameter.name), ..entry });
         }
         for parameter in self.parameters.values().filter(|parameter| parameter.steps > 0) {
             let (name, target) = (format!("{}.step", parameter.name), Target::Number(parameter.steps as f32));

@@ -458,7 +458,14 @@ impl Optimizer {
             let (range, gpu) = self.range_of(entry)?;
             let (piece, values) = (piece.start as u64..piece.end as u64, entry.format().decode(bytes, &[]));
             let beside = self.beside(entry.target).map(|beside| beside.part(piece.clone()));
-            return gpu.write_with(&range.part(piece), beside.as_ref(), &values, &entry.name);
+            gpu.write_with(&range.part(piece.clone()), beside.as_ref(), &values, &entry.name)?;
+            if let Target::Of(id, Role::Parameter) = entry.target {
+                self.note_largest(ParameterId(id), piece.start as usize, &values);
+            }
+            return Ok(());
+        }
+        if let (Target::Of(id, Role::Parameter), Dtype::F32) = (entry.target, entry.dtype) {
+            self.note_largest::<f32>(ParameterId(id), piece.start, bytemuck::cast_slice(bytes));
         }
         let (memory, role) = match entry.target {
             Target::Group(k, state) => (Some(&mut self.groups[k].shared), Role::State(state)),

@@ -251,7 +251,8 @@ impl Optimizer {
             let tensor = match header.tensor(&format!("{}{state}", theirs.name)) {
                 Some(tensor) => Some((tensor, None)),
                 None => {
-                    let state = (state.trim_start_matches('.'), entry.len);
+                    let two_rows = self.groups[parameter.group].state("exp_avg_slow").is_some();
+                    let state = (state.trim_start_matches('.'), entry.len, two_rows);
                     Self::bitsandbytes_state(file, header, theirs.name, state)?
                 }
             };
