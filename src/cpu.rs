@@ -27,7 +27,7 @@ const LANES: usize = 16;
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
 /// Elements that are decoded, updated and encoded while they are in the nearest cache.
-const PART: usize = 1 << 11;
+const PART: usize = 1 << 10;
 /// The most states that a rule may keep on the CPU.
 pub(crate) const MAX_STATES: usize = 8;
 
@@ -282,10 +282,10 @@ fn in_parts<'a, F: Real>(
             None => update(Same { parameter, gradient: g, states }, first + start),
         }
         if hashed {
-            let each = hashes.iter_mut().zip(first + start..);
+            let (draws, first) = (c.draws, (first + start) as u32);
             widest(
                 #[inline(always)]
-                || each.for_each(|(hash, element)| *hash = c.draws.hash(element as u32)),
+                || (0u32..).zip(&mut *hashes).for_each(move |(k, hash)| *hash = draws.hash(first.wrapping_add(k))),
             );
         }
         let encoded = stored.iter_mut().enumerate().filter(|(_, numbers)| !numbers.is_same());

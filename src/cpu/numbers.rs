@@ -204,8 +204,8 @@ impl<'a, F: Real> NumbersMut<'a, F> {
                 let singles = bytemuck::try_cast_slice::<F, f32>(from).ok().filter(|_| F::NAME == f32::NAME);
                 match (*format, singles, encoding) {
                     (Format::Bf16, Some(from), Encoding::Stochastic) => {
-                        let both = to.zip(from).zip(hashes);
-                        both.for_each(|((to, &x), &hash)| *to = bf16::random(x, draws.of_hash(hash)));
+                        let (both, draws) = (to.zip(from).zip(hashes), draws);
+                        both.for_each(move |((to, &x), &hash)| *to = bf16::random(x, draws.of_hash(hash)));
                     }
                     (Format::Bf16, Some(from), _) => to.zip(from).for_each(|(to, &x)| *to = bf16::near(x)),
                     (format, ..) => {
@@ -215,7 +215,9 @@ impl<'a, F: Real> NumbersMut<'a, F> {
             }
             Self::Blocks { format, codes, absmax } => {
                 let Ok(from) = bytemuck::try_cast_slice::<F, f32>(from) else { return };
-                let random = |k: usize| draws.of((first + k) as u32);
+                // Copies, which nothing that is written can alias.
+                let (draws, first) = (draws, first as u32);
+                let random = move |k: usize| draws.of(first.wrapping_add(k as u32));
                 let (codes, absmax) = (&mut codes[at..at + from.len()], &mut absmax[at / BLOCK..]);
                 format.encode_blocks(from, encoding, random, codes, absmax);
             }

@@ -6,15 +6,22 @@ pub(crate) const PARAMETER: u32 = 31;
 
 /// The random bits of one state in one step. Rounding wants unbiased bits, not a generator's quality: the function is
 /// [a hash of 32 bits](https://nullprogram.com/blog/2018/07/31/) with two keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Draws {
     pub(crate) keys: [u32; 2],
-    state: u32,
+    /// What the hash is multiplied by.
+    factor: u32,
+}
+
+impl Default for Draws {
+    fn default() -> Self {
+        Self::new([0; 2])
+    }
 }
 
 impl Draws {
     pub(crate) fn new(keys: [u32; 2]) -> Self {
-        Self { keys, state: 0 }
+        Self { keys, factor: 1 }
     }
 
     /// Those of the tensor with this hash, of one step.
@@ -24,7 +31,7 @@ impl Draws {
 
     /// Those of one of the tensor's storages.
     pub(crate) fn of_state(self, state: u32) -> Self {
-        Self { state, ..self }
+        Self { factor: state.wrapping_mul(0x3c6e_f372).wrapping_add(1), ..self }
     }
 
     /// 32 bits for this element of the tensor; the upper ones are the better ones.
@@ -37,7 +44,7 @@ impl Draws {
     /// little of those of another.
     #[inline(always)]
     pub(crate) fn of_hash(self, hash: u32) -> u32 {
-        hash.wrapping_mul(self.state.wrapping_mul(0x3c6e_f372).wrapping_add(1))
+        hash.wrapping_mul(self.factor)
     }
 
     /// What all storages share.
