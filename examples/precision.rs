@@ -1,16 +1,17 @@
-//! What short numbers do to Adam: the largest single update, a second moment without gradients, and a model of text whose
-//! gradients are sparse. Each in f32, in 8 bits as here, and in 8 bits rounded to the nearest, 0 included.
+//! What short numbers do to Adam: the largest single update, a second moment without gradients, and a model of text
+//! whose gradients are sparse. Each in f32, in 8 bits as here, and in 8 bits rounded to the nearest, 0 included.
 //!
 //! ```text
-//! cargo run --release --example precision             # a table, and target/precision.svg; half a minute
+//! cargo run --release --example precision             # a table, and target/precision.svg; a minute
 //! cargo run --release --example precision -- --steps 500 --json
 //! ```
 //!
 //! 1. The largest update of Adam in learning rates, over 300 steps of 4,096 elements. In f32 it can be 7.3
 //!    (Cauchy–Schwarz). Where a second moment becomes 0 and the first does not, the step is m/ε.
 //! 2. Half of the elements get no gradient for 3,000 steps: what is left of their second moments. β₂ᵗ is right.
-//! 3. Predicting the next letter of this repository's documentation by three tables of logits, for the last one, two and
-//!    three letters. A step touches a few rows. The loss is that of the last tenth of the text, which is not trained on.
+//! 3. Predicting the next letter of this repository's documentation by three tables of logits, for the last one, two
+//!    and three letters. A step touches a few rows. The loss is that of the last tenth of the text, which is not trained
+//!    on.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

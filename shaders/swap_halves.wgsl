@@ -1,6 +1,7 @@
-// Exchanges parameters in bf16 and their averages in f32, without loss but for the payload of a NaN. The parameter becomes the nearest to its
-// average, ties away from 0. The average keeps its own lower half, and the parameter as its upper half: with BACK these
-// make both what they were. Reads no gradient and no coefficient. CPU twin: cpu::swap_halves.
+// Exchanges parameters in bf16 and their averages in f32, without loss but for the payload of a NaN. The parameter
+// becomes the nearest to its average, ties away from 0. The average keeps its own lower half, and the parameter as its
+// upper half: with BACK these make both what they were. Reads no gradient and no coefficient. CPU twin:
+// cpu::swap_halves.
 
 override BACK: bool;
 

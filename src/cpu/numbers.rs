@@ -185,8 +185,8 @@ impl<'a, F: Real> NumbersMut<'a, F> {
         }
     }
 
-    /// Sets those from `at` on, which begin with a block. `first` is their first element, of the tensor. Of numbers that
-    /// are rounded at random in 16 bits, `hashes` has that of each.
+    /// Sets those from `at` on, which begin with a block. `first` is their first element, of the tensor. Of numbers
+    /// that are rounded at random in 16 bits, `hashes` has that of each.
     #[inline(always)]
     pub(super) fn encode_part(
         &mut self,

@@ -39,8 +39,8 @@ pub(super) fn nearest(x: f64) -> u16 {
     bf16::from_f32(odd(x)).to_bits()
 }
 
-/// One of the two numbers around x, so that the mean is x: the twin of `bf16_random`. Of the 32 random bits the upper 16
-/// count. NaN and ∞ stay what they are, and what is finite stays finite.
+/// One of the two numbers around x, so that the mean is x: the twin of `bf16_random`. Of the 32 random bits the upper
+/// 16 count. NaN and ∞ stay what they are, and what is finite stays finite.
 #[inline(always)]
 pub(crate) fn random(x: f32, random: u32) -> u16 {
     let (sign, magnitude) = (x.to_bits() >> 16 & 0x8000, x.to_bits() & 0x7fff_ffff);

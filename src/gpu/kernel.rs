@@ -59,8 +59,8 @@ pub(crate) struct KernelKey {
     pub(super) settings: bool,
     pub(super) lane: Lane,
     pub(super) gradient: GradientAccess,
-    /// How parameter, gradient, states, average and what is beside the parameter are stored, in order. Empty: all in f32,
-    /// with nothing beside.
+    /// How parameter, gradient, states, average and what is beside the parameter are stored, in order. Empty: all in
+    /// f32, with nothing beside.
     pub(super) formats: Vec<Format>,
     /// Of states in blocks of 256: whether a thread has a block of its own.
     pub(super) block_a_thread: bool,

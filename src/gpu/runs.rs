@@ -114,9 +114,9 @@ impl Run {
 /// Runs that go through a table, by what they do with the gradient, and with padding.
 pub(super) type Pooled = Vec<((GradientAccess, Padding), Vec<Run>)>;
 
-/// Which runs have dispatches of their own; the others go through a table: those that write numbers of
-/// fewer bits than f32, those that cannot be bound where they are, and small ones that lie in the same buffers, such as those that the arena's holes
-/// part.
+/// Which runs have dispatches of their own; the others go through a table: those that write numbers of fewer bits than
+/// f32, those that cannot be bound where they are, and small ones that lie in the same buffers, such as those that the
+/// arena's holes part.
 pub(super) fn split(gpu: &Gpu, runs: Vec<Run>) -> (Vec<Run>, Pooled) {
     let limits = gpu.device().limits();
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);

@@ -38,10 +38,10 @@ impl Optimizer {
     /// [`Optimizer::parameter`] and [`Optimizer::gradient`] are the ranges for your kernels to bind.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, for parameters
-    /// in bf16 and beside states in 16 or 8 bits, [`Error::OverLimit`] for more than `max_buffer_size` bytes, or more than
-    /// `max_storage_buffer_binding_size` of what is bound whole: mirrors, states in 16 or 8 bits, [`Error::Rejected`] if the GPU has no
-    /// memory left.
+    /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` on a GPU, for parameters in
+    /// bf16 and beside states in 16 or 8 bits, [`Error::OverLimit`] for more than `max_buffer_size` bytes, or more than
+    /// `max_storage_buffer_binding_size` of what is bound whole: mirrors, states in 16 or 8 bits, [`Error::Rejected`]
+    /// if the GPU has no memory left.
     pub fn add_all<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])]) -> Result<Vec<ParameterId>> {
         self.add_owned(group, tensors, true)
     }
@@ -199,8 +199,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::DuplicateName`], [`Error::ElementType`] for `f64` beside states in 16 or 8
-    /// bits, [`Error::Unsupported`] on a GPU and in a group whose parameters or gradients are not f32, [`Error::OverLimit`] for a length
-    /// that no slice has.
+    /// bits, [`Error::Unsupported`] on a GPU and in a group whose parameters or gradients are not f32,
+    /// [`Error::OverLimit`] for a length that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
         self.check_swapped(group, "adding")?;
         self.check_new(name)?;
@@ -443,7 +443,8 @@ fn batches<'a, T>(gpu: &Gpu, arena: &Arena, tensors: &'a [T], len: impl Fn(&T) -
     batches
 }
 
-/// Allocates in the arena and fills it: the values and what is beside them, a gradient of 0, the states' initial values.
+/// Allocates in the arena and fills it: the values and what is beside them, a gradient of 0, the states' initial
+/// values.
 fn allocate(
     gpu: &Gpu,
     arena: &mut Arena,

@@ -115,8 +115,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::Unsupported`] for formats that there are not or that do not go together, for a
-    /// group that has parameters, or whose settings rewrite gradients in 16 bits; on a GPU [`Error::Shader`], and [`Error::OverLimit`]
-    /// if the device binds too few buffers. Then nothing has changed.
+    /// group that has parameters, or whose settings rewrite gradients in 16 bits; on a GPU [`Error::Shader`], and
+    /// [`Error::OverLimit`] if the device binds too few buffers. Then nothing has changed.
     pub fn set_precision(&mut self, group: usize, precision: Precision) -> Result<()> {
         let now = self.group(group)?;
         let refuse = |reason| {

@@ -300,7 +300,8 @@ impl Optimizer {
     }
 }
 
-/// Parameter, gradient, these states and what is beside the parameter, in binding order. In the arena, padding belongs to a tensor.
+/// Parameter, gradient, these states and what is beside the parameter, in binding order. In the arena, padding belongs
+/// to a tensor.
 fn ranges(
     tensor: &Tensor,
     gradient: Option<&BufferRange>,

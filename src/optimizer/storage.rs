@@ -54,8 +54,8 @@ const fn of_elements(name: &'static str) -> Storage {
     Storage { name, extent: Extent::Element, format: Format::F32, initial: 0.0 }
 }
 
-/// All storage of a group: parameter, gradient, what is beside the parameter, the rule's states, the average. States of elements have the
-/// format of a long parameter's.
+/// All storage of a group: parameter, gradient, what is beside the parameter, the rule's states, the average. States of
+/// elements have the format of a long parameter's.
 pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
     let parameter = Storage { format: precision.parameters, ..of_elements("parameter") };
     let parameter = Stored { role: Role::Parameter, storage: parameter };

@@ -1,4 +1,5 @@
-//! Gradients in 16 bits: read where they are, packed two in a word, and cleared. The step is that of the same numbers in f32.
+//! Gradients in 16 bits: read where they are, packed two in a word, and cleared. The step is that of the same numbers
+//! in f32.
 
 use std::io::Cursor;
 

@@ -36,8 +36,8 @@ enum Mapping {
 }
 
 impl Mapping {
-    /// That of a file's map: ours, if it is within two units in the last place. Others compute it in f32, with roundings
-    /// that differ between machines.
+    /// That of a file's map: ours, if it is within two units in the last place. Others compute it in f32, with
+    /// roundings that differ between machines.
     fn of(map: Vec<f32>) -> Self {
         let near = |(a, b): (&f32, &f32)| a == b || (a.to_bits().abs_diff(b.to_bits()) <= 2);
         let ours = [Format::Block8Signed, Format::Block8Unsigned];

@@ -67,10 +67,10 @@ impl Optimizer {
     /// optimizer of the same class in 8 bits: `Adam8bit`, `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`,
     /// `RMSprop8bit` or `Adagrad8bit`.
     ///
-    /// States in [`States::Block8`](crate::States::Block8) are written code for code where bitsandbytes has the same map
-    /// there: all but those of RMSprop and AdaGrad, which it keeps by the signed map. All others are written in f32, with
-    /// which bitsandbytes then goes on. Clipping, loss scaling, noise and schedules are not saved. A group's `lr` is that
-    /// of the next step.
+    /// States in [`States::Block8`](crate::States::Block8) are written code for code where bitsandbytes has the same
+    /// map there: all but those of RMSprop and AdaGrad, which it keeps by the signed map. All others are written in
+    /// f32, with which bitsandbytes then goes on. Clipping, loss scaling, noise and schedules are not saved. A group's
+    /// `lr` is that of the next step.
     ///
     /// # Errors
     /// As [`Optimizer::save_torch`], for what bitsandbytes does not have.
