@@ -10,8 +10,7 @@
 //!    (Cauchy–Schwarz). Where a second moment becomes 0 and the first does not, the step is m/ε.
 //! 2. Half of the elements get no gradient for 3,000 steps: what is left of their second moments. β₂ᵗ is right.
 //! 3. Predicting the next letter of this repository's documentation by three tables of logits, for the last one, two
-//!    and three letters. A step touches a few rows. The loss is that of the last tenth of the text, which is not trained
-//!    on.
+//!    and three letters. A step touches a few rows. The loss is that of the last tenth of the text, which is held out.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
