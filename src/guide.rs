@@ -7,7 +7,7 @@
 //! | train Burn's modules | [`with_burn`] |
 //! | save and resume, import from and export to PyTorch | [`checkpoints`] |
 //! | choose a rule, its options and settings | [`rules`] |
-//! | store states in 8 bits and gradients in 16 | [`precision`] |
+//! | store states in 8 bits, parameters and gradients in 16 | [`precision`] |
 //! | fit and minimize on the whole batch | [`solvers`] |
 //! | write a rule of your own | [`own_rule`] |
 //! | run in a browser | [`browser`] |

@@ -44,10 +44,19 @@ pub(super) struct Tensor {
 pub(super) struct Mode {
     pub(super) memory: Memory,
     pub(super) record: Record,
-    /// Parameters are added in the opposite order.
+    /// Parameters are added in the opposite order; and see [`Mode::exact_master`].
     pub(super) reversed: bool,
     /// Outcomes are waited for after each call.
     pub(super) settled: bool,
+}
+
+impl Mode {
+    /// Whether parameters are stored in bf16 with what they lack of f32, which changes nothing else: in the optimizer's
+    /// memory, and where nobody asks for adaptive clipping.
+    pub(super) fn exact_master(self, program: &Program) -> bool {
+        let adaptive = format!("{program:?}").contains("adaptive_clip: Some");
+        self.reversed && self.memory == Memory::Arena && !adaptive
+    }
 }
 
 /// Where parameters and gradients lie.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{Adam, Momentum, NAdam};
 use wgpu_optim::{
-    AnyRule, Averaging, BufferRange, Device, Error, Extent, Gpu, Gradient, Optimizer, Report, Settings, rules,
+    AnyRule, Averaging, BufferRange, Device, Error, Extent, Format, Gpu, Gradient, Optimizer, Precision, Report,
+    Settings, rules,
 };
 
 use super::program::{Call, GroupSetup, Memory, Mode, NAMES, Pause, Program, Record, Tensor};
@@ -20,6 +21,7 @@ pub(super) struct World {
     pub(super) optimizer: Optimizer,
     pub(super) tensors: BTreeMap<usize, Tensor>,
     mode: Mode,
+    exact_master: bool,
     setup: Vec<GroupSetup>,
     /// What is recorded and not submitted.
     encoder: Option<wgpu::CommandEncoder>,
@@ -77,8 +79,10 @@ impl World {
     pub(super) fn new(device: &Device, program: &Program, mode: Mode) -> Result<Self, Error> {
         let averaging: Vec<_> = program.groups.iter().map(|group| group.averaging).collect();
         let settings: Vec<_> = program.groups.iter().map(|group| group.settings).collect();
+        let exact_master = mode.exact_master(program);
         let mut world = Self {
-            optimizer: groups(device, &program.groups, &settings, &averaging)?,
+            optimizer: groups(device, &program.groups, &settings, &averaging, exact_master)?,
+            exact_master,
             tensors: BTreeMap::new(),
             mode,
             setup: program.groups.clone(),
@@ -449,7 +453,7 @@ impl World {
         self.submit();
         let other: Vec<_> = averaging.iter().map(|averaging| averaging.map(|_| Averaging::EmaFromZero(0.3))).collect();
         let plain = vec![Settings::lr(1.0); self.setup.len()];
-        self.optimizer = groups(&self.optimizer.device().clone(), &self.setup, &plain, &other)?;
+        self.optimizer = groups(&self.optimizer.device().clone(), &self.setup, &plain, &other, self.exact_master)?;
         let mut tensors: Vec<_> = std::mem::take(&mut self.tensors).into_values().collect();
         tensors.reverse();
         (self.ranges, self.moved) = (BTreeMap::new(), BTreeMap::new());
@@ -507,6 +511,7 @@ fn groups(
     setup: &[GroupSetup],
     settings: &[Settings],
     averaging: &[Option<Averaging>],
+    exact_master: bool,
 ) -> Result<Optimizer, Error> {
     let mut optimizer = None::<Optimizer>;
     for (k, group) in setup.iter().enumerate() {
@@ -514,6 +519,9 @@ fn groups(
         match &mut optimizer {
             None => optimizer = Some(Optimizer::new(device, rule, settings[k])?),
             Some(optimizer) => _ = optimizer.add_group(rule, settings[k])?,
+        }
+        if let (true, Some(optimizer)) = (exact_master, &mut optimizer) {
+            optimizer.set_precision(k, Precision { gradients: Format::F32, ..Precision::bf16_exact_master() })?;
         }
         if let (Some(averaging), Some(optimizer)) = (averaging[k], &mut optimizer) {
             optimizer.set_averaging(k, averaging)?;
