@@ -52,10 +52,12 @@ pub(super) struct Mode {
 
 impl Mode {
     /// Whether parameters are stored in bf16 with what they lack of f32, which changes nothing else: in the optimizer's
-    /// memory, and where nobody asks for adaptive clipping.
+    /// memory, where nobody asks for adaptive clipping, and where kernels have a buffer to spare (with three states and
+    /// an average they bind all eight).
     pub(super) fn exact_master(self, program: &Program) -> bool {
         let adaptive = format!("{program:?}").contains("adaptive_clip: Some");
-        self.reversed && self.memory == Memory::Arena && !adaptive
+        let few = |group: &GroupSetup| rules::by_name(group.rule).is_ok_and(|rule| rule.states().len() < 3);
+        self.reversed && self.memory == Memory::Arena && !adaptive && program.groups.iter().all(few)
     }
 }
 
