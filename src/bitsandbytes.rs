@@ -130,8 +130,8 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str
         ("weight_decay".to_owned(), json!(lambda)),
     ]);
     if class.starts_with("Ad") && class != "Adagrad8bit" {
-        group.extend(["alpha", "t_alpha", "t_beta3"].map(|key| (key.to_owned(), json!(saved.get(key)))));
-        group.entry("alpha").and_modify(|alpha| *alpha = json!(number("alpha")));
+        group.extend(["t_alpha", "t_beta3"].map(|key| (key.to_owned(), json!(saved.get(key)))));
+        group.insert("alpha".into(), json!(number("alpha")));
     }
     // It does not have a form of the rule or of decay that would come back as another.
     let (again, with) = read(class, &group).ok()?;

@@ -1,5 +1,4 @@
-// bfloat16: the upper half of an f32. Two numbers are packed in a word, the first in its lower half.
-// Rust half: src/formats/bf16.rs.
+// bfloat16: the upper half of an f32. Behind halves.wgsl. Rust half: src/formats/bf16.rs.
 
 // What a buffer holds for a lane of four numbers. A single number lies in a word with its neighbour.
 alias Bf16Four = vec2<u32>;
@@ -7,14 +6,6 @@ alias Bf16Two = u32;
 
 fn bf16_four(words: vec2<u32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
-}
-
-fn halves_of(words: vec2<u32>) -> vec4<u32> {
-    return vec4(words.x & 0xffffu, words.x >> 16u, words.y & 0xffffu, words.y >> 16u);
-}
-
-fn words_of(halves: vec4<u32>) -> vec2<u32> {
-    return vec2(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
 }
 
 // The nearest numbers, half to even. NaN stays NaN.

@@ -1,5 +1,5 @@
-// IEEE 754 binary16. Two numbers are packed in a word, the first in its lower half. In integers, since devices may
-// take subnormal numbers for 0. Rust half: src/formats/f16.rs.
+// IEEE 754 binary16, in integers, since devices may take subnormal numbers for 0. Behind halves.wgsl. Rust half:
+// src/formats/f16.rs.
 
 // What a buffer holds for a lane of four numbers. A single number lies in a word with its neighbour.
 alias F16Four = vec2<u32>;
@@ -17,7 +17,7 @@ fn f16_numbers(halves: vec4<u32>) -> vec4<f32> {
 }
 
 fn f16_four(words: vec2<u32>) -> vec4<f32> {
-    return f16_numbers(vec4(words.x & 0xffffu, words.x >> 16u, words.y & 0xffffu, words.y >> 16u));
+    return f16_numbers(halves_of(words));
 }
 
 // The nearest numbers, half to even. NaN stays NaN, and what is larger than any number becomes infinite.
@@ -29,8 +29,8 @@ fn f16_words(x: vec4<f32>) -> vec2<u32> {
     let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(m) + 0.5) - vec4(0x3f000000u);
     let large = select(vec4(0x7c00u), vec4(0x7e00u), m > vec4(0x7f800000u));
     let finite = select(normal, small, m < vec4(0x38800000u));
-    let halves = ((bits >> vec4(16u)) & vec4(0x8000u)) | select(finite, large, m >= vec4(0x47800000u));
-    return vec2(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
+    let sign = (bits >> vec4(16u)) & vec4(0x8000u);
+    return words_of(sign | select(finite, large, m >= vec4(0x47800000u)));
 }
 
 // Number `at` of a buffer, of the word that it lies in.

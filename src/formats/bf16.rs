@@ -1,31 +1,29 @@
 //! bfloat16, the upper half of an f32: of gradients, mirrors, parameters and states. WGSL half:
 //! shaders/formats/bf16.wgsl.
 
-use half::bf16;
-
-use super::{Lane, Wgsl};
+use super::{Lane, Wgsl, halves};
 
 pub(super) const TEXT: &str = include_str!("../../shaders/formats/bf16.wgsl");
 
 pub(super) const WGSL: Wgsl = Wgsl {
-    texts: &[TEXT],
+    texts: &[halves::TEXT, TEXT],
     four: "Bf16Four",
     one: "Bf16Two",
     load: |lane, buffer, at| match lane {
         Lane::Four => format!("bf16_four({buffer}[{at}])"),
         _ => format!("bf16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    store: |lane, buffer, at, x| super::store_halves(lane, buffer, at, &format!("bf16_words({x})")),
+    store: |lane, buffer, at, x| halves::store_halves(lane, buffer, at, &format!("bf16_words({x})")),
 };
 
 /// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes
 /// infinite.
 pub(super) fn encode(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect()
+    values.iter().flat_map(|&x| near(x).to_ne_bytes()).collect()
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(2).map(|two| bf16::from_ne_bytes([two[0], two[1]]).to_f32()).collect()
+    bytes.chunks_exact(2).map(|two| wide(u16::from_ne_bytes([two[0], two[1]]))).collect()
 }
 
 /// Exactly: it is the upper half of an f32. `to_f32` would look for NaN, which keeps a loop from the vector unit.
@@ -36,7 +34,7 @@ pub(super) fn wide(half: u16) -> f32 {
 
 /// The nearest number, half to even, rounded once.
 pub(super) fn nearest(x: f64) -> u16 {
-    bf16::from_f32(odd(x)).to_bits()
+    near(odd(x))
 }
 
 /// One of the two numbers around x, so that the mean is x: the twin of `bf16_random`. Of the 32 random bits the upper
@@ -71,6 +69,8 @@ pub(super) fn odd(x: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     #[test]

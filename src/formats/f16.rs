@@ -3,17 +3,17 @@
 use half::f16;
 
 use super::bf16::odd;
-use super::{Lane, Wgsl};
+use super::{Lane, Wgsl, halves};
 
 pub(super) const WGSL: Wgsl = Wgsl {
-    texts: &[include_str!("../../shaders/formats/f16.wgsl")],
+    texts: &[halves::TEXT, include_str!("../../shaders/formats/f16.wgsl")],
     four: "F16Four",
     one: "F16Two",
     load: |lane, buffer, at| match lane {
         Lane::Four => format!("f16_four({buffer}[{at}])"),
         _ => format!("f16_one({buffer}[({at}) >> 1u], {at})"),
     },
-    store: |lane, buffer, at, x| super::store_halves(lane, buffer, at, &format!("f16_words({x})")),
+    store: |lane, buffer, at, x| halves::store_halves(lane, buffer, at, &format!("f16_words({x})")),
 };
 
 /// Each rounded to the nearest number, half to even. NaN stays NaN, and what is larger than any number becomes

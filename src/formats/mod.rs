@@ -5,6 +5,7 @@ pub(crate) mod block8;
 pub(crate) mod draws;
 mod f16;
 mod f32;
+mod halves;
 mod relative8;
 pub(crate) mod remainder;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use block8::BLOCK;
 pub use block8::Encoding;
+pub(crate) use halves::store_halves;
 
 /// How a number is stored. Arithmetic is always f32, and f64 on the CPU where parameters are f64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,6 +164,7 @@ impl Format {
             Self::F64 => bytemuck::pod_collect_to_vec::<_, f64>(bytes).into_iter().map(|x| x as f32).collect(),
             Self::F16 => Cow::Owned(f16::decode(bytes)),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
+            // Without their upper halves, which are elsewhere.
             Self::Remainder => Cow::Owned(remainder::join(&vec![0; bytes.len()], bytes)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 let mut values = vec![0.0; bytes.len()];
@@ -228,30 +231,6 @@ impl Format {
         match (lane, self) {
             (Lane::Gathered, Self::F32 | Self::F64) => [0, 1, 2, 3].map(one).join(" "),
             _ => (self.wgsl().store)(lane, buffer, at, x),
-        }
-    }
-}
-
-/// The statements that store two words of four halves in lane `at` of this buffer. A lane begins with a word. Of
-/// [`Lane::Gathered`], halves that are not the tensor's stay. No single half is stored: threads would share a word.
-pub(crate) fn store_halves(lane: Lane, buffer: &str, at: &str, words: &str) -> String {
-    match lane {
-        Lane::Four => format!("{buffer}[{at}] = {words};"),
-        Lane::Tail => String::new(),
-        Lane::Gathered => {
-            let word = |k: u32, at: &str, of: &str| {
-                let last = 2 * k;
-                format!(
-                    "if last >= {last}u {{ {buffer}[{at}] = \
-                     select({of}, (of_others & {buffer}[{at}]) | ({of} & 0xffffu), last == {last}u); }}"
-                )
-            };
-            format!(
-                "{{ let words = {words}; let first = ({at}) >> 1u; let last = last_of(at); \
-                 const of_others = 0xffff0000u; {} {} }}",
-                word(0, "first", "words.x"),
-                word(1, "first + 1u", "words.y")
-            )
         }
     }
 }

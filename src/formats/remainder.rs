@@ -9,12 +9,13 @@
 //! Ties to even could not be undone: two f32 would have the same halves. A NaN becomes the one whose remainder is 0:
 //! rounding others up would make them 0.
 
-use super::{Lane, Wgsl, bf16};
+use super::{Lane, Wgsl, bf16, halves};
 
 pub(super) const WGSL: Wgsl = Wgsl {
-    texts: &[bf16::TEXT, include_str!("../../shaders/formats/remainder.wgsl")],
+    texts: &[halves::TEXT, bf16::TEXT, include_str!("../../shaders/formats/remainder.wgsl")],
     four: "RemainderFour",
     one: "RemainderFour",
+    // The words: `joined` makes numbers of them and the upper halves.
     load: |_, buffer, at| format!("{buffer}[{at}]"),
     store: |lane, buffer, at, x| match lane {
         Lane::Four => format!("{buffer}[{at}] = lower_words({x});"),

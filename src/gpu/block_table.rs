@@ -28,7 +28,7 @@ pub(crate) struct Block {
     pub(crate) first: u32,
     /// Elements of the tensor.
     pub(crate) limit: u32,
-    /// Of states in blocks of 256 and mirrors, whose buffers are bound whole: in lanes of four.
+    /// Of ranges whose buffers are bound whole (see `Run::is_whole`): in lanes of four.
     pub(crate) own: u32,
     /// The hash of the tensor's name.
     pub(crate) tensor: u32,

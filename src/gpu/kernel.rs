@@ -97,7 +97,7 @@ pub struct Extras {
     pub two_factors: bool,
     /// Noise on the gradients: [`Noise`](crate::Noise). Only with `per_tensor`.
     pub noise: bool,
-    /// How states become shorter numbers.
+    /// How parameters and states become shorter numbers.
     pub encoding: Encoding,
 }
 

@@ -12,7 +12,7 @@ use crate::formats::{Format, Lane};
 pub(crate) struct Piece {
     /// Of parameter, gradient and states: in elements, from the start of what is bound.
     pub(crate) starts: [u64; 3],
-    /// Of states in blocks of 256 and mirrors: in elements, from the start of their buffer.
+    /// Of ranges that are bound whole (see `Run::is_whole`): in elements, from the start of their buffer.
     pub(crate) own: u64,
     /// In elements, from the start of the tensor.
     pub(crate) first: u64,
@@ -44,7 +44,7 @@ pub(crate) enum Padding {
     /// Lanes that the tensor fills in part are read whole.
     Without,
     /// As [`Padding::Without`], but the pass also writes: a last lane that is filled in part is written whole only
-    /// where its padding is ours. Of states in blocks and mirrors.
+    /// where its padding is ours. Of runs that write fewer bits than f32 (see `Run::is_narrow`).
     Written,
 }
 

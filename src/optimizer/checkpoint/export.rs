@@ -64,8 +64,8 @@ impl Optimizer {
     }
 
     /// Saves parameters, states and settings in a file that `examples/torch_optimizer.py` loads into bitsandbytes'
-    /// optimizer of the same class in 8 bits: `Adam8bit`, `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`,
-    /// `RMSprop8bit` or `Adagrad8bit`.
+    /// optimizer of the same class in 8 bits: `AdamW8bit` (its `Adam8bit` does the same), `AdEMAMix8bit`, `Lion8bit`,
+    /// `SGD8bit`, `RMSprop8bit` or `Adagrad8bit`.
     ///
     /// States in [`States::Block8`](crate::States::Block8) are written code for code where bitsandbytes has the same
     /// map there: all but those of RMSprop and AdaGrad, which it keeps by the signed map. All others are written in
@@ -132,12 +132,13 @@ impl Optimizer {
         write: impl Fn(&Group) -> Option<(&'static str, Map<String, Value>)>,
     ) -> Result<String> {
         let (mut class, mut param_groups) = (None, Vec::new());
-        for (k, group) in self.groups.iter().enumerate() {
+        let mut members = vec![Vec::new(); self.groups.len()];
+        self.parameters.values().for_each(|parameter| members[parameter.group].push(parameter));
+        for ((k, group), ours) in self.groups.iter().enumerate().zip(members) {
             let refuse = |reason| {
                 let name = format!("group {k} ({})", group.rule.name());
                 Err(Error::Unsupported { operation, name, reason })
             };
-            let ours: Vec<_> = self.parameters.values().filter(|parameter| parameter.group == k).collect();
             let Some((of, mut saved)) = write(group) else {
                 return refuse("there is no such rule there, or not with this form, configuration or decay");
             };
