@@ -1,5 +1,6 @@
 //! What short numbers do to Adam: the largest single update, a second moment without gradients, and a model of text
-//! whose gradients are sparse. Each in f32, in 8 bits as here, and in 8 bits rounded to the nearest, 0 included.
+//! whose gradients are sparse. Each in f32, with states in 8 bits as here, with parameters
+//! in bf16 beside them, and with states rounded to the nearest, with and without 0.
 //!
 //! ```text
 //! cargo run --release --example precision             # a table, and target/precision.svg; a minute

@@ -54,7 +54,14 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
         |key: &str| format!("a parameter group of bitsandbytes' {class} has no `{key}`, or another kind of it");
     let number =
         |key: &str| group.get(key).and_then(Value::as_f64).ok_or_else(|| Error::Checkpoint { reason: reason(key) });
-    let steps = |key: &str| group.get(key).and_then(Value::as_u64);
+    let steps = |key: &str| match group.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        // Of a tensor it is written as a float.
+        Some(value) => match value.as_f64().filter(|steps| steps.fract() == 0.0 && (0.0..9e15).contains(steps)) {
+            Some(steps) => Ok(Some(steps as u64)),
+            None => Err(Error::Checkpoint { reason: reason(key) }),
+        },
+    };
     let beta = |k: usize| {
         let beta = group.get("betas").and_then(|betas| betas.get(k)).and_then(Value::as_f64);
         beta.ok_or_else(|| Error::Checkpoint { reason: reason("betas") })
@@ -69,8 +76,8 @@ pub(crate) fn read(class: &str, group: &Map<String, Value>) -> Result<(AnyRule, 
             alpha: number("alpha")?,
             eps: eps()?,
             eps_root: 0.0,
-            t_alpha: steps("t_alpha"),
-            t_beta3: steps("t_beta3"),
+            t_alpha: steps("t_alpha")?,
+            t_beta3: steps("t_beta3")?,
         }
         .into(),
         "Lion" => Lion { beta1: beta(0)?, beta2: beta(1)? }.into(),
@@ -133,7 +140,7 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings) -> Option<(&'static str
         group.extend(["t_alpha", "t_beta3"].map(|key| (key.to_owned(), json!(saved.get(key)))));
         group.insert("alpha".into(), json!(number("alpha")));
     }
-    // It does not have a form of the rule or of decay that would come back as another.
+    // Not if reading the group back would give another rule or another decay.
     let (again, with) = read(class, &group).ok()?;
     let same = again.0.save() == rule.0.save() && !settings.maximize;
     (same && (lambda == 0.0 || with.weight_decay == settings.weight_decay)).then_some((class, group))
@@ -169,6 +176,14 @@ mod tests {
             assert_eq!(has(name, WeightDecay::None), 0, "{name}");
         }
         assert!(read("Adam8bit", &Map::from_iter([("x".to_owned(), json!(1))])).is_err());
+        let grows = AdEmaMix { t_alpha: Some(1000), t_beta3: None, ..AdEmaMix::default() };
+        let (class, mut group) = write(&grows.into(), &Settings::lr(0.1)).unwrap();
+        for (steps, read_as) in [(json!(1000), true), (json!(1000.0), true), (json!("soon"), false), (json!(-1), false)]
+        {
+            group.insert("t_alpha".into(), steps.clone());
+            let same = read(class, &group).is_ok_and(|(rule, _)| rule.0.save() == AnyRule::from(grows).0.save());
+            assert_eq!(same, read_as, "{steps}");
+        }
         let (_, group) = write(&rules::Adam::default().into(), &Settings::lr(0.1)).unwrap();
         for class in ["PagedAdamW8bit", "PagedAdam", "Adam8bit", "AdamW32bit", "AdamW"] {
             assert!(owns(class, &group) && read(class, &group).is_ok(), "{class}");

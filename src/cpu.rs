@@ -1,7 +1,7 @@
 //! The same step on slices: the fallback without a GPU, and in f64 the oracle for the GPU.
 
 use crate::formats::draws::PARAMETER;
-use crate::formats::{Encoding, Extent, Format};
+use crate::formats::{Encoding, Extent, Format, remainder};
 use crate::noise::Stream;
 use crate::rule::{Description, Fields, Real, Rule, Step, coefficient};
 use crate::scaling::factors;
@@ -481,11 +481,13 @@ fn clip<F: Real>(x: F, limit: F) -> F {
 /// shaders/swap_halves.wgsl.
 pub(crate) fn swap_halves(parameter: &mut [u16], average: &mut [f32], back: bool) {
     for (w, average) in parameter.iter_mut().zip(average) {
-        let bits = if average.is_nan() && !back { 0x7fc0_0000 } else { average.to_bits() };
-        let up = (bits >> 15 & 1) as u16;
-        let upper = (bits >> 16) as u16;
-        let (new, kept) = if back { (upper, w.wrapping_sub(up)) } else { (upper.wrapping_add(up), *w) };
-        (*w, *average) = (new, f32::from_bits(u32::from(kept) << 16 | bits & 0xffff));
+        let bits = average.to_bits();
+        (*w, *average) = if back {
+            ((bits >> 16) as u16, remainder::join((*w, bits as u16)))
+        } else {
+            let (upper, lower) = remainder::split(*average);
+            (upper, f32::from_bits(u32::from(*w) << 16 | u32::from(lower)))
+        };
     }
 }
 

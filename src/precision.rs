@@ -23,7 +23,7 @@ pub struct Precision {
     /// thing that a step does, behind the decay.
     pub parameters: Format,
     /// For parameters in [`Format::Bf16`]: whether the 16 bits that they lack of f32 are kept beside them. Steps are
-    /// then those in f32, bit for bit, and the parameter in bf16 is its nearest number, ties away from 0.
+    /// then those of f32 parameters, bit for bit, and the parameter in bf16 is its nearest number, ties away from 0.
     pub exact_master: bool,
     /// How gradients in the optimizer's memory are stored: [`Format::F32`], or in 16 bits [`Format::F16`] or
     /// [`Format::Bf16`]. A gradient in your buffer says it itself: [`BufferRange::of`](crate::BufferRange::of).
@@ -36,7 +36,7 @@ pub struct Precision {
     /// How parameters and states are rounded to bf16, and states that are never below 0, such as second moments, to 8
     /// bits. Other states are rounded to the nearest of 8 bits.
     pub rounding: Rounding,
-    /// Parameters with fewer elements keep their states in f32: `min_8bit_size` in bitsandbytes.
+    /// Of states in 8 bits: parameters with fewer elements keep them in f32. `min_8bit_size` in bitsandbytes.
     pub min_8bit_size: usize,
     /// Another seed, another stochastic rounding.
     pub seed: u64,

@@ -9,7 +9,8 @@ use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
 use super::golden::{Case, numbers_of};
 
 /// Of codes where a quotient at the middle of two numbers may be the one or the other: on a GPU, and of torchao, whose
-/// map is up to two units in the last place off ours. Through bitsandbytes' bins the CPU has every code.
+/// map is up to two units in the last place off ours. Through bitsandbytes' bins the CPU has every code, but for
+/// AdEMAMix' slow average.
 const CODES: f64 = 1e-3;
 
 /// What a file has of a state: of each tensor, codes and largest magnitudes.

@@ -144,7 +144,7 @@ impl Format {
             Self::F64 => Cow::Owned(values.iter().flat_map(|&x| f64::from(x).to_ne_bytes()).collect()),
             Self::F16 => Cow::Owned(f16::encode(values)),
             Self::Bf16 => Cow::Owned(bf16::encode(values)),
-            Self::Remainder => Cow::Owned(remainder::lower(values)),
+            Self::Remainder => Cow::Owned(remainder::lowers(values)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 let (mut codes, mut absmax) = (vec![0; values.len()], vec![0.0; values.len().div_ceil(BLOCK)]);
                 self.encode_blocks(values, Encoding::Nearest, |_| 0, &mut codes, &mut absmax);
@@ -165,7 +165,7 @@ impl Format {
             Self::F16 => Cow::Owned(f16::decode(bytes)),
             Self::Bf16 => Cow::Owned(bf16::decode(bytes)),
             // Without their upper halves, which are elsewhere.
-            Self::Remainder => Cow::Owned(remainder::join(&vec![0; bytes.len()], bytes)),
+            Self::Remainder => Cow::Owned(remainder::joined(&vec![0; bytes.len()], bytes)),
             Self::Block8Signed | Self::Block8Unsigned | Self::Relative8 => {
                 let mut values = vec![0.0; bytes.len()];
                 self.decode_blocks(bytes, absmax, &mut values);

@@ -23,28 +23,31 @@ pub(super) const WGSL: Wgsl = Wgsl {
     },
 };
 
-fn bits(x: f32) -> u32 {
-    if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }
+/// The upper half and the remainder.
+pub(crate) fn split(x: f32) -> (u16, u16) {
+    let bits = if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() };
+    (((bits >> 16) + (bits >> 15 & 1)) as u16, bits as u16)
+}
+
+/// The number of both.
+pub(crate) fn join((upper, lower): (u16, u16)) -> f32 {
+    f32::from_bits(u32::from(upper.wrapping_sub(lower >> 15)) << 16 | u32::from(lower))
 }
 
 /// The upper halves.
-pub(crate) fn upper(values: &[f32]) -> Vec<u8> {
-    let upper = |&x: &f32| ((bits(x) >> 16) + (bits(x) >> 15 & 1)) as u16;
-    values.iter().flat_map(|x| upper(x).to_ne_bytes()).collect()
+pub(crate) fn uppers(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&x| split(x).0.to_ne_bytes()).collect()
 }
 
 /// The remainders.
-pub(super) fn lower(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&x| (bits(x) as u16).to_ne_bytes()).collect()
+pub(super) fn lowers(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&x| split(x).1.to_ne_bytes()).collect()
 }
 
 /// The numbers of upper halves and remainders.
-pub(crate) fn join(upper: &[u8], lower: &[u8]) -> Vec<f32> {
+pub(crate) fn joined(uppers: &[u8], lowers: &[u8]) -> Vec<f32> {
     let halves = |bytes: &'_ [u8]| -> Vec<u16> { bytemuck::pod_collect_to_vec(bytes) };
-    let join = |(upper, lower): (u16, u16)| {
-        f32::from_bits(u32::from(upper.wrapping_sub(lower >> 15)) << 16 | u32::from(lower))
-    };
-    halves(upper).into_iter().zip(halves(lower)).map(join).collect()
+    halves(uppers).into_iter().zip(halves(lowers)).map(join).collect()
 }
 
 #[cfg(test)]
@@ -66,9 +69,9 @@ mod tests {
         let ends = [0, 0x7f, 0x80, 0x3f7f, 0x3f80, 0x7eff, 0x7f7f, 0x7f80].map(|high| [high, high | 0x8000]);
         let groups: Vec<Vec<f32>> = all.clone().map(around).chain(ends.concat().into_iter().map(with_all)).collect();
         for values in groups {
-            let upper = upper(&values);
-            let back = join(&upper, &lower(&values));
-            let rounded = Format::Bf16.decode(&upper, &[]);
+            let uppers = uppers(&values);
+            let back = joined(&uppers, &lowers(&values));
+            let rounded = Format::Bf16.decode(&uppers, &[]);
             for ((x, back), rounded) in values.iter().zip(back).zip(rounded.iter()) {
                 if x.is_nan() {
                     assert!(back.is_nan() && rounded.is_nan(), "{x:?}");

@@ -12,7 +12,8 @@ use crate::rule::{Description, Reduce};
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
-const SWAP_HALVES: &str = include_str!("../../shaders/swap_halves.wgsl");
+const SWAP_HALVES: &str =
+    concat!(include_str!("../../shaders/swap_halves.wgsl"), include_str!("../../shaders/formats/remainder.wgsl"));
 const COPY: &str = include_str!("../../shaders/mirror.wgsl");
 
 /// The parameter's average over the steps, a state beside the rule's.

@@ -52,10 +52,9 @@ impl Run {
         k >= states && self.ranges[k].format != Format::F32
     }
 
-    /// Whether it writes numbers of fewer bits than f32. They share words, so that a thread writes whole lanes of four.
+    /// See [`is_narrow`].
     pub(super) fn is_narrow(&self) -> bool {
-        let only_read = |k: usize| k == 1 && matches!(self.access, GradientAccess::Read | GradientAccess::Aliased);
-        (0..self.ranges.len()).any(|k| self.ranges[k].format != Format::F32 && !only_read(k))
+        is_narrow(&self.formats(), self.access)
     }
 
     /// Bytes of an element of the largest of its formats.
@@ -109,6 +108,13 @@ impl Run {
         let ranges = self.ranges[..2].iter().cloned().chain(states).chain(remainder).collect();
         Self { ranges, access: GradientAccess::Read, parts: self.parts.clone(), per_tensor: true, owned: self.owned }
     }
+}
+
+/// Whether an update of ranges in these formats writes numbers of fewer bits than f32. They share words, so that a
+/// thread writes whole lanes of four, and a table says where.
+pub(crate) fn is_narrow(formats: &[Format], access: GradientAccess) -> bool {
+    let only_read = |k: usize| k == 1 && matches!(access, GradientAccess::Read | GradientAccess::Aliased);
+    formats.iter().enumerate().any(|(k, &format)| format != Format::F32 && !only_read(k))
 }
 
 /// Runs that go through a table, by what they do with the gradient, and with padding.

@@ -31,7 +31,7 @@ impl Gpu {
         match beside.filter(|beside| beside.format == Format::Remainder) {
             Some(beside) => {
                 let upper = self.read_bytes(range, name).await?;
-                Ok(remainder::join(&upper, &self.read_bytes(beside, name).await?))
+                Ok(remainder::joined(&upper, &self.read_bytes(beside, name).await?))
             }
             None => self.read(range, name).await,
         }
@@ -48,7 +48,7 @@ impl Gpu {
         let Some(beside) = beside else { return self.write(range, values, name) };
         match beside.format {
             Format::Remainder => {
-                let upper = |values: &[f32]| (Cow::Owned(remainder::upper(values)), Vec::new());
+                let upper = |values: &[f32]| (Cow::Owned(remainder::uppers(values)), Vec::new());
                 self.write_as(range, values, name, upper)?;
             }
             _ => self.write(range, values, name)?,

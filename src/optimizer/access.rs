@@ -31,9 +31,15 @@ impl Optimizer {
     /// The state of this name: `exp_avg`, `momentum_buffer`, …
     ///
     /// # Errors
-    /// As [`Optimizer::read`], and [`Error::UnknownState`].
+    /// As [`Optimizer::read`], and [`Error::UnknownState`]; [`Error::Unsupported`] for the average of a parameter in
+    /// bf16 while averages are swapped in.
     pub async fn read_state<'k, F: Real>(&self, key: impl Into<Key<'k>>, state: &str) -> Result<Vec<F>> {
         let parameter = self.get(key)?;
+        let group = &self.groups[parameter.group];
+        if state == AVERAGE && group.swapped && group.precision.rounds_parameters() {
+            let reason = "it is swapped in, and what is kept of it is not a number: read the parameter";
+            return Err(parameter.unsupported("reading an average", reason));
+        }
         self.read_part(parameter, self.state(parameter, state)?).await
     }
 
@@ -83,6 +89,7 @@ impl Optimizer {
         self.write_part(key, |_, _| Ok(Role::Parameter), values)?;
         let id = self.find(key)?;
         self.note_largest(id, 0, values);
+        self.warn_of_small_lr();
         Ok(())
     }
 
@@ -327,7 +334,7 @@ impl Optimizer {
         }
         let values: Vec<f32> = self.read_part(parameter, Role::Parameter).await?;
         let stored =
-            if precision.exact_master { remainder::upper(&values) } else { format.encode(&values).0.into_owned() };
+            if precision.exact_master { remainder::uppers(&values) } else { format.encode(&values).0.into_owned() };
         Ok(format.decode(&stored, &[]).into_owned())
     }
 

@@ -207,6 +207,8 @@ pub struct Optimizer {
     safeguards: Safeguards,
     /// The device's half of the safeguards.
     log: Option<StepLog>,
+    /// The group of the last warning that its learning rate is too small.
+    warned_of_lr: Option<usize>,
     /// What the CPU's steps say.
     report: Report,
     /// The most micro-batches that a parameter has received since the last step.
@@ -263,6 +265,7 @@ impl Optimizer {
             words: Vec::new(),
             safeguards: Safeguards::default(),
             log: None,
+            warned_of_lr: None,
             report: Report::default(),
             window: 0,
             before: Default::default(),

@@ -7,8 +7,8 @@ use crate::formats::Storage;
 use crate::schedule::Schedule;
 
 impl Optimizer {
-    /// Gives a parameter another name; memory, state and step count stay. Its [noise](crate::Noise) and the stochastic
-    /// rounding of its states change, because both are drawn by name.
+    /// Gives a parameter another name; memory, state and step count stay. Its [noise](crate::Noise) and its stochastic
+    /// rounding change, because both are drawn by name.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};

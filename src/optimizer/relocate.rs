@@ -39,7 +39,8 @@ impl Optimizer {
     /// Says where parameters in the caller's buffers lie from the next step on: for memory that moves, as that of a
     /// framework's allocator. All at once, since one may move to where another was. Parameters of
     /// [`Optimizer::add_buffer`] that are not named take no part in steps nor look-aheads, and are neither read nor
-    /// written, until they are again; their states stay. What has not moved costs nothing.
+    /// written, until they are again; their states stay. So do the remainders of an exact master, which belong to the
+    /// same values: write others by [`Optimizer::write`]. What has not moved costs nothing.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] for a parameter that is not of [`Optimizer::add_buffer`],

@@ -79,8 +79,7 @@ impl Optimizer {
     }
 
     /// The report of the last step whose result the host has: on the CPU the last step, on a GPU the last finished one.
-    /// Does not wait. Steps that measure no gradients
-    /// have no report, but for [`Report::lr_too_small`].
+    /// Does not wait. Steps that measure no gradients have no report, but for [`Report::lr_too_small`].
     pub fn report(&self) -> Report {
         let report = match (&self.log, &self.device) {
             (Some(log), Device::Gpu(gpu)) => {

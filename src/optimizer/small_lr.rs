@@ -33,8 +33,11 @@ impl Optimizer {
         (0..self.groups.len()).find(|&k| self.groups[k].precision.loses_updates() && lost(k))
     }
 
-    pub(super) fn warn_of_small_lr(&self) {
-        if let Some(group) = self.lr_too_small() {
+    /// Says so in the log, once for as long as it is so.
+    pub(super) fn warn_of_small_lr(&mut self) {
+        let found = self.lr_too_small();
+        let before = std::mem::replace(&mut self.warned_of_lr, found);
+        if let Some(group) = found.filter(|_| found != before) {
             let lr = self.groups[group].now().effective_lr();
             log::warn!(
                 "group {group}: updates at lr {lr:e} are lost where parameters are rounded to the nearest bf16; round \

@@ -3,13 +3,13 @@
 use super::storage::{formats, measured_formats};
 use super::{Group, Memory, Optimizer, Parameter, Recorded};
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::gpu::decision::COEFFICIENT_STRIDE;
 use crate::gpu::kernel::{Driver, Extras, GradientAccess, KernelKey, Lane};
 use crate::gpu::memory::BufferRange;
 use crate::gpu::program::Program;
 use crate::gpu::recording::Inputs;
 use crate::gpu::ring::CoefficientRing;
+use crate::gpu::runs::is_narrow;
 use crate::gpu::step_log::{InFlight, MEASURED, StepLog};
 use crate::gpu::{Device, Gpu};
 use crate::rule::Real;
@@ -22,7 +22,7 @@ impl Group {
         let access = if settings.zero_grad { GradientAccess::Zero } else { GradientAccess::Read };
         let formats = formats(&self.rule, extras.average, self.precision);
         let key = KernelKey::update(rule, Lane::Four, access, extras);
-        let key = match (0..formats.len()).any(|k| (k != 1 || settings.zero_grad) && formats[k] != Format::F32) {
+        let key = match is_narrow(&formats, access) {
             true => key.pooled((0..formats.len()).collect()),
             false => key,
         };

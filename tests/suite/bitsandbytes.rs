@@ -240,6 +240,10 @@ fn what_it_has_not_is_refused() -> Result<(), Failed> {
         let refused = pollster::block_on(ours.save_bitsandbytes_to(&mut Vec::new()));
         ensure(matches!(refused, Err(Error::Unsupported { .. })), format!("{refused:?}"))?;
     }
+    let mut wide = Optimizer::new(&Device::Cpu, rules::Adam::default(), 0.1)?;
+    wide.add(0, "w", &[0f64; 2])?;
+    let refused = pollster::block_on(wide.save_bitsandbytes_to(&mut Vec::new()));
+    ensure(matches!(refused, Err(Error::ElementType { .. })), format!("{refused:?}"))?;
     // Another rule: nothing of the file.
     let mut ours = optimizer(&Device::Cpu, &rules::Lion::default().into(), States::Block8)?;
     let refused = ours.load_torch_from(&mut Cursor::new(file("adam8bit.5")?));

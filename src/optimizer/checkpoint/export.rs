@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Group, Optimizer, Parameter, ParameterId};
+use crate::rule::Real;
 use crate::rules::NAdam;
 use crate::torch;
 
@@ -73,7 +74,7 @@ impl Optimizer {
     /// `lr` is that of the next step.
     ///
     /// # Errors
-    /// As [`Optimizer::save_torch`], for what bitsandbytes does not have.
+    /// As [`Optimizer::save_torch`], for what bitsandbytes does not have, and [`Error::ElementType`] for `f64`.
     #[cfg(not(target_family = "wasm"))]
     pub fn save_bitsandbytes(&mut self, path: impl AsRef<std::path::Path>) -> Result<()> {
         super::file::replace(path.as_ref(), |out| pollster::block_on(self.save_bitsandbytes_to(out)))
@@ -87,6 +88,10 @@ impl Optimizer {
         self.settle().await?;
         self.check_saved()?;
         self.check_no_average()?;
+        if let Some(parameter) = self.parameters.values().find(|parameter| parameter.element() == f64::NAME) {
+            let (name, expected, found) = (parameter.name.clone(), f32::NAME, f64::NAME);
+            return Err(Error::ElementType { name, expected, found });
+        }
         let note = self.note("saving for bitsandbytes", |group| bitsandbytes::write(&group.rule, &group.now()))?;
         let begun = |id: u64| self.get(ParameterId(id)).is_ok_and(|parameter| parameter.steps > 0);
         let mut entries = Vec::new();
@@ -140,14 +145,14 @@ impl Optimizer {
                 Err(Error::Unsupported { operation, name, reason })
             };
             let Some((of, mut saved)) = write(group) else {
-                return refuse("there is no such rule there, or not with this form, configuration or decay");
+                return refuse("the library has no such rule, or not with this form, configuration or decay");
             };
             if *class.get_or_insert(of) != of {
-                return refuse("all groups of an optimizer there are of one class");
+                return refuse("all groups of one of the library's optimizers are of one class");
             }
             let settings = group.now();
             if ours.iter().any(|parameter| parameter.options.apply(settings) != settings) {
-                return refuse("a parameter has a rate or decay of its own: there it needs a group for it");
+                return refuse("a parameter has a rate or decay of its own: the library needs a group for it");
             }
             saved.insert("params".into(), ours.iter().map(|parameter| parameter.name.as_str()).collect());
             param_groups.push(saved);

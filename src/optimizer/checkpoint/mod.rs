@@ -266,6 +266,7 @@ impl Optimizer {
             optimizer.read_tensors(file, found, options.progress)?;
             averages.iter().try_for_each(|average| optimizer.begin(average))
         })?;
+        self.warn_of_small_lr();
         Ok(mismatch)
     }
 
