@@ -15,6 +15,7 @@ use crate::compare::{TOLERANCE, close, ensure};
 crate::tests!(
     every_rule_in_the_optimizers_memory,
     ranges_of_the_callers_buffers,
+    gradients_in_pools_are_zeroed,
     a_buffer_of_half_a_word,
     one_buffer_of_both_formats,
     micro_batches_are_added_from_16_bits,
@@ -227,6 +228,30 @@ fn ranges_of_the_callers_buffers(gpu: &Gpu) -> Result<(), Failed> {
             }
             ensure(found[0] == found[1] && found[0] == found[2], format!("{name}, rich {rich}"))?;
         }
+    }
+    Ok(())
+}
+
+/// Beside parameters in f32: what a step zeroes are the gradients, and not the NaN behind an odd one in its word.
+fn gradients_in_pools_are_zeroed(gpu: &Gpu) -> Result<(), Failed> {
+    for format in NARROW {
+        let settings = Settings { zero_grad: true, ..Settings::lr(0.01) };
+        let mut adam = Optimizer::new(&gpu.into(), rules::Adam::default(), settings)?;
+        let (bytes, places) = pool(&LENS.map(start), Format::F32);
+        let (gradients, at) = pool(&LENS.map(|len| gradient(len, 1)), format);
+        let before: &[u16] = bytemuck::cast_slice(&gradients);
+        let both = [buffer(gpu, &bytes), buffer(gpu, &gradients)];
+        for (k, len) in LENS.into_iter().enumerate() {
+            let id = adam.add_buffer(0, &format!("w{len}"), BufferRange::new(&both[0], places[k], len))?;
+            adam.set_gradient(id, Gradient::Buffer(BufferRange::of(&both[1], at[k], len, format)))?;
+        }
+        adam.step()?;
+        let words = crate::fixture::content(gpu, &both[1])?;
+        let after: &[u16] = bytemuck::cast_slice(&words);
+        let of_others = |half: &u16| *half == 0xffff;
+        let kept = before.iter().zip(after).filter(|(before, _)| of_others(before)).all(|(_, after)| of_others(after));
+        let zeros = after.iter().filter(|half| **half == 0).count();
+        ensure(kept && zeros == LENS.iter().sum::<usize>(), format!("{zeros} gradients of {} are 0", format.name()))?;
     }
     Ok(())
 }
