@@ -342,10 +342,12 @@ impl Arena {
     fn room(&self, len: u64) -> u64 {
         let all = self.in_use + len;
         let spare = (self.in_use / 2).max(SMALL.min(SIBLINGS * all).saturating_sub(all));
-        (len + spare.saturating_sub(self.total - self.in_use)).next_multiple_of(self.align)
+        // For whole tensors of this length: parts that are too short for the next one would only be free.
+        let more = spare.saturating_sub(self.total - self.in_use) / len;
+        (len + more * len).next_multiple_of(self.align)
     }
 
-    fn add_chunk(&mut self, buffers: Vec<wgpu::Buffer>, len: u64) {
+    fn add_chunk(&mut self, buffers: Vec<OwnBuffer>, len: u64) {
         let at = self.chunks.iter().position(|chunk| chunk.len == 0).unwrap_or(self.chunks.len());
         self.chunks.resize_with(self.chunks.len().max(at + 1), Chunk::default);
         self.chunks[at] = Chunk { buffers, len, free: BTreeMap::new() };
@@ -482,6 +484,17 @@ mod tests {
         assert_eq!(Arena::new(kinds(&[Format::F64])).padded(33), 64);
         assert_eq!(Arena::new(kinds(&blocks)).padded(257), 512);
         assert_eq!(Arena::new(kinds(&[Format::F64, Format::F32])).padded(1), 64);
+    }
+
+    /// Many of one size, one by one, as a network's layers come: few chunks, whatever the size.
+    #[test]
+    fn equal_tensors_share_chunks() {
+        for len in [1, 1003, 4096, 100_000] {
+            let mut arena = arena();
+            let padded = arena.padded(len);
+            (0..200).for_each(|_| _ = add(&mut arena, padded));
+            assert!(chunks(&arena) <= 16, "{} chunks of tensors of {len}", chunks(&arena));
+        }
     }
 
     /// Of all sizes, one by one: no more is free than half of what is in use, or the smallest chunk; and chunks stay
