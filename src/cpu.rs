@@ -164,10 +164,10 @@ impl<'a, F: Real> Job<'a, F> {
 /// One step of one parameter, on all threads.
 pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, ratio: f64) {
     let hyper = hyper::<R, F>(rule, step, ratio);
-    // Compiled apart, so that who does not use them does not pay for them.
-    match c.extras() {
-        true => parallel::<R, F, true>(rule, job, c, &hyper, 0),
-        false => parallel::<R, F, false>(rule, job, c, &hyper, 0),
+    // Compiled apart, so that who does not use them does not pay for them. In a browser what counts is the size.
+    match c.extras() || cfg!(target_family = "wasm") {
+        true => parallel(&sized(&OfRule::<R, F, true>::new(rule, hyper, c)), job, c, 0),
+        false => parallel(&sized(&OfRule::<R, F, false>::new(rule, hyper, c)), job, c, 0),
     }
 }
 
@@ -179,23 +179,104 @@ fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, ratio: f64) -> R::Hyper<F> {
     R::Hyper::<F>::load(|k| rounded[k])
 }
 
+/// A rule in one step, tile by tile.
+trait Tiles<F>: Sync {
+    /// How many states the rule declares.
+    fn states(&self) -> usize;
+    /// Whether it keeps this one.
+    fn uses(&self, k: usize) -> bool;
+    /// One tile's new parameters; `first` is its first element, of the tensor.
+    fn update(&self, w: [F; TILE], g: [F; TILE], states: &mut [[F; TILE]; MAX_STATES], first: usize) -> [F; TILE];
+    /// What the rule measures in one tile.
+    fn measure(&self, w: &[F; TILE], g: &[F; TILE], states: &[[F; TILE]; MAX_STATES], first: usize) -> [F; TILE];
+}
+
+/// What the loops around tiles are compiled for: each rule by itself, or in a browser, where wasm is loaded over a
+/// network, all rules at once.
+#[cfg(not(target_family = "wasm"))]
+fn sized<T: Clone>(tiles: &T) -> T {
+    tiles.clone()
+}
+
+#[cfg(target_family = "wasm")]
+fn sized<F, T: Tiles<F>>(tiles: &T) -> &dyn Tiles<F> {
+    tiles
+}
+
+#[cfg(target_family = "wasm")]
+impl<F> Tiles<F> for &dyn Tiles<F> {
+    fn states(&self) -> usize {
+        (**self).states()
+    }
+    fn uses(&self, k: usize) -> bool {
+        (**self).uses(k)
+    }
+    fn update(&self, w: [F; TILE], g: [F; TILE], states: &mut [[F; TILE]; MAX_STATES], first: usize) -> [F; TILE] {
+        (**self).update(w, g, states, first)
+    }
+    fn measure(&self, w: &[F; TILE], g: &[F; TILE], states: &[[F; TILE]; MAX_STATES], first: usize) -> [F; TILE] {
+        (**self).measure(w, g, states, first)
+    }
+}
+
+/// `EXTRAS`: whether its driver has more than a scale and L2 decay.
+#[derive(Clone)]
+struct OfRule<R: Rule, F: Real, const EXTRAS: bool> {
+    rule: R,
+    hyper: R::Hyper<F>,
+    driver: Driver<F>,
+}
+
+impl<R: Rule, F: Real, const EXTRAS: bool> OfRule<R, F, EXTRAS> {
+    fn new(rule: &R, hyper: R::Hyper<F>, c: &Coefficients) -> Self {
+        Self { rule: rule.clone(), hyper, driver: Driver::of(c) }
+    }
+}
+
+impl<R: Rule, F: Real, const EXTRAS: bool> Tiles<F> for OfRule<R, F, EXTRAS> {
+    #[inline(always)]
+    fn states(&self) -> usize {
+        <R::State<F> as Fields<F>>::NAMES.len()
+    }
+
+    #[inline(always)]
+    fn uses(&self, k: usize) -> bool {
+        Rule::uses(&self.rule, <R::State<F> as Fields<F>>::NAMES[k])
+    }
+
+    #[inline(always)]
+    fn update(&self, mut w: [F; TILE], g: [F; TILE], states: &mut [[F; TILE]; MAX_STATES], first: usize) -> [F; TILE] {
+        let Self { rule, hyper, driver } = self;
+        let noise = driver.noise::<EXTRAS>(first);
+        for i in 0..TILE {
+            let mut s = R::State::<F>::load(|k| states[k][i]);
+            let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
+            w[i] = rule.update(w[i] - driver.decay * w[i], g, &mut s, hyper);
+            s.store(|k, x| states[k][i] = x);
+        }
+        w
+    }
+
+    #[inline(always)]
+    fn measure(&self, w: &[F; TILE], g: &[F; TILE], states: &[[F; TILE]; MAX_STATES], first: usize) -> [F; TILE] {
+        let Self { rule, hyper, driver } = self;
+        let (noise, mut x) = (driver.noise::<EXTRAS>(first), [F::zero(); TILE]);
+        for i in 0..TILE {
+            let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
+            x[i] = rule.measure(w[i] - driver.decay * w[i], g, &R::State::<F>::load(|k| states[k][i]), hyper);
+        }
+        x
+    }
+}
+
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's
 /// first element.
-fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    job: Job<'_, F>,
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-    first: usize,
-) {
+fn parallel<F: Real, T: Tiles<F> + Clone>(tiles: &T, job: Job<'_, F>, c: &Coefficients, first: usize) {
     #[cfg(not(target_family = "wasm"))]
     if job.parameter.len() > CHUNK {
         let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
         let (a, b) = job.split(half);
-        rayon::join(
-            || parallel::<R, F, EXTRAS>(rule, a, c, h, first),
-            || parallel::<R, F, EXTRAS>(rule, b, c, h, first + half),
-        );
+        rayon::join(|| parallel(tiles, a, c, first), || parallel(tiles, b, c, first + half));
         return;
     }
     let Job { parameter, gradient, states, .. } = job;
@@ -212,13 +293,13 @@ fn parallel<R: Rule, F: Real, const EXTRAS: bool>(
     match parameter {
         NumbersMut::Same(parameter) if all_same => {
             let states = states.into_iter().filter_map(NumbersMut::same).collect();
-            run::<R, F, EXTRAS>(rule, Same { parameter, gradient, states }, c, h, first);
+            run(tiles, Same { parameter, gradient, states }, c, first);
         }
         parameter => {
             let decoded = [&parameter].into_iter().chain(&states).filter(|numbers| !numbers.is_same()).count();
             let parts = decoded + usize::from(gradient.is_half()) + 1;
             with_scratch(parts * PART, |scratch| {
-                let update = |same: Same<'_, F>, first| run::<R, F, EXTRAS>(rule, same, c, h, first);
+                let update = |same: Same<'_, F>, first| run(tiles, same, c, first);
                 in_parts((parameter, gradient), states, scratch, c, first, update);
             });
         }
@@ -301,54 +382,41 @@ fn in_parts<'a, F: Real>(
 
 /// Not inlined: its one copy serves both callers.
 #[inline(never)]
-fn run<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    job: Same<'_, F>,
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-    first: usize,
-) {
+fn run<F: Real, T: Tiles<F> + Clone>(tiles: &T, job: Same<'_, F>, c: &Coefficients, first: usize) {
+    // A copy, which nothing that is written can alias.
+    let tiles = tiles.clone();
     widest(
         #[inline(always)]
-        || serial::<R, F, EXTRAS>(rule, job, c, h, first),
+        || serial(&tiles, job, c, first),
     );
 }
 
 /// The twin of shaders/update.wgsl.
 #[inline(always)]
-fn serial<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    job: Same<'_, F>,
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-    first: usize,
-) {
-    let driver = Driver::<F>::of(c);
+fn serial<F: Real>(rule: &impl Tiles<F>, job: Same<'_, F>, c: &Coefficients, first: usize) {
     let Same { parameter, mut gradient, states } = job;
     let mut states = states.into_iter();
     let mut kept: [Option<&mut [F]>; MAX_STATES] = Default::default();
-    for (k, name) in <R::State<F> as Fields<F>>::NAMES.iter().enumerate() {
-        kept[k] = Rule::uses(rule, name).then(|| states.next()).flatten();
+    for (k, kept) in kept.iter_mut().enumerate().take(rule.states()) {
+        *kept = rule.uses(k).then(|| states.next()).flatten();
     }
     let (mut average, rate) = (states.next(), c.average.unwrap_or(0.0));
     let whole = parameter.len() / TILE * TILE;
     {
-        // Copies, which nothing that is written can alias.
-        let (rule, h) = (rule.clone(), *h);
         let mut tiles = kept.each_mut().map(|state| state.as_mut().map(|state| state.as_chunks_mut().0));
         let (w, g) = (parameter.as_chunks_mut().0, gradient.view());
         let mut average = average.as_mut().map(|average| average.as_chunks_mut().0);
         for (at, w) in w.iter_mut().enumerate() {
             let mut tile = [[F::zero(); TILE]; MAX_STATES];
-            for k in 0..states_of::<R, F>() {
+            for k in 0..rule.states() {
                 if let Some(state) = &tiles[k] {
                     prefetch(&state[at]);
                     tile[k] = state[at];
                 }
             }
             prefetch(w);
-            *w = update_tile::<R, F, EXTRAS>(&rule, *w, g.tile(at), &mut tile, &h, &driver, first + at * TILE);
-            for k in 0..states_of::<R, F>() {
+            *w = rule.update(*w, g.tile(at), &mut tile, first + at * TILE);
+            for k in 0..rule.states() {
                 if let Some(state) = &mut tiles[k] {
                     state[at] = tile[k];
                 }
@@ -369,7 +437,7 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
         let (len, g) = (rest.len(), gradient.view().rest());
         let mut tile =
             kept.each_ref().map(|state| state.as_ref().map_or([F::zero(); TILE], |state| padded(&state[whole..])));
-        let w = update_tile::<R, F, EXTRAS>(rule, padded(rest), g, &mut tile, h, &driver, first + whole);
+        let w = rule.update(padded(rest), g, &mut tile, first + whole);
         rest.copy_from_slice(&w[..len]);
         for (state, tile) in kept.iter_mut().zip(&tile) {
             if let Some(state) = state {
@@ -385,37 +453,11 @@ fn serial<R: Rule, F: Real, const EXTRAS: bool>(
     }
 }
 
-/// How many states the rule declares.
-const fn states_of<R: Rule, F: Real>() -> usize {
-    <R::State<F> as Fields<F>>::NAMES.len()
-}
-
-/// One tile's new parameters; `first` is its first element, of the tensor.
-#[inline(always)]
-fn update_tile<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    mut w: [F; TILE],
-    g: [F; TILE],
-    states: &mut [[F; TILE]; MAX_STATES],
-    h: &R::Hyper<F>,
-    driver: &Driver<F>,
-    first: usize,
-) -> [F; TILE] {
-    let mut noise = [F::zero(); TILE];
-    if EXTRAS {
-        driver.noise(first, &mut noise);
-    }
-    for i in 0..TILE {
-        let mut s = R::State::<F>::load(|k| states[k][i]);
-        let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
-        w[i] = rule.update(w[i] - driver.decay * w[i], g, &mut s, h);
-        s.store(|k, x| states[k][i] = x);
-    }
-    w
-}
-
 /// What stands between a gradient and its rule.
+#[derive(Clone)]
 struct Driver<F> {
+    /// What `EXTRAS` says where it says anything: see [`update`].
+    extras: bool,
     grad_scale: F,
     grad_power: F,
     decay: F,
@@ -430,12 +472,13 @@ impl<F: Real> Driver<F> {
         let [grad_scale, grad_power] = factors(c.grad_scale);
         let (decay, l2) = (coefficient(c.decay), coefficient(c.l2));
         let limit = c.clip_value.map_or(F::infinity(), coefficient);
-        Self { grad_scale, grad_power, decay, l2, limit, zero: c.zero_non_finite, stream: c.noise }
+        let (extras, zero) = (c.extras(), c.zero_non_finite);
+        Self { extras, grad_scale, grad_power, decay, l2, limit, zero, stream: c.noise }
     }
 
     #[inline(always)]
     fn gradient<const EXTRAS: bool>(&self, g: F, w: F, noise: F) -> F {
-        if !EXTRAS {
+        if !EXTRAS || (cfg!(target_family = "wasm") && !self.extras) {
             return self.grad_scale * g + self.l2 * w;
         }
         let g = self.grad_scale * (self.grad_power * g);
@@ -444,7 +487,16 @@ impl<F: Real> Driver<F> {
     }
 
     /// The noise on the elements from `first` on, which is a multiple of four.
-    fn noise(&self, first: usize, noise: &mut [F; TILE]) {
+    #[inline(always)]
+    fn noise<const EXTRAS: bool>(&self, first: usize) -> [F; TILE] {
+        let mut noise = [F::zero(); TILE];
+        if EXTRAS {
+            self.draw(first, &mut noise);
+        }
+        noise
+    }
+
+    fn draw(&self, first: usize, noise: &mut [F; TILE]) {
         let Some(stream) = &self.stream else { return };
         for (block, four) in noise.chunks_mut(4).enumerate() {
             let drawn = stream.four((first / 4 + block) as u32);

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::gradient::View;
 use super::{
-    CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, TILE, hyper, map, prefetch, states_of, widest, with_scratch,
+    CHUNK, Driver, Job, LANES, MAX_STATES, NumbersMut, OfRule, TILE, Tiles, hyper, map, prefetch, sized, widest,
+    with_scratch,
 };
 use crate::rule::{Description, Fields, Real, Rule, Step};
 use crate::settings::Coefficients;
@@ -64,50 +65,46 @@ impl<'a, F: Real> Whole<'a, F> {
 /// L2 norms of the parameter, or 0 if the rule does not need it, and of what the rule measures.
 pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coefficients, step: &Step) -> [f64; 2] {
     let needed = rule.reduce().is_some_and(|reduce| reduce.parameter);
-    // Compiled apart, so that who does not use them does not pay for them.
-    let [w, x] = match (c.extras(), needed || Driver::<F>::of(c).l2 != F::zero()) {
-        (true, true) => on_all_threads::<R, F, true, true>(rule, job, c, step),
-        (true, false) => on_all_threads::<R, F, true, false>(rule, job, c, step),
-        (false, true) => on_all_threads::<R, F, false, true>(rule, job, c, step),
-        (false, false) => on_all_threads::<R, F, false, false>(rule, job, c, step),
+    let reads = needed || Driver::<F>::of(c).l2 != F::zero();
+    let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
+    // Compiled apart, so that who does not use them does not pay for them. In a browser what counts is the size.
+    let [w, x] = match c.extras() || cfg!(target_family = "wasm") {
+        true => apart(&sized(&OfRule::<R, F, true>::new(rule, hyper, c)), &whole, reads),
+        false => apart(&sized(&OfRule::<R, F, false>::new(rule, hyper, c)), &whole, reads),
     };
     [if needed { w } else { 0.0 }, x]
 }
 
+fn apart<F: Real, T: Tiles<F> + Clone>(tiles: &T, whole: &Whole<'_, F>, reads: bool) -> [f64; 2] {
+    match reads {
+        true => on_all_threads::<F, T, true>(tiles, whole),
+        false => on_all_threads::<F, T, false>(tiles, whole),
+    }
+}
+
 /// `READS`: whether the parameter is read. Elsewhere it counts as 0.
-fn on_all_threads<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
-    rule: &R,
-    job: &Job<'_, F>,
-    c: &Coefficients,
-    step: &Step,
-) -> [f64; 2] {
-    let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
+fn on_all_threads<F: Real, T: Tiles<F> + Clone, const READS: bool>(tiles: &T, whole: &Whole<'_, F>) -> [f64; 2] {
+    let len = whole.parameter.len();
     let of_part = |start: usize| {
-        let part = start..job.parameter.len().min(start + CHUNK);
+        let part = start..len.min(start + CHUNK);
         with_scratch(whole.decoded * part.len(), |scratch| {
             let part = whole.part(part, scratch);
+            // A copy, which stays in registers.
+            let tiles = tiles.clone();
             widest(
                 #[inline(always)]
-                || squares::<R, F, EXTRAS, READS>(rule, &part, c, &hyper, start),
+                || squares::<F, READS>(&tiles, &part, start),
             )
         })
     };
     // From the last part on: the update then starts where the memory is still in the caches.
-    let parts = map((0..job.parameter.len()).step_by(CHUNK).rev().collect(), of_part);
+    let parts = map((0..len).step_by(CHUNK).rev().collect(), of_part);
     parts.iter().rev().fold([0.0; 2], |[w, x], part| [w + part[0], x + part[1]]).map(f64::sqrt)
 }
 
 /// Sums of squares of a part, whose first element is the parameter's element `first`.
 #[inline(always)]
-fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
-    rule: &R,
-    part: &Measured<'_, F>,
-    c: &Coefficients,
-    h: &R::Hyper<F>,
-    first: usize,
-) -> [f64; 2] {
-    // Copies, which stay in registers.
-    let (rule, h, driver) = (rule.clone(), *h, Driver::<F>::of(c));
+fn squares<F: Real, const READS: bool>(rule: &impl Tiles<F>, part: &Measured<'_, F>, first: usize) -> [f64; 2] {
     let (w, w_rest) = part.parameter.as_chunks::<TILE>();
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
     let (mut sums, mut x) = ([[0.0; LANES]; 2], [[F::zero(); TILE]; TILES]);
@@ -117,7 +114,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
         for (k, (w, x)) in w.iter().zip(&mut x).enumerate() {
             let at = before + k;
             let mut tile = [[F::zero(); TILE]; MAX_STATES];
-            for k in 0..states_of::<R, F>() {
+            for k in 0..rule.states() {
                 if let Some((state, _)) = &states[k] {
                     prefetch(&state[at]);
                     tile[k] = state[at];
@@ -127,15 +124,7 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
                 prefetch(w);
             }
             let w = if READS { *w } else { [F::zero(); TILE] };
-            *x = measured::<R, F, EXTRAS>(
-                &rule,
-                &w,
-                part.gradient.tile_in(at, &mut converted),
-                &tile,
-                &h,
-                &driver,
-                first + at * TILE,
-            );
+            *x = rule.measure(&w, part.gradient.tile_in(at, &mut converted), &tile, first + at * TILE);
         }
         if READS {
             add_squares(&mut sums[0], w);
@@ -153,35 +142,13 @@ fn squares<R: Rule, F: Real, const EXTRAS: bool, const READS: bool>(
         let tile = states.map(|state| state.map_or([F::zero(); TILE], |(_, rest)| padded(rest)));
         let at = first + w.len() * TILE;
         let w = if READS { padded(w_rest) } else { [F::zero(); TILE] };
-        let x = measured::<R, F, EXTRAS>(&rule, &w, &part.gradient.rest(), &tile, &h, &driver, at);
+        let x = rule.measure(&w, &part.gradient.rest(), &tile, at);
         for (&w, &x) in w_rest.iter().zip(&x) {
             rest[0] += square(w);
             rest[1] += square(x);
         }
     }
     [0, 1].map(|k| sums[k].iter().sum::<f64>() + rest[k])
-}
-
-/// What the rule measures in one tile, whose first element is the parameter's element `first`.
-#[inline(always)]
-fn measured<R: Rule, F: Real, const EXTRAS: bool>(
-    rule: &R,
-    w: &[F; TILE],
-    g: &[F; TILE],
-    states: &[[F; TILE]; MAX_STATES],
-    h: &R::Hyper<F>,
-    driver: &Driver<F>,
-    first: usize,
-) -> [F; TILE] {
-    let (mut noise, mut x) = ([F::zero(); TILE], [F::zero(); TILE]);
-    if EXTRAS {
-        driver.noise(first, &mut noise);
-    }
-    for i in 0..TILE {
-        let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
-        x[i] = rule.measure(w[i] - driver.decay * w[i], g, &R::State::<F>::load(|k| states[k][i]), h);
-    }
-    x
 }
 
 /// Adds the squares of tiles to the sums beside each other. The square of an f32 is exact in f64: it neither overflows
