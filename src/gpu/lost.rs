@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 const SLICE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Gpu {
-    /// [`Error::DeviceLost`] if our own device's callback has been told. Costs nothing, and is late: the callback comes
-    /// with a poll.
+    /// [`Error::DeviceLost`] if a callback of ours has been told. Costs nothing, and is late: natively the callback comes
+    /// with a poll, in a browser with the next turn of the page.
     pub(crate) fn check_flag(&self) -> Result<()> {
         let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
         if lost { Err(Error::DeviceLost) } else { Ok(()) }
@@ -25,7 +25,7 @@ impl Gpu {
 
     /// [`Error::DeviceLost`] if the device is lost, be it our own or a caller's. Makes no object and submits nothing.
     ///
-    /// In a browser only the device-lost callback tells, and only our own devices have one of ours.
+    /// In a browser only the device-lost callback tells.
     pub(crate) fn check_alive(&self) -> Result<()> {
         self.check_flag()?;
         #[cfg(not(target_family = "wasm"))]
@@ -42,8 +42,46 @@ impl Gpu {
         Ok(())
     }
 
-    /// Runs `f` and returns what wgpu has against it, or [`Error::DeviceLost`]. In a browser, where the answer comes
-    /// later, errors go to the console.
+    /// What the device has refused until now. Natively every call returns its own errors, and this only says whether
+    /// the device is lost. A browser answers later: there a call returns the error of an earlier one, and this waits for
+    /// all answers.
+    ///
+    /// # Errors
+    /// [`Error::Shader`], [`Error::Rejected`], [`Error::DeviceLost`].
+    pub async fn check(&self) -> Result<()> {
+        #[cfg(target_family = "wasm")]
+        self.0.answers.all().await?;
+        self.check_alive()
+    }
+
+    /// Waits until all work that is submitted by now has finished, and returns what [`Gpu::check`] does.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub async fn idle(&self) -> Result<()> {
+        #[cfg(not(target_family = "wasm"))]
+        self.wait_for_all()?;
+        #[cfg(target_family = "wasm")]
+        {
+            let (sender, done) = futures_channel::oneshot::channel();
+            self.queue().on_submitted_work_done(move || _ = sender.send(()));
+            // wgpu calls back on a lost device, too.
+            _ = done.await;
+        }
+        self.check().await
+    }
+
+    /// Lets others call back: for a millisecond, in a browser until the work that is submitted by now has finished.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        #[cfg(not(target_family = "wasm"))]
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        #[cfg(target_family = "wasm")]
+        self.idle().await?;
+        Ok(())
+    }
+
+    /// Runs `f` and returns what wgpu has against it, or [`Error::DeviceLost`]. In a browser it returns what wgpu had
+    /// against an earlier call, and then does not run `f`.
     pub(crate) fn scoped<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
         let result = self.caught(operation, f)?;
         self.check_alive()?;
@@ -52,25 +90,35 @@ impl Gpu {
 
     /// [`Gpu::scoped`] for an `f` that sees for itself whether the device is lost.
     pub(crate) fn caught<T>(&self, operation: &'static str, f: impl FnOnce() -> T) -> Result<T> {
+        self.explained(f, async move |reason| Error::Rejected { operation, reason })
+    }
+
+    /// [`Gpu::caught`] with an error of its own.
+    pub(crate) fn explained<T>(
+        &self,
+        f: impl FnOnce() -> T,
+        explain: impl AsyncFnOnce(String) -> Error + 'static,
+    ) -> Result<T> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        #[cfg(target_family = "wasm")]
+        self.0.answers.arrived()?;
+        let [a, b, c] = [Internal, OutOfMemory, Validation].map(|filter| self.device().push_error_scope(filter));
+        let result = f();
+        let scopes = [c, b, a].map(|scope| scope.pop());
         #[cfg(not(target_family = "wasm"))]
-        {
-            use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-            let [a, b, c] = [Internal, OutOfMemory, Validation].map(|filter| self.device().push_error_scope(filter));
-            let result = f();
-            let errors = [c, b, a].map(|scope| pollster::block_on(scope.pop()));
-            match errors.into_iter().flatten().next() {
-                None => Ok(result),
-                Some(e) => {
-                    self.check_alive()?;
-                    Err(Error::Rejected { operation, reason: e.to_string() })
-                }
-            }
+        if let Some(e) = scopes.map(pollster::block_on).into_iter().flatten().next() {
+            self.check_alive()?;
+            return Err(pollster::block_on(explain(e.to_string())));
         }
         #[cfg(target_family = "wasm")]
-        {
-            let _ = operation;
-            Ok(f())
-        }
+        self.0.answers.push(async move {
+            let mut first = None;
+            for scope in scopes {
+                first = first.or(scope.await);
+            }
+            Some(explain(first?.to_string()).await)
+        });
+        Ok(result)
     }
 
     /// Calls back about work that has finished. Does not wait.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::Gpu;
+use super::own::OwnBuffer;
 use crate::error::{Error, Result};
 use crate::formats::{BLOCK, Format};
 
@@ -188,10 +189,15 @@ pub(crate) struct Kind {
     pub(crate) whole: bool,
 }
 
-fn chunk_buffer(gpu: &Gpu, Kind { label, format, .. }: &Kind, len: u64) -> wgpu::Buffer {
+fn chunk_buffer(gpu: &Gpu, Kind { label, format, .. }: &Kind, len: u64) -> OwnBuffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let (label, size) = (Some(label.as_str()), format.bytes(len));
-    gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+    OwnBuffer::new(gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label,
+        size,
+        usage,
+        mapped_at_creation: false,
+    }))
 }
 
 /// One parameter's memory on the GPU.
@@ -260,7 +266,7 @@ pub(crate) struct Arena {
 
 #[derive(Debug, Default)]
 struct Chunk {
-    buffers: Vec<wgpu::Buffer>,
+    buffers: Vec<OwnBuffer>,
     len: u64,
     /// Free allocations: start → length.
     free: BTreeMap<u64, u64>,
@@ -324,7 +330,7 @@ impl Arena {
     }
 
     /// One buffer more for each chunk, for [`Arena::widen`].
-    pub(crate) fn buffers_like(&self, gpu: &Gpu, kind: &Kind) -> Result<Vec<wgpu::Buffer>> {
+    pub(crate) fn buffers_like(&self, gpu: &Gpu, kind: &Kind) -> Result<Vec<OwnBuffer>> {
         gpu.scoped("a buffer of the arena", || {
             self.chunks.iter().filter(|chunk| chunk.len > 0).map(|chunk| chunk_buffer(gpu, kind, chunk.len)).collect()
         })
@@ -332,7 +338,7 @@ impl Arena {
 
     /// Gives each chunk one of these buffers, as its last one. Their format is no smaller than the smallest of the
     /// arena, so that the allocations that are taken stay aligned.
-    pub(crate) fn widen(&mut self, kind: Kind, buffers: Vec<wgpu::Buffer>) {
+    pub(crate) fn widen(&mut self, kind: Kind, buffers: Vec<OwnBuffer>) {
         self.kinds.push(kind);
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.len > 0);
         chunks.zip(buffers).for_each(|(chunk, buffer)| chunk.buffers.push(buffer));
@@ -371,7 +377,7 @@ impl Arena {
 
     /// Gives an allocation back, joined with free neighbours. If its chunk is then all free, the chunk goes; these were
     /// its buffers.
-    pub(crate) fn release(&mut self, allocation: Allocation) -> Vec<wgpu::Buffer> {
+    pub(crate) fn release(&mut self, allocation: Allocation) -> Vec<OwnBuffer> {
         let Some(chunk) = self.chunks.get(allocation.chunk).filter(|_| allocation.len > 0) else {
             return Vec::new();
         };
@@ -407,7 +413,7 @@ impl Arena {
     /// The first `len` elements of an allocation, in each of its chunk's buffers.
     pub(crate) fn ranges(&self, allocation: Allocation, len: usize) -> Vec<BufferRange> {
         let buffers = self.chunks.get(allocation.chunk).map(|chunk| chunk.buffers.as_slice()).unwrap_or_default();
-        let range = |(buffer, Kind { format, .. }): (&wgpu::Buffer, &Kind)| {
+        let range = |(buffer, Kind { format, .. }): (&OwnBuffer, &Kind)| {
             BufferRange::of(buffer, format.size() * allocation.start, len, *format)
         };
         buffers.iter().zip(&self.kinds).map(range).collect()

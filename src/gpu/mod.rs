@@ -8,12 +8,17 @@ use crate::error::{Error, Result};
 use kernel::KernelKey;
 use passes::Pass;
 
+#[cfg(target_family = "wasm")]
+mod answers;
 pub(crate) mod block_table;
+#[cfg(target_family = "wasm")]
+mod browser;
 pub(crate) mod decision;
 pub(crate) mod kernel;
 pub(crate) mod lines;
 mod lost;
 pub(crate) mod memory;
+pub(crate) mod own;
 pub(crate) mod passes;
 pub(crate) mod pool;
 pub(crate) mod program;
@@ -32,8 +37,11 @@ pub struct Gpu(Arc<Inner>);
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    /// Set by our callback on a device of our own; a caller's device keeps the caller's callbacks.
+    /// Set by our callback on a device of our own; a caller's device keeps the caller's callbacks. In a browser ours
+    /// displaces nobody's, so that every device has one.
     lost: Option<Arc<AtomicBool>>,
+    #[cfg(target_family = "wasm")]
+    answers: answers::Answers,
     /// Elements written since the last submission that made room for them.
     unsent: AtomicUsize,
     /// See [`Gpu::gives_a_thread_a_block`].
@@ -104,8 +112,7 @@ impl Gpu {
             pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends))
         };
         #[cfg(target_family = "wasm")]
-        let mut adapters: Vec<_> =
-            wgpu::Instance::new(descriptor).request_adapter(&Default::default()).await.into_iter().collect();
+        let mut adapters = vec![browser::adapter(descriptor).await?];
         let compute = wgpu::DownlevelFlags::COMPUTE_SHADERS;
         adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(compute));
         let names: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
@@ -150,18 +157,12 @@ impl Gpu {
         };
         let request = adapter.request_device(&descriptor).await;
         let (device, queue) = request.map_err(|e| refused(e.to_string()))?;
-        let lost = Arc::new(AtomicBool::new(false));
-        let flag = lost.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                log::error!("GPU device lost: {message}");
-            }
-            flag.store(true, Ordering::Relaxed);
-        });
+        let lost = watch(&device);
         Ok(Self::wrap(device, queue, Some(lost)))
     }
 
-    /// The caller's device and queue, with whatever limits they have. Installs no callback on them.
+    /// The caller's device and queue, with whatever limits they have. Installs no callback on them that would displace
+    /// another.
     ///
     /// ```no_run
     /// # async fn f(device: wgpu::Device, queue: wgpu::Queue) {
@@ -170,14 +171,26 @@ impl Gpu {
     /// # }
     /// ```
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::wrap(device, queue, None)
+        let lost = cfg!(target_family = "wasm").then(|| watch(&device));
+        Self::wrap(device, queue, lost)
     }
 
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, lost: Option<Arc<AtomicBool>>) -> Self {
         let (kernels, passes, cache) = (Mutex::default(), Mutex::default(), OnceLock::new());
         let block_a_thread = AtomicBool::new(device.adapter_info().device_type == wgpu::DeviceType::Cpu);
         let unsent = AtomicUsize::new(0);
-        Self(Arc::new(Inner { device, queue, lost, unsent, block_a_thread, kernels, passes, cache }))
+        Self(Arc::new(Inner {
+            device,
+            queue,
+            lost,
+            #[cfg(target_family = "wasm")]
+            answers: Default::default(),
+            unsent,
+            block_a_thread,
+            kernels,
+            passes,
+            cache,
+        }))
     }
 
     /// Compiles with this cache from now on, for starts that find the pipelines of an earlier one. On Vulkan, with
@@ -231,10 +244,15 @@ impl Gpu {
         self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim") })
     }
 
-    /// What the adapter calls itself: `name (backend)`.
+    /// What the adapter calls itself: `name (backend)`. In a browser the name is its vendor and its architecture, and
+    /// what else the browser tells.
     pub fn name(&self) -> String {
         let info = self.0.device.adapter_info();
-        format!("{} ({})", info.name, info.backend)
+        #[cfg(not(target_family = "wasm"))]
+        let name = info.name;
+        #[cfg(target_family = "wasm")]
+        let name = browser::adapter_name(self.device());
+        format!("{name} ({})", info.backend)
     }
 
     fn passes(&self) -> MutexGuard<'_, HashMap<(String, &'static str), Arc<Pass>>> {
@@ -244,6 +262,19 @@ impl Gpu {
     fn kernels(&self) -> MutexGuard<'_, HashMap<KernelKey, Arc<Pass>>> {
         self.0.kernels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What becomes true when the device is lost.
+fn watch(device: &wgpu::Device) -> Arc<AtomicBool> {
+    let lost = Arc::new(AtomicBool::new(false));
+    let flag = lost.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            log::error!("GPU device lost: {message}");
+        }
+        flag.store(true, Ordering::Relaxed);
+    });
+    lost
 }
 
 /// Discrete before integrated before virtual before unknown before software.
@@ -269,20 +300,30 @@ pub enum Device {
 impl Device {
     /// A hardware GPU, else the CPU: our native path is several times faster than a software adapter on the same cores.
     ///
-    /// The choice and its reason are logged at level `info`. For a software adapter ask for it: [`Gpu::new`].
+    /// The choice and its reason are logged at level `info`; [`Device::choose`] returns them. For a software adapter ask
+    /// for it: [`Gpu::new`].
     pub async fn auto() -> Self {
-        let why = match Gpu::new().await {
-            Err(e) => e.to_string(),
+        let (device, why) = Self::choose().await;
+        match device {
+            Self::Cpu => log::info!("device: CPU ({why})"),
+            Self::Gpu(_) => log::info!("device: {why}"),
+        }
+        device
+    }
+
+    /// The device of [`Device::auto`], and the GPU's name or why there is none: no adapter, a software adapter, or in a
+    /// browser a page that is not secure.
+    pub async fn choose() -> (Self, String) {
+        match Gpu::new().await {
+            Err(e) => (Self::Cpu, e.to_string()),
             Ok(gpu) if gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu => {
-                format!("{} is a software adapter, slower than the CPU path", gpu.name())
+                (Self::Cpu, format!("{} is a software adapter, slower than the CPU path", gpu.name()))
             }
             Ok(gpu) => {
-                log::info!("device: {}", gpu.name());
-                return Self::Gpu(gpu);
+                let name = gpu.name();
+                (Self::Gpu(gpu), name)
             }
-        };
-        log::info!("device: CPU ({why})");
-        Self::Cpu
+        }
     }
 
     /// [`Device::auto`], waiting for it.

@@ -1,5 +1,7 @@
 //! Pipelines beside the update: each a text, an entry point, and what its groups bind.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Gpu;
@@ -199,11 +201,17 @@ impl Gpu {
             let limit = "max_storage_buffers_per_shader_stage";
             return Err(Error::OverLimit { name: name.into(), limit, needed, available });
         }
-        let mut created = None;
-        let compiled = self.scoped("a shader", || {
+        let created = Rc::new(OnceCell::new());
+        let failed = created.clone();
+        let explain = async move |reason| match failed.get() {
+            Some(module) => rejection(name, module, reason).await,
+            None => Error::Rejected { operation: "a shader", reason },
+        };
+        let make = || {
             let (device, label) = (self.device(), Some(name));
             let source = wgpu::ShaderSource::Wgsl(text.into());
-            let module = created.insert(device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source }));
+            let descriptor = wgpu::ShaderModuleDescriptor { label, source };
+            let module = created.get_or_init(|| device.create_shader_module(descriptor));
             let of = |group: &Vec<bool>| {
                 let types: Vec<_> = group.iter().map(|&read_only| storage(read_only)).collect();
                 if group.is_empty() { coefficients_layout(device) } else { layout(device, name, &types) }
@@ -227,26 +235,18 @@ impl Gpu {
                 cache: self.pipeline_cache(),
             });
             Pass { pipeline, layouts }
-        });
-        compiled.map_err(|e| match (e, created) {
-            (Error::Rejected { reason, .. }, Some(module)) => rejection(name, &module, reason),
-            (e, _) => e,
-        })
+        };
+        let pass = self.explained(make, explain)?;
+        self.check_alive().map(|()| pass)
     }
 }
 
 /// The error of a shader that did not compile, with the line of the first message.
-#[cfg(not(target_family = "wasm"))]
-fn rejection(name: &str, module: &wgpu::ShaderModule, reason: String) -> Error {
-    let info = pollster::block_on(module.get_compilation_info());
+async fn rejection(name: &str, module: &wgpu::ShaderModule, reason: String) -> Error {
+    let info = module.get_compilation_info().await;
     let rule = name.to_owned();
     match info.messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error) {
         Some(m) => Error::Shader { rule, line: m.location.map(|l| l.line_number), message: m.message },
         None => Error::Shader { rule, line: None, message: reason },
     }
-}
-
-#[cfg(target_family = "wasm")]
-fn rejection(name: &str, _: &wgpu::ShaderModule, message: String) -> Error {
-    Error::Shader { rule: name.into(), line: None, message }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::own::OwnBuffer;
 use super::{Gpu, kernel};
 use crate::error::{Error, Result};
 use crate::settings::COEFFICIENT_HEAD;
@@ -167,7 +168,7 @@ pub(crate) struct CoefficientRing {
 /// The coefficients of one step, cohort by cohort.
 #[derive(Clone, Debug)]
 pub(crate) struct StepCoefficients {
-    buffer: wgpu::Buffer,
+    buffer: OwnBuffer,
     pub(crate) bind_group: wgpu::BindGroup,
 }
 
@@ -184,7 +185,6 @@ impl CoefficientRing {
         Self { ring: Ring::new(), stride }
     }
 
-    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn check_room(&self) -> Result<()> {
         self.ring.check_room()
     }
@@ -217,7 +217,7 @@ impl StepCoefficients {
             let (label, size) = (Some("wgpu-optim coefficients"), size.next_power_of_two().min(available));
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
             let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
-            let buffer = gpu.device().create_buffer(&descriptor);
+            let buffer = OwnBuffer::new(gpu.device().create_buffer(&descriptor));
             let one =
                 wgpu::BufferBinding { buffer: &buffer, offset: 0, size: wgpu::BufferSize::new(MOST_COEFFICIENTS) };
             let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Gpu;
+use super::own::OwnBuffer;
 use super::ring::{self, InUse, MAX_IN_FLIGHT, Ring};
 use crate::clipping::Limit;
 use crate::error::{Error, Result};
@@ -70,7 +71,7 @@ pub(crate) struct StepEntry {
 /// The step log, and the steps whose outcomes the host does not know yet.
 #[derive(Debug)]
 pub(crate) struct StepLog {
-    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) buffer: OwnBuffer,
     ring: Ring<StepBuffers>,
     shared: Arc<Mutex<Shared>>,
     /// Number of the step that was recorded last.
@@ -108,10 +109,10 @@ struct Shared {
 /// The objects of one step in flight.
 #[derive(Clone, Debug)]
 struct StepBuffers {
-    data: wgpu::Buffer,
+    data: OwnBuffer,
     /// Group 0 of prepare.wgsl.
     group: wgpu::BindGroup,
-    staging: wgpu::Buffer,
+    staging: OwnBuffer,
 }
 
 impl ring::Entry for StepBuffers {
@@ -160,12 +161,12 @@ impl StepLog {
     pub(crate) fn new(gpu: &Gpu, report: Report) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
         let buffer = gpu.scoped("the step log", || {
-            gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            OwnBuffer::new(gpu.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim step log"),
                 size: SIZE,
                 usage: Usage::STORAGE | Usage::UNIFORM | Usage::COPY_SRC | Usage::COPY_DST,
                 mapped_at_creation: false,
-            })
+            }))
         })?;
         let (ring, shared, pending) = (Ring::new(), Arc::default(), VecDeque::new());
         let mut log = Self { buffer, ring, shared, last: 0, pending };
@@ -308,12 +309,12 @@ impl StepBuffers {
         let prepare = gpu.prepare_pass("prepare")?;
         gpu.scoped("a step's buffers", || {
             let buffer = |label, size, usage| {
-                gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                OwnBuffer::new(gpu.device().create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
                     size,
                     usage: usage | wgpu::BufferUsages::COPY_DST,
                     mapped_at_creation: false,
-                })
+                }))
             };
             let data = buffer("wgpu-optim step", size, wgpu::BufferUsages::STORAGE);
             let staging = buffer("wgpu-optim report", HEAD, wgpu::BufferUsages::MAP_READ);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Gpu;
 use super::memory::BufferRange;
+use super::own::OwnBuffer;
 use crate::error::{Error, Result};
 use crate::formats::{Format, remainder};
 use crate::rule::Real;
@@ -76,12 +77,12 @@ impl Gpu {
         let (sender, mapped) = futures_channel::oneshot::channel();
         let absmax = range.absmax();
         let copied = self.scoped("a read-back", || {
-            let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+            let staging = OwnBuffer::new(self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim read-back"),
                 size: range.words() + absmax.as_ref().map_or(0, BufferRange::words),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            });
+            }));
             let (mut encoder, mut at) = (self.encoder(), 0);
             for part in [Some(range), absmax.as_ref()].into_iter().flatten() {
                 encoder.copy_buffer_to_buffer(&part.buffer, part.offset, &staging, at, part.words());
@@ -115,7 +116,11 @@ impl Gpu {
         // Another thread that polls may be the one that calls back; if that panics, nobody does.
         let dropped = |_| Error::Rejected { operation: "a mapping", reason: "its callback was dropped".into() };
         // The mapping of a healthy buffer fails only where there is no device any more.
-        mapped.await.map_err(dropped)?.map_err(|_| Error::DeviceLost)
+        let mapped = mapped.await.map_err(dropped)?;
+        // In a browser every answer about what led to it is there now.
+        #[cfg(target_family = "wasm")]
+        self.check().await?;
+        mapped.map_err(|_| Error::DeviceLost)
     }
 
     /// Writes the range, before all work that is submitted from now on. Submits whenever [`PIECE`] elements have been

@@ -8,6 +8,7 @@ use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::gpu::kernel::{GradientAccess, KernelKey};
 use crate::gpu::memory::{BufferRange, conflict};
+use crate::gpu::own::OwnBuffer;
 use crate::gpu::program::{BindGroups, Builder, Program};
 use crate::gpu::runs::Run;
 use crate::gpu::{Device, Gpu};
@@ -216,7 +217,8 @@ impl Optimizer {
             return Ok(());
         }
         let batch = gpu.scoped("a micro-batch", || {
-            gpu.buffer_of("wgpu-optim micro-batch", bytemuck::cast_slice(gradient), wgpu::BufferUsages::STORAGE)
+            let contents = bytemuck::cast_slice(gradient);
+            OwnBuffer::new(gpu.buffer_of("wgpu-optim micro-batch", contents, wgpu::BufferUsages::STORAGE))
         })?;
         let range = BufferRange::new(&batch, 0, gradient.len());
         let before = (self.get(id)?.gradient, self.window);
@@ -233,7 +235,8 @@ impl Optimizer {
         let added = match added {
             Err(Error::TooManyStepsInFlight { .. }) => {
                 gpu.wait_for_all()?;
-                self.poll_until(|optimizer| optimizer.ring.as_ref().is_none_or(|ring| ring.check_room().is_ok()));
+                let room = |optimizer: &mut Self| optimizer.ring.as_ref().is_none_or(|ring| ring.check_room().is_ok());
+                pollster::block_on(self.poll_until(gpu, room))?;
                 add(self)
             }
             added => added,

@@ -11,6 +11,7 @@ use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
 use crate::gpu::memory::{Allocation, Arena, BufferRange, Tensor, conflict};
+use crate::gpu::own::OwnBuffer;
 use crate::gpu::{Device, Gpu};
 use crate::precision::{Precision, States};
 use crate::rule::Real;
@@ -238,7 +239,8 @@ impl Optimizer {
                 let callers =
                     callers.into_iter().flatten().filter(|_| !tensor.owned || tensor.gradient != tensor.own_gradient);
                 let mut gone: HashSet<_> = callers.collect();
-                gone.extend(self.groups[tensor.home].release(*tensor));
+                let freed = self.groups[tensor.home].release(*tensor);
+                gone.extend(freed.iter().map(|buffer| (**buffer).clone()));
                 // Bind groups keep buffers alive. Those of a buffer that is still in use are made again.
                 if !gone.is_empty() {
                     self.bind_groups.retain(|(ranges, _), _| !ranges.iter().any(|range| gone.contains(&range.buffer)));
@@ -312,7 +314,7 @@ impl<F: Real> HostMemory<F> {
 
 impl Group {
     /// Frees a tensor's allocations. These buffers go with it.
-    fn release(&mut self, tensor: Tensor) -> Vec<wgpu::Buffer> {
+    fn release(&mut self, tensor: Tensor) -> Vec<OwnBuffer> {
         let Arenas { owned, states } = self.arenas(tensor.narrow);
         let arena = if tensor.owned { owned } else { states };
         let mut gone = arena.release(tensor.allocation);

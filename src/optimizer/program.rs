@@ -48,7 +48,7 @@ impl Optimizer {
 
     pub(super) fn make_program(&mut self, gpu: &Gpu) -> Result<Program> {
         let log = if self.device_decides() { Some(self.step_log(gpu)?.buffer.clone()) } else { None };
-        self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, log.as_ref()))
+        self.with_bind_groups(|optimizer, bind_groups| optimizer.build(gpu, bind_groups, log.as_deref()))
     }
 
     fn build(&self, gpu: &Gpu, bind_groups: &mut BindGroups, log: Option<&wgpu::Buffer>) -> Result<Program> {

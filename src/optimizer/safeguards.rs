@@ -130,12 +130,12 @@ impl Optimizer {
         self.resolve();
         if self.unresolved() > 0 {
             self.read_report().await?;
-            self.resolve();
-            #[cfg(not(target_family = "wasm"))]
-            self.poll_until(|optimizer| {
+            let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
+            let settled = |optimizer: &mut Self| {
                 optimizer.resolve();
                 optimizer.unresolved() == 0
-            });
+            };
+            self.poll_until(&gpu, settled).await?;
         }
         match self.unresolved() {
             0 => Ok(()),
@@ -152,15 +152,16 @@ impl Optimizer {
         pollster::block_on(self.settle())
     }
 
-    /// After a wait for the device: another thread that polls it may still be calling us back.
-    #[cfg(not(target_family = "wasm"))]
-    pub(super) fn poll_until(&mut self, done: impl Fn(&mut Self) -> bool) {
+    /// After a wait for the device: another thread that polls it may still be calling us back, and a browser calls back
+    /// when it likes.
+    pub(super) async fn poll_until(&mut self, gpu: &Gpu, done: impl Fn(&mut Self) -> bool) -> Result<()> {
         for _ in 0..100 {
             if done(self) {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            gpu.pause().await?;
         }
+        Ok(())
     }
 
     pub(super) fn unresolved(&self) -> usize {

@@ -225,27 +225,36 @@ impl Optimizer {
 
     /// Waits until one more step may be recorded; returns at once unless 128 submitted steps have not finished (fewer,
     /// where steps may be skipped and hundreds of parameters have coefficients of their own: 16,384 sets for all
-    /// outcomes). For loops that [`encode`](Optimizer::encode) and submit without ever polling the device.
+    /// outcomes). For loops that [`encode`](Optimizer::encode) and submit without ever polling the device, and in a
+    /// browser for every loop: there [`step`](Optimizer::step) cannot wait by itself.
     ///
     /// # Errors
     /// [`Error::TooManyStepsInFlight`] if they are recorded in encoders that were not submitted, [`Error::DeviceLost`];
     /// those of [`encode`](Optimizer::encode) for the step that comes.
-    #[cfg(not(target_family = "wasm"))]
-    pub fn wait_for_room(&mut self) -> Result<()> {
+    pub async fn room(&mut self) -> Result<()> {
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
+        #[cfg(not(target_family = "wasm"))]
         gpu.poll()?;
         let full = |room: &Result<()>| matches!(room, Err(Error::TooManyStepsInFlight { .. }));
         let room = self.has_room();
         if !full(&room) {
             return room;
         }
-        gpu.wait_for_all()?;
-        self.poll_until(|optimizer| !full(&optimizer.has_room()));
+        gpu.idle().await?;
+        self.poll_until(&gpu, |optimizer| !full(&optimizer.has_room())).await?;
         self.has_room()
     }
 
+    /// [`Optimizer::room`], waiting for it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::room`].
     #[cfg(not(target_family = "wasm"))]
-    fn has_room(&mut self) -> Result<()> {
+    pub fn wait_for_room(&mut self) -> Result<()> {
+        pollster::block_on(self.room())
+    }
+
+    pub(crate) fn has_room(&mut self) -> Result<()> {
         self.resolve();
         self.log.as_ref().map_or(Ok(()), StepLog::check_room)?;
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };

@@ -5,6 +5,7 @@ use super::replay::{Call, TURNS};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::own::OwnBuffer;
 
 /// Columns of a panel, and rows below its block that a workgroup eliminates: the constants of shaders/cholesky.wgsl.
 const WIDTH: usize = 32;
@@ -55,11 +56,11 @@ pub(super) struct Equations<'a> {
 }
 
 /// The dispatches that solve the equations: a little more than 2·n/32, with n³/3 multiplications and additions.
-pub(super) fn calls(gpu: &Gpu, equations: &Equations<'_>) -> Result<Vec<Call>> {
+pub(super) fn calls(gpu: &Gpu, own: &mut Vec<OwnBuffer>, equations: &Equations<'_>) -> Result<Vec<Call>> {
     let n = equations.g.len;
     let panels = n.div_ceil(WIDTH);
-    let factor = buffer(gpu, "a Cholesky factor", (n as u64 + 1).saturating_mul(n as u64))?;
-    let blocks = buffer(gpu, "blocks of a Cholesky factor", (panels * WIDTH * WIDTH) as u64)?;
+    let factor = buffer(gpu, own, "a Cholesky factor", (n as u64 + 1).saturating_mul(n as u64))?;
+    let blocks = buffer(gpu, own, "blocks of a Cholesky factor", (panels * WIDTH * WIDTH) as u64)?;
     let Equations { matrix, g, added, delta, status } = equations;
     let pass = |entry| {
         gpu.pass_with("cholesky", text(), entry, &[&[], &[false, false, false, false, true, true, true]], false)

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::own::OwnBuffer;
 use crate::gpu::passes::Pass;
 
 /// The most workgroups of a pass over a vector, and the most partial results of a reduction.
@@ -79,6 +80,7 @@ enum Bound {
 #[derive(Debug)]
 pub(super) struct DeviceMemory {
     pub(super) dispatcher: Dispatcher,
+    pub(super) own: Vec<OwnBuffer>,
     pub(super) vectors: Vec<BufferRange>,
     pub(super) value: BufferRange,
     scalars: BufferRange,
@@ -100,7 +102,8 @@ fn groups(len: usize) -> usize {
     len.div_ceil(SHARE).clamp(1, GROUPS).max(least)
 }
 
-pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferRange> {
+/// Makes a buffer, which lasts as long as `own`.
+pub(super) fn buffer(gpu: &Gpu, own: &mut Vec<OwnBuffer>, label: &'static str, len: u64) -> Result<BufferRange> {
     let limits = gpu.device().limits();
     let size = len.max(1).saturating_mul(4);
     let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
@@ -110,8 +113,10 @@ pub(super) fn buffer(gpu: &Gpu, label: &'static str, len: u64) -> Result<BufferR
     }
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-    let buffer = gpu.scoped("a solver's buffer", || gpu.device().create_buffer(&descriptor))?;
-    Ok(BufferRange::new(&buffer, 0, len as usize))
+    let buffer = gpu.scoped("a solver's buffer", || OwnBuffer::new(gpu.device().create_buffer(&descriptor)))?;
+    let range = BufferRange::new(&buffer, 0, len as usize);
+    own.push(buffer);
+    Ok(range)
 }
 
 /// Checks that kernels can bind a caller's range, and that it has the expected length.
@@ -138,12 +143,15 @@ impl DeviceMemory {
             let name = |k: usize| ["x", "gradient", "value"][k].to_owned();
             return Err(Error::Overlap { a: name(a), b: name(b) });
         }
+        let mut own = Vec::new();
+        let partials = (Probe::LEN * groups(len).max(GROUPS)) as u64;
         let mut memory = Self {
             dispatcher: Dispatcher::new(gpu, scalars + 1)?,
             vectors: vec![x, g],
             value,
-            scalars: buffer(gpu, "wgpu-optim solver scalars", scalars as u64)?,
-            partials: buffer(gpu, "wgpu-optim solver partials", (Probe::LEN * groups(len).max(GROUPS)) as u64)?,
+            scalars: buffer(gpu, &mut own, "wgpu-optim solver scalars", scalars as u64)?,
+            partials: buffer(gpu, &mut own, "wgpu-optim solver partials", partials)?,
+            own,
             matrix: None,
             diagonal: None,
             products: None,
@@ -167,7 +175,8 @@ impl DeviceMemory {
     }
 
     pub(super) fn new_vector(&mut self) -> Result<Vector> {
-        let range = buffer(&self.dispatcher.gpu, "wgpu-optim solver vector", self.len() as u64)?;
+        let len = self.len() as u64;
+        let range = buffer(&self.dispatcher.gpu, &mut self.own, "wgpu-optim solver vector", len)?;
         self.vectors.push(range);
         Ok(self.vectors.len() - 1)
     }
@@ -196,9 +205,10 @@ impl DeviceMemory {
 
     /// Makes Newton's matrix.
     pub(super) fn prepare_newton(&mut self) -> Result<()> {
-        let matrix = buffer(&self.dispatcher.gpu, "Newton's matrix", (self.len() as u64).saturating_pow(2))?;
+        let (gpu, len) = (&self.dispatcher.gpu, (self.len() as u64).saturating_pow(2));
+        let matrix = buffer(gpu, &mut self.own, "Newton's matrix", len)?;
         let [g, delta] = [G, D].map(|vector| &self.vectors[vector]);
-        self.newton = Some(Newton::new(&self.dispatcher.gpu, &matrix, g, delta, &self.scalars)?);
+        self.newton = Some(Newton::new(gpu, &mut self.own, &matrix, g, delta, &self.scalars)?);
         self.matrix = Some(matrix);
         Ok(())
     }
@@ -312,7 +322,8 @@ where
     fn identity(&mut self, c: f64) -> Result<(), E> {
         let n = self.memory.len();
         if self.memory.matrix.is_none() {
-            self.memory.matrix = Some(buffer(&self.memory.dispatcher.gpu, "the matrix of BFGS", (n as u64).pow(2))?);
+            let DeviceMemory { dispatcher, own, .. } = &mut self.memory;
+            self.memory.matrix = Some(buffer(&dispatcher.gpu, own, "the matrix of BFGS", (n as u64).pow(2))?);
         }
         let bound = [Bound::Matrix, Bound::Vector(G), Bound::Vector(D)];
         let arguments = [n as u32, (c as f32).to_bits()];

@@ -6,6 +6,7 @@ use super::replay::{STRIDE, argument_group};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::own::OwnBuffer;
 use crate::gpu::passes::Pass;
 use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
@@ -17,13 +18,13 @@ pub(super) const WORDS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Dispatcher {
     pub(super) gpu: Gpu,
-    buffer: wgpu::Buffer,
+    buffer: OwnBuffer,
     arguments: wgpu::BindGroup,
     words: Vec<u8>,
     /// Dispatches that are not in a compute pass yet.
     dispatches: Vec<Dispatch>,
     encoder: Option<wgpu::CommandEncoder>,
-    staging: wgpu::Buffer,
+    staging: OwnBuffer,
     /// The error of an earlier submission. The next read-back reports it.
     failed: Option<Error>,
 }
@@ -34,12 +35,12 @@ impl Dispatcher {
         let (buffer, staging, arguments) = gpu.scoped("a solver's buffers", || {
             let buffer = |label, size: usize, usage| {
                 let size = size as u64;
-                gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                OwnBuffer::new(gpu.device().create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
                     size,
                     usage: usage | wgpu::BufferUsages::COPY_DST,
                     mapped_at_creation: false,
-                })
+                }))
             };
             let words = buffer("wgpu-optim solver arguments", MOST * STRIDE, wgpu::BufferUsages::UNIFORM);
             let staging = buffer("wgpu-optim solver read-back", 4 * most.max(1), wgpu::BufferUsages::MAP_READ);

@@ -8,6 +8,7 @@ use super::{Damping, LeastSquares, Status};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::own::OwnBuffer;
 use crate::gpu::recording::{Dispatch, Group, Inputs, record};
 
 /// Bytes of workgroup memory that any device has.
@@ -105,6 +106,8 @@ pub struct GpuFits<M> {
     x: BufferRange,
     outcomes: BufferRange,
     repeats: u64,
+    /// Where all of this lies.
+    _own: Vec<OwnBuffer>,
     model: PhantomData<M>,
 }
 
@@ -133,15 +136,16 @@ impl<M: Model> GpuFits<M> {
         check::<M>(rows, data, unknowns, &options)?;
         let (text, each) = text::<M>(lanes);
         let pass = gpu.pass_with("fit", text, "fit", &[&[], &[true, false, false, false]], false)?;
-        let own = |name, len: usize| super::device::buffer(gpu, name, len as u64);
-        let data = own("the data of fits", data)?;
+        let mut own = Vec::new();
+        let mut make = |name, len: usize| super::device::buffer(gpu, &mut own, name, len as u64);
+        let data = make("the data of fits", data)?;
         let (x, outcomes) =
-            (own("the unknowns of fits", unknowns)?, own("the outcomes of fits", problems.saturating_mul(4))?);
+            (make("the unknowns of fits", unknowns)?, make("the outcomes of fits", problems.saturating_mul(4))?);
         let cuts_loops = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
         let schedule = Schedule::new(M::UNKNOWNS, M::COLUMNS, rows, lanes, options.max_iter, cuts_loops);
         let (parts, only) = (schedule.parts(rows), schedule.repeats == 1 && schedule.rows >= rows);
         let states = if only { 1 } else { problems };
-        let states = own("the states of fits", states.saturating_mul(words(M::UNKNOWNS)))?;
+        let states = make("the states of fits", states.saturating_mul(words(M::UNKNOWNS)))?;
         let (kind, c) = options.loss.kind();
         let identity = u32::from(options.damping == Damping::Identity);
         let most = |x: u64| u32::try_from(x).unwrap_or(u32::MAX);
@@ -171,7 +175,7 @@ impl<M: Model> GpuFits<M> {
             Dispatch { kernel: pass.clone(), groups, workgroups }
         };
         let dispatches = (0..2 * parts).map(dispatch).collect();
-        Ok(Self { gpu, arguments, dispatches, data, x, outcomes, repeats, model: PhantomData })
+        Ok(Self { gpu, arguments, dispatches, data, x, outcomes, repeats, _own: own, model: PhantomData })
     }
 
     /// The samples, problem by problem.

@@ -8,6 +8,7 @@ use super::{Damping, LeastSquares, Status, Summary};
 use crate::error::{Error, Result, require};
 use crate::gpu::Gpu;
 use crate::gpu::memory::{BufferRange, conflict};
+use crate::gpu::own::OwnBuffer;
 
 /// Workgroups that add the cost up.
 const GROUPS: usize = 256;
@@ -71,6 +72,7 @@ pub struct GpuLeastSquares {
     begin: Replay,
     iterate: Replay,
     finish: Replay,
+    own: Vec<OwnBuffer>,
 }
 
 impl GpuLeastSquares {
@@ -80,10 +82,13 @@ impl GpuLeastSquares {
     /// [`Error::Hyperparameter`], also for no residuals or unknowns; [`Error::OverLimit`] for buffers, or a device with
     /// fewer than 8 storage buffers a stage (which WebGPU guarantees).
     pub fn new(gpu: &Gpu, residuals: usize, unknowns: usize, options: LeastSquares) -> Result<Self> {
-        let own = |label, len: usize| buffer(gpu, label, len as u64);
-        let jacobian = own("wgpu-optim jacobian", residuals.saturating_mul(unknowns))?;
-        let x = own("wgpu-optim solver x", unknowns)?;
-        Self::with_ranges(gpu, x, own("wgpu-optim residuals", residuals)?, jacobian, options)
+        let mut own = Vec::new();
+        let mut make = |label, len: usize| buffer(gpu, &mut own, label, len as u64);
+        let jacobian = make("wgpu-optim jacobian", residuals.saturating_mul(unknowns))?;
+        let (x, residuals) = (make("wgpu-optim solver x", unknowns)?, make("wgpu-optim residuals", residuals)?);
+        let mut solver = Self::with_ranges(gpu, x, residuals, jacobian, options)?;
+        solver.own.append(&mut own);
+        Ok(solver)
     }
 
     /// Uses your ranges. Their offsets must be multiples of the device's `min_storage_buffer_offset_alignment`.
@@ -111,13 +116,15 @@ impl GpuLeastSquares {
             return Err(Error::Overlap { a: name(a), b: name(b) });
         }
         let slices = Slices::of(m, n);
-        let own = |label, len: usize| buffer(gpu, label, len as u64);
-        let matrix = own("wgpu-optim normal equations", n.saturating_mul(n))?;
+        let mut own = Vec::new();
+        let mut make = |label, len: usize| buffer(gpu, &mut own, label, len as u64);
+        let matrix = make("wgpu-optim normal equations", n.saturating_mul(n))?;
         let partials = slices.count.saturating_mul((n + 1) * n);
-        let partials = own("wgpu-optim partial normal equations", partials.max(GROUPS))?;
-        let [g, added, delta] = [own("wgpu-optim Jᵀr", n)?, own("wgpu-optim damping", n)?, own("wgpu-optim step", n)?];
+        let partials = make("wgpu-optim partial normal equations", partials.max(GROUPS))?;
+        let [g, added, delta] =
+            [make("wgpu-optim Jᵀr", n)?, make("wgpu-optim damping", n)?, make("wgpu-optim step", n)?];
         let (state, vectors) =
-            (buffer(gpu, "wgpu-optim solver state", STATE)?, own("wgpu-optim solver vectors", 5 * n)?);
+            (make("wgpu-optim solver state", STATE as usize)?, make("wgpu-optim solver vectors", 5 * n)?);
         let pass = |entry| gpu.pass("normal", normal_text(), entry, &[&[], &[true, true, true, false, false, false]]);
         let [cost, normal, gather] = [pass("cost")?, pass("normal")?, pass("gather")?];
         let bound = &[false, true, false, false, true, true, false, false];
@@ -159,12 +166,12 @@ impl GpuLeastSquares {
         let across = gathers.min(gpu.device().limits().max_compute_workgroups_per_dimension as usize);
         calls.extend([of_j(&gather, [across, gathers.div_ceil(across), 1]), call(&assess, 1)]);
         let equations = Equations { matrix: &matrix, g: &g, added: &added, delta: &delta, status: &state };
-        calls.extend(cholesky::calls(gpu, &equations)?);
+        calls.extend(cholesky::calls(gpu, &mut own, &equations)?);
         calls.extend([call(&advance, 1), call(&predict, n)]);
         let (begin, iterate) = (Replay::new(gpu, vec![call(&begin, 1)])?, Replay::new(gpu, calls)?);
         let finish = Replay::new(gpu, vec![call(&finish, 1)])?;
         let dispatcher = Dispatcher::new(gpu, STATE as usize)?;
-        let mut solver = Self { dispatcher, x, residuals, jacobian, state, vectors, begin, iterate, finish };
+        let mut solver = Self { dispatcher, x, residuals, jacobian, state, vectors, begin, iterate, finish, own };
         let free = vec![f32::INFINITY; n];
         solver.set_bounds(&free.iter().map(|x| -x).collect::<Vec<_>>(), &free)?;
         Ok(solver)

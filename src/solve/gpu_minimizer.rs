@@ -40,9 +40,12 @@ impl GpuMinimizer {
     /// # Errors
     /// [`Error::Hyperparameter`]; [`Error::OverLimit`].
     pub fn new(gpu: &Gpu, len: usize, options: Options) -> Result<Self> {
-        let own = |label, len| buffer(gpu, label, len as u64);
-        let (x, g) = (own("wgpu-optim solver x", len)?, own("wgpu-optim solver gradient", len)?);
-        Self::with_ranges(gpu, x, g, own("wgpu-optim solver value", 1)?, options)
+        let mut own = Vec::new();
+        let mut make = |label, len| buffer(gpu, &mut own, label, len as u64);
+        let (x, g) = (make("wgpu-optim solver x", len)?, make("wgpu-optim solver gradient", len)?);
+        let mut minimizer = Self::with_ranges(gpu, x, g, make("wgpu-optim solver value", 1)?, options)?;
+        minimizer.memory.own.append(&mut own);
+        Ok(minimizer)
     }
 
     /// Uses your ranges for unknowns, gradient and value. Their offsets must be multiples of the device's

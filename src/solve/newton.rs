@@ -8,6 +8,7 @@ use super::vectors::FREE_SCALAR;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::BufferRange;
+use crate::gpu::own::OwnBuffer;
 
 pub(super) const SHADER: &str = include_str!("../../shaders/shift.wgsl");
 /// The most shifts that are tried, as on the host. Each is twice the one before.
@@ -26,15 +27,17 @@ pub(super) struct Newton {
 impl Newton {
     pub(super) fn new(
         gpu: &Gpu,
+        own: &mut Vec<OwnBuffer>,
         matrix: &BufferRange,
         g: &BufferRange,
         delta: &BufferRange,
         scalars: &BufferRange,
     ) -> Result<Self> {
         let n = g.len;
-        let (added, status) = (buffer(gpu, "Newton's shift", n as u64)?, buffer(gpu, "Newton's status", 3)?);
+        let mut make = |label, len| buffer(gpu, own, label, len);
+        let (added, status) = (make("Newton's shift", n as u64)?, make("Newton's status", 3)?);
         let equations = Equations { matrix, g, added: &added, delta, status: &status };
-        let factor = cholesky::calls(gpu, &equations)?;
+        let factor = cholesky::calls(gpu, own, &equations)?;
         let pass = gpu.pass("shift", SHADER.into(), "shift", &[&[], &[true, true, false, false]])?;
         let group = gpu.scoped("a shift's bind group", || {
             pass.bind(gpu, 1, &[scalars, matrix, &added, &status].map(BufferRange::binding))

@@ -1,0 +1,33 @@
+//! Buffers of our own.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A buffer that nobody needs behind its last clone here. A browser frees the memory of a buffer that is merely dropped
+/// when its garbage collector sees fit, which does not see that memory: there the last clone destroys the buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnBuffer(Arc<Last>);
+
+#[derive(Debug)]
+struct Last(wgpu::Buffer);
+
+impl OwnBuffer {
+    pub(crate) fn new(buffer: wgpu::Buffer) -> Self {
+        Self(Arc::new(Last(buffer)))
+    }
+}
+
+impl Deref for OwnBuffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.0.0
+    }
+}
+
+#[cfg(target_family = "wasm")]
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
+}
