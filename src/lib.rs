@@ -123,6 +123,9 @@ mod gpu;
 pub mod guide;
 #[doc(hidden)]
 pub mod internals;
+#[cfg(all(feature = "js", target_family = "wasm"))]
+pub mod js;
+mod json;
 mod noise;
 mod optimizer;
 mod precision;

@@ -108,7 +108,7 @@ pub(crate) fn factors<F: Real>(c: f64) -> [F; 2] {
 }
 
 /// What a step that measures its gradients (for clipping by norm, loss scaling, or [`NonFinite`]) says about itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Norm of all gradients as the step got them, unscaled, before clipping; L2 unless the clipping has another. NaN
     /// or ∞ if they are; with [`NonFinite::Zero`] the norm of the rest.

@@ -7,7 +7,7 @@ macro_rules! stored {
             serde_json::to_string(self).unwrap_or_default()
         }
         fn restore(&self, saved: &str) -> Option<Self> {
-            serde_json::from_str(saved).ok()
+            crate::json::read(saved).ok()
         }
     };
 }

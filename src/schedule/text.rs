@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
                 _ => {
                     self.at = start;
                     let schedule = self.schedule()?;
-                    serde_json::to_value(schedule).map_err(|e| self.wrong(start, e))?
+                    crate::json::value(&schedule).map_err(|e| self.wrong(start, e))?
                 }
             },
             _ => return Err(self.wrong(start, "here should be a number, a list or a schedule")),

@@ -12,6 +12,7 @@ use crate::clipping::{ClipNorm, NonFinite};
 use crate::error::{Error, Mismatch, Result, require};
 use crate::formats::{Extent, Format, Storage};
 use crate::gpu::Device;
+use crate::json;
 use crate::optimizer::storage::{Role, check_formats};
 use crate::optimizer::{Change, Optimizer, Parameter, ParameterId};
 use crate::precision::Precision;
@@ -149,12 +150,12 @@ impl Configuration {
             version: u32,
         }
         let wrong = |e: serde_json::Error| Error::Checkpoint { reason: format!("its configuration is wrong: {e}") };
-        let Version { version } = serde_json::from_str(text).map_err(wrong)?;
+        let Version { version } = json::read(text).map_err(wrong)?;
         if !(1..=VERSION).contains(&version) {
             let reason = format!("it is of version {version}, this code reads 1 to {VERSION}");
             return Err(Error::Checkpoint { reason });
         }
-        let read: Self = serde_json::from_str(text).map_err(wrong)?;
+        let read: Self = json::read(text).map_err(wrong)?;
         match read.groups.iter().position(|group| group.storage.is_some() != (version > 1)) {
             None => Ok(read),
             Some(k) if version > 1 => {

@@ -177,7 +177,7 @@ fn torch_counts(rule: &AnyRule, steps: u64) -> Vec<(&'static str, f64)> {
     match rule.name() {
         "sgd" | "momentum" => Vec::new(),
         "nadam" => {
-            let nadam: Option<NAdam> = serde_json::from_str(&rule.0.save()).ok();
+            let nadam: Option<NAdam> = crate::json::read(&rule.0.save()).ok();
             vec![("step", steps as f64), ("mu_product", nadam.map_or(0.0, |nadam| nadam.mu_product(steps)))]
         }
         _ => vec![("step", steps as f64)],

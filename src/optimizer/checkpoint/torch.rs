@@ -146,7 +146,7 @@ impl Optimizer {
         self.check_rest()?;
         let header = Header::read(file)?;
         let note = header.note("torch").ok_or_else(|| damaged("its header has no entry `torch`".into()))?;
-        let note: Note = serde_json::from_str(note).map_err(|e| damaged(format!("its configuration is wrong: {e}")))?;
+        let note: Note = crate::json::read(note).map_err(|e| damaged(format!("its configuration is wrong: {e}")))?;
         let mut mismatch = Mismatch::default();
         let tensors = header.names();
         let theirs = self.torch_parameters(&note, &tensors, options.rename, &mut mismatch)?;

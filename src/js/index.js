@@ -1,0 +1,4 @@
+import init, { Optimizer } from './wgpu_optim.js';
+
+await init();
+export { Optimizer };

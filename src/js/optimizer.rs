@@ -1,0 +1,496 @@
+//! The class `Optimizer`.
+
+#![expect(clippy::await_holding_refcell_ref, reason = "what is called meanwhile gets the error `Busy`")]
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::io::Cursor;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use js_sys::{Float32Array, Promise, Uint8Array};
+use wasm_bindgen::prelude::*;
+
+use super::adopt::{adopt_buffer, adopt_device, binding};
+use super::errors::{Js, fault};
+use super::options::{self, GroupPatch};
+use crate::error::Error;
+use crate::gpu::{Device, Gpu};
+use crate::optimizer::{Gradient, LoadOptions, Optimizer, SaveOptions};
+use crate::rules;
+
+#[wasm_bindgen]
+extern "C" {
+    /// A `GPUDevice`.
+    #[wasm_bindgen(typescript_type = "GPUDevice")]
+    #[derive(Clone, Debug)]
+    pub type JsDevice;
+    /// A `GPUBufferBinding`.
+    #[wasm_bindgen(typescript_type = "GPUBufferBinding")]
+    #[derive(Clone, Debug)]
+    pub type JsBinding;
+}
+
+/// An optimizer on your own `GPUDevice`, or on the CPU.
+///
+/// A call that returns a promise must be awaited before the next call that changes the optimizer: until then that one
+/// throws an error with the code `Busy`.
+#[wasm_bindgen(js_name = Optimizer)]
+#[derive(Debug)]
+pub struct JsOptimizer(Rc<Shared>);
+
+/// How often a wait for room looks again: the device may be done before its callbacks run.
+const TURNS: u32 = 100;
+
+/// What calls that have not finished hold, too.
+#[derive(Debug)]
+struct Shared {
+    /// `None` once it is destroyed.
+    optimizer: RefCell<Option<Optimizer>>,
+    /// Calls that have begun and not finished.
+    waiting: Cell<u32>,
+}
+
+fn busy() -> JsValue {
+    fault("Busy", "a call to this optimizer has not finished: await it before this one")
+}
+
+fn destroyed() -> JsValue {
+    fault("Destroyed", "this optimizer was destroyed")
+}
+
+impl Shared {
+    fn get(&self) -> Js<Ref<'_, Optimizer>> {
+        Ref::filter_map(self.optimizer.try_borrow().map_err(|_| busy())?, Option::as_ref).map_err(|_| destroyed())
+    }
+
+    fn get_mut(&self) -> Js<RefMut<'_, Optimizer>> {
+        let optimizer = self.optimizer.try_borrow_mut().map_err(|_| busy())?;
+        RefMut::filter_map(optimizer, Option::as_mut).map_err(|_| destroyed())
+    }
+
+    fn gpu(&self) -> Js<Gpu> {
+        match self.get()?.device() {
+            Device::Gpu(gpu) => Ok(gpu.clone()),
+            Device::Cpu => Err(fault("Unsupported", "this optimizer runs on the CPU and has no buffers")),
+        }
+    }
+}
+
+/// A promise of what `f` gives. One type for all, so that there is one machine for promises in the wasm.
+fn promise(f: impl Future<Output = Js<JsValue>> + 'static) -> Promise {
+    let f: Pin<Box<dyn Future<Output = Js<JsValue>>>> = Box::pin(f);
+    wasm_bindgen_futures::future_to_promise(f)
+}
+
+async fn make(device: Device, options: JsValue) -> Js<JsValue> {
+    let (patch, rest) = GroupPatch::read(&options, None)?;
+    let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
+    let mut optimizer = Optimizer::new(&device, rule, patch.settings)?;
+    options::safeguard(&mut optimizer, rest)?;
+    patch.install(&mut optimizer, 0)?;
+    if let Device::Gpu(gpu) = &device {
+        gpu.check().await?;
+    }
+    let shared = Shared { optimizer: RefCell::new(Some(optimizer)), waiting: Cell::new(0) };
+    Ok(JsOptimizer(Rc::new(shared)).into())
+}
+
+async fn checked(optimizer: &Optimizer) -> Js<()> {
+    match optimizer.device() {
+        Device::Gpu(gpu) => Ok(gpu.check().await?),
+        Device::Cpu => Ok(()),
+    }
+}
+
+fn nothing((): ()) -> JsValue {
+    JsValue::UNDEFINED
+}
+
+fn floats(x: Vec<f32>) -> JsValue {
+    Float32Array::from(&x[..]).into()
+}
+
+impl JsOptimizer {
+    fn get(&self) -> Js<Ref<'_, Optimizer>> {
+        self.0.get()
+    }
+
+    /// Refuses while a call has not finished, even one that has not begun.
+    fn get_mut(&self) -> Js<RefMut<'_, Optimizer>> {
+        if self.0.waiting.get() > 0 { Err(busy()) } else { self.0.get_mut() }
+    }
+
+    /// A promise of what `f` does. Until then, calls that change the optimizer are refused.
+    fn later(&self, f: impl AsyncFnOnce(&Shared) -> Js<JsValue> + 'static) -> Promise {
+        let shared = self.0.clone();
+        shared.waiting.update(|count| count + 1);
+        promise(async move {
+            let result = f(&shared).await;
+            shared.waiting.update(|count| count - 1);
+            result
+        })
+    }
+}
+
+#[wasm_bindgen(js_class = Optimizer)]
+impl JsOptimizer {
+    /// Makes an optimizer on your device, with one parameter group, number 0. Besides a group's options, `options` has
+    /// what concerns the step as a whole: `maxNorm`, `nonFinite`, `lossScaler`.
+    #[wasm_bindgen(unchecked_return_type = "Promise<Optimizer>")]
+    pub fn on(
+        device: JsDevice,
+        #[wasm_bindgen(unchecked_optional_param_type = "GroupOptions & Safeguards")] options: JsValue,
+    ) -> Promise {
+        promise(async move { make(adopt_device(&device).await?.into(), options).await })
+    }
+
+    /// Makes an optimizer on the CPU, for pages without WebGPU: it steps on gradients of {@link writeGradient}.
+    #[wasm_bindgen(unchecked_return_type = "Promise<Optimizer>")]
+    pub fn cpu(
+        #[wasm_bindgen(unchecked_optional_param_type = "GroupOptions & Safeguards")] options: JsValue,
+    ) -> Promise {
+        promise(make(Device::Cpu, options))
+    }
+
+    /// All rules.
+    #[wasm_bindgen(unchecked_return_type = "Rule[]")]
+    pub fn rules() -> Result<JsValue, JsValue> {
+        options::write(&rules::all().into_iter().map(options::describe).collect::<Vec<_>>())
+    }
+
+    /// Why there is no hardware GPU here: no WebGPU, a page that is not secure, no adapter, a software adapter.
+    /// `undefined` if there is one.
+    #[wasm_bindgen(js_name = whyNoGpu, unchecked_return_type = "Promise<string | undefined>")]
+    pub fn why_no_gpu() -> Promise {
+        promise(async {
+            match Device::choose().await {
+                (Device::Cpu, why) => Ok(why.into()),
+                _ => Ok(JsValue::UNDEFINED),
+            }
+        })
+    }
+
+    /// What the device is called.
+    #[wasm_bindgen(getter)]
+    pub fn device(&self) -> Result<String, JsValue> {
+        Ok(self.get()?.device().name())
+    }
+
+    /// Adds a parameter in the optimizer's memory, and returns its group.
+    pub fn add(
+        &self,
+        name: &str,
+        values: &[f32],
+        #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
+    ) -> Result<usize, JsValue> {
+        let (group, options) = options::parameter(&options, Default::default())?;
+        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
+        let id = optimizer.add(group, name, values)?;
+        let set = optimizer.set_options(id, options);
+        if set.is_err() {
+            optimizer.remove(id)?;
+        }
+        Ok(set.map(|()| group)?)
+    }
+
+    /// Adds a parameter in your own buffer, whose gradient your kernels write to another range. Both are f32, with
+    /// `GPUBufferUsage.STORAGE`, and stay yours.
+    pub fn adopt(
+        &self,
+        name: &str,
+        parameter: JsBinding,
+        gradient: JsBinding,
+        #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
+    ) -> Result<usize, JsValue> {
+        let gpu = self.0.gpu()?;
+        let [parameter, gradient] = [adopt_buffer(&gpu, &parameter)?, adopt_buffer(&gpu, &gradient)?];
+        let (group, options) = options::parameter(&options, Default::default())?;
+        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
+        let id = optimizer.add_buffer(group, name, parameter)?;
+        let set =
+            optimizer.set_gradient(id, Gradient::Buffer(gradient)).and_then(|()| optimizer.set_options(id, options));
+        if set.is_err() {
+            optimizer.remove(id)?;
+        }
+        Ok(set.map(|()| group)?)
+    }
+
+    /// Removes a parameter with its states.
+    pub fn remove(&self, name: &str) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.remove(name)?)
+    }
+
+    /// Names of all parameters, in the order in which they were added.
+    pub fn parameters(&self) -> Result<Vec<String>, JsValue> {
+        Ok(self.get()?.parameters().map(|(_, name)| name.to_owned()).collect())
+    }
+
+    /// Where a parameter is, for your bind groups.
+    #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
+    pub fn parameter(&self, name: &str) -> Result<JsValue, JsValue> {
+        binding(self.get()?.parameter(name)?)
+    }
+
+    /// Where your kernels write a parameter's gradient. The next steps read it.
+    #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
+    pub fn gradient(&self, name: &str) -> Result<JsValue, JsValue> {
+        binding(self.get()?.gradient(name)?)
+    }
+
+    /// Where a state is: `exp_avg`, `momentum_buffer`, …
+    #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
+    pub fn state(&self, name: &str, state: &str) -> Result<JsValue, JsValue> {
+        binding(self.get()?.state_range(name, state)?)
+    }
+
+    /// Where the device keeps the scale of the next loss, one f32, for your kernels to multiply the loss by.
+    #[wasm_bindgen(js_name = lossScale, unchecked_return_type = "GPUBufferBinding")]
+    pub fn loss_scale(&self) -> Result<JsValue, JsValue> {
+        binding(&self.get_mut()?.loss_scale()?)
+    }
+
+    /// Says where the next steps find a gradient: in your buffer, in the optimizer's (`'own'`), or nowhere (`null`), so
+    /// that steps leave the parameter out.
+    #[wasm_bindgen(js_name = setGradient)]
+    pub fn set_gradient(
+        &self,
+        name: &str,
+        #[wasm_bindgen(unchecked_param_type = "GPUBufferBinding | 'own' | null")] gradient: JsValue,
+    ) -> Result<(), JsValue> {
+        let gradient = match gradient.as_string().as_deref() {
+            Some("own") => Gradient::Own,
+            _ if gradient.is_null() => Gradient::Missing,
+            _ => Gradient::Buffer(adopt_buffer(&self.0.gpu()?, &gradient)?),
+        };
+        Ok(self.get_mut()?.set_gradient(name, gradient)?)
+    }
+
+    /// Sets a parameter's values.
+    pub fn write(&self, name: &str, values: &[f32]) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.write(name, values)?)
+    }
+
+    /// Sets a gradient. It stays until it is written again.
+    #[wasm_bindgen(js_name = writeGradient)]
+    pub fn write_gradient(&self, name: &str, values: &[f32]) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.write_gradient(name, values)?)
+    }
+
+    /// Sets a state.
+    #[wasm_bindgen(js_name = writeState)]
+    pub fn write_state(&self, name: &str, state: &str, values: &[f32]) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.write_state(name, state, values)?)
+    }
+
+    /// Adds a micro-batch's gradient to those since the last step, which then takes their mean (or sum: `accumulation`).
+    pub fn accumulate(&self, name: &str, gradient: &[f32]) -> Result<(), JsValue> {
+        let mut optimizer = self.get_mut()?;
+        let id = optimizer.id(name)?;
+        Ok(optimizer.accumulate(id, gradient)?)
+    }
+
+    /// Writes 0 to all gradients that are present.
+    #[wasm_bindgen(js_name = zeroGrad)]
+    pub fn zero_grad(&self) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.zero_grad()?)
+    }
+
+    /// A parameter's values, after all work that is submitted by now.
+    #[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
+    pub fn read(&self, name: String) -> Promise {
+        self.later(async move |shared| Ok(floats(shared.get()?.read::<f32>(name.as_str()).await?)))
+    }
+
+    /// A gradient, after all work that is submitted by now.
+    #[wasm_bindgen(js_name = readGradient, unchecked_return_type = "Promise<Float32Array>")]
+    pub fn read_gradient(&self, name: String) -> Promise {
+        self.later(async move |shared| Ok(floats(shared.get()?.read_gradient::<f32>(name.as_str()).await?)))
+    }
+
+    /// A state, after all work that is submitted by now.
+    #[wasm_bindgen(js_name = readState, unchecked_return_type = "Promise<Float32Array>")]
+    pub fn read_state(&self, name: String, state: String) -> Promise {
+        self.later(async move |shared| Ok(floats(shared.get()?.read_state::<f32>(name.as_str(), &state).await?)))
+    }
+
+    /// Steps: one submission to your device's queue, behind what is submitted there.
+    ///
+    /// In a loop, `await room()` before it: 128 steps may be submitted and not finished, and the next one throws
+    /// `TooManyStepsInFlight`.
+    pub fn step(&self) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.step()?)
+    }
+
+    /// Moves parameters of rule `momentum` to Nesterov's look-ahead point, where the next gradient is to be taken.
+    #[wasm_bindgen(js_name = lookAhead)]
+    pub fn look_ahead(&self) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.look_ahead()?)
+    }
+
+    /// Waits until one more step may be submitted: mostly at once.
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn room(&self) -> Promise {
+        let shared = self.0.clone();
+        promise(async move {
+            for _ in 0..TURNS {
+                let room = shared.get_mut()?.has_room();
+                match room {
+                    Err(Error::TooManyStepsInFlight { .. }) => shared.gpu()?.idle().await?,
+                    room => return Ok(nothing(room?)),
+                }
+            }
+            Ok(nothing(shared.get_mut()?.has_room()?))
+        })
+    }
+
+    /// Waits until the device has finished all work that is submitted by now, and throws what it refused.
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn idle(&self) -> Promise {
+        let shared = self.0.clone();
+        promise(async move {
+            let device = shared.get()?.device().clone();
+            if let Device::Gpu(gpu) = device {
+                gpu.idle().await?;
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// Waits until it is known which of the submitted steps were taken: {@link steps} is then exact.
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn settle(&self) -> Promise {
+        self.later(async |shared| Ok(nothing(shared.get_mut()?.settle().await?)))
+    }
+
+    /// How many steps a parameter has taken, as far as it is known.
+    pub fn steps(&self, name: &str) -> Result<f64, JsValue> {
+        Ok(self.get()?.steps(name)? as f64)
+    }
+
+    /// What the last step that has finished says. Does not wait.
+    #[wasm_bindgen(unchecked_return_type = "Report")]
+    pub fn report(&self) -> Result<JsValue, JsValue> {
+        options::write(&self.get()?.report())
+    }
+
+    /// What the last submitted step says, once it has finished.
+    #[wasm_bindgen(js_name = readReport, unchecked_return_type = "Promise<Report>")]
+    pub fn read_report(&self) -> Promise {
+        self.later(async |shared| options::write(&shared.get()?.read_report().await?))
+    }
+
+    /// Adds a group and returns its number.
+    #[wasm_bindgen(js_name = addGroup, unchecked_return_type = "Promise<number>")]
+    pub fn add_group(&self, #[wasm_bindgen(unchecked_param_type = "GroupOptions")] options: JsValue) -> Promise {
+        self.later(async move |shared| {
+            let (patch, rest) = GroupPatch::read(&options, None)?;
+            options::refuse(&rest)?;
+            let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
+            let mut optimizer = shared.get_mut()?;
+            let group = optimizer.add_group(rule, patch.settings)?;
+            patch.install(&mut optimizer, group)?;
+            checked(&optimizer).await.map(|()| group.into())
+        })
+    }
+
+    /// Changes a group: what `options` leaves out stays.
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn set(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "GroupOptions")] options: JsValue,
+        group: Option<usize>,
+    ) -> Promise {
+        self.later(async move |shared| {
+            let (mut optimizer, group) = (shared.get_mut()?, group.unwrap_or(0));
+            let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
+            let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
+            options::refuse(&rest)?;
+            patch.rule.clone().map_or(Ok(()), |rule| optimizer.set_rule(group, rule))?;
+            optimizer.set_settings(group, patch.settings)?;
+            patch.install(&mut optimizer, group)?;
+            checked(&optimizer).await.map(nothing)
+        })
+    }
+
+    /// A group's settings as they are now.
+    #[wasm_bindgen(unchecked_return_type = "Required<Settings>")]
+    pub fn settings(&self, group: Option<usize>) -> Result<JsValue, JsValue> {
+        options::write(self.get()?.settings(group.unwrap_or(0))?)
+    }
+
+    /// Changes one parameter's options: what `options` leaves out stays. `group` moves it there, with its states.
+    #[wasm_bindgen(js_name = setParameter)]
+    pub fn set_parameter(
+        &self,
+        name: &str,
+        #[wasm_bindgen(unchecked_param_type = "ParameterOptions")] options: JsValue,
+    ) -> Result<(), JsValue> {
+        let mut optimizer = self.get_mut()?;
+        let now = optimizer.options(name)?;
+        let (group, options) = options::parameter(&options, now)?;
+        group.map_or(Ok(()), |group| optimizer.move_to_group(name, group))?;
+        Ok(optimizer.set_options(name, options)?)
+    }
+
+    /// The learning rate of a group's next step, with its schedule.
+    pub fn lr(&self, group: Option<usize>) -> Result<f64, JsValue> {
+        Ok(self.get()?.lr(group.unwrap_or(0))?)
+    }
+
+    /// Sets a group's learning rate.
+    #[wasm_bindgen(js_name = setLr)]
+    pub fn set_lr(&self, lr: f64, group: Option<usize>) -> Result<(), JsValue> {
+        Ok(self.get_mut()?.set_lr(group.unwrap_or(0), lr)?)
+    }
+
+    /// Changes what concerns the step as a whole: `maxNorm`, `nonFinite`, `lossScaler`.
+    pub fn safeguard(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "Safeguards")] options: JsValue,
+    ) -> Result<(), JsValue> {
+        options::safeguards(&mut *self.get_mut()?, &options)
+    }
+
+    /// Exchanges a group's parameters and their averages, to evaluate on these; once more, before the next step, puts
+    /// them back.
+    #[wasm_bindgen(js_name = swapAverages, unchecked_return_type = "Promise<void>")]
+    pub fn swap_averages(&self, group: Option<usize>) -> Promise {
+        self.later(async move |shared| {
+            let mut optimizer = shared.get_mut()?;
+            optimizer.settle().await?;
+            Ok(nothing(optimizer.swap_averages(group.unwrap_or(0))?))
+        })
+    }
+
+    /// A checkpoint, in the format of safetensors: parameters, states, step counts, settings.
+    #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
+    pub fn save(&self) -> Promise {
+        self.later(async |shared| {
+            let mut file = Vec::new();
+            shared.get_mut()?.save_to(&mut file, SaveOptions::default()).await?;
+            Ok(Uint8Array::from(&file[..]).into())
+        })
+    }
+
+    /// Takes a checkpoint of an optimizer with the same groups and parameters, from any device. If it does not fit, the
+    /// error says how, and nothing changes.
+    pub fn load(&self, checkpoint: Vec<u8>) -> Result<(), JsValue> {
+        self.get_mut()?.load_from(&mut Cursor::new(checkpoint), LoadOptions::default())?;
+        Ok(())
+    }
+
+    /// What the device has refused until now: throws it, if there is something.
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn check(&self) -> Promise {
+        self.later(async |shared| checked(&*shared.get()?).await.map(nothing))
+    }
+
+    /// Gives the memory on the device back. Every later call throws `Destroyed`.
+    pub fn destroy(&self) -> Result<(), JsValue> {
+        if self.0.waiting.get() > 0 {
+            return Err(busy());
+        }
+        self.0.optimizer.try_borrow_mut().map_err(|_| busy())?.take();
+        Ok(())
+    }
+}
