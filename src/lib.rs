@@ -114,6 +114,9 @@ mod averaging;
 mod bitsandbytes;
 #[cfg(feature = "burn")]
 pub mod burn;
+#[cfg(feature = "check")]
+#[doc(hidden)]
+pub mod check;
 mod clipping;
 mod cpu;
 mod derivatives;

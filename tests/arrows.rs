@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// The rooms, from the bottom to the top, and why each stands there. A room is a file or a folder of `src`. It may
 /// import the rooms of earlier lines, and neither those of later lines nor another one of its own line.
-const ROOMS: [(&[&str], &str); 12] = [
-    (&["error", "formats"], "Everything returns an Error and stores numbers, so they know nobody."),
+const ROOMS: [(&[&str], &str); 13] = [
+    (&["error", "formats", "json"], "Everything returns an Error and stores numbers, so they know nobody."),
     (
         &["averaging", "clipping", "noise", "rule", "schedule", "stopping"],
         "What a rule is, and what stands beside a rule: each is read alone.",
@@ -19,7 +19,8 @@ const ROOMS: [(&[&str], &str); 12] = [
     (&["rules"], "The rules that there are."),
     (&["torch", "bitsandbytes"], "PyTorch's names for rules."),
     (&["optimizer", "solve"], "Two front doors to the executors: none knows the other."),
-    (&["burn"], "Burn's modules, over the optimizer."),
+    (&["burn", "check"], "Burn's modules, over the optimizer; and our steps beside those of other libraries."),
+    (&["js"], "Classes for JavaScript, over all of it."),
     (&["internals"], "Hands out parts of all rooms to tests and to the binary."),
     (&["lib", "guide", "main", "cli"], "The index of public names, its guide, and the binary."),
 ];

@@ -3,13 +3,11 @@
 use comfy_table::CellAlignment;
 use serde_json::{Map, Value, json};
 use wgpu::util::DeviceExt;
+use wgpu_optim::check::{Fit, Set, WithModel};
 use wgpu_optim::solve::{self, GpuFits, GpuLeastSquares, LeastSquares, Status};
 use wgpu_optim::{BufferRange, Error, Gpu, Real, largest};
 
-use super::golden::Golden;
-use super::nist::WithModel;
-use super::solvers::{Fit, Set};
-use super::{say, table};
+use super::{golden, say, table};
 
 /// NIST certifies 11 digits.
 const CERTIFIED: f64 = 1e-11;
@@ -42,7 +40,7 @@ impl Found {
 
 /// Whether all parameters have six digits in f64.
 pub(crate) fn run(json: bool, gpus: &[Gpu]) -> Result<bool, Box<dyn std::error::Error>> {
-    let golden = Golden::embedded()?;
+    let golden = golden::embedded()?;
     let files = golden.names().into_iter().filter_map(|name| golden.of_kind("nist_strd", name));
     let (mut rows, mut reached, mut all, mut ours, mut theirs) = (Vec::new(), vec![0; 2 + 2 * gpus.len()], 0, 0, 0);
     for file in files {

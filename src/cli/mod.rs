@@ -6,23 +6,14 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_optim::Gpu;
 
-mod averages;
 pub(crate) mod bench;
-mod cases;
 mod certified;
 pub(crate) mod check;
-mod clipping;
-mod comparison;
 mod golden;
-mod hyper;
 pub(crate) mod info;
-mod low_bit;
-mod nist;
 mod problems;
-mod scaler;
 pub(crate) mod schedules;
 pub(crate) mod solve;
-mod solvers;
 
 /// An exit code, or an error as the user reads it.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;

@@ -1,8 +1,8 @@
 //! States in 8 bits against bitsandbytes and torchao: parameters, each as a part of its tensor's largest; codes; and
 //! the blocks' largest magnitudes.
 
+use crate::{Device, Error, Optimizer, SaveOptions};
 use safetensors::SafeTensors;
-use wgpu_optim::{Device, Error, Optimizer, SaveOptions};
 
 use super::cases::{Setup, state_name};
 use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
@@ -48,10 +48,10 @@ fn states(case: &Case, setup: &Setup) -> Result<Vec<Stored>, String> {
     Ok(found)
 }
 
-pub(crate) fn verdict(case: &Case, setup: &Setup, engines: &[Engine]) -> Verdict {
+pub(crate) async fn verdict(case: &Case, setup: &Setup, engines: &[Engine]) -> Verdict {
     let mut worst: Option<(Worst, String)> = None;
     for engine in engines.iter().filter(|engine| !engine.f64) {
-        let found = compare(case, setup, &engine.device).unwrap_or_else(Worst::failed);
+        let found = compare(case, setup, &engine.device).await.unwrap_or_else(Worst::failed);
         if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
             worst = Some((found, engine.name.clone()));
         }
@@ -59,7 +59,7 @@ pub(crate) fn verdict(case: &Case, setup: &Setup, engines: &[Engine]) -> Verdict
     Verdict::of(worst)
 }
 
-fn compare(case: &Case, setup: &Setup, device: &Device) -> Result<Worst, String> {
+async fn compare(case: &Case, setup: &Setup, device: &Device) -> Result<Worst, String> {
     let failed = |e: Error| e.to_string();
     let narrow = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
     let mut optimizer = Optimizer::new(device, setup.rule.clone(), setup.settings).map_err(failed)?;
@@ -77,14 +77,14 @@ fn compare(case: &Case, setup: &Setup, device: &Device) -> Result<Worst, String>
         let Some(expected) = case.params.get(&t) else { continue };
         for (k, (&id, expected)) in ids.iter().zip(expected).enumerate() {
             let scale = expected.iter().fold(0.0, |most, x| f64::max(most, x.abs()));
-            let found: Vec<f32> = optimizer.read_blocking(id).map_err(failed)?;
+            let found: Vec<f32> = optimizer.read(id).await.map_err(failed)?;
             for (i, (&x, &b)) in found.iter().zip(expected).enumerate() {
                 worst.note(scaled(x.into(), b, scale), F32_FILE, || format!("p{k}[{i}] at step {t}"));
             }
         }
     }
     let mut file = Vec::new();
-    pollster::block_on(optimizer.save_to(&mut file, SaveOptions::default())).map_err(failed)?;
+    optimizer.save_to(&mut file, SaveOptions::default()).await.map_err(failed)?;
     let file = SafeTensors::deserialize(&file).map_err(|e| e.to_string())?;
     let stored = states(case, setup)?;
     if stored.is_empty() {

@@ -1,7 +1,7 @@
 //! What all comparisons with golden files share: where they run, how exactly, and what they say.
 
+use crate::{Device, Error, Optimizer, Options, ParameterId};
 use serde_json::json;
-use wgpu_optim::{Device, Error, Optimizer, Options, ParameterId};
 
 /// f64 against an f64 file (README of the golden files).
 pub(crate) const F64: f64 = 1e-11;
@@ -9,6 +9,7 @@ pub(crate) const F64: f64 = 1e-11;
 pub(crate) const F32_FILE: f64 = 1e-5;
 
 /// Where a case runs, and how exactly.
+#[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) name: String,
     pub(crate) device: Device,
@@ -16,10 +17,11 @@ pub(crate) struct Engine {
 }
 
 /// The worst error of one comparison: 1 is the tolerance.
-pub(crate) struct Worst {
-    pub(crate) ratio: f64,
-    pub(crate) error: f64,
-    pub(crate) what: String,
+#[derive(Debug)]
+pub struct Worst {
+    pub ratio: f64,
+    pub error: f64,
+    pub what: String,
 }
 
 impl Worst {
@@ -42,7 +44,8 @@ impl Worst {
 }
 
 /// What came of a file's comparison.
-pub(crate) enum Verdict {
+#[derive(Debug)]
+pub enum Verdict {
     Passed { worst: Worst, engine: String },
     Failed { worst: Worst, engine: String },
     Skipped(String),
@@ -58,7 +61,7 @@ impl Verdict {
         }
     }
 
-    pub(crate) fn line(&self, file: &str) -> String {
+    pub fn line(&self, file: &str) -> String {
         let (word, worst, engine) = match self {
             Self::Passed { worst, engine } => ("ok  ", worst, engine),
             Self::Failed { worst, engine } => ("FAIL", worst, engine),
@@ -67,7 +70,7 @@ impl Verdict {
         format!("{word} {file:<50} {:8.1e} {:5.2} of tolerance: {} on {engine}", worst.error, worst.ratio, worst.what)
     }
 
-    pub(crate) fn json(&self, file: &str) -> String {
+    pub fn json(&self, file: &str) -> String {
         let (verdict, worst, engine) = match self {
             Self::Passed { worst, engine } => ("passed", worst, engine),
             Self::Failed { worst, engine } => ("failed", worst, engine),

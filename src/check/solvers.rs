@@ -1,10 +1,10 @@
 //! Golden `objective_trajectory`, `minimize`, `least_squares` and `nist_strd` files: PyTorch's L-BFGS, Nesterov's
 //! method, SciPy's solvers, NIST's certified parameters.
 
+use crate::rules::Momentum;
+use crate::solve::{self, Hessian, LeastSquares, LineSearch, Minimizer, Options};
+use crate::{Device, Error, Optimizer, Real};
 use serde_json::Value;
-use wgpu_optim::rules::Momentum;
-use wgpu_optim::solve::{self, Hessian, LeastSquares, LineSearch, Minimizer, Options};
-use wgpu_optim::{Device, Error, Optimizer, Real};
 
 use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled};
 use super::golden::numbers_of;
@@ -24,7 +24,7 @@ const CHAOTIC: f64 = 1e-2;
 type Run = Result<Worst, Error>;
 
 /// Compares a file's results with ours, on each engine that the comparison is made for.
-pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
+pub(crate) async fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
     let start = match file["kind"].as_str() {
         Some("nist_strd") => Vec::new(),
         _ => numbers_of(&file["params0"])?,
@@ -33,7 +33,7 @@ pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, Strin
     let mut worst: Option<(Worst, String)> = None;
     for engine in engines {
         let run = match (file["kind"].as_str().unwrap_or_default(), optimizer) {
-            ("objective_trajectory", "Nesterov") => nesterov(file, engine, &start)?,
+            ("objective_trajectory", "Nesterov") => nesterov(file, engine, &start).await?,
             ("objective_trajectory", "LBFGS") if matches!(engine.device, Device::Cpu) => {
                 match (engine.f64, file["dtype"] == "f64") {
                     (true, true) => lbfgs::<f64>(file, &start)?,
@@ -189,7 +189,7 @@ struct Step {
 }
 
 /// Nesterov's two-point form: gradients at the point ahead, ρ constant or (tₖ₋₁ − 1)/tₖ.
-fn nesterov(file: &Value, engine: &Engine, start: &[f64]) -> Result<Run, String> {
+async fn nesterov(file: &Value, engine: &Engine, start: &[f64]) -> Result<Run, String> {
     let hyper = &file["hyper"];
     let d = numbers_of(&hyper["d"])?;
     let number = |key: &str| hyper[key].as_f64().ok_or_else(|| format!("`{key}` is not a number"));
@@ -221,12 +221,19 @@ fn nesterov(file: &Value, engine: &Engine, start: &[f64]) -> Result<Run, String>
         .collect();
     let tolerance = if engine.f64 { F64 } else { 5e-6 };
     Ok(match engine.f64 {
-        true => accelerated::<f64>(&engine.device, lr, &rhos, &d, &golden, tolerance),
-        false => accelerated::<f32>(&engine.device, lr, &rhos, &d, &golden, tolerance),
+        true => accelerated::<f64>(&engine.device, lr, &rhos, &d, &golden, tolerance).await,
+        false => accelerated::<f32>(&engine.device, lr, &rhos, &d, &golden, tolerance).await,
     })
 }
 
-fn accelerated<F: Real>(device: &Device, lr: f64, rhos: &[f64], d: &[f64], golden: &[Vec<f64>], tolerance: f64) -> Run {
+async fn accelerated<F: Real>(
+    device: &Device,
+    lr: f64,
+    rhos: &[f64],
+    d: &[f64],
+    golden: &[Vec<f64>],
+    tolerance: f64,
+) -> Run {
     let cast = |v: &[f64]| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
     let mut optimizer = Optimizer::new(device, Momentum::keras(0.0), lr)?;
     optimizer.add(0, "x", &cast(&golden[0]))?;
@@ -234,11 +241,11 @@ fn accelerated<F: Real>(device: &Device, lr: f64, rhos: &[f64], d: &[f64], golde
     for (t, rho) in rhos.iter().enumerate() {
         optimizer.set_rule(0, Momentum::keras(*rho))?;
         optimizer.look_ahead()?;
-        let ahead: Vec<F> = optimizer.read_blocking("x")?;
+        let ahead: Vec<F> = optimizer.read("x").await?;
         let gradient: Vec<F> = ahead.iter().zip(d).map(|(&x, &d)| F::of(d) * x).collect();
         optimizer.write_gradient("x", &gradient)?;
         optimizer.step()?;
-        let x: Vec<F> = optimizer.read_blocking("x")?;
+        let x: Vec<F> = optimizer.read("x").await?;
         for (i, (x, &b)) in x.iter().zip(&golden[t + 1]).enumerate() {
             scale[i] = scale[i].max(b.abs()).max(golden[0][i].abs());
             let x = x.to_f64().unwrap_or(f64::NAN);
@@ -325,18 +332,19 @@ fn least_squares(file: &Value, start: &[f64]) -> Result<Run, String> {
 }
 
 /// A set of NIST's.
-pub(crate) struct Set<'a> {
-    pub(crate) name: &'a str,
+#[derive(Debug)]
+pub struct Set<'a> {
+    pub name: &'a str,
     /// Of each sample the predictors and the response.
-    pub(crate) data: Vec<f64>,
-    pub(crate) starts: Vec<Vec<f64>>,
-    pub(crate) certified: Vec<f64>,
+    pub data: Vec<f64>,
+    pub starts: Vec<Vec<f64>>,
+    pub certified: Vec<f64>,
     /// Evaluations of SciPy's MINPACK from each start.
-    pub(crate) minpack: Vec<u64>,
+    pub minpack: Vec<u64>,
 }
 
 impl<'a> Set<'a> {
-    pub(crate) fn read(file: &'a Value) -> Result<Self, String> {
+    pub fn read(file: &'a Value) -> Result<Self, String> {
         let predictors: Vec<_> =
             file["x"].as_array().ok_or("no `x`")?.iter().map(numbers_of).collect::<Result<_, _>>()?;
         let (y, certified) = (numbers_of(&file["y"])?, numbers_of(&file["certified"])?);
@@ -355,7 +363,7 @@ impl<'a> Set<'a> {
     }
 
     /// Does something with the set's model.
-    pub(crate) fn with<W: nist::WithModel>(&self, what: W) -> Result<W::Out, String> {
+    pub fn with<W: nist::WithModel>(&self, what: W) -> Result<W::Out, String> {
         nist::with_model(self.name, what).ok_or_else(|| format!("the model of {:?} is not known", self.name))
     }
 }
@@ -382,9 +390,10 @@ fn certified(file: &Value) -> Result<Run, String> {
 }
 
 /// Levenberg–Marquardt on data of a model, in the precision of the start.
-pub(crate) struct Fit<'a, F> {
-    pub(crate) data: &'a [f64],
-    pub(crate) start: &'a [F],
+#[derive(Debug)]
+pub struct Fit<'a, F> {
+    pub data: &'a [f64],
+    pub start: &'a [F],
 }
 
 impl<F: Real> nist::WithModel for Fit<'_, F> {

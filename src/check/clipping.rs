@@ -1,9 +1,9 @@
 //! Golden `grad_util` files: what a step makes of gradients before its rule, and their norm. Momentum at rate 0 keeps
 //! the result.
 
+use crate::rules::Momentum;
+use crate::{AdaptiveClip, ClipNorm, Device, Error, NonFinite, Norm, Optimizer, Real, Settings};
 use serde_json::Value;
-use wgpu_optim::rules::Momentum;
-use wgpu_optim::{AdaptiveClip, ClipNorm, Device, Error, NonFinite, Norm, Optimizer, Real, Settings};
 
 use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
 use super::golden::{Golden, Tensors, numbers_of, shapes_of, tensors_of};
@@ -27,7 +27,7 @@ struct Case {
 }
 
 /// Compares a function's output, and the norm that it returns, with a file's. A float32 file is judged by its f64 twin.
-pub(crate) fn verdict(golden: &Golden, name: &str, file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
+pub(crate) async fn verdict(golden: &Golden, name: &str, file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
     let is_f64 = file["dtype"] == "f64";
     let twin = if is_f64 { None } else { golden.of_kind("grad_util", &name.replace(".f32.", ".f64.")) };
     let f32_here = !is_f64 || !golden.has(&name.replace(".f64.", ".f32."));
@@ -54,7 +54,10 @@ pub(crate) fn verdict(golden: &Golden, name: &str, file: &Value, engines: &[Engi
     let mut worst: Option<(Worst, String)> = None;
     for engine in engines.iter().filter(|engine| if engine.f64 { is_f64 } else { f32_here }) {
         let tolerance = if engine.f64 { F64 } else { suggested };
-        let run = if engine.f64 { case.run::<f64>(&engine.device) } else { case.run::<f32>(&engine.device) };
+        let run = match engine.f64 {
+            true => case.run::<f64>(&engine.device).await,
+            false => case.run::<f32>(&engine.device).await,
+        };
         let found =
             run.map_or_else(|e| Worst::failed(e.to_string()), |(ours, norm)| case.compare(&ours, norm, tolerance));
         if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
@@ -131,7 +134,7 @@ fn setup(file: &Value) -> Result<Setup, String> {
 
 impl Case {
     /// The gradients as the rule got them, and their norm before clipping.
-    fn run<F: Real>(&self, device: &Device) -> Result<(Tensors, f64), Error> {
+    async fn run<F: Real>(&self, device: &Device) -> Result<(Tensors, f64), Error> {
         let cast = |v: &Vec<f64>| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
         let settings = self.setup.settings.unwrap_or(Settings::lr(0.0));
         let mut optimizer = Optimizer::new(device, Momentum::default(), settings)?;
@@ -146,10 +149,8 @@ impl Case {
         }
         set_shapes(&mut optimizer, &ids, &self.shapes)?;
         optimizer.step()?;
-        let widen = |v: Vec<F>| v.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
-        let read = |&id| optimizer.read_state_blocking::<F>(id, "momentum_buffer").map(widen);
-        let ours = ids.iter().map(read).collect::<Result<_, _>>()?;
-        Ok((ours, optimizer.read_report_blocking()?.grad_norm))
+        let ours = super::read_states::<F>(&optimizer, &ids, "momentum_buffer").await?;
+        Ok((ours, optimizer.read_report().await?.grad_norm))
     }
 
     fn compare(&self, ours: &Tensors, norm: f64, tolerance: f64) -> Worst {

@@ -5,11 +5,11 @@
 
 use std::f64::consts::PI;
 
-use wgpu_optim::Real;
-use wgpu_optim::solve;
+use crate::Real;
+use crate::solve;
 
 /// Something that is done with a model of any type.
-pub(crate) trait WithModel {
+pub trait WithModel {
     type Out;
     fn with<M: solve::Model>(self) -> Self::Out;
 }

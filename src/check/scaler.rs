@@ -1,8 +1,8 @@
 //! Golden `grad_scaler` files: torch's GradScaler, iteration by iteration, with momentum behind it.
 
+use crate::rules::Momentum;
+use crate::{Device, Error, LossScaler, Optimizer, Real};
 use serde_json::Value;
-use wgpu_optim::rules::Momentum;
-use wgpu_optim::{Device, Error, LossScaler, Optimizer, Real};
 
 use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
 use super::golden::numbers_of;
@@ -17,7 +17,7 @@ struct Iteration {
 }
 
 /// Compares scale, tracker, skips and parameters with a file's, after each iteration.
-pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
+pub(crate) async fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, String> {
     let hyper = &file["hyper"];
     let number = |key: &str| hyper[key].as_f64().ok_or_else(|| format!("`{key}` is not a number"));
     let scaler = LossScaler {
@@ -45,8 +45,8 @@ pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, Strin
     let mut worst: Option<(Worst, String)> = None;
     for engine in engines {
         let run = match engine.f64 {
-            true => run::<f64>(&engine.device, scaler, &start, &iterations),
-            false => run::<f32>(&engine.device, scaler, &start, &iterations),
+            true => run::<f64>(&engine.device, scaler, &start, &iterations).await,
+            false => run::<f32>(&engine.device, scaler, &start, &iterations).await,
         };
         let found = run.unwrap_or_else(|e| Worst::failed(e.to_string()));
         if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
@@ -56,7 +56,12 @@ pub(crate) fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict, Strin
     Ok(Verdict::of(worst))
 }
 
-fn run<F: Real>(device: &Device, scaler: LossScaler, start: &[f64], iterations: &[Iteration]) -> Result<Worst, Error> {
+async fn run<F: Real>(
+    device: &Device,
+    scaler: LossScaler,
+    start: &[f64],
+    iterations: &[Iteration],
+) -> Result<Worst, Error> {
     let cast = |v: &[f64]| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
     let mut optimizer = Optimizer::new(device, Momentum::torch(0.9), 0.01)?;
     optimizer.set_loss_scaler(scaler)?;
@@ -65,7 +70,7 @@ fn run<F: Real>(device: &Device, scaler: LossScaler, start: &[f64], iterations: 
     for (k, iteration) in iterations.iter().enumerate() {
         optimizer.write_gradient(w, &cast(&iteration.gradient))?;
         optimizer.step()?;
-        let report = optimizer.read_report_blocking()?;
+        let report = optimizer.read_report().await?;
         skips += u64::from(iteration.skipped);
         let exactly = [
             ("scale", report.loss_scale, iteration.scale),
@@ -76,7 +81,7 @@ fn run<F: Real>(device: &Device, scaler: LossScaler, start: &[f64], iterations: 
             let error = if x == b { 0.0 } else { f64::INFINITY };
             worst.note(error, 1.0, || format!("{what} {x}, not {b}, after iteration {k}"));
         }
-        for (i, (x, &b)) in optimizer.read_blocking::<F>(w)?.into_iter().zip(&iteration.params).enumerate() {
+        for (i, (x, &b)) in optimizer.read::<F>(w).await?.into_iter().zip(&iteration.params).enumerate() {
             let x = x.to_f64().unwrap_or(f64::NAN);
             let error = scaled(x, b, b.abs().max(start[i].abs()));
             worst.note(error, F32_FILE, || format!("w[{i}] after iteration {k}"));

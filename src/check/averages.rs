@@ -1,7 +1,7 @@
 //! Golden `weight_averaging` files: the average that a group keeps, of parameters that are set to the file's.
 
+use crate::{Averaging, Device, Error, Gradient, Optimizer, Real, rules::Sgd};
 use serde_json::Value;
-use wgpu_optim::{Averaging, Device, Error, Gradient, Optimizer, Real, rules::Sgd};
 
 use super::golden::{Tensors, tensors_of};
 
@@ -62,7 +62,7 @@ impl Averages {
     }
 
     /// The averages after each recorded step on this device: no gradient, no rate, the parameters written by hand.
-    pub(crate) fn run<F: Real>(&self, device: &Device) -> Result<Vec<Tensors>, Error> {
+    pub(crate) async fn run<F: Real>(&self, device: &Device) -> Result<Vec<Tensors>, Error> {
         let cast = |v: &Vec<f64>| v.iter().map(|&x| F::of(x)).collect::<Vec<F>>();
         let mut optimizer = Optimizer::new(device, Sgd, 0.0)?;
         optimizer.set_averaging(0, self.kind)?;
@@ -79,9 +79,7 @@ impl Averages {
             }
             optimizer.step()?;
             if self.averaged.iter().any(|(recorded, _)| *recorded as usize == t) {
-                let widen = |v: Vec<F>| v.into_iter().map(|x| x.to_f64().unwrap_or(f64::NAN)).collect();
-                let average = |&id| optimizer.read_state_blocking::<F>(id, "average").map(widen);
-                all.push(ids.iter().map(average).collect::<Result<_, _>>()?);
+                all.push(super::read_states::<F>(&optimizer, &ids, "average").await?);
             }
         }
         Ok(all)

@@ -1,13 +1,11 @@
 //! From a golden file's optimizer and hyperparameters to our rule and settings, or to the reason why there is none.
 
-use serde_json::Value;
-use wgpu_optim::rules::{
+use crate::rules::{
     AdEmaMix, AdaDelta, AdaGrad, AdaGradNorm, AdaMax, Adam, Amsgrad, Lamb, Lars, Lion, Momentum, NAdam, NovoGrad,
     RmsProp, Sgd,
 };
-use wgpu_optim::{
-    AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Precision, Settings, States, WeightDecay, from_torch,
-};
+use crate::{AdaptiveClip, AnyRule, ClipNorm, Error, Extent, Precision, Settings, States, WeightDecay, from_torch};
+use serde_json::Value;
 
 use super::golden::Case;
 use super::hyper::{Hyper, Skip, equal};
