@@ -170,7 +170,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// Too many recorded steps have not finished on the GPU, or their outcomes are needed and not known yet.
-    #[error("{limit} recorded steps have not finished on the GPU: submit them and poll the device")]
+    #[error(
+        "{limit} recorded steps have not finished on the GPU: submit them, and wait by `Optimizer::room` (JavaScript: `await room()`)"
+    )]
     TooManyStepsInFlight {
         /// How many may be in flight, or how many are not known.
         limit: usize,

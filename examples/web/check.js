@@ -17,12 +17,6 @@ export function check(Check, devices) {
     // Of the check that goes on.
     let turn = {};
 
-    if (!Check) {
-        start.disabled = true;
-        stat.textContent = 'This build of the package comes without the check.';
-        return;
-    }
-
     function counts() {
         const of = (verdict) => results.filter((one) => one.verdict === verdict).length;
         return { passed: of('passed'), failed: of('failed'), skipped: of('skipped') };
@@ -33,12 +27,12 @@ export function check(Check, devices) {
     function row(one) {
         const made = document.createElement('tr');
         made.className = one.verdict;
-        const texts = [one.verdict, one.file, one.verdict === 'skipped' ? '' : share(one.tolerance_used)];
+        const texts = [one.verdict, one.file, one.verdict === 'skipped' ? '' : share(one.of_tolerance)];
         made.append(...texts.map((text) => Object.assign(document.createElement('td'), { textContent: text })));
         made.lastChild.className = 'number';
         // Long names break behind an underscore.
         made.children[1].replaceChildren(...one.file.split(/(?<=_)/).flatMap((part) => [part, wbr()]));
-        const why = one.reason ?? [one.engine, one.verdict === 'failed' && one.worst].filter(Boolean).join(': ');
+        const why = one.why ?? [one.engine, one.verdict === 'failed' && one.what].filter(Boolean).join(': ');
         if (why) made.children[1].append(Object.assign(document.createElement('small'), { textContent: why }));
         return made;
     }
@@ -49,9 +43,9 @@ export function check(Check, devices) {
 
     function draw() {
         const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-        const text = (one) => `${one.verdict} ${one.file} ${one.engine ?? ''} ${one.reason ?? ''}`.toLowerCase();
+        const text = (one) => `${one.verdict} ${one.file} ${one.engine ?? ''} ${one.why ?? ''}`.toLowerCase();
         const shown = results.filter((one) => words.every((word) => text(one).includes(word)));
-        shown.sort((a, b) => ORDER[a.verdict] - ORDER[b.verdict] || (b.tolerance_used ?? 0) - (a.tolerance_used ?? 0));
+        shown.sort((a, b) => ORDER[a.verdict] - ORDER[b.verdict] || (b.of_tolerance ?? 0) - (a.of_tolerance ?? 0));
         rows.replaceChildren(...shown.map(row));
         result.hidden = results.length === 0;
     }
@@ -68,14 +62,15 @@ export function check(Check, devices) {
     }
 
     async function run(own, gpu) {
-        const golden = await gunzip(await file('golden.json.gz'));
+        const golden = new TextDecoder().decode(await gunzip(await file('golden.json.gz')));
         const session = await Check.start(gpu, golden);
-        const { count } = session;
-        device = session.device;
+        const files = session.files;
+        const count = files.length;
+        device = session.devices.join(', ');
         progress.max = count;
         let drawn = performance.now();
         for (let k = 0; k < count; k++) {
-            const one = await session.run(k);
+            const one = await session.run(files[k]);
             if (own.stopped) break;
             results.push(one);
             const now = performance.now();
@@ -88,7 +83,7 @@ export function check(Check, devices) {
             }
             if (results.length % SAY === 0) status.textContent = `${results.length} of ${count} files`;
         }
-        session.free?.();
+        session.free();
         // A lost device has said so, and another check may be under way.
         if (own !== turn || own.failed) return;
         stat.textContent = status.textContent = `${summary(count)}${own.stopped ? '. Stopped' : ''}.`;

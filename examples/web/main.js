@@ -24,7 +24,8 @@ function choose(devices) {
 }
 
 try {
-    const { Optimizer, Check } = await import('./pkg/index.js');
+    const { Optimizer } = await import('./pkg/index.js');
+    const { Check } = await import('./pkg/wgpu_optim.js');
     trajectories(Optimizer);
     const devices = await Devices.find(Optimizer, asked.get('device'));
     choose(devices);

@@ -86,8 +86,12 @@ impl Decision {
     pub(super) fn dispatches(&self, gpu: &Gpu, log: &wgpu::Buffer) -> Result<Vec<Dispatch>> {
         let most = gpu.device().limits().max_compute_workgroups_per_dimension;
         let (buffers, cohorts) = (self.buffers(log), self.ranges.len() as u32);
-        let choose = [cohorts.min(most), cohorts.div_ceil(most), 1];
-        Ok(vec![of_step(gpu, "prepare", buffers, [1, 1, 1])?, of_step(gpu, "choose", buffers, choose)?])
+        let mut dispatches = vec![of_step(gpu, "prepare", buffers, [1, 1, 1])?];
+        if cohorts > 0 {
+            let choose = [cohorts.min(most), cohorts.div_ceil(most), 1];
+            dispatches.push(of_step(gpu, "choose", buffers, choose)?);
+        }
+        Ok(dispatches)
     }
 
     fn buffers<'a>(&'a self, log: &'a wgpu::Buffer) -> [&'a wgpu::Buffer; 3] {

@@ -51,11 +51,12 @@ pub async fn adopt_device(device: &JsValue) -> Result<Gpu, JsValue> {
 }
 
 /// A `GPUBuffer` of JavaScript's, or a part of it, as a range of f32: from a `GPUBufferBinding`
-/// (`{ buffer, offset, size }`) on the device of `gpu`, which [`adopt_device`] made.
+/// (`{ buffer, offset, size }`) on the device of `gpu`, which [`adopt_device`] made. `known` has the buffers that were
+/// adopted before: overlaps are found by the identity of wgpu's buffer, so that a `GPUBuffer` must not become two.
 ///
 /// # Errors
 /// An `Error` with the code `NoBuffer`, where the value has no buffer, or this version of wgpu does not take it.
-pub fn adopt_buffer(gpu: &Gpu, binding: &JsValue) -> Result<BufferRange, JsValue> {
+pub fn adopt_buffer(gpu: &Gpu, known: &mut Vec<wgpu::Buffer>, binding: &JsValue) -> Result<BufferRange, JsValue> {
     let refused = |reason: &str| fault("NoBuffer", &format!("this is no GPUBufferBinding that can be used: {reason}"));
     let of = |object: &JsValue, key: &str| Reflect::get(object, &key.into()).unwrap_or_default();
     let number = |object: &JsValue, key: &str| of(object, key).as_f64();
@@ -68,6 +69,11 @@ pub fn adopt_buffer(gpu: &Gpu, binding: &JsValue) -> Result<BufferRange, JsValue
     if !(offset >= 0.0 && size >= 0.0 && size % 4.0 == 0.0) {
         return Err(refused(&format!("offset {offset}, size {size}; of f32, the size is a multiple of 4")));
     }
+    let is = |ours: &wgpu::Buffer| ours.as_webgpu().is_some_and(|ours| Object::is(ours.as_ref(), &buffer));
+    let range = |ours: &wgpu::Buffer| BufferRange::new(ours, offset as u64, size as usize / 4);
+    if let Some(ours) = known.iter().find(|ours| is(ours)) {
+        return Ok(range(ours));
+    }
     let device: JsValue = gpu.device().as_webgpu().map(|device| device.clone().into()).unwrap_or_default();
     let mut adopted = None;
     with_buffer(&device, &buffer, &mut || {
@@ -79,10 +85,12 @@ pub fn adopt_buffer(gpu: &Gpu, binding: &JsValue) -> Result<BufferRange, JsValue
         }));
     });
     let adopted = adopted.ok_or_else(|| refused("wgpu made no buffer"))?;
-    if !adopted.as_webgpu().is_some_and(|ours| Object::is(ours.as_ref(), &buffer)) {
+    if !is(&adopted) {
         return Err(refused("wgpu made a buffer of its own"));
     }
-    Ok(BufferRange::new(&adopted, offset as u64, size as usize / 4))
+    let range = range(&adopted);
+    known.push(adopted);
+    Ok(range)
 }
 
 /// The range as a `GPUBufferBinding`.

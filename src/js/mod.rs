@@ -4,11 +4,15 @@
 //! used. Rust code that shares a page with JavaScript uses [`adopt_device`] and [`adopt_buffer`].
 
 mod adopt;
+#[cfg(feature = "check")]
+mod check;
 mod errors;
 mod optimizer;
 mod options;
 
 pub use adopt::{adopt_buffer, adopt_device};
+#[cfg(feature = "check")]
+pub use check::JsCheck;
 pub use optimizer::JsOptimizer;
 
 use wasm_bindgen::prelude::*;

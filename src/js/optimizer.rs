@@ -3,19 +3,21 @@
 #![expect(clippy::await_holding_refcell_ref, reason = "what is called meanwhile gets the error `Busy`")]
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::collections::HashSet;
 use std::io::Cursor;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use js_sys::{Float32Array, Promise, Uint8Array};
+use js_sys::{Array, Float32Array, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 use super::adopt::{adopt_buffer, adopt_device, binding};
 use super::errors::{Js, fault};
 use super::options::{self, GroupPatch};
 use crate::error::Error;
+use crate::gpu::memory::BufferRange;
 use crate::gpu::{Device, Gpu};
-use crate::optimizer::{Gradient, LoadOptions, Optimizer, SaveOptions};
+use crate::optimizer::{Gradient, LoadOptions, Optimizer, ParameterId, SaveOptions};
 use crate::rules;
 
 #[wasm_bindgen]
@@ -48,6 +50,8 @@ struct Shared {
     optimizer: RefCell<Option<Optimizer>>,
     /// Calls that have begun and not finished.
     waiting: Cell<u32>,
+    /// Buffers of the caller's.
+    adopted: RefCell<Vec<wgpu::Buffer>>,
 }
 
 fn busy() -> JsValue {
@@ -68,6 +72,18 @@ impl Shared {
         RefMut::filter_map(optimizer, Option::as_mut).map_err(|_| destroyed())
     }
 
+    /// A range of the caller's. Forgets buffers that nobody uses any more, now and then.
+    fn adopt(&self, range: &JsValue) -> Js<BufferRange> {
+        let (gpu, optimizer) = (self.gpu()?, self.get()?);
+        let mut adopted = self.adopted.try_borrow_mut().map_err(|_| busy())?;
+        if adopted.len() > 4 * optimizer.parameters().count() + 64 {
+            let ranges = |id| [optimizer.parameter(id), optimizer.gradient(id)].into_iter().flatten();
+            let used: HashSet<_> = optimizer.parameters().flat_map(|(id, _)| ranges(id)).map(|r| &r.buffer).collect();
+            adopted.retain(|buffer| used.contains(buffer));
+        }
+        adopt_buffer(&gpu, &mut adopted, range)
+    }
+
     fn gpu(&self) -> Js<Gpu> {
         match self.get()?.device() {
             Device::Gpu(gpu) => Ok(gpu.clone()),
@@ -77,7 +93,7 @@ impl Shared {
 }
 
 /// A promise of what `f` gives. One type for all, so that there is one machine for promises in the wasm.
-fn promise(f: impl Future<Output = Js<JsValue>> + 'static) -> Promise {
+pub(super) fn promise(f: impl Future<Output = Js<JsValue>> + 'static) -> Promise {
     let f: Pin<Box<dyn Future<Output = Js<JsValue>>>> = Box::pin(f);
     wasm_bindgen_futures::future_to_promise(f)
 }
@@ -91,7 +107,8 @@ async fn make(device: Device, options: JsValue) -> Js<JsValue> {
     if let Device::Gpu(gpu) = &device {
         gpu.check().await?;
     }
-    let shared = Shared { optimizer: RefCell::new(Some(optimizer)), waiting: Cell::new(0) };
+    let shared =
+        Shared { optimizer: RefCell::new(Some(optimizer)), waiting: Cell::new(0), adopted: RefCell::default() };
     Ok(JsOptimizer(Rc::new(shared)).into())
 }
 
@@ -118,6 +135,22 @@ impl JsOptimizer {
     /// Refuses while a call has not finished, even one that has not begun.
     fn get_mut(&self) -> Js<RefMut<'_, Optimizer>> {
         if self.0.waiting.get() > 0 { Err(busy()) } else { self.0.get_mut() }
+    }
+
+    /// The group of what `add` has added, with these options. If they do not fit, nothing is added.
+    fn added(
+        &self,
+        options: JsValue,
+        add: impl FnOnce(&mut Optimizer, usize) -> Result<Vec<ParameterId>, Error>,
+    ) -> Js<usize> {
+        let (group, options) = options::parameter(&options, Default::default())?;
+        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
+        let ids = add(&mut optimizer, group)?;
+        if let Err(e) = ids.iter().try_for_each(|&id| optimizer.set_options(id, options)) {
+            ids.into_iter().try_for_each(|id| optimizer.remove(id))?;
+            return Err(e.into());
+        }
+        Ok(group)
     }
 
     /// A promise of what `f` does. Until then, calls that change the optimizer are refused.
@@ -183,14 +216,26 @@ impl JsOptimizer {
         values: &[f32],
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
-        let (group, options) = options::parameter(&options, Default::default())?;
-        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
-        let id = optimizer.add(group, name, values)?;
-        let set = optimizer.set_options(id, options);
-        if set.is_err() {
-            optimizer.remove(id)?;
+        self.added(options, |optimizer, group| Ok(vec![optimizer.add(group, name, values)?]))
+    }
+
+    /// Adds several parameters at once, so that they lie side by side and a step is one dispatch. Returns their group.
+    #[wasm_bindgen(js_name = addAll)]
+    pub fn add_all(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "Record<string, Float32Array>")] tensors: Object,
+        #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
+    ) -> Result<usize, JsValue> {
+        let mut all = Vec::new();
+        for entry in Object::entries(&tensors).iter() {
+            let entry = Array::from(&entry);
+            let name = entry.get(0).as_string().unwrap_or_default();
+            let values = entry.get(1).dyn_into::<Float32Array>();
+            let values = values.map_err(|_| fault("Options", &format!("`{name}` is no Float32Array")))?;
+            all.push((name, values.to_vec()));
         }
-        Ok(set.map(|()| group)?)
+        let borrowed: Vec<_> = all.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+        self.added(options, |optimizer, group| optimizer.add_all(group, &borrowed))
     }
 
     /// Adds a parameter in your own buffer, whose gradient your kernels write to another range. Both are f32, with
@@ -202,17 +247,14 @@ impl JsOptimizer {
         gradient: JsBinding,
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
-        let gpu = self.0.gpu()?;
-        let [parameter, gradient] = [adopt_buffer(&gpu, &parameter)?, adopt_buffer(&gpu, &gradient)?];
-        let (group, options) = options::parameter(&options, Default::default())?;
-        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
-        let id = optimizer.add_buffer(group, name, parameter)?;
-        let set =
-            optimizer.set_gradient(id, Gradient::Buffer(gradient)).and_then(|()| optimizer.set_options(id, options));
-        if set.is_err() {
-            optimizer.remove(id)?;
-        }
-        Ok(set.map(|()| group)?)
+        let [parameter, gradient] = [self.0.adopt(&parameter)?, self.0.adopt(&gradient)?];
+        self.added(options, |optimizer, group| {
+            let id = optimizer.add_buffer(group, name, parameter)?;
+            match optimizer.set_gradient(id, Gradient::Buffer(gradient)) {
+                Ok(()) => Ok(vec![id]),
+                Err(e) => optimizer.remove(id).and(Err(e)),
+            }
+        })
     }
 
     /// Removes a parameter with its states.
@@ -260,7 +302,7 @@ impl JsOptimizer {
         let gradient = match gradient.as_string().as_deref() {
             Some("own") => Gradient::Own,
             _ if gradient.is_null() => Gradient::Missing,
-            _ => Gradient::Buffer(adopt_buffer(&self.0.gpu()?, &gradient)?),
+            _ => Gradient::Buffer(self.0.adopt(&gradient)?),
         };
         Ok(self.get_mut()?.set_gradient(name, gradient)?)
     }

@@ -258,6 +258,7 @@ impl Optimizer {
         self.resolve();
         self.log.as_ref().map_or(Ok(()), StepLog::check_room)?;
         let Device::Gpu(gpu) = self.device.clone() else { return Ok(()) };
+        gpu.check_flag()?;
         // Of the step that comes, whose program may be another one than the last.
         let program = self.current_program(&gpu)?;
         let candidates = self.check_candidates(&program);

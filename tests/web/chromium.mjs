@@ -17,10 +17,10 @@ const TYPES = {
     '.json': 'application/json', '.mjs': 'text/javascript', '.wasm': 'application/wasm', '.wgsl': 'text/plain',
 };
 
-// Serves `folder` under `base`. What the page should not do is in `problems`: errors and warnings of the console,
+// Serves `folder` under `base` of these hosts. What the page should not do is in `problems`: errors and warnings of the console,
 // errors that nobody caught, requests to other hosts or for files that are missing. With `gpu: false`, there is no
 // WebGPU.
-export async function open(folder, { base = '/', gpu = true, ...options } = {}) {
+export async function open(folder, { base = '/', gpu = true, hosts = ['localhost'], ...options } = {}) {
     const profile = mkdtempSync(join(tmpdir(), 'chromium-'));
     const context = await chromium.launchPersistentContext(profile, {
         executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -32,7 +32,7 @@ export async function open(folder, { base = '/', gpu = true, ...options } = {}) 
     await context.route('**/*', (route) => {
         const url = new URL(route.request().url());
         const path = decodeURIComponent(url.pathname);
-        if (url.hostname !== 'localhost' || !path.startsWith(base)) {
+        if (!hosts.includes(url.hostname) || !path.startsWith(base)) {
             problems.push(`foreign request: ${url}`);
             return route.abort();
         }
