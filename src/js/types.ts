@@ -9,7 +9,7 @@ export type RuleName =
     | 'adam-uncorrected' | 'amsgrad' | 'amsgrad-keras' | 'amsgrad-optax' | 'amsgrad-optax-uncorrected'
     | 'amsgrad-reddi' | 'amsgrad-mhat' | 'adamax' | 'adamax-keras' | 'adamax-paper' | 'nadam' | 'nadam-keras'
     | 'nadam-optax' | 'nadam-eps-root' | 'ademamix' | 'lion' | 'adagrad-norm' | 'adagrad-norm-tensor' | 'lamb'
-    | 'lamb-keras' | 'lars' | 'lars-nesterov' | 'novograd' | 'novograd-averaged' | 'beta1' | 'beta2' | 'eps';
+    | 'lamb-keras' | 'lars' | 'lars-nesterov' | 'novograd' | 'novograd-averaged';
 
 /** L2 decay on the gradient, decoupled decay (AdamW), or decoupled and not scaled by the learning rate; or none. */
 export type WeightDecay = 'none' | { l2: number } | { decoupled: number } | { decoupledFromLr: number };
@@ -47,6 +47,10 @@ export interface Settings {
     groupClipNorm?: number | ClipNorm | null;
     /** Subtracts the mean of each row of a matrix' gradient. */
     centralize?: boolean;
+    /** Limits the norm of each row or column of a gradient to a part of the parameter's (Brock et al. 2021). */
+    adaptiveClip?: { clipping: number; eps: number; over: 'row' | 'column' } | null;
+    /** Adds Gaussian noise of variance `eta / (1 + t)^gamma` to gradients (Neelakantan et al. 2015). */
+    noise?: { eta: number; gamma: number; seed: number } | null;
     /** What micro-batches of {@link Optimizer.accumulate} become. */
     accumulation?: 'mean' | 'sum';
     /** Sets gradients to 0 behind the step. */
