@@ -104,6 +104,8 @@
 //! None is on by default.
 //!
 //! - `burn`: `wgpu_optim::burn`, an optimizer for Burn's modules. Burn 0.22 needs Rust 1.95.
+//! - `js`: the classes of the npm package, and `adopt_device` and `adopt_buffer` for what JavaScript made. For
+//!   `wasm32-unknown-unknown`; see [`guide::browser`].
 //! - `cli`: the `wgpu-optim` command, and what only it needs. `cargo run` in the repository turns it on.
 
 #![forbid(unsafe_code)]

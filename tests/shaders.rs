@@ -62,8 +62,8 @@ const DRIVERS: [&str; 37] = [
     "least_squares",
 ];
 
-/// Tint, Chrome's compiler, refuses what naga takes, such as && beside || without parentheses. This writes all texts for
-/// tests/web/tint.mjs, which .ci/run calls behind it.
+/// Tint, Chrome's compiler, refuses what naga takes, such as && beside || without parentheses. This writes all texts
+/// for tests/web/tint.mjs, which .ci/run calls behind it.
 #[test]
 fn texts_for_tint() {
     let kernels = kernels().into_iter().map(|(name, constants, text, entry)| {

@@ -1,5 +1,5 @@
-//! Where golden files come from: a directory in the format of its README (`.json`, or gzipped `.json.gz`), or the archive
-//! in this binary.
+//! Where golden files come from: a directory in the format of its README (`.json`, or gzipped `.json.gz`), or the
+//! archive in this binary.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 const SLICE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Gpu {
-    /// [`Error::DeviceLost`] if a callback of ours has been told. Costs nothing, and is late: natively the callback comes
-    /// with a poll, in a browser with the next turn of the page.
+    /// [`Error::DeviceLost`] if a callback of ours has been told. Costs nothing, and is late: natively the callback
+    /// comes with a poll, in a browser with the next turn of the page.
     pub(crate) fn check_flag(&self) -> Result<()> {
         let lost = self.0.lost.as_ref().is_some_and(|lost| lost.load(Ordering::Relaxed));
         if lost { Err(Error::DeviceLost) } else { Ok(()) }
@@ -43,8 +43,8 @@ impl Gpu {
     }
 
     /// What the device has refused until now. Natively every call returns its own errors, and this only says whether
-    /// the device is lost. A browser answers later: there a call returns the error of an earlier one, and this waits for
-    /// all answers.
+    /// the device is lost. A browser answers later: there a call returns the error of an earlier one, and this waits
+    /// for all answers.
     ///
     /// # Errors
     /// [`Error::Shader`], [`Error::Rejected`], [`Error::DeviceLost`].

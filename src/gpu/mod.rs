@@ -300,8 +300,8 @@ pub enum Device {
 impl Device {
     /// A hardware GPU, else the CPU: our native path is several times faster than a software adapter on the same cores.
     ///
-    /// The choice and its reason are logged at level `info`; [`Device::choose`] returns them. For a software adapter ask
-    /// for it: [`Gpu::new`].
+    /// The choice and its reason are logged at level `info`; [`Device::choose`] returns them. For a software adapter
+    /// ask for it: [`Gpu::new`].
     pub async fn auto() -> Self {
         let (device, why) = Self::choose().await;
         match device {

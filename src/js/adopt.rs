@@ -1,9 +1,9 @@
 //! From a `GPUDevice` and a `GPUBuffer` that JavaScript made to wgpu's.
 //!
-//! wgpu 30 gives its WebGPU objects to JavaScript (`as_webgpu`) and takes none: so `adopt.js` lends it the object at the
-//! moment in which wgpu asks the browser to make one. While wgpu makes its instance, `navigator.gpu` is an object whose
-//! only adapter has the caller's device; while wgpu makes a buffer, the device's `createBuffer` returns the caller's.
-//! Both are put back before anything else runs. What comes out is compared with what went in.
+//! wgpu 30 gives its WebGPU objects to JavaScript (`as_webgpu`) and takes none: so `adopt.js` lends it the object at
+//! the moment in which wgpu asks the browser to make one. While wgpu makes its instance, `navigator.gpu` is an object
+//! whose only adapter has the caller's device; while wgpu makes a buffer, the device's `createBuffer` returns the
+//! caller's. Both are put back before anything else runs. What comes out is compared with what went in.
 
 use js_sys::{Object, Reflect};
 use wasm_bindgen::prelude::*;

@@ -5,7 +5,7 @@ const device = await adapter.requestDevice();
 const adam = await Optimizer.on(device, { rule: 'adam', lr: 0.1, weightDecay: { decoupled: 0.01 }, maxNorm: 1 });
 adam.add('w', new Float32Array(1000).fill(1));
 
-// Your kernel: it reads the parameter, and writes its gradient where the optimizer reads it. Here that of ½Σ(w − 3)².
+// Your kernel: it reads the parameter, and writes its gradient where the optimizer reads it. Here it is w − 3.
 const module = device.createShaderModule({ code: `
     @group(0) @binding(0) var<storage, read_write> w: array<f32>;
     @group(0) @binding(1) var<storage, read_write> g: array<f32>;

@@ -324,7 +324,8 @@ impl JsOptimizer {
         Ok(self.get_mut()?.write_state(name, state, values)?)
     }
 
-    /// Adds a micro-batch's gradient to those since the last step, which then takes their mean (or sum: `accumulation`).
+    /// Adds a micro-batch's gradient to those since the last step, which then takes their mean (or sum:
+    /// `accumulation`).
     pub fn accumulate(&self, name: &str, gradient: &[f32]) -> Result<(), JsValue> {
         let mut optimizer = self.get_mut()?;
         let id = optimizer.id(name)?;
@@ -447,6 +448,8 @@ impl JsOptimizer {
             let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
             let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
             options::refuse(&rest)?;
+            // An average begins where it is known which steps were taken.
+            optimizer.settle().await?;
             patch.rule.clone().map_or(Ok(()), |rule| optimizer.set_rule(group, rule))?;
             optimizer.set_settings(group, patch.settings)?;
             patch.install(&mut optimizer, group)?;

@@ -57,8 +57,8 @@ export interface Settings {
     zeroGrad?: boolean;
 }
 
-/** An average of the parameters over the steps: exponential, from 0 and divided by 1 − decayᵗ or not, from a step on, or
- * the plain mean of every n-th step from a step on. */
+/** An average of the parameters over the steps: exponential, from 0 and divided by 1 − decayᵗ or not, from a step on,
+ * or the plain mean of every n-th step from a step on. */
 export type Averaging =
     | { ema: number }
     | { emaDebiased: number }

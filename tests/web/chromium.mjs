@@ -17,9 +17,9 @@ const TYPES = {
     '.json': 'application/json', '.mjs': 'text/javascript', '.wasm': 'application/wasm', '.wgsl': 'text/plain',
 };
 
-// Serves `folder` under `base` of these hosts. What the page should not do is in `problems`: errors and warnings of the console,
-// errors that nobody caught, requests to other hosts or for files that are missing. With `gpu: false`, there is no
-// WebGPU.
+// Serves `folder` under `base` of these hosts. What the page should not do is in `problems`: errors and warnings of the
+// console, errors that nobody caught, requests to other hosts or for files that are missing. With `gpu: false`, there
+// is no WebGPU.
 export async function open(folder, { base = '/', gpu = true, hosts = ['localhost'], ...options } = {}) {
     const profile = mkdtempSync(join(tmpdir(), 'chromium-'));
     const context = await chromium.launchPersistentContext(profile, {

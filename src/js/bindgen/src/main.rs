@@ -1,5 +1,5 @@
-//! `wgpu-optim-bindgen WASM FOLDER`: the JavaScript and the types of a wasm file. It is the command `wasm-bindgen`, of the
-//! version in Cargo.lock.
+//! `wgpu-optim-bindgen WASM FOLDER`: the JavaScript and the types of a wasm file. It is the command `wasm-bindgen`, of
+//! the version in Cargo.lock.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1);
