@@ -54,6 +54,11 @@ pub fn shader_in(
     key.stored(formats(rule, extras.average, precision)).with_blocks(block_a_thread).compose()
 }
 
+/// A rule's configuration, as checkpoints keep it.
+pub fn saved(rule: &AnyRule) -> String {
+    rule.0.save()
+}
+
 /// Says whether a thread updates a block of 256 alone, or shares it; see [`shader_in`].
 pub fn give_a_thread_a_block(gpu: &crate::Gpu, block_a_thread: bool) {
     gpu.give_a_thread_a_block(block_a_thread);

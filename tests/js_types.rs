@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use wgpu_optim::internals::saved;
 use wgpu_optim::{LossScaler, Options, Report, Settings, rules};
 
 const TYPES: &str = include_str!("../src/js/types.ts");
@@ -50,6 +51,12 @@ fn settings() {
     assert_eq!(properties("Settings"), keys(&Settings::lr(0.1)));
     assert_eq!(properties("LossScaler"), keys(&LossScaler::default()));
     assert_eq!(properties("Report"), keys(&Report::default()));
+    let of_rules = rules::all().into_iter().flat_map(|(_, rule)| {
+        // A rule without options saves none.
+        let saved: serde_json::Value = serde_json::from_str(&saved(&rule)).unwrap_or_default();
+        saved.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    });
+    assert_eq!(properties("RuleOptions"), of_rules.collect());
     let mut options = keys(&Options::default());
     options.insert("group".into());
     assert_eq!(properties("ParameterOptions"), options);

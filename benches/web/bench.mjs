@@ -4,6 +4,7 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync,
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, normalize, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
 
@@ -38,7 +39,7 @@ const pinned = {
 const cases = [{ tensors: 1, length: 1_000_000 }, { tensors: 200, length: 4096 }];
 const tolerance = 1e-5;
 
-const root = resolve(import.meta.dirname, '../..');
+const root = resolve(fileURLToPath(new URL('.', import.meta.url)), '../..');
 const work = join(root, 'target/web-bench');
 const site = join(work, 'site');
 
@@ -112,7 +113,7 @@ async function withBrowser(use) {
             const { hostname, pathname } = new URL(route.request().url());
             if (hostname !== 'localhost') return route.abort();
             const path = normalize(pathname);
-            const file = [join(site, path), join(import.meta.dirname, path)].find(existsSync);
+            const file = [join(site, path), join(fileURLToPath(new URL('.', import.meta.url)), path)].find(existsSync);
             if (!file) return route.fulfill({ status: 404, body: `no ${path}` });
             loaded.add(file);
             return route.fulfill({ path: file });

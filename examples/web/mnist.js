@@ -96,6 +96,7 @@ export function mnist(Optimizer, devices, epochsAsked) {
         progress(at, steps) {
             const now = performance.now();
             meter.steps += steps;
+            meter.all += steps;
             if (now - meter.since < 500) return;
             meter.rate = Math.round(1000 * meter.steps / (now - meter.since));
             Object.assign(meter, { steps: 0, since: now });
@@ -122,7 +123,7 @@ export function mnist(Optimizer, devices, epochsAsked) {
             const wanted = table.chosen();
             if (wanted.length === 0) throw new Error('Choose a rule.');
             for (const of of wanted) mine.push(await network(device, of, shared));
-            Object.assign(meter, { steps: 0, since: performance.now() });
+            meter = { steps: 0, all: 0, since: performance.now(), began: performance.now() };
             draw();
             return await train({ runs: mine, data, batch: BATCH, epochs, device, gate: own, tell });
         } finally {
@@ -147,7 +148,7 @@ export function mnist(Optimizer, devices, epochsAsked) {
             const complete = await guarded(device, () => run(own, device));
             const seconds = ((performance.now() - began) / 1000).toFixed(1);
             const where = device ? devices.name : 'the CPU';
-            const rate = meter.rate ? `, ${count(meter.rate)} steps a second` : '';
+            const rate = `, ${count(Math.round(1000 * meter.all / (performance.now() - meter.began)))} steps a second`;
             stat.textContent = complete ? `Done in ${seconds} s on ${where}${rate}` : 'Stopped';
             summarize(complete);
         } catch (problem) {

@@ -32,15 +32,20 @@ impl Answers {
         Ok(())
     }
 
-    /// The oldest error of all that has been asked for by now.
+    /// The oldest error of all that has been asked for by now. The others, which mostly follow from it, are logged.
     pub(super) async fn all(&self) -> Result<()> {
+        let mut first = None;
         let count = self.0.borrow().len();
         for _ in 0..count {
             let oldest = self.0.borrow_mut().pop_front();
             let Some(answer) = oldest else { break };
-            answer.await.map_or(Ok(()), Err)?;
+            match (answer.await, &first) {
+                (Some(e), None) => first = Some(e),
+                (Some(e), Some(_)) => log::info!("and then: {e}"),
+                (None, _) => {}
+            }
         }
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 }
 

@@ -20,6 +20,10 @@ pub(super) async fn adapter(descriptor: wgpu::InstanceDescriptor) -> Result<wgpu
             _ => refused("this browser has no WebGPU"),
         };
     }
+    // wgpu looks nowhere else, and panics.
+    if ["Window", "WorkerGlobalScope"].iter().all(|class| of(&global, class).is_undefined()) {
+        return refused("this is neither a window nor a worker: give a device to Optimizer.on");
+    }
     match wgpu::Instance::new(descriptor).request_adapter(&Default::default()).await {
         Ok(adapter) => Ok(adapter),
         Err(_) => refused("the browser has WebGPU, but no adapter for this machine"),

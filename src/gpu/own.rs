@@ -28,6 +28,21 @@ impl Deref for OwnBuffer {
 #[cfg(target_family = "wasm")]
 impl Drop for Last {
     fn drop(&mut self) {
-        self.0.destroy();
+        if !KEPT.get() {
+            self.0.destroy();
+        }
     }
+}
+
+#[cfg(target_family = "wasm")]
+thread_local! {
+    static KEPT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Drops this without destroying its buffers: JavaScript may hold some of them.
+#[cfg(all(feature = "js", target_family = "wasm"))]
+pub(crate) fn leave_to_the_collector<T>(what: T) {
+    KEPT.set(true);
+    drop(what);
+    KEPT.set(false);
 }

@@ -203,9 +203,16 @@ impl Gpu {
         }
         let created = Rc::new(OnceCell::new());
         let failed = created.clone();
-        let explain = async move |reason| match failed.get() {
-            Some(module) => rejection(name, module, reason).await,
-            None => Error::Rejected { operation: "a shader", reason },
+        #[cfg(target_family = "wasm")]
+        let gpu = self.clone();
+        let explain = async move |reason| {
+            // In a browser it is kept by now: the next one who asks is to see the error, too.
+            #[cfg(target_family = "wasm")]
+            (gpu.kernels().clear(), gpu.passes().clear());
+            match failed.get() {
+                Some(module) => rejection(name, module, reason).await,
+                None => Error::Rejected { operation: "a shader", reason },
+            }
         };
         let make = || {
             let (device, label) = (self.device(), Some(name));

@@ -2,6 +2,9 @@
 
 // A device as wgpu must see it. Returns why it is none, or undefined.
 export function whyNoDevice(device) {
+    for (const object of ['features', 'limits', 'lost', 'queue']) {
+        if (typeof device?.[object] !== 'object') return `it has no ${object}`;
+    }
     for (const method of ['createBuffer', 'createComputePipeline', 'pushErrorScope']) {
         if (typeof device?.[method] !== 'function') return `it has no ${method}()`;
     }

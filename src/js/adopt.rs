@@ -14,12 +14,12 @@ use crate::gpu::memory::BufferRange;
 
 #[wasm_bindgen(module = "/src/js/adopt.js")]
 extern "C" {
-    #[wasm_bindgen(js_name = whyNoDevice)]
-    fn why_no_device(device: &JsValue) -> Option<String>;
-    #[wasm_bindgen(js_name = withDevice)]
-    fn with_device(device: &JsValue, make: &mut dyn FnMut());
-    #[wasm_bindgen(js_name = withBuffer)]
-    fn with_buffer(device: &JsValue, buffer: &JsValue, make: &mut dyn FnMut());
+    #[wasm_bindgen(catch, js_name = whyNoDevice)]
+    fn why_no_device(device: &JsValue) -> Result<Option<String>, JsValue>;
+    #[wasm_bindgen(catch, js_name = withDevice)]
+    fn with_device(device: &JsValue, make: &mut dyn FnMut()) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch, js_name = withBuffer)]
+    fn with_buffer(device: &JsValue, buffer: &JsValue, make: &mut dyn FnMut()) -> Result<(), JsValue>;
 }
 
 fn refused(reason: &str) -> JsValue {
@@ -31,7 +31,10 @@ fn refused(reason: &str) -> JsValue {
 /// # Errors
 /// An `Error` with the code `NoDevice`, where the value is no device, or this version of wgpu does not take it.
 pub async fn adopt_device(device: &JsValue) -> Result<Gpu, JsValue> {
-    if let Some(reason) = why_no_device(device) {
+    // An object may throw at any access.
+    let thrown =
+        |e: JsValue| refused(&e.dyn_into::<js_sys::Error>().map(|e| String::from(e.message())).unwrap_or_default());
+    if let Some(reason) = why_no_device(device).map_err(thrown)? {
         return Err(refused(&reason));
     }
     let mut instance = None;
@@ -39,7 +42,8 @@ pub async fn adopt_device(device: &JsValue) -> Result<Gpu, JsValue> {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
         descriptor.backends = wgpu::Backends::BROWSER_WEBGPU;
         instance = Some(wgpu::Instance::new(descriptor));
-    });
+    })
+    .map_err(thrown)?;
     let instance = instance.ok_or_else(|| refused("wgpu made no instance"))?;
     let adapter = instance.request_adapter(&Default::default()).await.map_err(|e| refused(&e.to_string()))?;
     let (ours, queue) = adapter.request_device(&Default::default()).await.map_err(|e| refused(&e.to_string()))?;
@@ -70,7 +74,7 @@ pub fn adopt_buffer(gpu: &Gpu, known: &mut Vec<wgpu::Buffer>, binding: &JsValue)
         return Err(refused(&format!("offset {offset}, size {size}; of f32, the size is a multiple of 4")));
     }
     let is = |ours: &wgpu::Buffer| ours.as_webgpu().is_some_and(|ours| Object::is(ours.as_ref(), &buffer));
-    let range = |ours: &wgpu::Buffer| BufferRange::new(ours, offset as u64, size as usize / 4);
+    let range = |ours: &wgpu::Buffer| BufferRange::new(ours, offset as u64, (size / 4.0) as usize);
     if let Some(ours) = known.iter().find(|ours| is(ours)) {
         return Ok(range(ours));
     }
@@ -83,7 +87,8 @@ pub fn adopt_buffer(gpu: &Gpu, known: &mut Vec<wgpu::Buffer>, binding: &JsValue)
             usage: wgpu::BufferUsages::from_bits_truncate(usage as u32),
             mapped_at_creation: false,
         }));
-    });
+    })
+    .map_err(|_| refused("its device does not let `createBuffer` be replaced"))?;
     let adopted = adopted.ok_or_else(|| refused("wgpu made no buffer"))?;
     if !is(&adopted) {
         return Err(refused("wgpu made a buffer of its own"));

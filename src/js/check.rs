@@ -7,7 +7,7 @@ use wasm_bindgen::prelude::*;
 
 use super::adopt::adopt_device;
 use super::errors::fault;
-use super::optimizer::promise;
+use super::shared::promise;
 use crate::check::{Check, Golden};
 
 /// Our steps against the trajectories of PyTorch, Keras, optax and the papers, as the command `wgpu-optim check`.

@@ -9,6 +9,7 @@ mod check;
 mod errors;
 mod optimizer;
 mod options;
+mod shared;
 
 pub use adopt::{adopt_buffer, adopt_device};
 #[cfg(feature = "check")]

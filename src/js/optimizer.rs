@@ -2,21 +2,18 @@
 
 #![expect(clippy::await_holding_refcell_ref, reason = "what is called meanwhile gets the error `Busy`")]
 
-use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::HashSet;
 use std::io::Cursor;
-use std::pin::Pin;
 use std::rc::Rc;
 
-use js_sys::{Array, Float32Array, Object, Promise, Uint8Array};
+use js_sys::{Array, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
-use super::adopt::{adopt_buffer, adopt_device, binding};
-use super::errors::{Js, fault};
+use super::adopt::{adopt_device, binding};
+use super::errors::Js;
 use super::options::{self, GroupPatch};
+use super::shared::{Shared, floats, index, nothing, numbers, promise};
 use crate::error::Error;
-use crate::gpu::memory::BufferRange;
-use crate::gpu::{Device, Gpu};
+use crate::gpu::Device;
 use crate::optimizer::{Gradient, LoadOptions, Optimizer, ParameterId, SaveOptions};
 use crate::rules;
 
@@ -34,8 +31,8 @@ extern "C" {
 
 /// An optimizer on your own `GPUDevice`, or on the CPU.
 ///
-/// A call that returns a promise must be awaited before the next call that changes the optimizer: until then that one
-/// throws an error with the code `Busy`.
+/// Await each promise before the next call. Until then, a call that changes the optimizer throws an error with the code
+/// `Busy`, and any other call may.
 #[wasm_bindgen(js_name = Optimizer)]
 #[derive(Debug)]
 pub struct JsOptimizer(Rc<Shared>);
@@ -43,100 +40,18 @@ pub struct JsOptimizer(Rc<Shared>);
 /// How often a wait for room looks again: the device may be done before its callbacks run.
 const TURNS: u32 = 100;
 
-/// What calls that have not finished hold, too.
-#[derive(Debug)]
-struct Shared {
-    /// `None` once it is destroyed.
-    optimizer: RefCell<Option<Optimizer>>,
-    /// Calls that have begun and not finished.
-    waiting: Cell<u32>,
-    /// Buffers of the caller's.
-    adopted: RefCell<Vec<wgpu::Buffer>>,
-}
-
-fn busy() -> JsValue {
-    fault("Busy", "a call to this optimizer has not finished: await it before this one")
-}
-
-fn destroyed() -> JsValue {
-    fault("Destroyed", "this optimizer was destroyed")
-}
-
-impl Shared {
-    fn get(&self) -> Js<Ref<'_, Optimizer>> {
-        Ref::filter_map(self.optimizer.try_borrow().map_err(|_| busy())?, Option::as_ref).map_err(|_| destroyed())
-    }
-
-    fn get_mut(&self) -> Js<RefMut<'_, Optimizer>> {
-        let optimizer = self.optimizer.try_borrow_mut().map_err(|_| busy())?;
-        RefMut::filter_map(optimizer, Option::as_mut).map_err(|_| destroyed())
-    }
-
-    /// A range of the caller's. Forgets buffers that nobody uses any more, now and then.
-    fn adopt(&self, range: &JsValue) -> Js<BufferRange> {
-        let (gpu, optimizer) = (self.gpu()?, self.get()?);
-        let mut adopted = self.adopted.try_borrow_mut().map_err(|_| busy())?;
-        if adopted.len() > 4 * optimizer.parameters().count() + 64 {
-            let ranges = |id| [optimizer.parameter(id), optimizer.gradient(id)].into_iter().flatten();
-            let used: HashSet<_> = optimizer.parameters().flat_map(|(id, _)| ranges(id)).map(|r| &r.buffer).collect();
-            adopted.retain(|buffer| used.contains(buffer));
-        }
-        adopt_buffer(&gpu, &mut adopted, range)
-    }
-
-    fn gpu(&self) -> Js<Gpu> {
-        match self.get()?.device() {
-            Device::Gpu(gpu) => Ok(gpu.clone()),
-            Device::Cpu => Err(fault("Unsupported", "this optimizer runs on the CPU and has no buffers")),
-        }
-    }
-}
-
-/// A promise of what `f` gives. One type for all, so that there is one machine for promises in the wasm.
-pub(super) fn promise(f: impl Future<Output = Js<JsValue>> + 'static) -> Promise {
-    let f: Pin<Box<dyn Future<Output = Js<JsValue>>>> = Box::pin(f);
-    wasm_bindgen_futures::future_to_promise(f)
-}
-
 async fn make(device: Device, options: JsValue) -> Js<JsValue> {
     let (patch, rest) = GroupPatch::read(&options, None)?;
     let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
     let mut optimizer = Optimizer::new(&device, rule, patch.settings)?;
     options::safeguard(&mut optimizer, rest)?;
     patch.install(&mut optimizer, 0)?;
-    if let Device::Gpu(gpu) = &device {
-        gpu.check().await?;
-    }
-    let shared =
-        Shared { optimizer: RefCell::new(Some(optimizer)), waiting: Cell::new(0), adopted: RefCell::default() };
-    Ok(JsOptimizer(Rc::new(shared)).into())
-}
-
-async fn checked(optimizer: &Optimizer) -> Js<()> {
-    match optimizer.device() {
-        Device::Gpu(gpu) => Ok(gpu.check().await?),
-        Device::Cpu => Ok(()),
-    }
-}
-
-fn nothing((): ()) -> JsValue {
-    JsValue::UNDEFINED
-}
-
-fn floats(x: Vec<f32>) -> JsValue {
-    Float32Array::from(&x[..]).into()
+    let shared = Shared::new(optimizer);
+    shared.check().await?;
+    Ok(JsOptimizer(shared).into())
 }
 
 impl JsOptimizer {
-    fn get(&self) -> Js<Ref<'_, Optimizer>> {
-        self.0.get()
-    }
-
-    /// Refuses while a call has not finished, even one that has not begun.
-    fn get_mut(&self) -> Js<RefMut<'_, Optimizer>> {
-        if self.0.waiting.get() > 0 { Err(busy()) } else { self.0.get_mut() }
-    }
-
     /// The group of what `add` has added, with these options. If they do not fit, nothing is added.
     fn added(
         &self,
@@ -144,24 +59,13 @@ impl JsOptimizer {
         add: impl FnOnce(&mut Optimizer, usize) -> Result<Vec<ParameterId>, Error>,
     ) -> Js<usize> {
         let (group, options) = options::parameter(&options, Default::default())?;
-        let (mut optimizer, group) = (self.get_mut()?, group.unwrap_or(0));
+        let (mut optimizer, group) = (self.0.change()?, group.unwrap_or(0));
         let ids = add(&mut optimizer, group)?;
         if let Err(e) = ids.iter().try_for_each(|&id| optimizer.set_options(id, options)) {
             ids.into_iter().try_for_each(|id| optimizer.remove(id))?;
             return Err(e.into());
         }
         Ok(group)
-    }
-
-    /// A promise of what `f` does. Until then, calls that change the optimizer are refused.
-    fn later(&self, f: impl AsyncFnOnce(&Shared) -> Js<JsValue> + 'static) -> Promise {
-        let shared = self.0.clone();
-        shared.waiting.update(|count| count + 1);
-        promise(async move {
-            let result = f(&shared).await;
-            shared.waiting.update(|count| count - 1);
-            result
-        })
     }
 }
 
@@ -198,7 +102,7 @@ impl JsOptimizer {
         promise(async {
             match Device::choose().await {
                 (Device::Cpu, why) => Ok(why.into()),
-                _ => Ok(JsValue::UNDEFINED),
+                (Device::Gpu(gpu), _) => Ok(nothing(gpu.device().destroy())),
             }
         })
     }
@@ -206,17 +110,18 @@ impl JsOptimizer {
     /// What the device is called.
     #[wasm_bindgen(getter)]
     pub fn device(&self) -> Result<String, JsValue> {
-        Ok(self.get()?.device().name())
+        Ok(self.0.get()?.device().name())
     }
 
     /// Adds a parameter in the optimizer's memory, and returns its group.
     pub fn add(
         &self,
         name: &str,
-        values: &[f32],
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
-        self.added(options, |optimizer, group| Ok(vec![optimizer.add(group, name, values)?]))
+        let values = numbers(name, values)?;
+        self.added(options, |optimizer, group| Ok(vec![optimizer.add(group, name, &values)?]))
     }
 
     /// Adds several parameters at once, so that they lie side by side and a step is one dispatch. Returns their group.
@@ -230,9 +135,8 @@ impl JsOptimizer {
         for entry in Object::entries(&tensors).iter() {
             let entry = Array::from(&entry);
             let name = entry.get(0).as_string().unwrap_or_default();
-            let values = entry.get(1).dyn_into::<Float32Array>();
-            let values = values.map_err(|_| fault("Options", &format!("`{name}` is no Float32Array")))?;
-            all.push((name, values.to_vec()));
+            let values = numbers(&name, entry.get(1))?;
+            all.push((name, values));
         }
         let borrowed: Vec<_> = all.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect();
         self.added(options, |optimizer, group| optimizer.add_all(group, &borrowed))
@@ -259,36 +163,36 @@ impl JsOptimizer {
 
     /// Removes a parameter with its states.
     pub fn remove(&self, name: &str) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.remove(name)?)
+        Ok(self.0.change()?.remove(name)?)
     }
 
     /// Names of all parameters, in the order in which they were added.
     pub fn parameters(&self) -> Result<Vec<String>, JsValue> {
-        Ok(self.get()?.parameters().map(|(_, name)| name.to_owned()).collect())
+        Ok(self.0.get()?.parameters().map(|(_, name)| name.to_owned()).collect())
     }
 
     /// Where a parameter is, for your bind groups.
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
     pub fn parameter(&self, name: &str) -> Result<JsValue, JsValue> {
-        binding(self.get()?.parameter(name)?)
+        binding(self.0.get()?.parameter(name)?)
     }
 
     /// Where your kernels write a parameter's gradient. The next steps read it.
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
     pub fn gradient(&self, name: &str) -> Result<JsValue, JsValue> {
-        binding(self.get()?.gradient(name)?)
+        binding(self.0.get()?.gradient(name)?)
     }
 
     /// Where a state is: `exp_avg`, `momentum_buffer`, …
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
     pub fn state(&self, name: &str, state: &str) -> Result<JsValue, JsValue> {
-        binding(self.get()?.state_range(name, state)?)
+        binding(self.0.get()?.state_range(name, state)?)
     }
 
     /// Where the device keeps the scale of the next loss, one f32, for your kernels to multiply the loss by.
     #[wasm_bindgen(js_name = lossScale, unchecked_return_type = "GPUBufferBinding")]
     pub fn loss_scale(&self) -> Result<JsValue, JsValue> {
-        binding(&self.get_mut()?.loss_scale()?)
+        binding(&self.0.change()?.loss_scale()?)
     }
 
     /// Says where the next steps find a gradient: in your buffer, in the optimizer's (`'own'`), or nowhere (`null`), so
@@ -304,56 +208,73 @@ impl JsOptimizer {
             _ if gradient.is_null() => Gradient::Missing,
             _ => Gradient::Buffer(self.0.adopt(&gradient)?),
         };
-        Ok(self.get_mut()?.set_gradient(name, gradient)?)
+        Ok(self.0.change()?.set_gradient(name, gradient)?)
     }
 
     /// Sets a parameter's values.
-    pub fn write(&self, name: &str, values: &[f32]) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.write(name, values)?)
+    pub fn write(
+        &self,
+        name: &str,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
+    ) -> Result<(), JsValue> {
+        Ok(self.0.change()?.write(name, &numbers(name, values)?)?)
     }
 
     /// Sets a gradient. It stays until it is written again.
     #[wasm_bindgen(js_name = writeGradient)]
-    pub fn write_gradient(&self, name: &str, values: &[f32]) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.write_gradient(name, values)?)
+    pub fn write_gradient(
+        &self,
+        name: &str,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
+    ) -> Result<(), JsValue> {
+        Ok(self.0.change()?.write_gradient(name, &numbers(name, values)?)?)
     }
 
     /// Sets a state.
     #[wasm_bindgen(js_name = writeState)]
-    pub fn write_state(&self, name: &str, state: &str, values: &[f32]) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.write_state(name, state, values)?)
+    pub fn write_state(
+        &self,
+        name: &str,
+        state: &str,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
+    ) -> Result<(), JsValue> {
+        Ok(self.0.change()?.write_state(name, state, &numbers(name, values)?)?)
     }
 
     /// Adds a micro-batch's gradient to those since the last step, which then takes their mean (or sum:
     /// `accumulation`).
-    pub fn accumulate(&self, name: &str, gradient: &[f32]) -> Result<(), JsValue> {
-        let mut optimizer = self.get_mut()?;
+    pub fn accumulate(
+        &self,
+        name: &str,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] gradient: JsValue,
+    ) -> Result<(), JsValue> {
+        let mut optimizer = self.0.change()?;
         let id = optimizer.id(name)?;
-        Ok(optimizer.accumulate(id, gradient)?)
+        Ok(optimizer.accumulate(id, &numbers(name, gradient)?)?)
     }
 
     /// Writes 0 to all gradients that are present.
     #[wasm_bindgen(js_name = zeroGrad)]
     pub fn zero_grad(&self) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.zero_grad()?)
+        Ok(self.0.change()?.zero_grad()?)
     }
 
     /// A parameter's values, after all work that is submitted by now.
     #[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
     pub fn read(&self, name: String) -> Promise {
-        self.later(async move |shared| Ok(floats(shared.get()?.read::<f32>(name.as_str()).await?)))
+        self.0.later(async move |shared| Ok(floats(shared.get()?.read::<f32>(name.as_str()).await?)))
     }
 
     /// A gradient, after all work that is submitted by now.
     #[wasm_bindgen(js_name = readGradient, unchecked_return_type = "Promise<Float32Array>")]
     pub fn read_gradient(&self, name: String) -> Promise {
-        self.later(async move |shared| Ok(floats(shared.get()?.read_gradient::<f32>(name.as_str()).await?)))
+        self.0.later(async move |shared| Ok(floats(shared.get()?.read_gradient::<f32>(name.as_str()).await?)))
     }
 
     /// A state, after all work that is submitted by now.
     #[wasm_bindgen(js_name = readState, unchecked_return_type = "Promise<Float32Array>")]
     pub fn read_state(&self, name: String, state: String) -> Promise {
-        self.later(async move |shared| Ok(floats(shared.get()?.read_state::<f32>(name.as_str(), &state).await?)))
+        self.0.later(async move |shared| Ok(floats(shared.get()?.read_state::<f32>(name.as_str(), &state).await?)))
     }
 
     /// Steps: one submission to your device's queue, behind what is submitted there.
@@ -361,13 +282,13 @@ impl JsOptimizer {
     /// In a loop, `await room()` before it: 128 steps may be submitted and not finished, and the next one throws
     /// `TooManyStepsInFlight`.
     pub fn step(&self) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.step()?)
+        Ok(self.0.change()?.step()?)
     }
 
     /// Moves parameters of rule `momentum` to Nesterov's look-ahead point, where the next gradient is to be taken.
     #[wasm_bindgen(js_name = lookAhead)]
     pub fn look_ahead(&self) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.look_ahead()?)
+        Ok(self.0.change()?.look_ahead()?)
     }
 
     /// Waits until one more step may be submitted: mostly at once.
@@ -402,65 +323,76 @@ impl JsOptimizer {
     /// Waits until it is known which of the submitted steps were taken: {@link steps} is then exact.
     #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
     pub fn settle(&self) -> Promise {
-        self.later(async |shared| Ok(nothing(shared.get_mut()?.settle().await?)))
+        self.0.later(async |shared| Ok(nothing(shared.get_mut()?.settle().await?)))
     }
 
     /// How many steps a parameter has taken, as far as it is known.
     pub fn steps(&self, name: &str) -> Result<f64, JsValue> {
-        Ok(self.get()?.steps(name)? as f64)
+        Ok(self.0.get()?.steps(name)? as f64)
     }
 
     /// What the last step that has finished says. Does not wait.
     #[wasm_bindgen(unchecked_return_type = "Report")]
     pub fn report(&self) -> Result<JsValue, JsValue> {
-        options::write(&self.get()?.report())
+        options::report(self.0.get()?.report())
     }
 
     /// What the last submitted step says, once it has finished.
     #[wasm_bindgen(js_name = readReport, unchecked_return_type = "Promise<Report>")]
     pub fn read_report(&self) -> Promise {
-        self.later(async |shared| options::write(&shared.get()?.read_report().await?))
+        self.0.later(async |shared| options::report(shared.get()?.read_report().await?))
     }
 
     /// Adds a group and returns its number.
     #[wasm_bindgen(js_name = addGroup, unchecked_return_type = "Promise<number>")]
     pub fn add_group(&self, #[wasm_bindgen(unchecked_param_type = "GroupOptions")] options: JsValue) -> Promise {
-        self.later(async move |shared| {
+        self.0.later(async move |shared| {
             let (patch, rest) = GroupPatch::read(&options, None)?;
             options::refuse(&rest)?;
             let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
-            let mut optimizer = shared.get_mut()?;
-            let group = optimizer.add_group(rule, patch.settings)?;
-            patch.install(&mut optimizer, group)?;
-            checked(&optimizer).await.map(|()| group.into())
+            let group = {
+                let mut optimizer = shared.get_mut()?;
+                let group = optimizer.add_group(rule, patch.settings)?;
+                patch.install(&mut optimizer, group)?;
+                group
+            };
+            shared.check().await.map(|()| group.into())
         })
     }
 
-    /// Changes a group: what `options` leaves out stays.
+    /// Changes a group: what `options` leaves out stays. A `rule` comes with its own defaults.
     #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
     pub fn set(
         &self,
         #[wasm_bindgen(unchecked_param_type = "GroupOptions")] options: JsValue,
-        group: Option<usize>,
+        group: Option<f64>,
     ) -> Promise {
-        self.later(async move |shared| {
-            let (mut optimizer, group) = (shared.get_mut()?, group.unwrap_or(0));
-            let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
-            let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
-            options::refuse(&rest)?;
-            // An average begins where it is known which steps were taken.
-            optimizer.settle().await?;
-            patch.rule.clone().map_or(Ok(()), |rule| optimizer.set_rule(group, rule))?;
-            optimizer.set_settings(group, patch.settings)?;
-            patch.install(&mut optimizer, group)?;
-            checked(&optimizer).await.map(nothing)
+        self.0.later(async move |shared| {
+            let group = index(group)?;
+            {
+                let mut optimizer = shared.get_mut()?;
+                let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
+                let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
+                options::refuse(&rest)?;
+                // An average begins where it is known which steps were taken.
+                optimizer.settle().await?;
+                patch.rule.clone().map_or(Ok(()), |rule| optimizer.set_rule(group, rule))?;
+                let set = optimizer.set_settings(group, patch.settings);
+                if let Err(e) = set.and_then(|()| patch.install(&mut optimizer, group)) {
+                    // As it was: it fitted before.
+                    optimizer.set_rule(group, rule)?;
+                    optimizer.set_settings(group, settings)?;
+                    return Err(e.into());
+                }
+            }
+            shared.check().await.map(nothing)
         })
     }
 
     /// A group's settings as they are now.
     #[wasm_bindgen(unchecked_return_type = "Required<Settings>")]
-    pub fn settings(&self, group: Option<usize>) -> Result<JsValue, JsValue> {
-        options::write(self.get()?.settings(group.unwrap_or(0))?)
+    pub fn settings(&self, group: Option<f64>) -> Result<JsValue, JsValue> {
+        options::write(self.0.get()?.settings(index(group)?)?)
     }
 
     /// Changes one parameter's options: what `options` leaves out stays. `group` moves it there, with its states.
@@ -470,22 +402,26 @@ impl JsOptimizer {
         name: &str,
         #[wasm_bindgen(unchecked_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<(), JsValue> {
-        let mut optimizer = self.get_mut()?;
+        let mut optimizer = self.0.change()?;
         let now = optimizer.options(name)?;
         let (group, options) = options::parameter(&options, now)?;
-        group.map_or(Ok(()), |group| optimizer.move_to_group(name, group))?;
-        Ok(optimizer.set_options(name, options)?)
+        optimizer.set_options(name, options)?;
+        if let Err(e) = group.map_or(Ok(()), |group| optimizer.move_to_group(name, group)) {
+            optimizer.set_options(name, now)?;
+            return Err(e.into());
+        }
+        Ok(())
     }
 
     /// The learning rate of a group's next step, with its schedule.
-    pub fn lr(&self, group: Option<usize>) -> Result<f64, JsValue> {
-        Ok(self.get()?.lr(group.unwrap_or(0))?)
+    pub fn lr(&self, group: Option<f64>) -> Result<f64, JsValue> {
+        Ok(self.0.get()?.lr(index(group)?)?)
     }
 
     /// Sets a group's learning rate.
     #[wasm_bindgen(js_name = setLr)]
-    pub fn set_lr(&self, lr: f64, group: Option<usize>) -> Result<(), JsValue> {
-        Ok(self.get_mut()?.set_lr(group.unwrap_or(0), lr)?)
+    pub fn set_lr(&self, lr: f64, group: Option<f64>) -> Result<(), JsValue> {
+        Ok(self.0.change()?.set_lr(index(group)?, lr)?)
     }
 
     /// Changes what concerns the step as a whole: `maxNorm`, `nonFinite`, `lossScaler`.
@@ -493,24 +429,24 @@ impl JsOptimizer {
         &self,
         #[wasm_bindgen(unchecked_param_type = "Safeguards")] options: JsValue,
     ) -> Result<(), JsValue> {
-        options::safeguards(&mut *self.get_mut()?, &options)
+        options::safeguards(&mut *self.0.change()?, &options)
     }
 
     /// Exchanges a group's parameters and their averages, to evaluate on these; once more, before the next step, puts
     /// them back.
     #[wasm_bindgen(js_name = swapAverages, unchecked_return_type = "Promise<void>")]
-    pub fn swap_averages(&self, group: Option<usize>) -> Promise {
-        self.later(async move |shared| {
+    pub fn swap_averages(&self, group: Option<f64>) -> Promise {
+        self.0.later(async move |shared| {
             let mut optimizer = shared.get_mut()?;
             optimizer.settle().await?;
-            Ok(nothing(optimizer.swap_averages(group.unwrap_or(0))?))
+            Ok(nothing(optimizer.swap_averages(index(group)?)?))
         })
     }
 
     /// A checkpoint, in the format of safetensors: parameters, states, step counts, settings.
     #[wasm_bindgen(unchecked_return_type = "Promise<Uint8Array>")]
     pub fn save(&self) -> Promise {
-        self.later(async |shared| {
+        self.0.later(async |shared| {
             let mut file = Vec::new();
             shared.get_mut()?.save_to(&mut file, SaveOptions::default()).await?;
             Ok(Uint8Array::from(&file[..]).into())
@@ -520,22 +456,19 @@ impl JsOptimizer {
     /// Takes a checkpoint of an optimizer with the same groups and parameters, from any device. If it does not fit, the
     /// error says how, and nothing changes.
     pub fn load(&self, checkpoint: Vec<u8>) -> Result<(), JsValue> {
-        self.get_mut()?.load_from(&mut Cursor::new(checkpoint), LoadOptions::default())?;
+        self.0.change()?.load_from(&mut Cursor::new(checkpoint), LoadOptions::default())?;
         Ok(())
     }
 
-    /// What the device has refused until now: throws it, if there is something.
+    /// Waits until the device has said what it refuses of all calls so far, and throws the first of it.
     #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
     pub fn check(&self) -> Promise {
-        self.later(async |shared| checked(&*shared.get()?).await.map(nothing))
+        self.0.later(async |shared| shared.check().await.map(nothing))
     }
 
-    /// Gives the memory on the device back. Every later call throws `Destroyed`.
+    /// Gives the memory on the device back at once; without it, the garbage collector does, some time after the
+    /// optimizer and all that `parameter()` and its like gave are gone. Every later call throws `Destroyed`.
     pub fn destroy(&self) -> Result<(), JsValue> {
-        if self.0.waiting.get() > 0 {
-            return Err(busy());
-        }
-        self.0.optimizer.try_borrow_mut().map_err(|_| busy())?.take();
-        Ok(())
+        self.0.destroy()
     }
 }

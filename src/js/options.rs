@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::*;
 
 use super::errors::{Js, fault};
 use crate::any_rule::AnyRule;
@@ -13,9 +13,15 @@ use crate::error::Result;
 use crate::optimizer::Optimizer;
 use crate::precision::Precision;
 use crate::rules;
-use crate::scaling::LossScaler;
+use crate::scaling::{LossScaler, Report};
 use crate::schedule::Schedule;
 use crate::settings::{Options, Settings};
+
+#[wasm_bindgen(module = "/src/js/options.js")]
+extern "C" {
+    #[wasm_bindgen(catch, js_name = optionsText)]
+    fn options_text(options: &JsValue) -> Result<String, JsValue>;
+}
 
 fn wrong(what: impl std::fmt::Display) -> JsValue {
     fault("Options", &what.to_string())
@@ -60,8 +66,9 @@ fn read(options: &JsValue) -> Js<Map<String, Value>> {
     if options.is_undefined() {
         return Ok(Map::new());
     }
-    let text = js_sys::JSON::stringify(options)?;
-    let value = serde_json::from_str(&String::from(text)).map_err(wrong)?;
+    let message = |e: JsValue| e.dyn_into::<js_sys::Error>().map(|e| String::from(e.message())).unwrap_or_default();
+    let text = options_text(options).map_err(|e| wrong(message(e)))?;
+    let value = serde_json::from_str(&text).map_err(wrong)?;
     match renamed(value, snake) {
         Value::Object(map) => Ok(map),
         other => Err(wrong(format!("options are an object, not {other}"))),
@@ -81,6 +88,13 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Js<T> {
     serde_json::from_value(value).map_err(wrong)
 }
 
+/// A report, whose norm may be NaN or ∞, which JSON has not.
+pub(super) fn report(report: Report) -> Js<JsValue> {
+    let object = write(&report)?;
+    js_sys::Reflect::set(&object, &"gradNorm".into(), &report.grad_norm.into())?;
+    Ok(object)
+}
+
 /// `current`, with what these options say instead.
 fn overlay<T: Serialize + DeserializeOwned>(current: &T, options: Map<String, Value>) -> Js<T> {
     let mut value = to_value(current)?;
@@ -92,9 +106,16 @@ fn overlay<T: Serialize + DeserializeOwned>(current: &T, options: Map<String, Va
 
 /// A limit on a norm: a number, an object, or none.
 fn clip_norm(value: Value) -> Js<Option<ClipNorm>> {
+    // The format has no infinity.
+    let infinite = |value: Value| if value == "inf" { Value::Null } else { value };
     match value {
         Value::Null => Ok(None),
-        Value::Object(map) => overlay(&ClipNorm::torch(1.0), map).map(Some),
+        Value::Object(map) if !map.contains_key("max_norm") => Err(wrong("a limit on a norm needs `maxNorm`")),
+        Value::Object(map) => {
+            let map = map.into_iter().map(|(key, value)| (key, infinite(value))).collect();
+            overlay(&ClipNorm::torch(1.0), map).map(Some)
+        }
+        inf if inf == "inf" => Ok(Some(ClipNorm::torch(f64::INFINITY))),
         number => Ok(Some(ClipNorm::torch(from_value(number)?))),
     }
 }
@@ -143,7 +164,10 @@ impl GroupPatch {
             Some(Value::Null) => Some(None),
             Some(text) => Some(Some(Schedule::parse(text.as_str().unwrap_or_default())?)),
         };
-        let averaging = options.remove("averaging").map(from_value).transpose()?;
+        let averaging: Option<Averaging> = options.remove("averaging").map(from_value).transpose()?;
+        // Before anything changes.
+        averaging.as_ref().map_or(Ok(()), Averaging::check)?;
+        schedule.iter().flatten().try_for_each(Schedule::check)?;
         let precision = options.remove("precision").map(precision).transpose()?;
         let (mut rule, changed) = match (options.remove("rule"), now) {
             (Some(name), _) => (rules::by_name(name.as_str().unwrap_or_default())?, true),
@@ -204,21 +228,22 @@ fn renamed_variant(value: Value) -> Value {
 
 const SAFEGUARDS: [&str; 3] = ["max_norm", "non_finite", "loss_scaler"];
 
-/// Sets what concerns the step of all groups.
+/// Sets what concerns the step of all groups: all of it, or nothing.
 pub(super) fn safeguard(optimizer: &mut Optimizer, mut options: Map<String, Value>) -> Js<()> {
-    if let Some(value) = options.remove("max_norm") {
-        optimizer.set_clip_norm(clip_norm(value)?)?;
-    }
-    if let Some(value) = options.remove("non_finite") {
-        let policy: NonFinite = from_value(value)?;
-        optimizer.set_non_finite(policy);
-    }
-    match options.remove("loss_scaler") {
-        None => {}
-        Some(Value::Object(map)) => optimizer.set_loss_scaler(Some(overlay(&LossScaler::default(), map)?))?,
-        Some(_) => optimizer.set_loss_scaler(None)?,
-    }
-    refuse(&options)
+    let clip = options.remove("max_norm").map(clip_norm).transpose()?;
+    let policy: Option<NonFinite> = options.remove("non_finite").map(from_value).transpose()?;
+    let scaler = match options.remove("loss_scaler") {
+        None => None,
+        Some(Value::Null) => Some(None),
+        Some(Value::Object(map)) => Some(Some(overlay(&LossScaler::default(), map)?)),
+        Some(other) => return Err(wrong(format!("`lossScaler` is an object or null, not {other}"))),
+    };
+    refuse(&options)?;
+    scaler.iter().flatten().try_for_each(LossScaler::check)?;
+    clip.map_or(Ok(()), |clip| optimizer.set_clip_norm(clip))?;
+    policy.into_iter().for_each(|policy| optimizer.set_non_finite(policy));
+    scaler.map_or(Ok(()), |scaler| optimizer.set_loss_scaler(scaler))?;
+    Ok(())
 }
 
 /// An error for options that nobody has taken.

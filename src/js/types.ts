@@ -63,22 +63,53 @@ export type Averaging =
     | { ema: number }
     | { emaDebiased: number }
     | { emaFromZero: number }
-    | { emaFrom: { decay: number; from: number; warmup: null } }
+    | { emaFrom: { decay: number; from: number; warmup: { invGamma: number; power: number } | null } }
     | { swa: { from: number; every: number } };
 
 /** How parameters and states are stored. */
 export type Precision = 'f32' | 'block8' | 'bf16' | 'bf16-exact-master';
 
+/** Options of rules, each by its name in Rust; {@link Optimizer.rules} says which rule has which, with defaults. */
+export interface RuleOptions {
+    momentum?: number;
+    dampening?: number;
+    nesterov?: boolean;
+    form?: 'lr_outside' | 'lr_inside' | 'ema';
+    lrDecay?: number;
+    initialAccumulatorValue?: number;
+    eps?: number;
+    epsInside?: boolean;
+    epsOutside?: boolean;
+    epsHat?: boolean;
+    epsRoot?: number;
+    alpha?: number;
+    centered?: boolean;
+    lrInside?: boolean;
+    initial?: number;
+    rho?: number;
+    beta1?: number;
+    beta2?: number;
+    beta3?: number;
+    biasCorrectionM?: boolean;
+    biasCorrectionV?: boolean;
+    amsgrad?: 'raw' | 'corrected' | null;
+    momentumDecay?: number | null;
+    tAlpha?: number | null;
+    tBeta3?: number | null;
+    b0?: number;
+    over?: 'group' | 'tensor';
+    trustCoefficient?: number;
+    gradAveraging?: boolean;
+}
+
 /** A parameter group: its rule, the rule's own options, its settings. */
-export interface GroupOptions extends Settings {
+export interface GroupOptions extends Settings, RuleOptions {
     /** Default: `'adam'`. */
     rule?: RuleName;
     /** As text: `'cosine(1000).warmup(20)'`, `'step(30, 0.1)'`, …; `null` for none. */
     schedule?: string | null;
     averaging?: Averaging;
     precision?: Precision;
-    /** Options of the rule, by their names in Rust: `beta1`, `beta2`, `eps`, `momentum`, `biasCorrectionV`, … */
-    [option: string]: unknown;
 }
 
 /** A scale on the loss that grows while gradients are finite, as PyTorch's `GradScaler`. */
@@ -120,7 +151,7 @@ export interface ParameterOptions {
 
 /** What the last step that has finished says. */
 export interface Report {
-    /** The norm of its gradients, before clipping; 0 where nothing measures them. */
+    /** The norm of its gradients, before clipping; 0 where nothing measures them; NaN or ∞ where they are not finite. */
     gradNorm: number;
     /** Whether a gradient was not finite. */
     foundInf: boolean;

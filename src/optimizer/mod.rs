@@ -132,7 +132,8 @@ pub enum Gradient {
 /// **Step.**
 ///
 /// - On either device, by itself: [`step`](Self::step).
-/// - In your encoder: [`encode`](Self::encode), after [`wait_for_room`](Self::wait_for_room).
+/// - In your encoder: [`encode`](Self::encode), after [`wait_for_room`](Self::wait_for_room) or, without blocking,
+///   [`room`](Self::room).
 /// - In two halves, around a norm that is not this optimizer's alone: [`encode_measure`](Self::encode_measure),
 ///   [`measured`](Self::measured), [`encode_apply`](Self::encode_apply).
 /// - Your slices, on the CPU: [`step_slices`](Self::step_slices).

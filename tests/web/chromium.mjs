@@ -4,8 +4,9 @@ import { createRequire } from 'node:module';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { extname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
-const root = join(import.meta.dirname, '../..');
+const root = join(fileURLToPath(new URL('.', import.meta.url)), '../..');
 const { chromium } = createRequire(join(root, 'target/web-tools/package.json'))('playwright-core');
 
 const FLAGS = [

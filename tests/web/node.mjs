@@ -49,5 +49,7 @@ async function example() {
 
 let wrong = failed;
 console.log(await example().catch((error) => (wrong++, `FAILED the README's example: ${error.stack}`)));
+const lone = await Optimizer.whyNoGpu();
+if (!lone?.includes('Optimizer.on')) throw new Error(`whyNoGpu() says ${lone}`);
 console.log(`${lines.length + 1 - wrong} passed, ${wrong} failed in Node ${process.versions.node}`);
 process.exit(wrong ? 1 : 0);

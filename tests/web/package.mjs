@@ -3,14 +3,15 @@
 
 import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { open } from './chromium.mjs';
 
-const root = join(import.meta.dirname, '../..');
+const root = join(fileURLToPath(new URL('.', import.meta.url)), '../..');
 const folder = join(root, 'target/web-test');
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 cpSync(join(root, 'target/npm'), join(folder, 'pkg'), { recursive: true });
-for (const name of ['tests.mjs', 'worker.js']) cpSync(join(import.meta.dirname, name), join(folder, name));
+for (const name of ['tests.mjs', 'worker.js']) cpSync(join(fileURLToPath(new URL('.', import.meta.url)), name), join(folder, name));
 cpSync(join(root, 'src/js/example.mjs'), join(folder, 'example.mjs'));
 writeFileSync(join(folder, 'index.html'), `<!doctype html><title>tests</title><link rel="icon" href="data:,">
 <script type="importmap">{ "imports": { "wgpu-optim": "./pkg/index.js" } }</script>`);

@@ -252,10 +252,10 @@ export const tests = {
         const wrong = [
             [{ rule: 'adamm' }, 'UnknownRule', 'adamax'], [{ betaa: 0.9 }, 'Options', 'beta1'],
             [{ beta1: 1.5 }, 'Hyperparameter', 'beta1'], [{ lr: -1 }, 'Hyperparameter', 'lr'],
-            [{ lr: NaN }, 'Options', 'null'], [{ lr: '1' }, 'Options', 'f64'], [{ weightDecay: { l3: 1 } }, 'Options', 'l2'],
+            [{ lr: NaN }, 'Options', 'NaN'], [{ lr: '1' }, 'Options', 'f64'], [{ weightDecay: { l3: 1 } }, 'Options', 'l2'],
             [{ schedule: 'cosin(3)' }, 'Schedule', 'cosine'], [{ precision: 'int4' }, 'Options', 'block8'],
             [{ maxNorm: -1 }, 'Hyperparameter', 'max_norm'], [{ lossScaler: { scale: 1 } }, 'Options', 'init_scale'],
-            [3, 'Options', 'object'],
+            [3, 'Options', 'object'], [null, 'Options', 'object'], [{ lossScaler: true }, 'Options', 'lossScaler'],
         ];
         for (const [options, code, word] of wrong) {
             const error = await thrown(() => Optimizer.on(device, options));
@@ -280,7 +280,92 @@ export const tests = {
         ensure((await thrown(() => optimizer.writeGradient('w', values(4, 1)))).code === 'Length');
     },
 
-    async 'what has not finished is in the way of a change, and of nothing else'({ Optimizer, device, ensure }) {
+    async 'ranges live on when the optimizer is collected, and not when it is destroyed'({ Optimizer, device, ensure }) {
+        const copied = async (range) => {
+            device.pushErrorScope('validation');
+            const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ;
+            const staging = device.createBuffer({ size: range.size, usage });
+            const encoder = device.createCommandEncoder();
+            encoder.copyBufferToBuffer(range.buffer, range.offset, staging, 0, range.size);
+            device.queue.submit([encoder.finish()]);
+            return device.popErrorScope();
+        };
+        for (const [end, refused] of [['free', false], ['destroy', true]]) {
+            const optimizer = await Optimizer.on(device);
+            optimizer.add('w', values(100, 1));
+            const range = optimizer.parameter('w');
+            // What the garbage collector calls, too.
+            optimizer[end]();
+            const error = await copied(range);
+            ensure(!!error === refused, [end, error?.message]);
+        }
+    },
+
+    async 'micro-batches by the hundred'({ Optimizer, device, ensure, near }) {
+        const optimizer = await Optimizer.on(device, { rule: 'sgd', lr: 1 });
+        optimizer.add('w', new Float32Array(8));
+        for (let k = 0; k < 400; k++) {
+            await optimizer.room();
+            optimizer.accumulate('w', new Float32Array(8).fill(k % 2));
+        }
+        await optimizer.room();
+        optimizer.step();
+        near(await optimizer.read('w'), new Float32Array(8).fill(-0.5), 1e-6, 'their mean');
+    },
+
+    async 'what is refused changes nothing'({ Optimizer, device, ensure, near }) {
+        const optimizer = await Optimizer.on(device, { rule: 'sgd', lr: 1 });
+        optimizer.add('w', new Float32Array(2));
+        const refused = [
+            () => optimizer.addGroup({ averaging: { ema: 2 } }), () => optimizer.set({ lr: 0.5, averaging: { ema: 2 } }),
+            () => optimizer.set({ rule: 'adam', lr: -1 }), () => optimizer.safeguard({ maxNorm: 1, typo: 2 }),
+            () => optimizer.safeguard({ maxNorm: 1, lossScaler: 65536 }), () => optimizer.setParameter('w', { group: 1 }),
+            () => optimizer.setParameter('w', { group: 0, lrScale: -1 }), () => optimizer.set(() => 1),
+            () => optimizer.add('x', 3), () => optimizer.write('w', [1, 2]), () => optimizer.lr(0.5),
+            () => optimizer.set({ lr: 1n }), () => optimizer.safeguard({ maxNorm: { norm: 'l2' } }),
+            () => optimizer.safeguard({ maxNorm: NaN }), () => optimizer.set({ clipValue: Infinity }),
+        ];
+        for (const call of refused) ensure((await thrown(call)).code, `${call}`);
+        optimizer.writeGradient('w', new Float32Array([300, 400]));
+        optimizer.step();
+        near(await optimizer.read('w'), new Float32Array([-300, -400]), 0, 'a plain step');
+        ensure(await optimizer.addGroup({}) === 1 && optimizer.lr() === 1, 'a group was left');
+        // No limit, and yet a report.
+        optimizer.safeguard({ maxNorm: Infinity });
+        optimizer.step();
+        ensure((await optimizer.readReport()).gradNorm === 500, optimizer.report());
+        optimizer.writeGradient('w', new Float32Array([NaN, 1]));
+        optimizer.step();
+        ensure(Number.isNaN((await optimizer.readReport()).gradNorm), optimizer.report());
+    },
+
+    async 'a device that is none, or will not be lent'({ Optimizer, device, ensure }) {
+        const nothing = { createBuffer() {}, createComputePipeline() {}, pushErrorScope() {} };
+        const throws = { get limits() { throw new Error('no limits'); } };
+        for (const none of [nothing, throws, null, 3]) {
+            const error = await thrown(() => Optimizer.on(none));
+            ensure(error.code === 'NoDevice', `${error}`);
+        }
+        const optimizer = await Optimizer.on(device);
+        const buffer = device.createBuffer({ size: 64, usage: GPUBufferUsage.STORAGE });
+        Object.preventExtensions(device);
+        const error = await thrown(() => optimizer.adopt('w', { buffer }, { buffer }));
+        ensure(error.code === 'NoBuffer', `${error}`);
+        optimizer.add('w', values(3, 1));
+    },
+
+    async 'a shader that failed once fails again'({ Optimizer, device, ensure }) {
+        const optimizer = await Optimizer.on(device, { rule: 'adam' });
+        const create = device.createShaderModule.bind(device);
+        device.createShaderModule = (it) => create({ ...it, code: it.code.replace('h.lr', 'h.nothing') });
+        for (let k = 0; k < 2; k++) {
+            ensure((await thrown(() => optimizer.addGroup({ rule: 'sgd' }))).code === 'Shader', k);
+        }
+        device.createShaderModule = create;
+        await optimizer.addGroup({ rule: 'sgd' });
+    },
+
+    async 'what has not finished is in the way of a change'({ Optimizer, device, ensure }) {
         const optimizer = await Optimizer.on(device);
         optimizer.add('w', values(100, 1));
         const reading = optimizer.read('w');

@@ -3,14 +3,15 @@
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
-const root = join(import.meta.dirname, '../..');
+const root = join(fileURLToPath(new URL('.', import.meta.url)), '../..');
 const [tools, folder] = [join(root, 'target/web-tools/node_modules'), join(root, 'target/web-types')];
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(join(folder, 'node_modules/@webgpu'), { recursive: true });
 cpSync(join(root, 'target/npm'), join(folder, 'node_modules/wgpu-optim'), { recursive: true });
 cpSync(join(tools, '@webgpu/types'), join(folder, 'node_modules/@webgpu/types'), { recursive: true });
-cpSync(join(import.meta.dirname, 'types.ts'), join(folder, 'types.ts'));
+cpSync(join(fileURLToPath(new URL('.', import.meta.url)), 'types.ts'), join(folder, 'types.ts'));
 const compilerOptions = {
     strict: true, noEmit: true, noUncheckedIndexedAccess: true, target: 'es2022', module: 'nodenext', lib: ['es2022', 'esnext.disposable', 'dom'],
     types: ['@webgpu/types'], skipLibCheck: false,

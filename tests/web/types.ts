@@ -33,12 +33,14 @@ export async function right(device: GPUDevice): Promise<Report> {
 export async function wrong(adam: Optimizer, device: GPUDevice): Promise<void> {
     // @ts-expect-error: no rule of this name
     await Optimizer.on(device, { rule: 'adamm' });
+    // @ts-expect-error: no option of this name
+    await Optimizer.on(device, { learningRate: 1 });
     // @ts-expect-error: a number
     await Optimizer.on(device, { lr: '1e-3' });
     // @ts-expect-error: a device
     await Optimizer.on({}, {});
-    // @ts-expect-error: numbers
-    adam.write('w', 'x');
+    // @ts-expect-error: Float32Array
+    adam.write('w', [1, 2, 3]);
     // @ts-expect-error: no method of this name
     adam.stepp();
     // @ts-expect-error: a promise
