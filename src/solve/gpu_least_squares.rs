@@ -337,7 +337,9 @@ struct Slices {
 impl Slices {
     fn of(m: usize, n: usize) -> Self {
         let blocks = (n + 1).div_ceil(32);
-        let most = (FULL / (blocks * (blocks + 1) / 2)).min(ROOM / ((n + 1) * n)).min(m.div_ceil(LEAST_ROWS));
+        // In wasm 65,536 squared is beyond usize.
+        let (of_blocks, of_unknowns) = (blocks.saturating_mul(blocks + 1) / 2, n.saturating_add(1).saturating_mul(n));
+        let most = (FULL / of_blocks).min(ROOM / of_unknowns).min(m.div_ceil(LEAST_ROWS));
         let most = most.max(m.div_ceil(MOST_ROWS)).max(1);
         let rows = m.div_ceil(most).next_multiple_of(32);
         Self { count: m.div_ceil(rows), rows }
