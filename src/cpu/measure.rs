@@ -89,11 +89,9 @@ fn on_all_threads<F: Real, T: Tiles<F> + Clone, const READS: bool>(tiles: &T, wh
         let part = start..len.min(start + CHUNK);
         with_scratch(whole.decoded * part.len(), |scratch| {
             let part = whole.part(part, scratch);
-            // A copy, which stays in registers.
-            let tiles = tiles.clone();
             widest(
                 #[inline(always)]
-                || squares::<F, READS>(&tiles, &part, start),
+                || squares::<F, READS>(tiles, &part, start),
             )
         })
     };
@@ -104,7 +102,13 @@ fn on_all_threads<F: Real, T: Tiles<F> + Clone, const READS: bool>(tiles: &T, wh
 
 /// Sums of squares of a part, whose first element is the parameter's element `first`.
 #[inline(always)]
-fn squares<F: Real, const READS: bool>(rule: &impl Tiles<F>, part: &Measured<'_, F>, first: usize) -> [f64; 2] {
+fn squares<F: Real, const READS: bool>(
+    rule: &(impl Tiles<F> + Clone),
+    part: &Measured<'_, F>,
+    first: usize,
+) -> [f64; 2] {
+    // A copy, which stays in registers.
+    let rule = rule.clone();
     let (w, w_rest) = part.parameter.as_chunks::<TILE>();
     let states = part.states.map(|state| state.map(<[F]>::as_chunks::<TILE>));
     let (mut sums, mut x) = ([[0.0; LANES]; 2], [[F::zero(); TILE]; TILES]);

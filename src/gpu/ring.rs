@@ -236,6 +236,8 @@ impl Gpu {
     pub(crate) fn write_words(&self, buffer: &wgpu::Buffer, words: &[u32]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
         let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return self.check_alive() };
+        // In a browser there is staging memory always: only the callback tells.
+        self.check_flag()?;
         self.caught("coefficients", || {
             let view = self.queue().write_buffer_with(buffer, 0, size);
             view.map(|mut view| view.copy_from_slice(bytes)).ok_or(Error::DeviceLost)
