@@ -311,8 +311,8 @@ fn serial<F: Real>(rule: &(impl Tiles<F> + Clone), job: Same<'_, F>, c: &Coeffic
     let (mut average, rate) = (states.next(), c.average.unwrap_or(0.0));
     let whole = parameter.len() / TILE * TILE;
     {
-        // A copy here, within what is compiled for the vector unit: nothing that is written can alias it. (With one that
-        // is made outside, rules with four states took five times as long.)
+        // A copy here, within what is compiled for the vector unit: nothing that is written can alias it. (With one
+        // that is made outside, rules with four states took five times as long.)
         let rule = rule.clone();
         let mut tiles = kept.each_mut().map(|state| state.as_mut().map(|state| state.as_chunks_mut().0));
         let (w, g) = (parameter.as_chunks_mut().0, gradient.view());
