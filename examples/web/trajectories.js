@@ -55,7 +55,7 @@ class Walker {
         const walker = new Walker();
         Object.assign(walker, { rule, landscape, path: [start], diverged: false });
         walker.optimizer = await Optimizer.cpu({ rule, lr });
-        walker.optimizer.add('x', start);
+        walker.optimizer.add('x', Float32Array.from(start));
         return walker;
     }
 
@@ -64,7 +64,7 @@ class Walker {
     }
 
     async step() {
-        this.optimizer.writeGradient('x', this.landscape.gradient(this.at));
+        this.optimizer.writeGradient('x', Float32Array.from(this.landscape.gradient(this.at)));
         this.optimizer.step();
         const at = [...await this.optimizer.read('x')];
         if (at.every((x) => Math.abs(x) < FAR)) this.path.push(at);
