@@ -86,11 +86,12 @@ impl<R: Rule, F: Real, const EXTRAS: bool> Tiles<F> for OfRule<R, F, EXTRAS> {
 
     #[inline(always)]
     fn measure(&self, w: &[F; TILE], g: &[F; TILE], states: &[[F; TILE]; MAX_STATES], first: usize) -> [F; TILE] {
-        let Self { rule, hyper, driver } = self;
+        // Copies, which stay in registers.
+        let (rule, hyper, driver) = (self.rule.clone(), self.hyper, self.driver.clone());
         let (noise, mut x) = (driver.noise::<EXTRAS>(first), [F::zero(); TILE]);
         for i in 0..TILE {
             let g = driver.gradient::<EXTRAS>(g[i], w[i], noise[i]);
-            x[i] = rule.measure(w[i] - driver.decay * w[i], g, &R::State::<F>::load(|k| states[k][i]), hyper);
+            x[i] = rule.measure(w[i] - driver.decay * w[i], g, &R::State::<F>::load(|k| states[k][i]), &hyper);
         }
         x
     }
