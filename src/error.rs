@@ -171,7 +171,7 @@ pub enum Error {
     },
     /// Too many recorded steps have not finished on the GPU, or their outcomes are needed and not known yet.
     #[error(
-        "{limit} recorded steps have not finished on the GPU: submit them, and wait by `Optimizer::room` (JavaScript: `await room()`)"
+        "{limit} recorded steps have not finished on the GPU: submit them, and wait, for a step by `room`, else by `settle`"
     )]
     TooManyStepsInFlight {
         /// How many may be in flight, or how many are not known.

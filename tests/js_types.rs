@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wgpu_optim::internals::saved;
-use wgpu_optim::{LossScaler, Options, Report, Settings, rules};
+use wgpu_optim::{ClipNorm, LossScaler, Options, Report, Settings, rules};
 
 const TYPES: &str = include_str!("../src/js/types.ts");
 
@@ -44,11 +44,21 @@ fn rules_and_errors() {
     // What only JavaScript can do wrong.
     codes.extend(["NoDevice", "NoBuffer", "Options", "Busy", "Destroyed"]);
     assert_eq!(union("ErrorCode"), codes);
+    let given = include_str!("../src/js/errors.rs");
+    for variant in codes.iter().filter(|code| source.contains(&format!("    {code}"))) {
+        assert!(
+            given
+                .lines()
+                .any(|line| line.contains(&format!("Error::{variant}")) && line.contains(&format!("\"{variant}\""))),
+            "{variant}"
+        );
+    }
 }
 
 #[test]
 fn settings() {
     assert_eq!(properties("Settings"), keys(&Settings::lr(0.1)));
+    assert_eq!(properties("ClipNorm"), keys(&ClipNorm::torch(1.0)));
     assert_eq!(properties("LossScaler"), keys(&LossScaler::default()));
     assert_eq!(properties("Report"), keys(&Report::default()));
     let of_rules = rules::all().into_iter().flat_map(|(_, rule)| {
@@ -60,4 +70,15 @@ fn settings() {
     let mut options = keys(&Options::default());
     options.insert("group".into());
     assert_eq!(properties("ParameterOptions"), options);
+}
+
+#[test]
+fn the_package_exports_every_type() {
+    let index = include_str!("../src/js/index.d.ts");
+    let exported: BTreeSet<_> = index.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(',')).collect();
+    let declared = TYPES.lines().filter_map(|line| {
+        let name = line.strip_prefix("export type ").or(line.strip_prefix("export interface "))?;
+        name.split([' ', '<']).next()
+    });
+    assert_eq!(exported, declared.collect());
 }

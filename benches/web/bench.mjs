@@ -1,24 +1,23 @@
 // Times one Adam step of this package beside those of TensorFlow.js and jax-js, on WebGPU in a headless Chromium.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
-import { join, normalize, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
+import { open } from '../../tests/web/chromium.mjs';
 
 const help = `usage: node benches/web/bench.mjs [options]
 
 Times one Adam step of this package, of TensorFlow.js' WebGPU back end, and of jax-js under jit, in turn on one page of
 a headless Chromium, on SwiftShader, and checks that all of them go where Adam in f64 goes. On first use it installs
-the others, in fixed versions, and esbuild and playwright-core from npm into target/web-bench.
+the others, in fixed versions, and esbuild from npm into target/web-bench.
 
   --package DIR     this package, as src/js/build leaves it (default: target/npm)
   --only NAMES      some of the libraries: wgpu-optim,tfjs,jax-js
   --rounds N        rounds for each library (default: 5)
   --steps N         steps in a round (default: 20)
-  --chromium PATH   default: /usr/bin/chromium
   --json            prints JSON instead of a table
   --help            prints this
 
@@ -33,7 +32,6 @@ const pinned = {
     '@tensorflow/tfjs-backend-webgpu': '4.22.0',
     '@tensorflow/tfjs-core': '4.22.0',
     'esbuild': '0.28.2',
-    'playwright-core': '1.65.1',
 };
 
 const cases = [{ tensors: 1, length: 1_000_000 }, { tensors: 200, length: 4096 }];
@@ -49,7 +47,6 @@ const { values: args } = parseArgs({
         'only': { type: 'string' },
         'rounds': { type: 'string', default: '5' },
         'steps': { type: 'string', default: '20' },
-        'chromium': { type: 'string', default: '/usr/bin/chromium' },
         'json': { type: 'boolean', default: false },
         'help': { type: 'boolean', default: false },
     },
@@ -96,42 +93,21 @@ async function bundle(directory) {
 
 /** Opens the browser and calls `use` with a function that runs one case on a page of its own. */
 async function withBrowser(use) {
-    const { chromium } = createRequire(join(work, 'package.json'))('playwright-core');
-    const profile = mkdtempSync(join(tmpdir(), 'web-bench-'));
-    const context = await chromium.launchPersistentContext(profile, {
-        executablePath: args.chromium,
-        headless: true,
-        args: [
-            '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-sync',
-            '--disable-component-update', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader',
-        ],
-    });
+    const here = fileURLToPath(new URL('.', import.meta.url));
+    const { context, problems, loaded, close } = await open([site, here], { flags: ['--use-webgpu-adapter=swiftshader'] });
     try {
-        let loaded;
-        // No server: http://localhost/ is answered from disk, and is a secure context.
-        await context.route('**/*', route => {
-            const { hostname, pathname } = new URL(route.request().url());
-            if (hostname !== 'localhost') return route.abort();
-            const path = normalize(pathname);
-            const file = [join(site, path), join(fileURLToPath(new URL('.', import.meta.url)), path)].find(existsSync);
-            if (!file) return route.fulfill({ status: 404, body: `no ${path}` });
-            loaded.add(file);
-            return route.fulfill({ path: file });
-        });
         await use(async options => {
-            loaded = new Set();
+            loaded.clear();
             const page = await context.newPage();
-            page.on('console', message => console.error(`${message.type()}: ${message.text().slice(0, 600)}`));
-            page.on('pageerror', error => console.error(`page error: ${error.stack.slice(0, 600)}`));
             await page.goto('http://localhost/bench.html');
             await page.waitForFunction(() => globalThis.bench);
             const results = await page.evaluate(options => globalThis.bench(options), options);
             await page.close();
+            problems.splice(0).forEach(problem => console.error(problem.slice(0, 600)));
             return results.map(result => ({ ...result, ...sizes(loaded, result.library) }));
         }, context.browser()?.version());
     } finally {
-        await context.close();
-        rmSync(profile, { recursive: true, force: true });
+        await close();
     }
 }
 
@@ -146,7 +122,7 @@ function sizes(loaded, library) {
 }
 
 const median = numbers => {
-    const sorted = numbers.toSorted((a, b) => a - b);
+    const sorted = [...numbers].sort((a, b) => a - b);
     return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 };
 

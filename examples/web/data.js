@@ -34,7 +34,7 @@ export async function mnist() {
 }
 
 // Numbers in [0, 1): mulberry32.
-export function random(seed) {
+function random(seed) {
     let state = seed >>> 0;
     return () => {
         state = state + 0x6d2b79f5 >>> 0;

@@ -73,7 +73,6 @@ export function mnist(Optimizer, devices, epochsAsked) {
         chosen: DEFAULTS,
         columns: ['Loss', 'Accuracy'],
         rate: (rule) => (RATES.find(([names]) => names.test(rule)) ?? ['', defaults[rule]])[1],
-        changed: () => {},
         lit: (rule) => {
             lit = runs.some((run) => run.rule === rule) ? rule : null;
             draw();

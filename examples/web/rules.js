@@ -44,7 +44,7 @@ function element(name, properties = {}, children = []) {
 export class RuleTable {
     // `columns`: the titles of what is shown behind the rate. `rate(rule)`: the default. `changed()`: a rule was chosen
     // or dropped. `lit(rule or null)`: the one that the visitor points at.
-    constructor(root, { names, chosen, columns, rate, changed, lit }) {
+    constructor(root, { names, chosen, columns, rate, lit, changed = () => {} }) {
         Object.assign(this, { columns, rate, changed, lit });
         this.rows = new Map();
         const titles = ['Rule', 'Rate'].map((title) => element('th', { scope: 'col', textContent: title }));
@@ -68,7 +68,7 @@ export class RuleTable {
     }
 
     add(rule) {
-        if (this.rows.has(rule)) return this.rows.get(rule);
+        if (this.rows.has(rule)) return;
         const box = element('input', { type: 'checkbox', checked: true });
         const swatch = element('span', { className: 'swatch' });
         // Not of the type number: its arrows would step by 1.
@@ -91,7 +91,6 @@ export class RuleTable {
         [...this.select.options].find(({ value }) => value === rule)?.remove();
         this.rows.set(rule, { row, box, lr, cells, swatch });
         this.mark();
-        return this.rows.get(rule);
     }
 
     mark() {

@@ -5,7 +5,7 @@ use crate::rules::Momentum;
 use crate::{AdaptiveClip, ClipNorm, Device, Error, NonFinite, Norm, Optimizer, Real, Settings};
 use serde_json::Value;
 
-use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled, set_shapes};
+use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, keep_worse, scaled, set_shapes};
 use super::golden::{Golden, Tensors, numbers_of, shapes_of, tensors_of};
 
 /// What the file's function is here.
@@ -60,9 +60,7 @@ pub(crate) async fn verdict(golden: &Golden, name: &str, file: &Value, engines: 
         };
         let found =
             run.map_or_else(|e| Worst::failed(e.to_string()), |(ours, norm)| case.compare(&ours, norm, tolerance));
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Ok(Verdict::of(worst))
 }

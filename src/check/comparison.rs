@@ -51,6 +51,13 @@ pub enum Verdict {
     Skipped(String),
 }
 
+/// Keeps the worse comparison, and where it was made.
+pub(crate) fn keep_worse(worst: &mut Option<(Worst, String)>, found: Worst, engine: &Engine) {
+    if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
+        *worst = Some((found, engine.name.clone()));
+    }
+}
+
 impl Verdict {
     /// Of the worst comparison and where it was made.
     pub(crate) fn of(worst: Option<(Worst, String)>) -> Self {

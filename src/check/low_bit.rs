@@ -5,7 +5,7 @@ use crate::{Device, Error, Optimizer, SaveOptions};
 use safetensors::SafeTensors;
 
 use super::cases::{Setup, state_name};
-use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
+use super::comparison::{Engine, F32_FILE, Verdict, Worst, keep_worse, scaled};
 use super::golden::{Case, numbers_of};
 
 /// Of codes where a quotient at the middle of two numbers may be the one or the other: on a GPU, and of torchao, whose
@@ -52,9 +52,7 @@ pub(crate) async fn verdict(case: &Case, setup: &Setup, engines: &[Engine]) -> V
     let mut worst: Option<(Worst, String)> = None;
     for engine in engines.iter().filter(|engine| !engine.f64) {
         let found = compare(case, setup, &engine.device).await.unwrap_or_else(Worst::failed);
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Verdict::of(worst)
 }

@@ -27,7 +27,7 @@ pub use solvers::{Fit, Set};
 
 use averages::Averages;
 use cases::{Setup, setup, state_name};
-use comparison::{Engine, F32_FILE, F64, scaled, set_shapes};
+use comparison::{Engine, F32_FILE, F64, keep_worse, scaled, set_shapes};
 use golden::{Case, SOLVERS, Tensors, numbers_of};
 use schedules::{Rates, rates};
 
@@ -139,9 +139,7 @@ async fn verdict(golden: &Golden, case: &Case, engines: &[Engine]) -> Verdict {
             (Ok(oracle), Ok(Some(ours))) => compare(expected, &setup, oracle, ours, false),
             (Err(e), _) | (_, Err(e)) => Worst::failed(e.to_string()),
         };
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Verdict::of(worst)
 }
@@ -237,9 +235,7 @@ async fn averages(golden: &Golden, name: &str, file: &Value, engines: &[Engine])
                 worst
             }
         };
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Ok(Verdict::of(worst))
 }

@@ -4,7 +4,7 @@ use crate::rules::Momentum;
 use crate::{Device, Error, LossScaler, Optimizer, Real};
 use serde_json::Value;
 
-use super::comparison::{Engine, F32_FILE, Verdict, Worst, scaled};
+use super::comparison::{Engine, F32_FILE, Verdict, Worst, keep_worse, scaled};
 use super::golden::numbers_of;
 
 /// One iteration: the gradient that came, and what there was after it.
@@ -49,9 +49,7 @@ pub(crate) async fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict,
             false => run::<f32>(&engine.device, scaler, &start, &iterations).await,
         };
         let found = run.unwrap_or_else(|e| Worst::failed(e.to_string()));
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Ok(Verdict::of(worst))
 }

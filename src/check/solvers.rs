@@ -6,7 +6,7 @@ use crate::solve::{self, Hessian, LeastSquares, LineSearch, Minimizer, Options};
 use crate::{Device, Error, Optimizer, Real};
 use serde_json::Value;
 
-use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, scaled};
+use super::comparison::{Engine, F32_FILE, F64, Verdict, Worst, keep_worse, scaled};
 use super::golden::numbers_of;
 use super::nist;
 
@@ -47,9 +47,7 @@ pub(crate) async fn verdict(file: &Value, engines: &[Engine]) -> Result<Verdict,
             _ => continue,
         };
         let found = run.unwrap_or_else(|e| Worst::failed(e.to_string()));
-        if worst.as_ref().is_none_or(|(worst, _)| found.ratio > worst.ratio) {
-            worst = Some((found, engine.name.clone()));
-        }
+        keep_worse(&mut worst, found, engine);
     }
     Ok(Verdict::of(worst))
 }

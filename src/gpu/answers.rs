@@ -1,5 +1,5 @@
-//! What a browser has against what it was asked to do. Its error scopes answer later, so that calls that cannot wait
-//! leave the answer here, and a later call returns the error.
+//! Errors that a browser reports after the call. Calls that cannot wait leave the pending answer here; a later call
+//! returns the error.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

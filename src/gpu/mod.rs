@@ -10,6 +10,7 @@ use passes::Pass;
 
 #[cfg(target_family = "wasm")]
 mod answers;
+pub(crate) mod arena;
 pub(crate) mod block_table;
 #[cfg(target_family = "wasm")]
 mod browser;
@@ -317,7 +318,10 @@ impl Device {
         match Gpu::new().await {
             Err(e) => (Self::Cpu, e.to_string()),
             Ok(gpu) if gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu => {
-                (Self::Cpu, format!("{} is a software adapter, slower than the CPU path", gpu.name()))
+                let why = format!("{} is a software adapter, slower than the CPU path", gpu.name());
+                // A browser would keep it until its garbage collector comes.
+                gpu.device().destroy();
+                (Self::Cpu, why)
             }
             Ok(gpu) => {
                 let name = gpu.name();

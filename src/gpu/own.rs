@@ -3,8 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A buffer that nobody needs behind its last clone here. A browser frees the memory of a buffer that is merely dropped
-/// when its garbage collector sees fit, which does not see that memory: there the last clone destroys the buffer.
+/// A buffer of the optimizer. In a browser the last clone destroys it: the garbage collector does not see memory of the
+/// GPU.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnBuffer(Arc<Last>);
 

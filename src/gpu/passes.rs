@@ -203,12 +203,16 @@ impl Gpu {
         }
         let created = Rc::new(OnceCell::new());
         let failed = created.clone();
+        // Its own answers would otherwise keep it alive.
         #[cfg(target_family = "wasm")]
-        let gpu = self.clone();
+        let gpu = Arc::downgrade(&self.0);
         let explain = async move |reason| {
             // In a browser it is kept by now: the next one who asks is to see the error, too.
             #[cfg(target_family = "wasm")]
-            (gpu.kernels().clear(), gpu.passes().clear());
+            if let Some(gpu) = gpu.upgrade().map(Gpu) {
+                gpu.kernels().clear();
+                gpu.passes().clear();
+            }
             match failed.get() {
                 Some(module) => rejection(name, module, reason).await,
                 None => Error::Rejected { operation: "a shader", reason },

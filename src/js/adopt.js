@@ -1,18 +1,17 @@
 // What lets wgpu use a GPUDevice and GPUBuffers that JavaScript made. See adopt.rs.
 
-// A device as wgpu must see it. Returns why it is none, or undefined.
+// Why wgpu cannot use this as a device, or undefined.
 export function whyNoDevice(device) {
-    for (const object of ['features', 'limits', 'lost', 'queue']) {
-        if (typeof device?.[object] !== 'object') return `it has no ${object}`;
-    }
-    for (const method of ['createBuffer', 'createComputePipeline', 'pushErrorScope']) {
-        if (typeof device?.[method] !== 'function') return `it has no ${method}()`;
-    }
-    for (const name of ['GPUValidationError', 'GPUOutOfMemoryError', 'GPUInternalError']) {
+    for (const name of ['GPUBuffer', 'GPUDevice', 'GPUInternalError', 'GPUOutOfMemoryError', 'GPUValidationError']) {
         if (typeof globalThis[name] !== 'function') {
-            return `globalThis.${name} is missing: in Node, Object.assign(globalThis, globals) of the package \`webgpu\``;
+            return `there is no ${name}. In Node: Object.assign(globalThis, globals), of the package \`webgpu\``;
         }
     }
+    if (!(device instanceof GPUDevice)) return 'its class is another one';
+}
+
+export function isBuffer(buffer) {
+    return buffer instanceof GPUBuffer;
 }
 
 // Sets a property until the function that is returned puts back what was there.

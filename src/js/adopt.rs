@@ -14,8 +14,10 @@ use crate::gpu::memory::BufferRange;
 
 #[wasm_bindgen(module = "/src/js/adopt.js")]
 extern "C" {
-    #[wasm_bindgen(catch, js_name = whyNoDevice)]
-    fn why_no_device(device: &JsValue) -> Result<Option<String>, JsValue>;
+    #[wasm_bindgen(js_name = whyNoDevice)]
+    fn why_no_device(device: &JsValue) -> Option<String>;
+    #[wasm_bindgen(js_name = isBuffer)]
+    fn is_buffer(buffer: &JsValue) -> bool;
     #[wasm_bindgen(catch, js_name = withDevice)]
     fn with_device(device: &JsValue, make: &mut dyn FnMut()) -> Result<(), JsValue>;
     #[wasm_bindgen(catch, js_name = withBuffer)]
@@ -31,10 +33,7 @@ fn refused(reason: &str) -> JsValue {
 /// # Errors
 /// An `Error` with the code `NoDevice`, where the value is no device, or this version of wgpu does not take it.
 pub async fn adopt_device(device: &JsValue) -> Result<Gpu, JsValue> {
-    // An object may throw at any access.
-    let thrown =
-        |e: JsValue| refused(&e.dyn_into::<js_sys::Error>().map(|e| String::from(e.message())).unwrap_or_default());
-    if let Some(reason) = why_no_device(device).map_err(thrown)? {
+    if let Some(reason) = why_no_device(device) {
         return Err(refused(&reason));
     }
     let mut instance = None;
@@ -43,7 +42,7 @@ pub async fn adopt_device(device: &JsValue) -> Result<Gpu, JsValue> {
         descriptor.backends = wgpu::Backends::BROWSER_WEBGPU;
         instance = Some(wgpu::Instance::new(descriptor));
     })
-    .map_err(thrown)?;
+    .map_err(|_| refused("`navigator.gpu` cannot be replaced"))?;
     let instance = instance.ok_or_else(|| refused("wgpu made no instance"))?;
     let adapter = instance.request_adapter(&Default::default()).await.map_err(|e| refused(&e.to_string()))?;
     let (ours, queue) = adapter.request_device(&Default::default()).await.map_err(|e| refused(&e.to_string()))?;
@@ -65,12 +64,13 @@ pub fn adopt_buffer(gpu: &Gpu, known: &mut Vec<wgpu::Buffer>, binding: &JsValue)
     let of = |object: &JsValue, key: &str| Reflect::get(object, &key.into()).unwrap_or_default();
     let number = |object: &JsValue, key: &str| of(object, key).as_f64();
     let buffer = of(binding, "buffer");
-    let (Some(whole), Some(usage)) = (number(&buffer, "size"), number(&buffer, "usage")) else {
-        return Err(refused("it has no `buffer`"));
+    let (true, Some(whole), Some(usage)) = (is_buffer(&buffer), number(&buffer, "size"), number(&buffer, "usage"))
+    else {
+        return Err(refused("its `buffer` is no GPUBuffer"));
     };
     let offset = number(binding, "offset").unwrap_or(0.0);
     let size = number(binding, "size").unwrap_or(whole - offset);
-    if !(offset >= 0.0 && size >= 0.0 && size % 4.0 == 0.0) {
+    if !(offset >= 0.0 && offset.fract() == 0.0 && size >= 0.0 && size % 4.0 == 0.0) {
         return Err(refused(&format!("offset {offset}, size {size}; of f32, the size is a multiple of 4")));
     }
     let is = |ours: &wgpu::Buffer| ours.as_webgpu().is_some_and(|ours| Object::is(ours.as_ref(), &buffer));

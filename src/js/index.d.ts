@@ -12,6 +12,7 @@ export type {
     Report,
     Rule,
     RuleName,
+    RuleOptions,
     Safeguards,
     Settings,
     WeightDecay,

@@ -5,13 +5,13 @@
 use std::io::Cursor;
 use std::rc::Rc;
 
-use js_sys::{Array, Object, Promise, Uint8Array};
+use js_sys::{Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 use super::adopt::{adopt_device, binding};
-use super::errors::Js;
+use super::errors::{Js, fault};
 use super::options::{self, GroupPatch};
-use super::shared::{Shared, floats, index, nothing, numbers, promise};
+use super::shared::{Shared, floats, index, nothing, numbers, promise, text};
 use crate::error::Error;
 use crate::gpu::Device;
 use crate::optimizer::{Gradient, LoadOptions, Optimizer, ParameterId, SaveOptions};
@@ -23,6 +23,10 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "GPUDevice")]
     #[derive(Clone, Debug)]
     pub type JsDevice;
+    /// A text.
+    #[wasm_bindgen(typescript_type = "string")]
+    #[derive(Clone, Debug)]
+    pub type JsName;
     /// A `GPUBufferBinding`.
     #[wasm_bindgen(typescript_type = "GPUBufferBinding")]
     #[derive(Clone, Debug)]
@@ -42,13 +46,19 @@ const TURNS: u32 = 100;
 
 async fn make(device: Device, options: JsValue) -> Js<JsValue> {
     let (patch, rest) = GroupPatch::read(&options, None)?;
-    let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
-    let mut optimizer = Optimizer::new(&device, rule, patch.settings)?;
+    let mut optimizer = Optimizer::new(&device, patch.rule.clone(), patch.settings)?;
     options::safeguard(&mut optimizer, rest)?;
     patch.install(&mut optimizer, 0)?;
-    let shared = Shared::new(optimizer);
-    shared.check().await?;
-    Ok(JsOptimizer(shared).into())
+    checked(&optimizer).await?;
+    Ok(JsOptimizer(Shared::new(optimizer)).into())
+}
+
+/// What the device has refused until now.
+async fn checked(optimizer: &Optimizer) -> Js<()> {
+    match optimizer.device() {
+        Device::Gpu(gpu) => Ok(gpu.check().await?),
+        Device::Cpu => Ok(()),
+    }
 }
 
 impl JsOptimizer {
@@ -116,10 +126,11 @@ impl JsOptimizer {
     /// Adds a parameter in the optimizer's memory, and returns its group.
     pub fn add(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
+        let name = &*text(&name)?;
         let values = numbers(name, values)?;
         self.added(options, |optimizer, group| Ok(vec![optimizer.add(group, name, &values)?]))
     }
@@ -128,14 +139,15 @@ impl JsOptimizer {
     #[wasm_bindgen(js_name = addAll)]
     pub fn add_all(
         &self,
-        #[wasm_bindgen(unchecked_param_type = "Record<string, Float32Array>")] tensors: Object,
+        #[wasm_bindgen(unchecked_param_type = "Record<string, Float32Array>")] tensors: JsValue,
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
         let mut all = Vec::new();
-        for entry in Object::entries(&tensors).iter() {
-            let entry = Array::from(&entry);
-            let name = entry.get(0).as_string().unwrap_or_default();
-            let values = numbers(&name, entry.get(1))?;
+        let names = Reflect::own_keys(&tensors).map_err(|_| fault("Options", "the tensors are no object"))?;
+        for name in names.iter() {
+            let values = Reflect::get(&tensors, &name)?;
+            let name = text(&name)?;
+            let values = numbers(&name, values)?;
             all.push((name, values));
         }
         let borrowed: Vec<_> = all.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect();
@@ -146,11 +158,12 @@ impl JsOptimizer {
     /// `GPUBufferUsage.STORAGE`, and stay yours.
     pub fn adopt(
         &self,
-        name: &str,
+        name: JsName,
         parameter: JsBinding,
         gradient: JsBinding,
         #[wasm_bindgen(unchecked_optional_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<usize, JsValue> {
+        let name = &*text(&name)?;
         let [parameter, gradient] = [self.0.adopt(&parameter)?, self.0.adopt(&gradient)?];
         self.added(options, |optimizer, group| {
             let id = optimizer.add_buffer(group, name, parameter)?;
@@ -162,7 +175,8 @@ impl JsOptimizer {
     }
 
     /// Removes a parameter with its states.
-    pub fn remove(&self, name: &str) -> Result<(), JsValue> {
+    pub fn remove(&self, name: JsName) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         Ok(self.0.change()?.remove(name)?)
     }
 
@@ -173,19 +187,23 @@ impl JsOptimizer {
 
     /// Where a parameter is, for your bind groups.
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
-    pub fn parameter(&self, name: &str) -> Result<JsValue, JsValue> {
+    pub fn parameter(&self, name: JsName) -> Result<JsValue, JsValue> {
+        let name = &*text(&name)?;
         binding(self.0.get()?.parameter(name)?)
     }
 
     /// Where your kernels write a parameter's gradient. The next steps read it.
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
-    pub fn gradient(&self, name: &str) -> Result<JsValue, JsValue> {
+    pub fn gradient(&self, name: JsName) -> Result<JsValue, JsValue> {
+        let name = &*text(&name)?;
         binding(self.0.get()?.gradient(name)?)
     }
 
     /// Where a state is: `exp_avg`, `momentum_buffer`, …
     #[wasm_bindgen(unchecked_return_type = "GPUBufferBinding")]
-    pub fn state(&self, name: &str, state: &str) -> Result<JsValue, JsValue> {
+    pub fn state(&self, name: JsName, state: JsName) -> Result<JsValue, JsValue> {
+        let name = &*text(&name)?;
+        let state = &*text(&state)?;
         binding(self.0.get()?.state_range(name, state)?)
     }
 
@@ -200,9 +218,10 @@ impl JsOptimizer {
     #[wasm_bindgen(js_name = setGradient)]
     pub fn set_gradient(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "GPUBufferBinding | 'own' | null")] gradient: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         let gradient = match gradient.as_string().as_deref() {
             Some("own") => Gradient::Own,
             _ if gradient.is_null() => Gradient::Missing,
@@ -214,9 +233,10 @@ impl JsOptimizer {
     /// Sets a parameter's values.
     pub fn write(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         Ok(self.0.change()?.write(name, &numbers(name, values)?)?)
     }
 
@@ -224,9 +244,10 @@ impl JsOptimizer {
     #[wasm_bindgen(js_name = writeGradient)]
     pub fn write_gradient(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         Ok(self.0.change()?.write_gradient(name, &numbers(name, values)?)?)
     }
 
@@ -234,20 +255,23 @@ impl JsOptimizer {
     #[wasm_bindgen(js_name = writeState)]
     pub fn write_state(
         &self,
-        name: &str,
-        state: &str,
+        name: JsName,
+        state: JsName,
         #[wasm_bindgen(unchecked_param_type = "Float32Array")] values: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
+        let state = &*text(&state)?;
         Ok(self.0.change()?.write_state(name, state, &numbers(name, values)?)?)
     }
 
-    /// Adds a micro-batch's gradient to those since the last step, which then takes their mean (or sum:
-    /// `accumulation`).
+    /// Adds a micro-batch's gradient to those since the last step. The next step takes their mean, or their sum:
+    /// `accumulation`. In a loop, `await room()` before each, as before a step.
     pub fn accumulate(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "Float32Array")] gradient: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         let mut optimizer = self.0.change()?;
         let id = optimizer.id(name)?;
         Ok(optimizer.accumulate(id, &numbers(name, gradient)?)?)
@@ -261,20 +285,23 @@ impl JsOptimizer {
 
     /// A parameter's values, after all work that is submitted by now.
     #[wasm_bindgen(unchecked_return_type = "Promise<Float32Array>")]
-    pub fn read(&self, name: String) -> Promise {
-        self.0.later(async move |shared| Ok(floats(shared.get()?.read::<f32>(name.as_str()).await?)))
+    pub fn read(&self, name: JsName) -> Promise {
+        self.0.later(async move |shared| Ok(floats(shared.get()?.read::<f32>(&*text(&name)?).await?)))
     }
 
     /// A gradient, after all work that is submitted by now.
     #[wasm_bindgen(js_name = readGradient, unchecked_return_type = "Promise<Float32Array>")]
-    pub fn read_gradient(&self, name: String) -> Promise {
-        self.0.later(async move |shared| Ok(floats(shared.get()?.read_gradient::<f32>(name.as_str()).await?)))
+    pub fn read_gradient(&self, name: JsName) -> Promise {
+        self.0.later(async move |shared| Ok(floats(shared.get()?.read_gradient::<f32>(&*text(&name)?).await?)))
     }
 
     /// A state, after all work that is submitted by now.
     #[wasm_bindgen(js_name = readState, unchecked_return_type = "Promise<Float32Array>")]
-    pub fn read_state(&self, name: String, state: String) -> Promise {
-        self.0.later(async move |shared| Ok(floats(shared.get()?.read_state::<f32>(name.as_str(), &state).await?)))
+    pub fn read_state(&self, name: JsName, state: JsName) -> Promise {
+        self.0.later(async move |shared| {
+            let (name, state) = (text(&name)?, text(&state)?);
+            Ok(floats(shared.get()?.read_state::<f32>(name.as_str(), &state).await?))
+        })
     }
 
     /// Steps: one submission to your device's queue, behind what is submitted there.
@@ -295,6 +322,7 @@ impl JsOptimizer {
     #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
     pub fn room(&self) -> Promise {
         let shared = self.0.clone();
+        // Not `Optimizer::room`, which would hold the optimizer while it waits.
         promise(async move {
             for _ in 0..TURNS {
                 let room = shared.get_mut()?.has_room();
@@ -327,7 +355,8 @@ impl JsOptimizer {
     }
 
     /// How many steps a parameter has taken, as far as it is known.
-    pub fn steps(&self, name: &str) -> Result<f64, JsValue> {
+    pub fn steps(&self, name: JsName) -> Result<f64, JsValue> {
+        let name = &*text(&name)?;
         Ok(self.0.get()?.steps(name)? as f64)
     }
 
@@ -349,14 +378,16 @@ impl JsOptimizer {
         self.0.later(async move |shared| {
             let (patch, rest) = GroupPatch::read(&options, None)?;
             options::refuse(&rest)?;
-            let rule = patch.rule.clone().map_or_else(|| rules::by_name("adam"), Ok)?;
-            let group = {
-                let mut optimizer = shared.get_mut()?;
-                let group = optimizer.add_group(rule, patch.settings)?;
-                patch.install(&mut optimizer, group)?;
-                group
+            let mut optimizer = shared.get_mut()?;
+            let group = optimizer.add_group(patch.rule.clone(), patch.settings)?;
+            let installed = match patch.install(&mut optimizer, group) {
+                Ok(()) => checked(&optimizer).await,
+                Err(e) => Err(e.into()),
             };
-            shared.check().await.map(|()| group.into())
+            if installed.is_err() {
+                optimizer.take_back_group();
+            }
+            installed.map(|()| group.into())
         })
     }
 
@@ -368,24 +399,21 @@ impl JsOptimizer {
         group: Option<f64>,
     ) -> Promise {
         self.0.later(async move |shared| {
-            let group = index(group)?;
-            {
-                let mut optimizer = shared.get_mut()?;
-                let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
-                let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
-                options::refuse(&rest)?;
-                // An average begins where it is known which steps were taken.
-                optimizer.settle().await?;
-                patch.rule.clone().map_or(Ok(()), |rule| optimizer.set_rule(group, rule))?;
-                let set = optimizer.set_settings(group, patch.settings);
-                if let Err(e) = set.and_then(|()| patch.install(&mut optimizer, group)) {
-                    // As it was: it fitted before.
-                    optimizer.set_rule(group, rule)?;
-                    optimizer.set_settings(group, settings)?;
-                    return Err(e.into());
-                }
+            let (mut optimizer, group) = (shared.get_mut()?, index(group)?);
+            let (rule, settings) = (optimizer.rule(group)?.clone(), *optimizer.settings(group)?);
+            let (patch, rest) = GroupPatch::read(&options, Some((&rule, &settings)))?;
+            options::refuse(&rest)?;
+            // An average begins where it is known which steps were taken.
+            optimizer.settle().await?;
+            optimizer.set_rule(group, patch.rule.clone())?;
+            let set = optimizer.set_settings(group, patch.settings);
+            if let Err(e) = set.and_then(|()| patch.install(&mut optimizer, group)) {
+                // As it was: it fitted before.
+                optimizer.set_rule(group, rule)?;
+                optimizer.set_settings(group, settings)?;
+                return Err(e.into());
             }
-            shared.check().await.map(nothing)
+            checked(&optimizer).await.map(nothing)
         })
     }
 
@@ -395,13 +423,15 @@ impl JsOptimizer {
         options::write(self.0.get()?.settings(index(group)?)?)
     }
 
-    /// Changes one parameter's options: what `options` leaves out stays. `group` moves it there, with its states.
+    /// Changes one parameter's options: what `options` leaves out stays. `group` moves it there, with its states; where
+    /// that group keeps an average and steps may be skipped, `await settle()` before.
     #[wasm_bindgen(js_name = setParameter)]
     pub fn set_parameter(
         &self,
-        name: &str,
+        name: JsName,
         #[wasm_bindgen(unchecked_param_type = "ParameterOptions")] options: JsValue,
     ) -> Result<(), JsValue> {
+        let name = &*text(&name)?;
         let mut optimizer = self.0.change()?;
         let now = optimizer.options(name)?;
         let (group, options) = options::parameter(&options, now)?;
@@ -455,15 +485,20 @@ impl JsOptimizer {
 
     /// Takes a checkpoint of an optimizer with the same groups and parameters, from any device. If it does not fit, the
     /// error says how, and nothing changes.
-    pub fn load(&self, checkpoint: Vec<u8>) -> Result<(), JsValue> {
-        self.0.change()?.load_from(&mut Cursor::new(checkpoint), LoadOptions::default())?;
+    pub fn load(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "Uint8Array")] checkpoint: JsValue,
+    ) -> Result<(), JsValue> {
+        let file =
+            checkpoint.dyn_into::<Uint8Array>().map_err(|_| fault("Options", "the checkpoint is no Uint8Array"))?;
+        self.0.change()?.load_from(&mut Cursor::new(file.to_vec()), LoadOptions::default())?;
         Ok(())
     }
 
     /// Waits until the device has said what it refuses of all calls so far, and throws the first of it.
     #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
     pub fn check(&self) -> Promise {
-        self.0.later(async |shared| shared.check().await.map(nothing))
+        self.0.later(async |shared| checked(&*shared.get()?).await.map(nothing))
     }
 
     /// Gives the memory on the device back at once; without it, the garbage collector does, some time after the

@@ -56,7 +56,7 @@ fn renamed(value: Value, to: fn(&str) -> String) -> Value {
     match value {
         Value::Object(map) => Value::Object(map.into_iter().map(|(key, v)| (to(&key), renamed(v, to))).collect()),
         Value::Array(all) => Value::Array(all.into_iter().map(|v| renamed(v, to)).collect()),
-        // Names of conventions, such as `decoupled_from_lr`; no text of ours has a capital or `_` otherwise.
+        // Texts stay: names of rules and schedules among them.
         other => other,
     }
 }
@@ -146,9 +146,9 @@ pub(super) fn describe((name, rule): (&'static str, AnyRule)) -> Value {
     })
 }
 
-/// What a group's options say.
+/// What a group is to become.
 pub(super) struct GroupPatch {
-    pub(super) rule: Option<AnyRule>,
+    pub(super) rule: AnyRule,
     pub(super) settings: Settings,
     schedule: Option<Option<Schedule>>,
     averaging: Option<Averaging>,
@@ -169,10 +169,10 @@ impl GroupPatch {
         averaging.as_ref().map_or(Ok(()), Averaging::check)?;
         schedule.iter().flatten().try_for_each(Schedule::check)?;
         let precision = options.remove("precision").map(precision).transpose()?;
-        let (mut rule, changed) = match (options.remove("rule"), now) {
-            (Some(name), _) => (rules::by_name(name.as_str().unwrap_or_default())?, true),
-            (None, Some((rule, _))) => (rule.clone(), false),
-            (None, None) => (rules::by_name("adam")?, true),
+        let mut rule = match (options.remove("rule"), now) {
+            (Some(name), _) => rules::by_name(name.as_str().unwrap_or_default())?,
+            (None, Some((rule, _))) => rule.clone(),
+            (None, None) => rules::by_name("adam")?,
         };
         let settings = now.map_or(Settings::lr(rule.default_lr()), |(_, settings)| *settings);
         let known = to_value(&settings)?;
@@ -200,7 +200,7 @@ impl GroupPatch {
             let text = Value::Object(saved).to_string();
             rule = rule.0.restore(&text).ok_or_else(|| wrong(format!("`{}` cannot be {text}", rule.name())))?;
         }
-        let patch = Self { rule: (changed || own).then_some(rule), settings, schedule, averaging, precision };
+        let patch = Self { rule, settings, schedule, averaging, precision };
         if let Some(key) = rest.keys().find(|key| !SAFEGUARDS.contains(&key.as_str())) {
             let known = ours.iter().chain(known.as_object().into_iter().flat_map(Map::keys));
             let names: Vec<_> = known.map(|name| camel(name)).collect();
@@ -213,12 +213,13 @@ impl GroupPatch {
     pub(super) fn install(self, optimizer: &mut Optimizer, group: usize) -> Result<()> {
         let Self { schedule, averaging, precision, .. } = self;
         precision.map_or(Ok(()), |precision| optimizer.set_precision(group, precision))?;
-        schedule.map_or(Ok(()), |schedule| optimizer.set_schedule(group, schedule))?;
-        averaging.map_or(Ok(()), |averaging| optimizer.set_averaging(group, averaging))
+        averaging.map_or(Ok(()), |averaging| optimizer.set_averaging(group, averaging))?;
+        // The last one, since it cannot fail: it is checked.
+        schedule.map_or(Ok(()), |schedule| optimizer.set_schedule(group, schedule))
     }
 }
 
-/// `{ decoupledFromLr: x }` and `'sum'` are variants by name: keys are renamed already, texts are not.
+/// A variant without a number is a text, which [`renamed`] leaves alone.
 fn renamed_variant(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(snake(&text)),

@@ -75,15 +75,6 @@ impl Shared {
         }
     }
 
-    /// What the device has refused until now.
-    pub(super) async fn check(&self) -> Js<()> {
-        let device = self.get()?.device().clone();
-        match device {
-            Device::Gpu(gpu) => Ok(gpu.check().await?),
-            Device::Cpu => Ok(()),
-        }
-    }
-
     /// A range of the caller's. Forgets buffers that nobody uses any more, now and then.
     pub(super) fn adopt(&self, range: &JsValue) -> Js<BufferRange> {
         let gpu = self.gpu()?;
@@ -127,6 +118,11 @@ pub(super) fn nothing((): ()) -> JsValue {
 
 pub(super) fn floats(x: Vec<f32>) -> JsValue {
     Float32Array::from(&x[..]).into()
+}
+
+/// A name. Whoever calls without TypeScript may give anything.
+pub(super) fn text(name: &JsValue) -> Js<String> {
+    name.as_string().ok_or_else(|| fault("Options", "a name is a text"))
 }
 
 /// The numbers of a `Float32Array`.

@@ -184,7 +184,8 @@ export type ErrorCode =
     | 'Checkpoint' | 'Mismatch' | 'ReadBack' | 'Rejected' | 'NoDevice' | 'NoBuffer' | 'Options' | 'Busy'
     | 'Destroyed';
 
-/** Every error that the package throws. The message is for people, the code for programs. */
+/** Every error that the package throws at a call which these types accept. The message is for people, the code for
+ * programs. */
 export interface OptimError extends Error {
     code: ErrorCode;
 }

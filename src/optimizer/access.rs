@@ -130,7 +130,8 @@ impl Optimizer {
 
     /// Sets the number of steps taken, to go on where another run stopped; with [`Optimizer::write`] and
     /// [`Optimizer::write_state`] the next step is then that run's next step. Where the group keeps an average, this
-    /// waits until it is known which of the parameter's steps were skipped.
+    /// waits until it is known which of the parameter's steps were skipped; a browser cannot: call
+    /// [`Optimizer::settle`] first.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Hyperparameter`] for 2^53 or more, [`Error::Unsupported`] while averages

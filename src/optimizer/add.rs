@@ -10,7 +10,8 @@ use super::{Arenas, Change, Group, HostMemory, Key, Memory, Optimizer, Own, Para
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
 use crate::formats::{Format, Storage};
-use crate::gpu::memory::{Allocation, Arena, BufferRange, Tensor, conflict};
+use crate::gpu::arena::Arena;
+use crate::gpu::memory::{Allocation, BufferRange, Tensor, conflict};
 use crate::gpu::own::OwnBuffer;
 use crate::gpu::{Device, Gpu};
 use crate::precision::{Precision, States};

@@ -5,8 +5,9 @@ use super::{Arenas, Change, Group, Memory, Optimizer};
 use crate::averaging::Averaging;
 use crate::cpu::Numbers;
 use crate::error::{Error, Result};
+use crate::gpu::arena::Arena;
 use crate::gpu::kernel::Extras;
-use crate::gpu::memory::{Allocation, Arena, BufferRange};
+use crate::gpu::memory::{Allocation, BufferRange};
 use crate::gpu::{Device, Gpu};
 use crate::settings::COEFFICIENT_HEAD;
 
@@ -131,8 +132,8 @@ impl Optimizer {
 
     /// Exchanges a group's parameters with their averages, to evaluate the model on them, and back. A parameter without
     /// an average yet, such as a frozen one, stays. A parameter in bf16 gets the nearest number, and its average keeps
-    /// what is needed to take that back. In between no step is possible, nor a change to the group's
-    /// parameters and states.
+    /// what is needed to take that back. In between no step is possible, nor a change to the group's parameters and
+    /// states. Waits until it is known which steps were skipped; a browser cannot: call [`Optimizer::settle`] first.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Unsupported`] for a group without [`Optimizer::set_averaging`], with

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
+use crate::gpu::arena::Arena;
 use crate::gpu::kernel::AVERAGE;
-use crate::gpu::memory::{Arena, BufferRange};
+use crate::gpu::memory::BufferRange;
 use crate::gpu::program::{BindGroups, Program};
 use crate::gpu::ring::{CoefficientRing, MAX_HYPER};
 use crate::gpu::step_log::{InFlight, StepLog};
@@ -325,6 +326,13 @@ impl Optimizer {
         self.groups.push(group);
         self.invalidate(Change::Step);
         Ok(self.groups.len() - 1)
+    }
+
+    /// Removes the group that was added last, which has no parameters.
+    #[cfg(all(feature = "js", target_family = "wasm"))]
+    pub(crate) fn take_back_group(&mut self) {
+        self.groups.pop();
+        self.invalidate(Change::Step);
     }
 
     /// Drops what was made before this change and does not hold any more.

@@ -39,7 +39,8 @@ impl Optimizer {
     /// Moves a parameter to another group, with its state, average and step count: from the next recorded step on it
     /// has that group's learning rate, settings and schedule. Its memory stays where it is, and so do the ranges that
     /// you have bound.
-    /// An average that has not begun yet begins with its next step there.
+    /// An average that has not begun yet begins with its next step there: this waits until it is known which steps were
+    /// skipped; a browser cannot, call [`Optimizer::settle`] first.
     ///
     /// ```
     /// use wgpu_optim::{Device, Optimizer, rules::Adam};

@@ -1,7 +1,7 @@
 // Headless Chromium with WebGPU on SwiftShader, and a folder at http://localhost/ without a server.
 
 import { createRequire } from 'node:module';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,18 +18,20 @@ const TYPES = {
     '.json': 'application/json', '.mjs': 'text/javascript', '.wasm': 'application/wasm', '.wgsl': 'text/plain',
 };
 
-// Serves `folder` under `base` of these hosts. What the page should not do is in `problems`: errors and warnings of the
+// Serves `folder`, or the first of several that has a file, under `base` of these hosts. What the page should not do is in `problems`: errors and warnings of the
 // console, errors that nobody caught, requests to other hosts or for files that are missing. With `gpu: false`, there
 // is no WebGPU.
-export async function open(folder, { base = '/', gpu = true, hosts = ['localhost'], ...options } = {}) {
+export async function open(folder, { base = '/', gpu = true, hosts = ['localhost'], flags = [], ...options } = {}) {
     const profile = mkdtempSync(join(tmpdir(), 'chromium-'));
     const context = await chromium.launchPersistentContext(profile, {
         executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
         headless: true,
-        args: [...FLAGS, ...gpu ? ['--enable-unsafe-webgpu'] : ['--disable-features=WebGPU', '--disable-gpu']],
+        args: [...FLAGS, ...flags, ...gpu ? ['--enable-unsafe-webgpu'] : ['--disable-features=WebGPU', '--disable-gpu']],
         ...options,
     });
     const problems = [];
+    // The files that pages have asked for.
+    const loaded = new Set();
     await context.route('**/*', (route) => {
         const url = new URL(route.request().url());
         const path = decodeURIComponent(url.pathname);
@@ -37,13 +39,14 @@ export async function open(folder, { base = '/', gpu = true, hosts = ['localhost
             problems.push(`foreign request: ${url}`);
             return route.abort();
         }
-        const file = normalize(join(folder, path.slice(base.length) || 'index.html'));
-        try {
-            return route.fulfill({ body: readFileSync(file), contentType: TYPES[extname(file)] });
-        } catch {
+        const files = [folder].flat().map((one) => normalize(join(one, path.slice(base.length) || 'index.html')));
+        const file = files.find((one) => existsSync(one));
+        if (!file) {
             problems.push(`no such file: ${path}`);
             return route.fulfill({ status: 404, body: 'no such file' });
         }
+        loaded.add(file);
+        return route.fulfill({ body: readFileSync(file), contentType: TYPES[extname(file)] });
     });
     const watch = (page) => {
         page.on('console', (message) => {
@@ -57,5 +60,5 @@ export async function open(folder, { base = '/', gpu = true, hosts = ['localhost
         await context.close();
         rmSync(profile, { recursive: true, force: true });
     };
-    return { context, page: context.pages()[0] ?? await context.newPage(), problems, close };
+    return { context, page: context.pages()[0] ?? await context.newPage(), problems, loaded, close };
 }

@@ -321,7 +321,9 @@ export const tests = {
             () => optimizer.set({ rule: 'adam', lr: -1 }), () => optimizer.safeguard({ maxNorm: 1, typo: 2 }),
             () => optimizer.safeguard({ maxNorm: 1, lossScaler: 65536 }), () => optimizer.setParameter('w', { group: 1 }),
             () => optimizer.setParameter('w', { group: 0, lrScale: -1 }), () => optimizer.set(() => 1),
-            () => optimizer.add('x', 3), () => optimizer.write('w', [1, 2]), () => optimizer.lr(0.5),
+            () => optimizer.addGroup({ precision: 'bf16', adaptiveClip: { clipping: 1, eps: 1e-3, over: 'row' } }),
+            () => optimizer.add(3, values(3, 1)), () => optimizer.remove(undefined), () => optimizer.read(3),
+            () => optimizer.addAll(null), () => optimizer.load(undefined), () => optimizer.add('x', 3), () => optimizer.write('w', [1, 2]), () => optimizer.lr(0.5),
             () => optimizer.set({ lr: 1n }), () => optimizer.safeguard({ maxNorm: { norm: 'l2' } }),
             () => optimizer.safeguard({ maxNorm: NaN }), () => optimizer.set({ clipValue: Infinity }),
         ];
@@ -339,10 +341,29 @@ export const tests = {
         ensure(Number.isNaN((await optimizer.readReport()).gradNorm), optimizer.report());
     },
 
+    async 'what must be known is asked for by its name'({ Optimizer, device, ensure }) {
+        const options = { averaging: { ema: 0.9 }, maxNorm: 1 };
+        const optimizer = await Optimizer.on(device, options);
+        await optimizer.addGroup({ averaging: { ema: 0.9 } });
+        optimizer.add('w', values(3, 1));
+        optimizer.writeGradient('w', values(3, 2));
+        optimizer.step();
+        const error = await thrown(() => optimizer.setParameter('w', { group: 1 }));
+        ensure(error.code === 'TooManyStepsInFlight' && error.message.includes('settle'), `${error}`);
+        await optimizer.settle();
+        optimizer.setParameter('w', { group: 1 });
+        await optimizer.swapAverages(1);
+        // While averages are swapped in, a schedule stays with what is refused beside it.
+        const lr = optimizer.lr(1);
+        const swapped = await thrown(() => optimizer.set({ schedule: 'constant(0.5)', averaging: { ema: 0.5 } }, 1));
+        ensure(swapped.code === 'Unsupported' && optimizer.lr(1) === lr, `${swapped} ${optimizer.lr(1)}`);
+    },
+
     async 'a device that is none, or will not be lent'({ Optimizer, device, ensure }) {
-        const nothing = { createBuffer() {}, createComputePipeline() {}, pushErrorScope() {} };
-        const throws = { get limits() { throw new Error('no limits'); } };
-        for (const none of [nothing, throws, null, 3]) {
+        const methods = { createBuffer() {}, createComputePipeline() {}, pushErrorScope() {} };
+        const objects = { features: null, limits: null, lost: null, queue: null };
+        const throws = { get features() { throw new Error('nothing here'); } };
+        for (const none of [methods, { ...methods, ...objects }, throws, {}, null, 3]) {
             const error = await thrown(() => Optimizer.on(none));
             ensure(error.code === 'NoDevice', `${error}`);
         }
@@ -351,6 +372,10 @@ export const tests = {
         Object.preventExtensions(device);
         const error = await thrown(() => optimizer.adopt('w', { buffer }, { buffer }));
         ensure(error.code === 'NoBuffer', `${error}`);
+        // Nor a buffer that only looks like one, or begins within a byte.
+        const looks = { buffer: { size: 64, usage: 0xffff } };
+        ensure((await thrown(() => optimizer.adopt('w', looks, looks))).code === 'NoBuffer');
+        ensure((await thrown(() => optimizer.adopt('w', { buffer, offset: 4.5 }, { buffer }))).code === 'NoBuffer');
         optimizer.add('w', values(3, 1));
     },
 
@@ -362,7 +387,7 @@ export const tests = {
             ensure((await thrown(() => optimizer.addGroup({ rule: 'sgd' }))).code === 'Shader', k);
         }
         device.createShaderModule = create;
-        await optimizer.addGroup({ rule: 'sgd' });
+        ensure(await optimizer.addGroup({ rule: 'sgd' }) === 1, 'a group was left');
     },
 
     async 'what has not finished is in the way of a change'({ Optimizer, device, ensure }) {

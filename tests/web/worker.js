@@ -3,4 +3,5 @@ import { Optimizer } from './pkg/index.js';
 import { run } from './tests.mjs';
 
 const newDevice = async () => (await navigator.gpu.requestAdapter()).requestDevice();
-postMessage(await run({ Optimizer, newDevice, only: decodeURIComponent(location.hash.slice(1)) }));
+const found = await run({ Optimizer, newDevice, only: decodeURIComponent(location.hash.slice(1)) });
+postMessage({ ...found, why: await Optimizer.whyNoGpu() });
