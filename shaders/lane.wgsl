@@ -51,6 +51,11 @@ fn clip(x: Lane, limit: f32) -> Lane {
     return select(clamp(x, Lane(-limit), Lane(limit)), x, is_nan);
 }
 
+// To low … high. NaN passes.
+fn within(x: Lane, low: Lane, high: Lane) -> Lane {
+    return select(select(x, high, x > high), low, x < low);
+}
+
 // The larger; NaN and ∞ pass through, where `max` may drop a NaN.
 fn largest(a: Lane, b: Lane) -> Lane {
     return select(b, select(a, max(a, b), finite(a)), finite(b));

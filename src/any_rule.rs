@@ -43,6 +43,12 @@ impl AnyRule {
     pub fn states(&self) -> Vec<&'static str> {
         self.storage().iter().map(|state| state.name).collect()
     }
+    /// The states of each element that are [moments](Rule::is_moment), which [`Precision`](crate::Precision) may store
+    /// in 16 or 8 bits.
+    pub fn moments(&self) -> Vec<&'static str> {
+        let moment = |state: &Storage| state.extent == Extent::Element && self.0.is_moment(state.name);
+        self.storage().iter().filter(|state| moment(state)).map(|state| state.name).collect()
+    }
     /// All states of an element that the shader declares, kept by this configuration or not.
     pub fn declared_states(&self) -> &'static [&'static str] {
         self.0.state_names()

@@ -162,7 +162,7 @@ pub use optimizer::{
 pub use precision::{Precision, Rounding, States};
 #[doc(hidden)]
 pub use rule::__next;
-pub use rule::{Fields, Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of};
+pub use rule::{Fields, NOT_BELOW_ZERO, NOT_MOMENTS, Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of, within};
 pub use scaling::{LossScaler, Report};
 pub use schedule::Schedule;
 pub use settings::{Accumulation, Options, Settings, WeightDecay};

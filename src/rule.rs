@@ -67,6 +67,13 @@ pub fn sign_of<F: Real>(x: F) -> F {
     if x > F::zero() { F::one() } else { below }
 }
 
+/// `x` limited to `low` … `high`; NaN passes: the twin of the shaders' `within`.
+#[inline]
+pub fn within<F: Real>(x: F, low: F, high: F) -> F {
+    let limited = if x > high { high } else { x };
+    if x < low { low } else { limited }
+}
+
 /// A struct of named numbers: a rule's coefficients, or the state of one element. Made by [`fields!`](crate::fields).
 pub trait Fields<F>: Copy + Debug + Send + Sync {
     /// The names, in order.
@@ -173,6 +180,45 @@ pub struct Step {
     pub look_ahead: f64,
 }
 
+/// Names of states that no rule makes negative.
+pub const NOT_BELOW_ZERO: [&str; 14] = [
+    "sum",
+    "square_avg",
+    "acc_delta",
+    "exp_inf",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_avg_var",
+    "exp_avg_lr",
+    "accumulator",
+    "grad_sum_sq",
+    "grad_norm_sum",
+    "step_size",
+    "scale",
+    "reward",
+];
+
+/// Names of states that are no moments of the gradient, but weights, step sizes, old gradients, or sums that the
+/// parameter is made of.
+pub const NOT_MOMENTS: [&str; 16] = [
+    "z",
+    "x0",
+    "ax",
+    "prev",
+    "step_size",
+    "previous_grad",
+    "grad_buffer",
+    "hessian",
+    "accumulator",
+    "linear",
+    "grad_sum",
+    "grad_sum_sq",
+    "grad_norm_sum",
+    "scale",
+    "reward",
+    "d_buffer",
+];
+
 /// What one optimizer does to one parameter: in WGSL for the GPU, and the same arithmetic here for the CPU.
 ///
 /// Weight decay, `maximize`, gradient scale and memory are not a rule's concern: they are written once, around it.
@@ -223,11 +269,16 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
         0.0
     }
     /// Whether the state of this name may be below 0, for [`States::Block8`](crate::States::Block8): what is not is
-    /// stored by the unsigned map, and never as 0 while it is above. By default states with PyTorch's names of second
-    /// moments and sums of squares are not below 0: `sum`, `square_avg`, `acc_delta`, `exp_inf`, `exp_avg_sq`,
-    /// `max_exp_avg_sq`.
+    /// stored by the unsigned map, and never as 0 while it is above. By default states whose names say that they are
+    /// second moments, sums of squares or step sizes are not below 0: [`NOT_BELOW_ZERO`].
     fn signed(&self, state: &str) -> bool {
-        !["sum", "square_avg", "acc_delta", "exp_inf", "exp_avg_sq", "max_exp_avg_sq"].contains(&state)
+        !NOT_BELOW_ZERO.contains(&state)
+    }
+    /// Whether the state of this name is an average of gradients, or of their squares, so that the errors of
+    /// [`Precision::states`](crate::Precision::states) average out. Others stay in f32: by default those of
+    /// [`NOT_MOMENTS`].
+    fn is_moment(&self, state: &str) -> bool {
+        !NOT_MOMENTS.contains(&state)
     }
     /// Values of the shader's `override` constants.
     fn overrides(&self) -> Vec<(&'static str, bool)> {
@@ -275,6 +326,7 @@ pub(crate) trait Description: Debug + Send + Sync {
     fn uses(&self, state: &str) -> bool;
     fn initial(&self, state: &str) -> f64;
     fn signed(&self, state: &str) -> bool;
+    fn is_moment(&self, state: &str) -> bool;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn stages(&self) -> &'static [Stage];
     fn look_ahead(&self, step: &Step) -> Option<f64>;
@@ -322,6 +374,9 @@ impl<R: Rule> Description for R {
     }
     fn initial(&self, state: &str) -> f64 {
         Rule::initial(self, state)
+    }
+    fn is_moment(&self, state: &str) -> bool {
+        Rule::is_moment(self, state)
     }
     fn signed(&self, state: &str) -> bool {
         Rule::signed(self, state)

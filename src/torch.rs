@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
-use crate::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Momentum, MomentumForm, NAdam, RmsProp, Sgd};
+use crate::rules::{
+    AdaDelta, AdaGrad, AdaMax, Adam, Amsgrad, Asgd, Momentum, MomentumForm, NAdam, RAdam, RmsProp, Rprop, Sgd,
+};
 use crate::settings::{Settings, WeightDecay};
 
 /// Keys of a group that compute nothing: how PyTorch runs the step, what schedulers keep there, and names.
@@ -56,8 +58,12 @@ impl Group<'_> {
         if self.of.contains_key(key) { self.flag(key) } else { Ok(false) }
     }
 
+    fn pair(&self, key: &str) -> Result<(f64, f64)> {
+        self.get(key, |value| value[0].as_f64().zip(value[1].as_f64()))
+    }
+
     fn betas(&self) -> Result<(f64, f64)> {
-        self.get("betas", |value| value[0].as_f64().zip(value[1].as_f64()))
+        self.pair("betas")
     }
 
     fn rule(&self) -> Result<AnyRule> {
@@ -94,15 +100,28 @@ impl Group<'_> {
                 let momentum_decay = Some(self.number("momentum_decay")?);
                 NAdam { beta1, beta2, eps, momentum_decay, ..NAdam::torch() }.into()
             }
+            "RAdam" => {
+                let ((beta1, beta2), eps) = (self.betas()?, self.number("eps")?);
+                RAdam { beta1, beta2, eps, ..RAdam::torch() }.into()
+            }
+            "Rprop" => {
+                let ((eta_minus, eta_plus), (step_min, step_max)) = (self.pair("etas")?, self.pair("step_sizes")?);
+                Rprop { eta_minus, eta_plus, step_min, step_max, lagged: false }.into()
+            }
+            "ASGD" => {
+                let (lambd, alpha) = (self.number("lambd")?, self.number("alpha")?);
+                Asgd { lambd, alpha, t0: self.number("t0")? }.into()
+            }
             name => {
-                let known = "SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam".into();
+                let known = "SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Rprop, ASGD".into();
                 return Err(Error::UnknownRule { name: name.into(), known });
             }
         })
     }
 
     fn settings(&self) -> Result<Settings> {
-        let lambda = self.number("weight_decay")?;
+        // PyTorch's Rprop has no decay.
+        let lambda = if self.class == "Rprop" { 0.0 } else { self.number("weight_decay")? };
         let decoupled = self.class == "AdamW" || self.flag_or_false("decoupled_weight_decay")?;
         let weight_decay = match (lambda, decoupled) {
             (0.0, _) => WeightDecay::None,
@@ -124,9 +143,9 @@ impl Group<'_> {
 /// ```
 ///
 /// # Errors
-/// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax and NAdam,
-/// [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one that is not
-/// known.
+/// [`Error::UnknownRule`] for another class than SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
+/// Rprop and ASGD, [`Error::Hyperparameter`], [`Error::Checkpoint`] for a group that lacks a hyperparameter or has one
+/// that is not known.
 pub fn from_torch(class: &str, group: &str) -> Result<(AnyRule, Settings)> {
     let group = serde_json::from_str(group).map_err(|e| Error::Checkpoint { reason: e.to_string() })?;
     read(class, &group)
@@ -178,17 +197,25 @@ pub(crate) fn write(rule: &AnyRule, settings: &Settings, adamw: bool) -> Option<
         "adam" => ("Adam", json!({ "betas": betas, "amsgrad": amsgrad, "decoupled_weight_decay": false })),
         "adamax" => ("Adamax", json!({ "betas": betas })),
         "nadam" => ("NAdam", json!({ "betas": betas, "decoupled_weight_decay": decoupled })),
+        "radam" => ("RAdam", json!({ "betas": betas, "decoupled_weight_decay": decoupled })),
+        "rprop" => {
+            let etas = json!([saved.get("eta_minus"), saved.get("eta_plus")]);
+            ("Rprop", json!({ "etas": etas, "step_sizes": [saved.get("step_min"), saved.get("step_max")] }))
+        }
+        "asgd" => ("ASGD", json!({})),
         _ => return None,
     };
     let named = ["momentum", "dampening", "nesterov", "lr_decay", "initial_accumulator_value", "eps", "alpha"];
-    let named = named.into_iter().chain(["centered", "rho", "momentum_decay"]);
+    let named = named.into_iter().chain(["centered", "rho", "momentum_decay", "lambd", "t0"]);
     let mut group: Map<_, _> = named.filter_map(|key| Some((key.to_owned(), saved.get(key).cloned()?))).collect();
     group.extend(own.as_object().cloned()?);
     group.extend([
         ("lr".to_owned(), json!(settings.lr * settings.lr_factor)),
-        ("weight_decay".to_owned(), json!(lambda)),
         ("maximize".to_owned(), json!(settings.maximize)),
     ]);
+    if class != "Rprop" {
+        group.insert("weight_decay".to_owned(), json!(lambda));
+    }
     // PyTorch does not have a form of the rule or of decay that would come back as another.
     let again = Group { class, of: &group };
     let same = again.rule().ok()?.0.save() == rule.0.save();

@@ -82,10 +82,6 @@ fn of_norms(rule: &AnyRule) -> Vec<(Driver, Lane)> {
     all.into_iter().filter(|_| rule.reduce().is_some()).collect()
 }
 
-fn has_states(rule: &AnyRule) -> bool {
-    rule.storage().iter().any(|state| state.extent == Extent::Element)
-}
-
 fn constants_of(rule: &AnyRule) -> PipelineConstants {
     rule.overrides().into_iter().map(|(key, on)| (key.to_owned(), f64::from(u8::from(on)))).collect()
 }
@@ -168,7 +164,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
                 let forms = |a: &str| narrow.iter().find(|(label, _)| label.starts_with(a)).map(|(_, text)| text);
                 let block8 = format!("{:?}", Precision::block8());
                 let [own, shared] = [true, false].map(|form| forms(&format!("{block8} ({form}")));
-                assert!(!has_states(&rule) || (own.is_some() && own != shared), "{label}: one form");
+                assert!(rule.moments().is_empty() || (own.is_some() && own != shared), "{label}: one form");
                 let kept = several || access == GradientAccess::Read;
                 for (precision, text) in narrow.into_iter().filter(|_| kept) {
                     kernels.push((format!("{label} {precision}"), constants.clone(), text, "main"));

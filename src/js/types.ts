@@ -6,10 +6,14 @@ export type RuleName =
     | 'nesterov-lr-inside' | 'nesterov-ema' | 'adagrad' | 'adagrad-lr-decay' | 'adagrad-keras' | 'rmsprop'
     | 'rmsprop-keras' | 'rmsprop-initial' | 'rmsprop-momentum' | 'rmsprop-momentum-keras' | 'rmsprop-centered'
     | 'rmsprop-centered-momentum' | 'rmsprop-graves' | 'adadelta' | 'adam' | 'adam-keras' | 'adam-eps-root'
-    | 'adam-uncorrected' | 'amsgrad' | 'amsgrad-keras' | 'amsgrad-optax' | 'amsgrad-optax-uncorrected'
-    | 'amsgrad-reddi' | 'amsgrad-mhat' | 'adamax' | 'adamax-keras' | 'adamax-paper' | 'nadam' | 'nadam-keras'
-    | 'nadam-optax' | 'nadam-eps-root' | 'ademamix' | 'lion' | 'adagrad-norm' | 'adagrad-norm-tensor' | 'lamb'
-    | 'lamb-keras' | 'lars' | 'lars-nesterov' | 'novograd' | 'novograd-averaged';
+    | 'adam-uncorrected' | 'amsgrad' | 'amsgrad-keras' | 'amsgrad-optax' | 'amsgrad-optax-uncorrected' | 'amsgrad-reddi'
+    | 'amsgrad-mhat' | 'adamax' | 'adamax-keras' | 'adamax-paper' | 'nadam' | 'nadam-keras' | 'nadam-optax'
+    | 'nadam-eps-root' | 'ademamix' | 'lion' | 'signum' | 'sign-sgd' | 'radam' | 'radam-optax' | 'schedule-free-sgd'
+    | 'schedule-free-adamw' | 'adabelief' | 'adabelief-rectified' | 'rprop' | 'rprop-lagged' | 'asgd' | 'adopt' | 'adan'
+    | 'yogi' | 'laprop' | 'laprop-centered' | 'ftrl' | 'sophia' | 'madgrad' | 'cocob' | 'optimistic-gradient-descent'
+    | 'adabound' | 'amsbound' | 'adamod' | 'diffgrad' | 'acprop' | 'pnm' | 'adapnm' | 'aggmo' | 'qhm' | 'qhadam'
+    | 'accsgd' | 'pid' | 'adagrad-norm' | 'adagrad-norm-tensor' | 'lamb' | 'lamb-keras' | 'lars' | 'lars-nesterov'
+    | 'novograd' | 'novograd-averaged';
 
 /** L2 decay on the gradient, decoupled decay (AdamW), or decoupled and not scaled by the learning rate; or none. */
 export type WeightDecay = 'none' | { l2: number } | { decoupled: number } | { decoupledFromLr: number };
@@ -88,11 +92,12 @@ export interface RuleOptions {
     initial?: number;
     rho?: number;
     beta1?: number;
-    beta2?: number;
+    beta2?: number | null;
     beta3?: number;
     biasCorrectionM?: boolean;
     biasCorrectionV?: boolean;
-    amsgrad?: 'raw' | 'corrected' | null;
+    /** A flag for AdaPNM. */
+    amsgrad?: 'raw' | 'corrected' | boolean | null;
     momentumDecay?: number | null;
     tAlpha?: number | null;
     tBeta3?: number | null;
@@ -100,6 +105,40 @@ export interface RuleOptions {
     over?: 'group' | 'tensor';
     trustCoefficient?: number;
     gradAveraging?: boolean;
+    degeneratedToSgd?: boolean;
+    warmup?: number;
+    r?: number;
+    weightLrPower?: number;
+    rectify?: boolean;
+    etaMinus?: number;
+    etaPlus?: number;
+    stepMin?: number;
+    stepMax?: number;
+    lagged?: boolean;
+    lambd?: number;
+    t0?: number;
+    clipping?: boolean;
+    clipFrom?: number;
+    kappa?: number;
+    proximal?: boolean;
+    initialAccumulator?: number;
+    gamma?: number;
+    clipThreshold?: number;
+    updateInterval?: number;
+    l1?: number;
+    l2?: number;
+    l2Shrinkage?: number;
+    beta?: number;
+    finalLr?: number;
+    amsbound?: boolean;
+    betas?: [number, number, number];
+    nu?: number;
+    nu1?: number;
+    nu2?: number;
+    xi?: number;
+    constant?: number;
+    integral?: number;
+    derivative?: number;
 }
 
 /** A parameter group: its rule, the rule's own options, its settings. */

@@ -56,7 +56,7 @@ const fn of_elements(name: &'static str) -> Storage {
 }
 
 /// All storage of a group: parameter, gradient, what is beside the parameter, the rule's states, the average. States of
-/// elements have the format of a long parameter's.
+/// elements have the format of a long parameter's, and those that are no moments f32.
 pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Vec<Stored> {
     let parameter = Storage { format: precision.parameters, ..of_elements("parameter") };
     let parameter = Stored { role: Role::Parameter, storage: parameter };
@@ -76,7 +76,7 @@ pub(super) fn stored(rule: &AnyRule, averages: bool, precision: Precision) -> Ve
         Stored { role, storage }
     };
     let of_rule = rule.storage().into_iter().enumerate().map(|(k, storage)| match storage.extent {
-        Extent::Element => {
+        Extent::Element if rule.description().is_moment(storage.name) => {
             Storage { format: precision.of_state(k, rule.description().signed(storage.name)), ..storage }
         }
         _ => storage,

@@ -12,35 +12,87 @@ macro_rules! stored {
     };
 }
 
+mod accsgd;
+mod acprop;
+mod adabelief;
+mod adabound;
 mod adadelta;
 mod adagrad;
 mod adagrad_norm;
 mod adam;
 mod adamax;
+mod adamod;
+mod adan;
+mod adapnm;
 mod ademamix;
+mod adopt;
+mod aggmo;
+mod asgd;
+mod cocob;
+mod diffgrad;
+mod ftrl;
 mod lamb;
+mod laprop;
 mod lars;
 mod lion;
+mod madgrad;
 mod momentum;
 mod nadam;
 mod novograd;
+mod optimistic_gradient_descent;
+mod pid;
+mod pnm;
+mod qhadam;
+mod qhm;
+mod radam;
 mod rmsprop;
+mod rprop;
+mod schedule_free;
 mod sgd;
+mod signum;
+mod sophia;
+mod yogi;
 
+pub use accsgd::AccSgd;
+pub use acprop::AcProp;
+pub use adabelief::AdaBelief;
+pub use adabound::AdaBound;
 pub use adadelta::AdaDelta;
 pub use adagrad::AdaGrad;
 pub use adagrad_norm::AdaGradNorm;
 pub use adam::{Adam, Amsgrad};
 pub use adamax::AdaMax;
+pub use adamod::AdaMod;
+pub use adan::Adan;
+pub use adapnm::AdaPnm;
 pub use ademamix::AdEmaMix;
+pub use adopt::Adopt;
+pub use aggmo::AggMo;
+pub use asgd::Asgd;
+pub use cocob::Cocob;
+pub use diffgrad::DiffGrad;
+pub use ftrl::Ftrl;
 pub use lamb::Lamb;
+pub use laprop::LaProp;
 pub use lars::Lars;
 pub use lion::Lion;
+pub use madgrad::Madgrad;
 pub use momentum::{Momentum, MomentumForm};
 pub use nadam::NAdam;
 pub use novograd::NovoGrad;
+pub use optimistic_gradient_descent::OptimisticGradientDescent;
+pub use pid::Pid;
+pub use pnm::Pnm;
+pub use qhadam::QhAdam;
+pub use qhm::Qhm;
+pub use radam::RAdam;
 pub use rmsprop::RmsProp;
+pub use rprop::Rprop;
+pub use schedule_free::ScheduleFree;
 pub use sgd::Sgd;
+pub use signum::Signum;
+pub use sophia::Sophia;
+pub use yogi::Yogi;
 
 use crate::any_rule::AnyRule;
 use crate::error::{Error, Result};
@@ -90,6 +142,39 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("nadam-eps-root", NAdam { eps_root: 1e-6, ..NAdam::optax() }.into()),
         ("ademamix", AdEmaMix::default().into()),
         ("lion", Lion::default().into()),
+        ("signum", Signum::default().into()),
+        ("sign-sgd", Signum::sign_sgd().into()),
+        ("radam", RAdam::torch().into()),
+        ("radam-optax", RAdam::optax().into()),
+        ("schedule-free-sgd", ScheduleFree::sgd().into()),
+        ("schedule-free-adamw", ScheduleFree::adamw().into()),
+        ("adabelief", AdaBelief::default().into()),
+        ("adabelief-rectified", AdaBelief { rectify: true, ..AdaBelief::default() }.into()),
+        ("rprop", Rprop::default().into()),
+        ("rprop-lagged", Rprop::optax().into()),
+        ("asgd", Asgd::default().into()),
+        ("adopt", Adopt::optax().into()),
+        ("adan", Adan::default().into()),
+        ("yogi", Yogi::default().into()),
+        ("laprop", LaProp::default().into()),
+        ("laprop-centered", LaProp { centered: true, ..LaProp::default() }.into()),
+        ("ftrl", Ftrl::default().into()),
+        ("sophia", Sophia::default().into()),
+        ("madgrad", Madgrad::default().into()),
+        ("cocob", Cocob::default().into()),
+        ("optimistic-gradient-descent", OptimisticGradientDescent::default().into()),
+        ("adabound", AdaBound::default().into()),
+        ("amsbound", AdaBound { amsbound: true, ..AdaBound::default() }.into()),
+        ("adamod", AdaMod::default().into()),
+        ("diffgrad", DiffGrad::default().into()),
+        ("acprop", AcProp::default().into()),
+        ("pnm", Pnm::default().into()),
+        ("adapnm", AdaPnm::default().into()),
+        ("aggmo", AggMo::default().into()),
+        ("qhm", Qhm::default().into()),
+        ("qhadam", QhAdam::default().into()),
+        ("accsgd", AccSgd::default().into()),
+        ("pid", Pid::default().into()),
         ("adagrad-norm", AdaGradNorm::default().into()),
         ("adagrad-norm-tensor", AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() }.into()),
         ("lamb", Lamb::optax().into()),
@@ -131,7 +216,7 @@ mod prelude {
     pub(super) use crate::error::{Error, Result, at_least_0 as at_least_zero, in_f32, require};
     pub(super) use crate::fields;
     pub(super) use crate::formats::Extent;
-    pub(super) use crate::rule::{Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of};
+    pub(super) use crate::rule::{Real, Reduce, Rule, Stage, Step, largest, ratio, sign_of, within};
 
     pub(super) fn below_one(name: &'static str, x: f64) -> Result<()> {
         require((0.0..1.0).contains(&x), name, x, "0 to below 1")
@@ -156,5 +241,32 @@ mod prelude {
     /// 1 − βᵗ.
     pub(super) fn one_minus_power(beta: f64, t: u64) -> f64 {
         1.0 - beta.powf(t as f64)
+    }
+
+    /// 1 at the first step, where a state begins as something that is known only then.
+    pub(super) fn first_step(t: u64) -> f64 {
+        f64::from(t == 1)
+    }
+
+    /// RAdam's r, by which the variance of the adaptive step is corrected; `None` while that variance has no bound.
+    /// [Liu et al., 2020](https://arxiv.org/abs/1908.03265), with ρ > 5 as PyTorch, where the paper has 4.
+    pub(super) fn rectification(beta2: f64, t: u64) -> Option<f64> {
+        let most = 2.0 / (1.0 - beta2) - 1.0;
+        let rho = most - 2.0 * t as f64 * beta2.powf(t as f64) / one_minus_power(beta2, t);
+        (rho > 5.0).then(|| ((rho - 4.0) * (rho - 2.0) * most / ((most - 4.0) * (most - 2.0) * rho)).sqrt())
+    }
+
+    /// 1ˢ + 2ˢ + … + nˢ for s ≥ 0: term by term at first, and then by the Euler–Maclaurin formula. The first term that
+    /// is left out is below 1e-11 of the sum.
+    pub(super) fn power_sum(s: f64, n: u64) -> f64 {
+        const TERMS: u64 = 64;
+        let first: f64 = (1..=n.min(TERMS)).map(|i| (i as f64).powf(s)).sum();
+        let rest = |n: u64| {
+            let x = n as f64;
+            let power = |k: f64| x.powf(s - k);
+            power(-1.0) / (s + 1.0) + power(0.0) / 2.0 + s * power(1.0) / 12.0
+                - s * (s - 1.0) * (s - 2.0) * power(3.0) / 720.0
+        };
+        if n <= TERMS { first } else { first + rest(n) - rest(TERMS) }
     }
 }

@@ -18,9 +18,14 @@ fn every_rule_descends_a_quadratic(gpu: &Gpu) -> Result<(), Failed> {
         for (name, rule) in rules::all() {
             // What brings each rule near the minimum in 200 steps; AdaDelta starts from √ε = 1e-3 a step.
             let lr = match rule.name() {
-                "sgd" => 0.5,
-                "momentum" => 0.1,
+                "sgd" | "asgd" | "qhm" | "ftrl" | "optimistic_gradient_descent" => 0.5,
+                "momentum" | "pnm" | "aggmo" | "accsgd" | "madgrad" => 0.1,
+                _ if name == "schedule-free-sgd" => 0.5,
                 "adagrad" => 0.5,
+                // It begins with 1/10,000 of Adam's step size.
+                "adamod" => 1.0,
+                "yogi" | "schedule_free" | "radam" | "adapnm" => 0.1,
+                "cocob" => 1.0,
                 "adadelta" => 10.0,
                 "adagrad_norm" | "lars" => 1.0,
                 _ if name == "novograd-averaged" => 0.1,

@@ -1,7 +1,9 @@
 //! GPU = CPU for every rule and variant; two runs are the same bit for bit.
 
 use libtest_mimic::{Failed, Trial};
-use wgpu_optim::{AdaptiveClip, AnyRule, ClipNorm, Device, Gpu, Gradient, Optimizer, Settings, WeightDecay, rules};
+use wgpu_optim::{
+    AdaptiveClip, AnyRule, ClipNorm, Device, Gpu, Gradient, NOT_BELOW_ZERO, Optimizer, Settings, WeightDecay, rules,
+};
 
 use crate::compare::{TOLERANCE, close, displaced, ensure, same};
 use crate::fixture::{FOREIGN, gradients, gradients_for, intact, parameters, surrounded};
@@ -86,12 +88,14 @@ fn agree(
                 close(&what, x, b, scale, TOLERANCE)?;
                 displaced(&what, x, b, start, scale, TOLERANCE)?;
             }
-            // First moments change sign, so that only what went in says how exact they can be, and what they have been.
-            "momentum_buffer" | "exp_avg" | "exp_avg_slow" | "grad_avg" => {
+            name if name == "b" || NOT_BELOW_ZERO.contains(&name) => {
+                close(&what, x, b, &vec![0.0; x.len()], TOLERANCE)?;
+            }
+            // Others change sign, so that only what went in says how exact they can be, and what they have been.
+            _ => {
                 let scale: Vec<_> = gradient.iter().zip(scale).map(|(g, scale)| g.max(*scale)).collect();
                 close(&what, x, b, &scale, TOLERANCE)?;
             }
-            _ => close(&what, x, b, &vec![0.0; x.len()], TOLERANCE)?,
         }
     }
     Ok(())
@@ -178,7 +182,10 @@ fn every_setting(gpu: &Gpu) -> Result<(), Failed> {
             let scale_free = matches!(settings, Settings { grad_scale: 0.125, .. });
             // LARS divides by the norm that was clipped.
             let normed = rule.name() == "lars" && (settings.clip_norm.is_some() || settings.adaptive_clip.is_some());
-            if !settings.zero_grad && !scale_free && !normed {
+            // Nor does a limit change a sign.
+            let signs = ["sign-sgd", "rprop", "rprop-lagged"].contains(&name)
+                && Settings { clip_value: None, clip_norm: None, adaptive_clip: None, ..settings } == base;
+            if !settings.zero_grad && !scale_free && !normed && !signs {
                 ensure(on_cpu[0].1 != plain(&rule)?[0].1, format!("{what}: no effect"))?;
             }
         }
@@ -221,15 +228,24 @@ fn nan_and_infinite_gradients_give_the_same_kind(gpu: &Gpu) -> Result<(), Failed
         if rule.reduce().is_some() {
             continue; // Its norm is of all elements: the next test.
         }
-        // As the guide says: linear rules go to ∓∞ and from there to NaN, Lion has the sign of ∞, all others go to NaN
-        // at once.
+        // As the guide says: rules whose step is a multiple of the gradient go to ∓∞ and from there to NaN, rules that
+        // take its sign or clip it move as ever, all others go to NaN at once.
+        let unrectified = ["radam", "radam-optax", "adabelief-rectified"].contains(&name);
         let (first, then) = match rule.name() {
-            "sgd" | "momentum" => (["−∞", "∞"], ["NaN"; 2]),
-            "lion" => (["finite"; 2], ["finite"; 2]),
+            "sgd" | "momentum" | "asgd" | "qhm" | "aggmo" | "accsgd" | "pnm" | "acprop" | "adabound" => {
+                (["−∞", "∞"], ["NaN"; 2])
+            }
+            "lion" | "signum" | "sophia" | "adopt" | "rprop" => (["finite"; 2], ["finite"; 2]),
+            _ if unrectified || name == "schedule-free-sgd" => (["−∞", "∞"], ["NaN"; 2]),
             _ => (["NaN"; 2], ["NaN"; 2]),
         };
-        for (steps, [plus, minus]) in [(vec![bad.clone()], first), (vec![bad.clone(), good.clone()], then)] {
-            let expected = ["NaN", plus, minus, "finite", "NaN"];
+        // It has no step at first.
+        let lagged = if name == "rprop-lagged" { "finite" } else { "NaN" };
+        let nan = "NaN";
+        for (steps, [plus, minus], nan) in
+            [(vec![bad.clone()], first, lagged), (vec![bad.clone(), good.clone()], then, nan)]
+        {
+            let expected = [nan, plus, minus, "finite", nan];
             for device in [gpu.into(), Device::Cpu] {
                 let all = run(&device, &rule, settings(&rule), &start, &steps)?;
                 let kinds: Vec<_> = all[0].1.iter().map(|&x| kind(x)).collect();

@@ -14,7 +14,7 @@ use crate::formats::Format;
 use crate::optimizer::storage::Role;
 use crate::optimizer::{Group, Optimizer, Parameter, ParameterId};
 use crate::rule::Real;
-use crate::rules::NAdam;
+use crate::rules::{Asgd, NAdam};
 use crate::torch;
 
 impl Optimizer {
@@ -51,7 +51,8 @@ impl Optimizer {
         let begun =
             |parameter: &&Parameter| parameter.steps > 0 || self.groups[parameter.group].rule.name() == "adagrad";
         for parameter in self.parameters.values().filter(begun) {
-            for (count, value) in torch_counts(&self.groups[parameter.group].rule, parameter.steps) {
+            let group = &self.groups[parameter.group];
+            for (count, value) in torch_counts(&group.rule, group.now().effective_lr(), parameter.steps) {
                 let (name, target) = (format!("{}.{count}", parameter.name), Target::Number(value as f32));
                 entries.push(Entry { name, target, len: 1, dtype: Dtype::F32, shape: Vec::new() });
             }
@@ -173,8 +174,12 @@ impl Optimizer {
 }
 
 /// The counts in PyTorch's state.
-fn torch_counts(rule: &AnyRule, steps: u64) -> Vec<(&'static str, f64)> {
+fn torch_counts(rule: &AnyRule, lr: f64, steps: u64) -> Vec<(&'static str, f64)> {
     match rule.name() {
+        "asgd" => {
+            let asgd: Asgd = crate::json::read(&rule.0.save()).unwrap_or_default();
+            vec![("step", steps as f64), ("eta", asgd.eta(lr, steps + 1)), ("mu", asgd.mu(steps + 1))]
+        }
         "sgd" | "momentum" => Vec::new(),
         "nadam" => {
             let nadam: Option<NAdam> = crate::json::read(&rule.0.save()).ok();

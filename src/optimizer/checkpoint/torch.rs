@@ -27,7 +27,7 @@ pub(super) struct Note {
 }
 
 /// PyTorch's states that are not states here: the step count, and what follows from it.
-pub(super) const COUNTS: [&str; 2] = ["step", "mu_product"];
+pub(super) const COUNTS: [&str; 4] = ["step", "mu_product", "eta", "mu"];
 
 /// Maps the file's name of a parameter to the name here, or to `None` to ignore the parameter.
 pub(super) type Rename<'a> = Option<&'a dyn Fn(&str) -> Option<String>>;
@@ -72,8 +72,8 @@ struct Count {
 
 impl Optimizer {
     /// Goes on where PyTorch stopped: loads a file that `examples/torch_optimizer.py` wrote of `torch.optim.SGD`,
-    /// `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `Adamax` or `NAdam`; or of bitsandbytes' `Adam8bit`,
-    /// `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`, `RMSprop8bit` or `Adagrad8bit`.
+    /// `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `Adamax`, `NAdam`, `RAdam`, `Rprop` or `ASGD`; or of
+    /// bitsandbytes' `Adam8bit`, `AdamW8bit`, `AdEMAMix8bit`, `Lion8bit`, `SGD8bit`, `RMSprop8bit` or `Adagrad8bit`.
     ///
     /// - A group here takes its rule's configuration, its learning rate, its decay and `maximize` from the file's group
     ///   that has its parameters. If it has a [`Schedule`](crate::Schedule), its learning rate is PyTorch's

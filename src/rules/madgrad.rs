@@ -1,0 +1,75 @@
+use super::prelude::*;
+
+/// MADGRAD, dual averaging with a cube root: [Defazio and Jelassi, 2022](https://arxiv.org/abs/2101.11075).
+///
+/// ```text
+/// a = (lr + ε)·√t
+/// n ← n + a·g²
+/// q ← q + a·g
+/// w ← ρw + (1 − ρ)(x₀ − q / (∛n + ε))
+/// ```
+/// x₀ is w before the first step. States `grad_sum_sq` n, `grad_sum` q, `x0`; 36 bytes of traffic an element. λ of
+/// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled) decays w before the step. The authors, optax and
+/// pytorch-optimizer agree.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct Madgrad {
+    /// ρ, in 0 ≤ ρ < 1.
+    pub momentum: f64,
+    /// ε, 0 or more.
+    pub eps: f64,
+}
+
+impl Default for Madgrad {
+    /// ρ = 0.9, ε = 1e-6.
+    fn default() -> Self {
+        Self { momentum: 0.9, eps: 1e-6 }
+    }
+}
+
+fields! {
+    /// Coefficients of [`Madgrad`].
+    pub struct Hyper { gain, momentum, one_minus_momentum, eps, decay, first }
+}
+fields! {
+    /// State of [`Madgrad`].
+    pub struct State { grad_sum_sq, grad_sum, x0 }
+}
+
+impl Rule for Madgrad {
+    type Hyper<F: Real> = Hyper<F>;
+    type State<F: Real> = State<F>;
+    const NAME: &'static str = "madgrad";
+    const SHADER: &'static str = include_str!("../../shaders/madgrad.wgsl");
+    const LR: f64 = 1e-2;
+    const DECAYS: bool = true;
+    stored!();
+
+    fn check(&self) -> Result<()> {
+        below_one("momentum", self.momentum)?;
+        at_least_zero("eps", self.eps)
+    }
+
+    fn hyper(&self, step: &Step) -> Hyper<f64> {
+        let momentum = step.momentum.unwrap_or(self.momentum);
+        Hyper {
+            gain: (step.lr + self.eps) * (step.t as f64).sqrt(),
+            momentum,
+            one_minus_momentum: 1.0 - momentum,
+            eps: self.eps,
+            decay: step.lr * step.weight_decay,
+            first: first_step(step.t),
+        }
+    }
+
+    #[inline(always)]
+    fn update<F: Real>(&self, w: F, g: F, s: &mut State<F>, h: &Hyper<F>) -> F {
+        let x0 = if h.first == F::one() { w } else { s.x0 };
+        let n = s.grad_sum_sq + h.gain * g * g;
+        let q = s.grad_sum + h.gain * g;
+        s.x0 = x0;
+        s.grad_sum_sq = n;
+        s.grad_sum = q;
+        h.momentum * (w - h.decay * w) + h.one_minus_momentum * (x0 - ratio(q, n.cbrt() + h.eps))
+    }
+}
