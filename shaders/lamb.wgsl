@@ -3,9 +3,10 @@
 //     m ← β₁m + (1 − β₁)g
 //     v ← β₂v + (1 − β₂)g²
 //     r = m̂ / (√(v̂ + eps_root) + ε) + λw
-//     w ← w − lr·‖w‖/‖r‖·r                     the ratio is 1 where a norm is 0
+//     w ← w − decay·w − lr·φ(‖w‖)/(‖r‖ + trust_eps)·r      the ratio is 1 where a norm is 0
 //
-// m̂ = c₁m and v̂ = c₂v hold the bias corrections, in f64 from the host. CPU twin: src/rules/lamb.rs.
+// φ limits the norm of what is left of w behind the decay. m̂ = c₁m and v̂ = c₂v hold the bias corrections, in f64 from
+// the host. CPU twin: src/rules/lamb.rs.
 
 struct Hyper {
     beta1: f32,
@@ -18,6 +19,9 @@ struct Hyper {
     eps: f32,
     weight_decay: f32,
     lr: f32,
+    decay: f32,
+    trust_eps: f32,
+    max_weight_norm: f32,
     trust_ratio: f32,
 }
 struct State { exp_avg: Lane, exp_avg_sq: Lane }
@@ -33,7 +37,9 @@ fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane {
 }
 
 fn trust(w: f32, r: f32, s: ptr<function, f32>, h: Hyper) -> f32 {
-    return select(w / r, 1.0, w == 0.0 || r == 0.0);
+    let left = w - h.decay * w;
+    let weight = select(left, h.max_weight_norm, left > h.max_weight_norm);
+    return select(weight / (r + h.trust_eps), 1.0, w == 0.0 || r == 0.0);
 }
 
 fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
@@ -41,5 +47,5 @@ fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     let v = h.beta2 * (*s).exp_avg_sq + h.one_minus_beta2 * g * g;
     (*s).exp_avg = m;
     (*s).exp_avg_sq = v;
-    return w - h.lr * h.trust_ratio * direction(w, m, v, h);
+    return w - h.decay * w - h.lr * h.trust_ratio * direction(w, m, v, h);
 }

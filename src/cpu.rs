@@ -164,10 +164,23 @@ impl<'a, F: Real> Job<'a, F> {
 /// One step of one parameter, on all threads.
 pub(crate) fn update<R: Rule, F: Real>(rule: &R, job: Job<'_, F>, c: &Coefficients, step: &Step, ratio: f64) {
     let hyper = hyper::<R, F>(rule, step, ratio);
-    // Compiled apart, so that who does not use them does not pay for them. In a browser what counts is the size.
-    match c.extras() || cfg!(target_family = "wasm") {
-        true => parallel(&sized(&OfRule::<R, F, true>::new(rule, hyper, c)), job, c, 0),
-        false => parallel(&sized(&OfRule::<R, F, false>::new(rule, hyper, c)), job, c, 0),
+    // Compiled apart, so that who does not use them does not pay for them.
+    if F::APART && !c.extras() {
+        parallel(&OfRule::<R, F, false>::new(rule, hyper, c), job, c, 0);
+    } else {
+        parallel(&OfRule::<R, F, true>::new(rule, hyper, c), job, c, 0);
+    }
+}
+
+/// A rule's loop over a part of a parameter: all that is compiled for each rule by itself.
+trait Loop<F>: Sync {
+    /// `first` is the part's first element, of the tensor.
+    fn run(&self, job: Same<'_, F>, c: &Coefficients, first: usize);
+}
+
+impl<R: Rule, F: Real, const EXTRAS: bool> Loop<F> for OfRule<R, F, EXTRAS> {
+    fn run(&self, job: Same<'_, F>, c: &Coefficients, first: usize) {
+        run(&sized(self), job, c, first);
     }
 }
 
@@ -181,12 +194,12 @@ fn hyper<R: Rule, F: Real>(rule: &R, step: &Step, ratio: f64) -> R::Hyper<F> {
 
 /// Halves the job until it is a chunk: rayon balances, and small parameters stay on one thread. `first` is the job's
 /// first element.
-fn parallel<F: Real, T: Tiles<F> + Clone>(tiles: &T, job: Job<'_, F>, c: &Coefficients, first: usize) {
+fn parallel<F: Real>(of_rule: &dyn Loop<F>, job: Job<'_, F>, c: &Coefficients, first: usize) {
     #[cfg(not(target_family = "wasm"))]
     if job.parameter.len() > CHUNK {
         let half = job.parameter.len().div_ceil(CHUNK) / 2 * CHUNK;
         let (a, b) = job.split(half);
-        rayon::join(|| parallel(tiles, a, c, first), || parallel(tiles, b, c, first + half));
+        rayon::join(|| parallel(of_rule, a, c, first), || parallel(of_rule, b, c, first + half));
         return;
     }
     let Job { parameter, gradient, states, .. } = job;
@@ -203,14 +216,14 @@ fn parallel<F: Real, T: Tiles<F> + Clone>(tiles: &T, job: Job<'_, F>, c: &Coeffi
     match parameter {
         NumbersMut::Same(parameter) if all_same => {
             let states = states.into_iter().filter_map(NumbersMut::same).collect();
-            run(tiles, Same { parameter, gradient, states }, c, first);
+            of_rule.run(Same { parameter, gradient, states }, c, first);
         }
         parameter => {
             let decoded = [&parameter].into_iter().chain(&states).filter(|numbers| !numbers.is_same()).count();
             let parts = decoded + usize::from(gradient.is_half()) + 1;
             with_scratch(parts * PART, |scratch| {
-                let update = |same: Same<'_, F>, first| run(tiles, same, c, first);
-                in_parts((parameter, gradient), states, scratch, c, first, update);
+                let update = |same: Same<'_, F>, first| of_rule.run(same, c, first);
+                in_parts((parameter, gradient), states, scratch, c, first, &update);
             });
         }
     }
@@ -231,7 +244,7 @@ fn in_parts<'a, F: Real>(
     room: &mut [F],
     c: &Coefficients,
     first: usize,
-    update: impl Fn(Same<'_, F>, usize),
+    update: &dyn Fn(Same<'_, F>, usize),
 ) {
     let len = parameter.len();
     let mut stored: Vec<_> = [parameter].into_iter().chain(states).collect();
@@ -396,5 +409,13 @@ pub(crate) fn look_ahead<F: Real>(w: &mut [F], v: &[F], shift: f64) {
     let shift = F::of(shift);
     for (w, &v) in w.iter_mut().zip(v) {
         *w += shift * v;
+    }
+}
+
+/// `w ← w + shift·(z − w)`: the twin of shaders/toward.wgsl.
+pub(crate) fn toward<F: Real>(w: &mut [F], z: &[F], shift: f64) {
+    let shift = F::of(shift);
+    for (w, &z) in w.iter_mut().zip(z) {
+        *w += shift * (z - *w);
     }
 }

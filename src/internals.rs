@@ -11,6 +11,7 @@ use crate::gpu::decision::{COEFFICIENT_STRIDE, PARTIAL};
 use crate::gpu::kernel::KernelKey;
 pub use crate::gpu::kernel::{
     Driver, Extras, GradientAccess, Lane, accumulate_shader, look_ahead_shader, swap_shader, swaps_of_halves,
+    toward_shader,
 };
 use crate::gpu::lines::Job;
 use crate::gpu::ring::MAX_IN_FLIGHT;

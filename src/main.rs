@@ -29,6 +29,8 @@ enum Command {
     Check(cli::check::Args),
     /// List adapters, their drivers, and what their limits mean for you.
     Info(cli::info::Args),
+    /// List the rules: what each keeps, its paper, and what PyTorch, Keras, optax and Burn call it.
+    Rules(cli::rules::Args),
     /// Print a learning-rate schedule, or draw it.
     Schedule(cli::schedules::Args),
     /// Print the WGSL that runs for a rule.
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => cli::bench::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Info(args) => cli::info::run(&args),
+        Command::Rules(args) => cli::rules::run(&args),
         Command::Schedule(args) => cli::schedules::run(&args),
         Command::Shader(args) => cli::info::shader(&args),
         Command::Solve(args) => cli::solve::run(&args),

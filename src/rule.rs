@@ -12,6 +12,10 @@ pub trait Real:
 {
     /// The type's name.
     const NAME: &'static str;
+    /// Whether steps with nothing but a rule have a loop of their own: of f64, and in a browser, what counts is the
+    /// size.
+    #[doc(hidden)]
+    const APART: bool;
     /// `x` rounded once.
     fn of(x: f64) -> Self;
 }
@@ -25,6 +29,7 @@ mod sealed {
 
 impl Real for f32 {
     const NAME: &'static str = "f32";
+    const APART: bool = cfg!(not(target_family = "wasm"));
     fn of(x: f64) -> Self {
         x as Self
     }
@@ -32,6 +37,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     const NAME: &'static str = "f64";
+    const APART: bool = false;
     fn of(x: f64) -> Self {
         x
     }
@@ -233,7 +239,8 @@ pub const NOT_MOMENTS: [&str; 16] = [
 ///
 /// which returns the new parameter (without `s` for a rule without state). `Lane` is `vec4<f32>` or `f32`.
 ///
-/// A norm-based rule has a [`Stage::Reduce`] before its [`Stage::Map`], and two functions more. The norm of the
+/// A norm-based rule has a [`Stage::Reduce`] before its [`Stage::Map`], sets [`Rule::MEASURES`], and has two functions
+/// more. The norm of the
 /// parameter, `w`, and that of what `measure` returns, `x`, go to `trust`. What `trust` returns becomes this step's
 /// value of the coefficient [`Reduce::into`]. It may keep one number, `s`:
 ///
@@ -255,6 +262,10 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     /// Whether decoupled weight decay is a part of the formula: then [`Step::weight_decay`] has it, and nothing else is
     /// done about it.
     const DECAYS: bool = false;
+
+    /// Whether [`Rule::stages`] may have a [`Stage::Reduce`]: what measures on the CPU is compiled for such rules
+    /// alone.
+    const MEASURES: bool = false;
 
     /// # Errors
     /// [`Error::Hyperparameter`](crate::Error::Hyperparameter) for a value outside its range (see
@@ -309,6 +320,11 @@ pub trait Rule: Clone + Debug + Send + Sync + 'static {
     fn restore(&self, saved: &str) -> Option<Self> {
         (saved == Rule::save(self)).then(|| self.clone())
     }
+    /// For a rule with a state `z`: the `c` of the point `w + c·(w − z)` where the model is evaluated, if that is not
+    /// w; see [`Optimizer::evaluate`](crate::Optimizer::evaluate).
+    fn evaluation(&self) -> Option<f64> {
+        None
+    }
     /// For a rule with a state `momentum_buffer`: the `c` of its look-ahead point `x + c·v` before this step.
     fn look_ahead(&self, _step: &Step) -> Option<f64> {
         None
@@ -329,9 +345,11 @@ pub(crate) trait Description: Debug + Send + Sync {
     fn is_moment(&self, state: &str) -> bool;
     fn overrides(&self) -> Vec<(&'static str, bool)>;
     fn stages(&self) -> &'static [Stage];
+    fn evaluation(&self) -> Option<f64>;
     fn look_ahead(&self, step: &Step) -> Option<f64>;
     fn save(&self) -> String;
     fn decays(&self) -> bool;
+    fn measures(&self) -> bool;
     /// Appends the step's coefficients, rounded.
     fn hyper_f32(&self, step: &Step, words: &mut Vec<u32>);
 
@@ -387,11 +405,17 @@ impl<R: Rule> Description for R {
     fn stages(&self) -> &'static [Stage] {
         Rule::stages(self)
     }
+    fn evaluation(&self) -> Option<f64> {
+        Rule::evaluation(self)
+    }
     fn look_ahead(&self, step: &Step) -> Option<f64> {
         Rule::look_ahead(self, step)
     }
     fn save(&self) -> String {
         Rule::save(self)
+    }
+    fn measures(&self) -> bool {
+        R::MEASURES
     }
     fn decays(&self) -> bool {
         R::DECAYS

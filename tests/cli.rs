@@ -65,12 +65,24 @@ fn every_golden_file_passes_on_every_device() {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     let verdicts = rows(&output);
     let count = |verdict: &str| verdicts.iter().filter(|row| row["verdict"] == verdict).count();
-    assert_eq!((count("passed"), count("failed"), count("skipped")), (309, 0, 0));
+    assert_eq!((count("passed"), count("failed"), count("skipped")), (313, 0, 0));
     let summary: Value = serde_json::from_str(&last_line(&output)).unwrap();
-    assert_eq!(summary, serde_json::json!({ "passed": 309, "failed": 0, "skipped": 0 }));
+    assert_eq!(summary, serde_json::json!({ "passed": 313, "failed": 0, "skipped": 0 }));
     // Not each file is exact: these are comparisons, not copies.
     let off = verdicts.iter().filter(|row| row["worst_error"].as_f64().is_some_and(|e| e > 1e-8)).count();
     assert!(off > 60, "{off}");
+}
+
+#[test]
+fn every_rule_is_listed() {
+    let names = |output: &Output| rows(output).iter().map(|row| row["rule"].as_str().unwrap().to_owned()).collect();
+    let listed: Vec<String> = names(&run(&["rules", "--json"]));
+    let known: Vec<_> = wgpu_optim::rules::all().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, known);
+    let found: Vec<String> = names(&run(&["rules", "--json", "nadam"]));
+    assert_eq!(found, ["nadam", "nadam-keras", "nadam-optax", "nadam-eps-root"]);
+    assert!(text(&run(&["rules", "asgd"]).stdout).contains("Polyak and Juditsky"));
+    assert!(!run(&["rules", "nothing of that name"]).status.success());
 }
 
 #[test]

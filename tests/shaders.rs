@@ -6,7 +6,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use wgpu_optim::internals::{
     Driver, Encoding, Extras, GradientAccess, Lane, accumulate_shader, constants, heads, layouts, look_ahead_shader,
-    norm_shader, offsets, pass_shaders, shader, shader_in, sizes, swap_shader, swaps_of_halves,
+    norm_shader, offsets, pass_shaders, shader, shader_in, sizes, swap_shader, swaps_of_halves, toward_shader,
 };
 use wgpu_optim::{AnyRule, Extent, Format, Precision, States, rules};
 
@@ -22,7 +22,8 @@ fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 /// Texts that belong to no rule.
-const DRIVERS: [&str; 37] = [
+const DRIVERS: [&str; 38] = [
+    "toward",
     "mirror",
     "swap_halves",
     "block",
@@ -106,6 +107,7 @@ fn kernels() -> Vec<(String, PipelineConstants, String, &'static str)> {
     }
     for lane in LANES {
         kernels.push((format!("look_ahead {lane:?}"), PipelineConstants::default(), look_ahead_shader(lane), "main"));
+        kernels.push((format!("toward {lane:?}"), PipelineConstants::default(), toward_shader(lane), "main"));
         kernels.push((format!("accumulate {lane:?}"), PipelineConstants::default(), accumulate_shader(lane), "main"));
         kernels.push((format!("swap {lane:?}"), PipelineConstants::default(), swap_shader(lane), "main"));
         let beside = if lane == Lane::Tail { Lane::Gathered } else { lane };

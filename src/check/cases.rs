@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) flipped_momentum: bool,
     /// An average of the parameters, which the file has in the place of the look-ahead point.
     pub(crate) averaging: Option<Averaging>,
+    /// Vectors have a group of their own, with this rule.
+    pub(crate) vectors: Option<AnyRule>,
     /// Sophia's estimate of the Hessian is the square of the gradient.
     pub(crate) squares: bool,
 }
@@ -86,6 +88,7 @@ fn plain(rule: impl Into<AnyRule>, settings: Settings) -> Setup {
         look_ahead: false,
         flipped_momentum: false,
         averaging: None,
+        vectors: None,
         squares: false,
     }
 }
@@ -168,9 +171,6 @@ fn keras(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => return unknown(h.case),
     };
     let weight_decay = decay(true, h.number_or("weight_decay", 0.0)?);
-    if weight_decay != WeightDecay::None && rule.reduce().is_some() {
-        return Err("`weight_decay` outside the trust ratio is not implemented".into());
-    }
     // Keras divides the gradients by the factor on the loss.
     let grad_scale = 1.0 / h.number_or("loss_scale_factor", 1.0)?;
     let clip_value = h.value("clipvalue").and_then(Value::as_f64);

@@ -32,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) grads: Vec<Tensors>,
     pub(crate) params: BTreeMap<u64, Tensors>,
     pub(crate) lookahead_params: BTreeMap<u64, Tensors>,
+    /// Where Schedule-Free is evaluated.
+    pub(crate) eval_params: BTreeMap<u64, Tensors>,
     pub(crate) state: Map<String, Value>,
 }
 
@@ -88,8 +90,8 @@ impl Golden {
         let params = by_step("params")?;
         let steps = number("steps").map(|x| x as u64).ok_or("no `steps`")?;
         let complete = grads.len() as u64 >= steps && params.contains_key(&steps);
-        let lookahead_params = by_step("lookahead_params")?;
-        let tensors = params.values().chain(&grads).chain(lookahead_params.values());
+        let (lookahead_params, eval_params) = (by_step("lookahead_params")?, by_step("eval_params")?);
+        let tensors = params.values().chain(&grads).chain(lookahead_params.values()).chain(eval_params.values());
         if !complete || params0.is_empty() || !same_shape(&params0, tensors) {
             return Err("`steps`, `params0`, `grads` and `params` do not fit together".into());
         }
@@ -109,6 +111,7 @@ impl Golden {
             grads,
             params,
             lookahead_params,
+            eval_params,
             state: object("state"),
         })
     }

@@ -22,6 +22,7 @@ pub(super) struct Trajectory {
     /// The largest magnitude that each parameter has had at any step (CPU only).
     scale: Tensors,
     look_ahead: BTreeMap<u64, Tensors>,
+    evaluated: BTreeMap<u64, Tensors>,
     state: BTreeMap<(&'static str, usize), Vec<f64>>,
     /// The largest magnitude of each state so far, element by element: the scale of its error.
     state_scale: BTreeMap<(&'static str, usize), Vec<f64>>,
@@ -35,7 +36,15 @@ pub(super) async fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Se
     let names: Vec<_> = (0..case.params0.len()).map(|k| format!("p{k}")).collect();
     let values: Vec<_> = case.params0.iter().map(cast).collect();
     let tensors: Vec<_> = names.iter().zip(&values).map(|(name, v)| (name.as_str(), v.as_slice())).collect();
-    let ids = optimizer.add_all(0, &tensors)?;
+    let vectors = setup.vectors.as_ref().map(|rule| optimizer.add_group(rule.clone(), setup.settings)).transpose()?;
+    let ids = match vectors {
+        None => optimizer.add_all(0, &tensors)?,
+        Some(vectors) => {
+            let group = |shape: &Vec<usize>| if shape.len() < 2 { vectors } else { 0 };
+            let added = tensors.iter().zip(&case.shapes);
+            added.map(|((name, x), shape)| optimizer.add(group(shape), name, x)).collect::<Result<_, _>>()?
+        }
+    };
     if let Some(averaging) = setup.averaging {
         optimizer.set_averaging(0, averaging)?;
     }
@@ -44,6 +53,7 @@ pub(super) async fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Se
         params: BTreeMap::new(),
         scale: case.params0.iter().map(|p| p.iter().map(|x| x.abs()).collect()).collect(),
         look_ahead: BTreeMap::new(),
+        evaluated: BTreeMap::new(),
         state: BTreeMap::new(),
         state_scale: BTreeMap::new(),
     };
@@ -73,6 +83,11 @@ pub(super) async fn trajectory<F: Real>(device: &Device, case: &Case, setup: &Se
         optimizer.step()?;
         if case.params.contains_key(&t) {
             run.params.insert(t, read::<F>(&optimizer, &ids).await?);
+        }
+        if case.eval_params.contains_key(&t) {
+            optimizer.evaluate()?;
+            run.evaluated.insert(t, read::<F>(&optimizer, &ids).await?);
+            optimizer.train()?;
         }
         if case.lookahead_params.contains_key(&t) {
             let point = match setup.averaging {
@@ -191,8 +206,11 @@ pub(super) fn compare(case: &Case, setup: &Setup, oracle: &Trajectory, ours: &Tr
         for (k, b) in expected.iter().enumerate() {
             for (i, &b) in b.iter().enumerate() {
                 scale[k][i] = scale[k][i].max(b.abs());
-                let points =
-                    [("p", &ours.params, &case.params), ("look-ahead p", &ours.look_ahead, &case.lookahead_params)];
+                let points = [
+                    ("p", &ours.params, &case.params),
+                    ("look-ahead p", &ours.look_ahead, &case.lookahead_params),
+                    ("evaluated p", &ours.evaluated, &case.eval_params),
+                ];
                 for (what, ours, golden) in points {
                     let Some((x, b)) = ours.get(&t).zip(golden.get(&t)).map(|(x, b)| (x[k][i], b[k][i])) else {
                         continue;

@@ -12,6 +12,7 @@ pub(crate) mod check;
 mod golden;
 pub(crate) mod info;
 mod problems;
+pub(crate) mod rules;
 pub(crate) mod schedules;
 pub(crate) mod solve;
 

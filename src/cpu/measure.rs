@@ -67,10 +67,11 @@ pub(crate) fn measure<R: Rule, F: Real>(rule: &R, job: &Job<'_, F>, c: &Coeffici
     let needed = rule.reduce().is_some_and(|reduce| reduce.parameter);
     let reads = needed || Driver::<F>::of(c).l2 != F::zero();
     let (hyper, whole) = (hyper::<R, F>(rule, step, 1.0), Whole::new(rule, job));
-    // Compiled apart, so that who does not use them does not pay for them. In a browser what counts is the size.
-    let [w, x] = match c.extras() || cfg!(target_family = "wasm") {
-        true => apart(&sized(&OfRule::<R, F, true>::new(rule, hyper, c)), &whole, reads),
-        false => apart(&sized(&OfRule::<R, F, false>::new(rule, hyper, c)), &whole, reads),
+    // Compiled apart, so that who does not use them does not pay for them.
+    let [w, x] = if F::APART && !c.extras() {
+        apart(&sized(&OfRule::<R, F, false>::new(rule, hyper, c)), &whole, reads)
+    } else {
+        apart(&sized(&OfRule::<R, F, true>::new(rule, hyper, c)), &whole, reads)
     };
     [if needed { w } else { 0.0 }, x]
 }

@@ -11,6 +11,7 @@ use crate::rule::{Description, Reduce};
 
 const ACCUMULATE: &str = include_str!("../../shaders/accumulate.wgsl");
 const LOOK_AHEAD: &str = include_str!("../../shaders/look_ahead.wgsl");
+const TOWARD: &str = include_str!("../../shaders/toward.wgsl");
 const SWAP: &str = include_str!("../../shaders/swap.wgsl");
 const SWAP_HALVES: &str =
     concat!(include_str!("../../shaders/swap_halves.wgsl"), include_str!("../../shaders/formats/remainder.wgsl"));
@@ -24,6 +25,8 @@ pub(crate) const MIRROR: &str = "mirror";
 pub(crate) const REMAINDER: &str = "remainder";
 /// The state that a look-ahead reads.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
+/// The state that a parameter moves from and to for evaluation.
+pub(crate) const ITERATE: &str = "z";
 
 /// Threads in a workgroup of an update; its `@workgroup_size`.
 pub(crate) const WORKGROUP: u64 = 256;
@@ -180,6 +183,10 @@ impl KernelKey {
         Self::of_one_state("look_ahead", LOOK_AHEAD, &[MOMENTUM], lane)
     }
 
+    pub(crate) fn toward(lane: Lane) -> Self {
+        Self::of_one_state("toward", TOWARD, &[ITERATE], lane)
+    }
+
     /// `halves`: of parameters in bf16; whether averages stand where these belong.
     pub(crate) fn swap(lane: Lane, halves: Option<bool>) -> Self {
         match halves {
@@ -262,6 +269,11 @@ pub fn accumulate_shader(lane: Lane) -> String {
 /// The WGSL of the look-ahead pass.
 pub fn look_ahead_shader(lane: Lane) -> String {
     KernelKey::look_ahead(lane).compose()
+}
+
+/// The WGSL of the pass between where Schedule-Free trains and where it is evaluated.
+pub fn toward_shader(lane: Lane) -> String {
+    KernelKey::toward(lane).compose()
 }
 
 /// The layout of group 0: a uniform buffer with a dynamic offset.

@@ -7,6 +7,7 @@ mod adopt;
 #[cfg(feature = "check")]
 mod check;
 mod errors;
+mod evaluate;
 mod optimizer;
 mod options;
 mod shared;

@@ -39,7 +39,7 @@ extern "C" {
 /// `Busy`, and any other call may.
 #[wasm_bindgen(js_name = Optimizer)]
 #[derive(Debug)]
-pub struct JsOptimizer(Rc<Shared>);
+pub struct JsOptimizer(pub(super) Rc<Shared>);
 
 /// How often a wait for room looks again: the device may be done before its callbacks run.
 const TURNS: u32 = 100;
@@ -460,17 +460,6 @@ impl JsOptimizer {
         #[wasm_bindgen(unchecked_param_type = "Safeguards")] options: JsValue,
     ) -> Result<(), JsValue> {
         options::safeguards(&mut *self.0.change()?, &options)
-    }
-
-    /// Exchanges a group's parameters and their averages, to evaluate on these; once more, before the next step, puts
-    /// them back.
-    #[wasm_bindgen(js_name = swapAverages, unchecked_return_type = "Promise<void>")]
-    pub fn swap_averages(&self, group: Option<f64>) -> Promise {
-        self.0.later(async move |shared| {
-            let mut optimizer = shared.get_mut()?;
-            optimizer.settle().await?;
-            Ok(nothing(optimizer.swap_averages(index(group)?)?))
-        })
     }
 
     /// A checkpoint, in the format of safetensors: parameters, states, step counts, settings.

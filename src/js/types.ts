@@ -12,7 +12,7 @@ export type RuleName =
     | 'schedule-free-adamw' | 'adabelief' | 'adabelief-rectified' | 'rprop' | 'rprop-lagged' | 'asgd' | 'adopt' | 'adan'
     | 'yogi' | 'laprop' | 'laprop-centered' | 'ftrl' | 'sophia' | 'madgrad' | 'cocob' | 'optimistic-gradient-descent'
     | 'adabound' | 'amsbound' | 'adamod' | 'diffgrad' | 'acprop' | 'pnm' | 'adapnm' | 'aggmo' | 'qhm' | 'qhadam'
-    | 'accsgd' | 'pid' | 'adagrad-norm' | 'adagrad-norm-tensor' | 'lamb' | 'lamb-keras' | 'lars' | 'lars-nesterov'
+    | 'accsgd' | 'pid' | 'adagrad-norm' | 'adagrad-norm-tensor' | 'lamb' | 'lamb-pytorch-optimizer' | 'fromage' | 'lamb-keras' | 'lars' | 'lars-nesterov'
     | 'novograd' | 'novograd-averaged';
 
 /** L2 decay on the gradient, decoupled decay (AdamW), or decoupled and not scaled by the learning rate; or none. */
@@ -94,6 +94,11 @@ export interface RuleOptions {
     beta1?: number;
     beta2?: number | null;
     beta3?: number;
+    biasCorrection?: boolean;
+    trustEps?: number;
+    maxWeightNorm?: number | null;
+    decayOutside?: boolean;
+    minNorm?: number;
     biasCorrectionM?: boolean;
     biasCorrectionV?: boolean;
     /** A flag for AdaPNM. */

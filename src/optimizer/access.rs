@@ -139,7 +139,7 @@ impl Optimizer {
     pub fn set_steps<'k>(&mut self, key: impl Into<Key<'k>>, steps: u64) -> Result<()> {
         let id = self.find(key.into())?;
         require(steps < 1 << 53, "steps", steps as f64, "below 2^53")?;
-        self.check_swapped(self.get(id)?.group, "set_steps")?;
+        self.check_in_place(self.get(id)?.group, "set_steps")?;
         let averaging = self.groups[self.get(id)?.group].averaging;
         if averaging.is_some() && self.get(id)?.pending != 0 {
             self.settle_here()?;
@@ -420,7 +420,7 @@ impl Optimizer {
             self.parameters.entry(id.0).and_modify(|parameter| parameter.gradient = Held::Values);
             return Ok(());
         }
-        self.check_swapped(parameter.group, "writing")?;
+        self.check_in_place(parameter.group, "writing")?;
         let velocity = Role::State(parameter.momentum(&self.groups));
         if parameter.shift != 0.0 && part == velocity {
             return Err(

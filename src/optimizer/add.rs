@@ -49,7 +49,7 @@ impl Optimizer {
     }
 
     fn add_owned<F: Real>(&mut self, group: usize, tensors: &[(&str, &[F])], exact: bool) -> Result<Vec<ParameterId>> {
-        self.check_swapped(group, "adding")?;
+        self.check_in_place(group, "adding")?;
         self.check_names(tensors)?;
         tensors.iter().try_for_each(|(name, values)| self.check_width::<F>(group, name, values.len()))?;
         let memories = match self.device.clone() {
@@ -139,7 +139,7 @@ impl Optimizer {
     }
 
     fn add_foreign(&mut self, group: usize, tensors: &[(&str, BufferRange)], exact: bool) -> Result<Vec<ParameterId>> {
-        self.check_swapped(group, "adding")?;
+        self.check_in_place(group, "adding")?;
         self.check_names(tensors)?;
         let Some((first, _)) = tensors.first() else { return Ok(Vec::new()) };
         let Device::Gpu(gpu) = self.device.clone() else {
@@ -204,7 +204,7 @@ impl Optimizer {
     /// bits, [`Error::Unsupported`] on a GPU and in a group whose parameters or gradients are not f32,
     /// [`Error::OverLimit`] for a length that no slice has.
     pub fn add_slice<F: Real>(&mut self, group: usize, name: &str, len: usize) -> Result<ParameterId> {
-        self.check_swapped(group, "adding")?;
+        self.check_in_place(group, "adding")?;
         self.check_new(name)?;
         if let Device::Gpu(_) = self.device {
             let reason = "the optimizer runs on a GPU";

@@ -43,7 +43,7 @@ impl Optimizer {
     /// group; those of [`Optimizer::settle`].
     pub fn set_averaging(&mut self, group: usize, averaging: Averaging) -> Result<()> {
         averaging.check()?;
-        self.check_swapped(group, "set_averaging")?;
+        self.check_in_place(group, "set_averaging")?;
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.pending != 0) {
             self.settle_here()?;
         }
@@ -145,6 +145,7 @@ impl Optimizer {
         if self.group(group)?.averaging.is_none() {
             return refuse("it keeps no average");
         }
+        self.check_training(group, "swap_averages")?;
         if self.parameters.values().any(|parameter| parameter.group == group && parameter.in_slice()) {
             return refuse("some of its parameters are in the caller's slices");
         }

@@ -351,7 +351,12 @@ impl Parameter {
 
     /// Which of its states is the velocity; a rule with a look-ahead has one.
     pub(super) fn momentum(&self, groups: &[Group]) -> usize {
-        groups[self.group].states_of_parameters().position(|state| state.name == MOMENTUM).unwrap_or(0)
+        self.state_named(groups, MOMENTUM)
+    }
+
+    /// Which of its states has this name; its rule has one.
+    pub(super) fn state_named(&self, groups: &[Group], name: &str) -> usize {
+        groups[self.group].states_of_parameters().position(|state| state.name == name).unwrap_or(0)
     }
 }
 
@@ -382,6 +387,13 @@ impl<F: Real> HostMemory<F> {
             }
             (Some(own), Some(average)) => std::mem::swap(&mut own.parameter, average),
             _ => {}
+        }
+    }
+
+    pub(super) fn toward(&mut self, z: usize, shift: f64) {
+        let parameter = self.own.as_mut().and_then(|own| own.parameter.same_mut());
+        if let (Some(parameter), Some(z)) = (parameter, self.states.get(z)) {
+            cpu::toward(parameter, &z.decoded(), shift);
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Group {
     pub(super) averaging: Option<Averaging>,
     /// The averages stand where the parameters belong.
     pub(super) swapped: bool,
+    /// Its parameters stand where the model is evaluated.
+    pub(super) evaluating: bool,
     /// How its parameters' memory is stored.
     pub(super) precision: Precision,
     /// Steps that the schedule has seen for certain.

@@ -27,6 +27,7 @@ mod averages;
 mod checkpoint;
 mod claims;
 mod cpu_step;
+mod evaluate;
 mod group;
 mod groups;
 mod moves;
@@ -298,6 +299,10 @@ impl Optimizer {
             let reason = "its reduction sets a coefficient that it does not have";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
         }
+        if rule.reduce().is_some() && !rule.0.measures() {
+            let reason = "its stages have a Reduce, but its Rule::MEASURES is false";
+            return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
+        }
         if hyper > MAX_HYPER || states > crate::cpu::MAX_STATES || rule.states().contains(&AVERAGE) {
             let reason = "a rule may have 32 coefficients and 8 states, none of them called `average`";
             return Err(Error::Unsupported { operation: "a group", name: rule.name().into(), reason });
@@ -308,6 +313,7 @@ impl Optimizer {
             schedule: None,
             averaging: None,
             swapped: false,
+            evaluating: false,
             precision: Precision::f32(),
             steps: 0,
             pending: 0,
@@ -363,6 +369,12 @@ impl Optimizer {
     /// Handles and names of all parameters, in the order in which they were added.
     pub fn parameters(&self) -> impl Iterator<Item = (ParameterId, &str)> {
         self.parameters.iter().map(|(&id, parameter)| (ParameterId(id), parameter.name.as_str()))
+    }
+
+    /// No change to a group whose parameters do not stand where they are trained.
+    fn check_in_place(&self, group: usize, operation: &'static str) -> Result<()> {
+        self.check_training(group, operation)?;
+        self.check_swapped(group, operation)
     }
 
     /// No change to a group whose averages stand where its parameters belong.

@@ -74,6 +74,8 @@ impl Optimizer {
             Some("the groups keep different states, or store them in other formats")
         } else if from.swapped || to.swapped {
             Some("averages stand where the parameters belong: swap back first")
+        } else if from.evaluating || to.evaluating {
+            Some("parameters stand where the model is evaluated: call Optimizer::train first")
         } else if parameter.shift != 0.0 {
             Some("it stands at its look-ahead point: step first")
         } else {

@@ -9,7 +9,7 @@ use crate::formats::Extent;
 use crate::gpu::Gpu;
 use crate::gpu::block_table::Owner;
 use crate::gpu::decision::Ratio;
-use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, KernelKey, Lane, MOMENTUM};
+use crate::gpu::kernel::{AVERAGE, Driver, Extras, GradientAccess, ITERATE, KernelKey, Lane, MOMENTUM};
 use crate::gpu::lines::{self, Shaped};
 use crate::gpu::memory::{BufferRange, Tensor};
 use crate::gpu::program::{BindGroups, Builder, Program, Span};
@@ -205,6 +205,11 @@ impl Optimizer {
     pub(super) fn make_look_ahead_program(&mut self, gpu: &Gpu, members: &[(u64, f64)]) -> Result<Program> {
         let members: Vec<_> = members.iter().map(|&(id, _)| id).collect();
         self.make_program_of_one_state(gpu, &members, MOMENTUM, KernelKey::look_ahead)
+    }
+
+    /// The program that moves these members towards their z.
+    pub(super) fn make_toward_program(&mut self, gpu: &Gpu, members: &[u64]) -> Result<Program> {
+        self.make_program_of_one_state(gpu, members, ITERATE, KernelKey::toward)
     }
 
     pub(super) fn make_swap_program(&mut self, gpu: &Gpu, group: usize) -> Result<Program> {

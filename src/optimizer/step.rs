@@ -347,7 +347,7 @@ impl Optimizer {
             return Err(Error::Unsupported { operation: "a step", name: "the optimizer".into(), reason });
         }
         for (k, group) in self.groups.iter().enumerate() {
-            self.check_swapped(k, "a step")?;
+            self.check_in_place(k, "a step")?;
             group.now().check()?;
         }
         Ok(())

@@ -37,6 +37,7 @@ impl Rule for AdaGradNorm {
     const NAME: &'static str = "adagrad_norm";
     const SHADER: &'static str = include_str!("../../shaders/adagrad_norm.wgsl");
     const LR: f64 = 1.0;
+    const MEASURES: bool = true;
     stored!();
 
     fn check(&self) -> Result<()> {

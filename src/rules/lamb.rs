@@ -6,11 +6,13 @@ use super::prelude::*;
 /// m ← β₁m + (1 − β₁)g
 /// v ← β₂v + (1 − β₂)g²
 /// r = m̂ / (√(v̂ + eps_root) + ε) + λw       m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
-/// w ← w − lr·‖w‖/‖r‖·r                      the ratio is 1 where a norm is 0
+/// w ← w − lr·φ(‖w‖)/(‖r‖ + trust_eps)·r     the ratio is 1 where a norm is 0
 /// ```
-/// λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio. States `exp_avg` m, `exp_avg_sq`
-/// v; 44 bytes of traffic an element: the norms take one more pass, which stores nothing. Of the paper's choices: φ is
-/// the identity, as in optax and Keras.
+/// φ(x) = min(x, max_weight_norm), the identity without. λ is
+/// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio; with `decay_outside`, as Keras, w
+/// decays to (1 − lr·λ)w before all. States `exp_avg` m, `exp_avg_sq` v; 44 bytes of traffic an element: the norms take one
+/// more pass, which stores nothing. pytorch-optimizer's r is m / (√v + ε), and it divides lr by 1 − β₁ᵗ
+/// (`bias_correction` off).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Lamb {
@@ -22,6 +24,23 @@ pub struct Lamb {
     pub eps: f64,
     /// A second ε, inside the root, as optax; 0 or more.
     pub eps_root: f64,
+    /// Correct the biases of m and v in r.
+    #[serde(default = "yes")]
+    pub bias_correction: bool,
+    /// What is added to ‖r‖, 0 or more.
+    #[serde(default)]
+    pub trust_eps: f64,
+    /// The largest ‖w‖ that counts, above 0.
+    #[serde(default)]
+    pub max_weight_norm: Option<f64>,
+    /// Decay w by itself, outside the ratio.
+    #[serde(default)]
+    pub decay_outside: bool,
+}
+
+// What files say that were written before there was a choice.
+fn yes() -> bool {
+    true
 }
 
 impl Default for Lamb {
@@ -33,19 +52,32 @@ impl Default for Lamb {
 impl Lamb {
     /// β = (0.9, 0.999), ε = 1e-6.
     pub fn optax() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-6, eps_root: 0.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-6,
+            eps_root: 0.0,
+            bias_correction: true,
+            trust_eps: 0.0,
+            max_weight_norm: None,
+            decay_outside: false,
+        }
     }
-    /// ε = 1e-7.
+    /// ε = 1e-7, and the decay outside the ratio.
     pub fn keras() -> Self {
-        Self { eps: 1e-7, ..Self::optax() }
+        Self { eps: 1e-7, decay_outside: true, ..Self::optax() }
+    }
+    /// Without bias correction in r, ‖w‖ up to 10, ε beside ‖r‖.
+    pub fn pytorch_optimizer() -> Self {
+        Self { bias_correction: false, trust_eps: 1e-6, max_weight_norm: Some(10.0), ..Self::optax() }
     }
 }
 
 fields! {
     /// Coefficients of [`Lamb`].
     pub struct Hyper {
-        beta1, one_minus_beta1, beta2, one_minus_beta2, m_correction, v_correction, eps_root, eps, weight_decay, lr,
-        trust_ratio,
+        beta1, one_minus_beta1, beta2, one_minus_beta2, m_correction, v_correction, eps_root, eps, weight_decay, lr, decay,
+        trust_eps, max_weight_norm, trust_ratio,
     }
 }
 fields! {
@@ -64,11 +96,14 @@ impl Rule for Lamb {
     const NAME: &'static str = "lamb";
     const SHADER: &'static str = include_str!("../../shaders/lamb.wgsl");
     const LR: f64 = 1e-3;
+    const MEASURES: bool = true;
     const DECAYS: bool = true;
     stored!();
 
     fn check(&self) -> Result<()> {
-        check_moments(self.beta1, self.beta2, self.eps, self.eps_root)
+        check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;
+        at_least_zero("trust_eps", self.trust_eps)?;
+        self.max_weight_norm.map_or(Ok(()), |limit| above_zero("max_weight_norm", limit))
     }
 
     fn stages(&self) -> &'static [Stage] {
@@ -84,17 +119,25 @@ impl Rule for Lamb {
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
         let beta1 = step.momentum.unwrap_or(self.beta1);
+        let (m_hat, v_hat) = (1.0 / one_minus_power(beta1, step.t), 1.0 / one_minus_power(self.beta2, step.t));
+        let (m_correction, v_correction, lr) =
+            if self.bias_correction { (m_hat, v_hat, step.lr) } else { (1.0, 1.0, step.lr * m_hat) };
+        let (inside, outside) =
+            if self.decay_outside { (0.0, step.lr * step.weight_decay) } else { (step.weight_decay, 0.0) };
         Hyper {
             beta1,
             one_minus_beta1: 1.0 - beta1,
             beta2: self.beta2,
             one_minus_beta2: 1.0 - self.beta2,
-            m_correction: 1.0 / one_minus_power(beta1, step.t),
-            v_correction: 1.0 / one_minus_power(self.beta2, step.t),
+            m_correction,
+            v_correction,
             eps_root: self.eps_root,
             eps: self.eps,
-            weight_decay: step.weight_decay,
-            lr: step.lr,
+            weight_decay: inside,
+            lr,
+            decay: outside,
+            trust_eps: self.trust_eps,
+            max_weight_norm: self.max_weight_norm.unwrap_or(f32::MAX.into()),
             trust_ratio: 1.0,
         }
     }
@@ -106,8 +149,9 @@ impl Rule for Lamb {
         direction(w, m, v, h)
     }
 
-    fn trust<F: Real>(&self, w: F, r: F, _s: &mut F, _h: &Hyper<F>) -> F {
-        if w == F::zero() || r == F::zero() { F::one() } else { w / r }
+    fn trust<F: Real>(&self, w: F, r: F, _s: &mut F, h: &Hyper<F>) -> F {
+        let weight = within(w - h.decay * w, F::zero(), h.max_weight_norm);
+        if w == F::zero() || r == F::zero() { F::one() } else { weight / (r + h.trust_eps) }
     }
 
     #[inline(always)]
@@ -116,6 +160,6 @@ impl Rule for Lamb {
         let v = h.beta2 * s.exp_avg_sq + h.one_minus_beta2 * g * g;
         s.exp_avg = m;
         s.exp_avg_sq = v;
-        w - h.lr * h.trust_ratio * direction(w, m, v, h)
+        w - h.decay * w - h.lr * h.trust_ratio * direction(w, m, v, h)
     }
 }

@@ -44,6 +44,7 @@ impl Rule for Lars {
     const NAME: &'static str = "lars";
     const SHADER: &'static str = include_str!("../../shaders/lars.wgsl");
     const LR: f64 = 1.0;
+    const MEASURES: bool = true;
     stored!();
 
     fn check(&self) -> Result<()> {

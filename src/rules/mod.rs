@@ -30,6 +30,7 @@ mod aggmo;
 mod asgd;
 mod cocob;
 mod diffgrad;
+mod fromage;
 mod ftrl;
 mod lamb;
 mod laprop;
@@ -71,6 +72,7 @@ pub use aggmo::AggMo;
 pub use asgd::Asgd;
 pub use cocob::Cocob;
 pub use diffgrad::DiffGrad;
+pub use fromage::Fromage;
 pub use ftrl::Ftrl;
 pub use lamb::Lamb;
 pub use laprop::LaProp;
@@ -179,6 +181,8 @@ pub fn all() -> Vec<(&'static str, AnyRule)> {
         ("adagrad-norm-tensor", AdaGradNorm { over: Extent::Tensor, ..AdaGradNorm::default() }.into()),
         ("lamb", Lamb::optax().into()),
         ("lamb-keras", Lamb::keras().into()),
+        ("lamb-pytorch-optimizer", Lamb::pytorch_optimizer().into()),
+        ("fromage", Fromage::default().into()),
         ("lars", Lars::default().into()),
         ("lars-nesterov", Lars { nesterov: true, ..Lars::default() }.into()),
         ("novograd", NovoGrad::optax().into()),

@@ -58,6 +58,7 @@ impl Rule for NovoGrad {
     const NAME: &'static str = "novograd";
     const SHADER: &'static str = include_str!("../../shaders/novograd.wgsl");
     const LR: f64 = 1e-3;
+    const MEASURES: bool = true;
     const DECAYS: bool = true;
     stored!();
 

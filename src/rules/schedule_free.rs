@@ -104,9 +104,13 @@ impl Rule for ScheduleFree {
         vec![("ADAPTIVE", self.beta2.is_some())]
     }
 
+    fn evaluation(&self) -> Option<f64> {
+        Some((1.0 - self.beta1) / self.beta1)
+    }
+
     fn hyper(&self, step: &Step) -> Hyper<f64> {
-        let beta1 = step.momentum.unwrap_or(self.beta1);
-        let (beta2, c) = (self.beta2.unwrap_or(0.0), self.average_rate(step.t));
+        // A schedule's momentum would make another x of w and z.
+        let (beta1, beta2, c) = (self.beta1, self.beta2.unwrap_or(0.0), self.average_rate(step.t));
         let lr = step.lr * self.warmed_up(step.t);
         Hyper {
             average: c,

@@ -4,8 +4,8 @@
 use libtest_mimic::Failed;
 use wgpu_optim::rules::{AdaDelta, AdaGrad, AdaMax, Adam, Momentum, NAdam, RmsProp, Sgd};
 use wgpu_optim::{
-    AnyRule, BufferRange, Device, Error, Fields, Format, Gpu, Gradient, Location, Optimizer, Real, Result, Rule,
-    Settings, Slices, Step, WeightDecay, rules,
+    AnyRule, BufferRange, Device, Error, Extent, Fields, Format, Gpu, Gradient, Location, Optimizer, Real, Reduce,
+    Result, Rule, Settings, Slices, Stage, Step, WeightDecay, rules,
 };
 
 use crate::compare::{ensure, same};
@@ -50,9 +50,11 @@ fn device_refused(gpu: &Gpu) -> Result<(), Failed> {
 
 wgpu_optim::fields! { struct Coefficients { lr } }
 
-/// SGD with a mistake in line 5 of its shader.
+/// SGD with a mistake in line 5 of its shader; or with a reduction that it does not announce.
 #[derive(Clone, Debug)]
-struct Broken;
+struct Broken {
+    reduces: bool,
+}
 
 impl Rule for Broken {
     type Hyper<F: Real> = Coefficients<F>;
@@ -64,6 +66,11 @@ impl Rule for Broken {
     fn check(&self) -> Result<()> {
         Ok(())
     }
+    fn stages(&self) -> &'static [Stage] {
+        const OVER: Extent = Extent::Tensor;
+        const REDUCE: Reduce = Reduce { over: OVER, parameter: false, reads: &[], keeps: None, into: "lr" };
+        if self.reduces { &[Stage::Reduce(REDUCE), Stage::Map] } else { &[Stage::Map] }
+    }
     fn hyper(&self, step: &Step) -> Coefficients<f64> {
         Coefficients { lr: step.lr }
     }
@@ -74,7 +81,10 @@ impl Rule for Broken {
 
 fn shader_rejected(gpu: &Gpu) -> Result<(), Failed> {
     ensure(<Coefficients<f32> as Fields<f32>>::NAMES == ["lr"], "names")?;
-    match Optimizer::new(&gpu.into(), Broken, 0.1).map(|_| ()) {
+    let refused = Optimizer::new(&Device::Cpu, Broken { reduces: true }, 0.1).map(|_| ());
+    let named = matches!(&refused, Err(Error::Unsupported { reason, .. }) if reason.contains("MEASURES"));
+    ensure(named, format!("{refused:?}"))?;
+    match Optimizer::new(&gpu.into(), Broken { reduces: false }, 0.1).map(|_| ()) {
         Err(Error::Shader { rule, line: Some(5), message }) if rule == "broken" => {
             ensure(message.contains("rate"), message)
         }

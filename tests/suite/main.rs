@@ -16,6 +16,7 @@ mod convergence;
 mod damage;
 mod derivatives;
 mod errors;
+mod evaluate;
 mod files;
 mod fits;
 mod fixture;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         checkpoint::TESTS,
         convergence::TESTS,
         errors::TESTS,
+        evaluate::TESTS,
         fits::TESTS,
         gradient::TESTS,
         gpu_least_squares::TESTS,

@@ -100,6 +100,27 @@ export const tests = {
         near(ours.averaged, cpu.averaged, 5e-6, 'averages');
     },
 
+    async 'Schedule-Free is evaluated at another point, and trains on'({ Optimizer, device, ensure, near }) {
+        const found = [];
+        for (const optimizer of [
+            await Optimizer.on(device, { rule: 'schedule-free-adamw', lr: 0.01 }),
+            Optimizer.cpu({ rule: 'schedule-free-adamw', lr: 0.01 }),
+        ]) {
+            optimizer.add('w', values(100, 1));
+            await train(optimizer, 20);
+            await optimizer.evaluate();
+            const x = await optimizer.read('w');
+            const error = await thrown(() => optimizer.step());
+            ensure(error.code === 'Unsupported' && error.message.includes('train'), error);
+            await optimizer.train();
+            await train(optimizer, 1);
+            found.push({ x, w: await optimizer.read('w') });
+        }
+        near(found[0].x, found[1].x, 5e-6, 'x');
+        near(found[0].w, found[1].w, 5e-6, 'w');
+        ensure(found[0].x.some((x, i) => Math.abs(x - found[0].w[i]) > 1e-3), found[0]);
+    },
+
     async 'without room() 128 steps, and with it any number'({ Optimizer, device, ensure }) {
         for (const options of [{}, { maxNorm: 1 }]) {
             const optimizer = await Optimizer.on(device, options);

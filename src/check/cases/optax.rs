@@ -1,9 +1,9 @@
 //! Files of optax.
 
 use crate::rules::{
-    AcProp, AdEmaMix, AdaBelief, AdaDelta, AdaGrad, AdaMax, Adam, Adan, Adopt, Amsgrad, Cocob, Lamb, Lars, Lion,
-    Madgrad, Momentum, NAdam, NovoGrad, OptimisticGradientDescent, RAdam, RmsProp, Rprop, ScheduleFree, Sgd, Signum,
-    Sophia, Yogi,
+    AcProp, AdEmaMix, AdaBelief, AdaDelta, AdaGrad, AdaMax, Adam, Adan, Adopt, Amsgrad, Cocob, Fromage, Lamb, Lars,
+    Lion, Madgrad, Momentum, NAdam, NovoGrad, OptimisticGradientDescent, RAdam, RmsProp, Rprop, ScheduleFree, Sgd,
+    Signum, Sophia, Yogi,
 };
 use crate::{AdaptiveClip, AnyRule, ClipNorm, Settings};
 use serde_json::Value;
@@ -55,8 +55,9 @@ pub(super) fn setup(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         }
         "lamb" => {
             let (beta1, beta2) = (h.number("b1")?, h.number("b2")?);
-            Lamb { beta1, beta2, eps: h.number("eps")?, eps_root: h.number("eps_root")? }.into()
+            Lamb { beta1, beta2, eps: h.number("eps")?, eps_root: h.number("eps_root")?, ..Lamb::optax() }.into()
         }
+        "fromage" => Fromage { min_norm: h.number("min_norm")? }.into(),
         "lion" => Lion { beta1: h.number("b1")?, beta2: h.number("b2")? }.into(),
         "ademamix" => AdEmaMix {
             beta1: h.number("b1")?,

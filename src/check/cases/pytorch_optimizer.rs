@@ -1,8 +1,8 @@
 //! Files of pytorch-optimizer.
 
 use crate::rules::{
-    AccSgd, AdEmaMix, AdaBelief, AdaBound, AdaMod, AdaPnm, Adan, Adopt, AggMo, DiffGrad, Ftrl, LaProp, Lion, Madgrad,
-    Momentum, NovoGrad, Pid, Pnm, QhAdam, Qhm, RAdam, ScheduleFree, Sgd, Signum, Yogi,
+    AccSgd, AdEmaMix, AdaBelief, AdaBound, AdaMod, AdaPnm, Adan, Adopt, AggMo, DiffGrad, Fromage, Ftrl, LaProp, Lamb,
+    Lars, Lion, Madgrad, Momentum, NovoGrad, Pid, Pnm, QhAdam, Qhm, RAdam, ScheduleFree, Sgd, Signum, Yogi,
 };
 use crate::{AnyRule, Settings, WeightDecay};
 use serde_json::Value;
@@ -12,6 +12,14 @@ use super::{Hyper, Setup, Skip, decay, plain, unknown};
 pub(super) fn setup(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
     let optimizer = h.case.optimizer.as_str();
     let rule = match optimizer {
+        "Fromage" => Fromage::pytorch_optimizer().into(),
+        "LARS" => Lars {
+            momentum: h.number("momentum")?,
+            nesterov: h.flag("nesterov")?,
+            trust_coefficient: h.number("trust_coefficient")?,
+            eps: 0.0,
+        }
+        .into(),
         "SGDW" | "SignSGD" | "QHM" | "AccSGD" | "PID" | "PNM" | "AggMo" | "FTRL" | "MADGRAD" => of_momentum(h)?,
         _ => of_moments(h)?,
     };
@@ -21,13 +29,20 @@ pub(super) fn setup(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         return Err(format!("`weight_decay` = {lambda} without `weight_decouple` is not implemented"));
     }
     let settings = Settings { weight_decay, ..Settings::lr(h.number("lr")?) };
-    let off = ["fixed_decay", "maximize", "ams_bound", "use_palm"].map(|key| (key, false.into()));
+    let off = ["fixed_decay", "maximize", "ams_bound", "use_palm", "rectify", "adam", "pre_norm"]
+        .map(|key| (key, false.into()));
     let zero = ["dampening", "max_grad_norm", "decoupling_c", "warmup_steps"].map(|key| (key, 0.into()));
     // What ScheduleFree keeps there of its state, before the first step.
     let begun = [("train_mode", true.into()), ("weight_sum", 0.into()), ("lr_max", (-1).into())];
     let unset = [("t_alpha_beta3", Value::Null)];
     h.finish(&[&off[..], &zero, &begun, &unset].concat())?;
-    Ok(plain(rule, settings))
+    // The paper leaves vectors to plain momentum.
+    let vectors = match optimizer {
+        "LARS" if weight_decay != WeightDecay::None => return Err("`weight_decay` is not implemented".into()),
+        "LARS" => Some(Momentum { nesterov: h.flag("nesterov")?, ..Momentum::keras(h.number("momentum")?) }.into()),
+        _ => None,
+    };
+    Ok(Setup { vectors, ..plain(rule, settings) })
 }
 
 fn of_momentum(h: &mut Hyper<'_>) -> Result<AnyRule, Skip> {
@@ -101,6 +116,11 @@ fn of_moments(h: &mut Hyper<'_>) -> Result<AnyRule, Skip> {
         "Adan" => {
             let proximal = !h.flag("weight_decouple")?;
             Adan { beta1, beta2, beta3: beta3?, eps, kappa: beta2, proximal, ..Adan::default() }.into()
+        }
+        "Lamb" if h.flag("grad_averaging")? => {
+            // The clipping that it is of is off.
+            h.read.push("max_grad_norm");
+            Lamb { beta1, beta2, eps, trust_eps: eps, ..Lamb::pytorch_optimizer() }.into()
         }
         "Yogi" => Yogi { beta1, beta2, eps, initial_accumulator: h.number("initial_accumulator")? }.into(),
         "LaProp" => LaProp { beta1, beta2, eps, centered: h.flag("centered")?, ..LaProp::default() }.into(),

@@ -62,6 +62,8 @@ pub(crate) fn state_name(case: &Case, setup: &Setup, key: &str) -> Option<(&'sta
     };
     let factor = match (rule, ours) {
         (_, "momentum_buffer") if setup.flipped_momentum => -1.0,
+        // With the learning rate inside, against the gradient.
+        ("lars", "momentum_buffer") if setup.vectors.is_some() => -setup.settings.lr,
         // pytorch-optimizer keeps it negated.
         ("adan", "previous_grad") if case.library == "pytorch-optimizer" => -1.0,
         // pytorch-optimizer's has the learning rate inside.

@@ -50,6 +50,9 @@ struct GroupRecord {
     schedule: Option<Schedule>,
     schedule_step: u64,
     averaging: Option<Averaging>,
+    /// Whether its parameters stood where the model is evaluated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    evaluating: bool,
     /// How its memory was stored; a file loads into any.
     #[serde(default)]
     precision: Precision,
@@ -198,6 +201,7 @@ impl Optimizer {
                 schedule: group.schedule.clone(),
                 schedule_step: group.steps,
                 averaging: group.averaging,
+                evaluating: group.evaluating,
                 precision: group.precision,
                 storage: Some(group.states().map(|stored| StorageRecord::of(&stored.storage)).collect()),
             }
@@ -289,6 +293,12 @@ impl Optimizer {
     ) -> Result<()> {
         self.check_rest()?;
         let (mut new, records) = (self.replaced(), self.records(file, fitting)?);
+        // A part of a file would leave parameters of one group at two points.
+        let whole = records.len() == self.parameters.len() && fitting.rules.iter().all(Option::is_some);
+        if file.groups.iter().any(|group| group.evaluating) && !whole {
+            let reason = "it was saved where the model is evaluated, and not all of it fits: save it after `train`";
+            return Err(Error::Checkpoint { reason: reason.into() });
+        }
         for (k, rule) in fitting.rules.iter().enumerate() {
             if let (Some(rule), Some(record)) = (rule, file.groups.get(k)) {
                 let GroupRecord { settings, schedule, schedule_step, averaging, precision, .. } = record;
@@ -333,6 +343,7 @@ impl Optimizer {
         }
         for (k, record) in file.groups.iter().enumerate().filter(|(k, _)| fitting.takes_group(*k)) {
             (self.groups[k].steps, self.groups[k].pending) = (record.schedule_step, 0);
+            self.groups[k].evaluating = record.evaluating;
         }
         self.end_window();
         Ok(())
@@ -401,7 +412,7 @@ impl Optimizer {
     /// Refuses to load in the middle of a swap or a look-ahead.
     pub(super) fn check_rest(&self) -> Result<()> {
         for group in 0..self.groups.len() {
-            self.check_swapped(group, "loading")?;
+            self.check_in_place(group, "loading")?;
         }
         match self.parameters.values().find(|parameter| parameter.shift != 0.0) {
             Some(parameter) => Err(parameter.unsupported("loading", "it stands at its look-ahead point: step first")),
