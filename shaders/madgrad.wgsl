@@ -23,8 +23,8 @@ fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
 // Of numbers that are not negative: the third of the exponent, and Newton's method, which ends at a rounding.
 fn cube_root(x: Lane) -> Lane {
     var y = bitcast<Lane>(bitcast<Bits>(x) / 3u + Bits(0x2a5119f2u));
-    for (var k = 0; k < 4; k++) {
-        y = y - (y - x / (y * y)) / 3.0;
+    for (var k = 0; k < 3; k++) {
+        y = y - (y - x / (y * y)) * (1.0 / 3.0);
     }
     return select(y, x, (x == Lane(0.0)) | !finite(x));
 }

@@ -18,6 +18,9 @@ pub trait Real:
     const APART: bool;
     /// `x` rounded once.
     fn of(x: f64) -> Self;
+    /// ∛x for x ≥ 0, in a form that a vector unit takes.
+    #[doc(hidden)]
+    fn cube_root(self) -> Self;
 }
 
 mod sealed {
@@ -33,6 +36,15 @@ impl Real for f32 {
     fn of(x: f64) -> Self {
         x as Self
     }
+    #[inline(always)]
+    fn cube_root(self) -> Self {
+        // As shaders/madgrad.wgsl: the third of the exponent, and Newton's method.
+        let mut y = Self::from_bits(self.to_bits() / 3 + 0x2a51_19f2);
+        for _ in 0..3 {
+            y -= (y - self / (y * y)) * (1.0 / 3.0);
+        }
+        if self == 0.0 || !self.is_finite() { self } else { y }
+    }
 }
 
 impl Real for f64 {
@@ -40,6 +52,10 @@ impl Real for f64 {
     const APART: bool = false;
     fn of(x: f64) -> Self {
         x
+    }
+    #[inline(always)]
+    fn cube_root(self) -> Self {
+        self.cbrt()
     }
 }
 

@@ -10,8 +10,8 @@ use super::prelude::*;
 /// ```
 /// φ(x) = min(x, max_weight_norm), the identity without. λ is
 /// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled), inside the ratio; with `decay_outside`, as Keras, w
-/// decays to (1 − lr·λ)w before all. States `exp_avg` m, `exp_avg_sq` v; 44 bytes of traffic an element: the norms take one
-/// more pass, which stores nothing. pytorch-optimizer's r is m / (√v + ε), and it divides lr by 1 − β₁ᵗ
+/// decays to (1 − lr·λ)w before all. States `exp_avg` m, `exp_avg_sq` v; 44 bytes of traffic an element: the norms take
+/// one more pass, which stores nothing. pytorch-optimizer's r is m / (√v + ε), and it divides lr by 1 − β₁ᵗ
 /// (`bias_correction` off).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

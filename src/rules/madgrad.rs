@@ -70,6 +70,23 @@ impl Rule for Madgrad {
         s.x0 = x0;
         s.grad_sum_sq = n;
         s.grad_sum = q;
-        h.momentum * (w - h.decay * w) + h.one_minus_momentum * (x0 - ratio(q, n.cbrt() + h.eps))
+        h.momentum * (w - h.decay * w) + h.one_minus_momentum * (x0 - ratio(q, n.cube_root() + h.eps))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Real;
+
+    #[test]
+    fn cube_roots_are_within_two_roundings() {
+        let all = (0x0080_0000..=0x7f7f_ffff).step_by(9973).map(f32::from_bits);
+        for x in all.chain([1e-6, 1.0, 8.0, 27.0, f32::MAX, f32::MIN_POSITIVE]) {
+            let (root, exact) = (f64::from(x.cube_root()), f64::from(x).cbrt());
+            assert!((root / exact - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "∛{x}: {root}, not {exact}");
+        }
+        assert_eq!(0f32.cube_root(), 0.0);
+        assert_eq!(f32::INFINITY.cube_root(), f32::INFINITY);
+        assert!(f32::NAN.cube_root().is_nan());
     }
 }

@@ -104,7 +104,7 @@ export const tests = {
         const found = [];
         for (const optimizer of [
             await Optimizer.on(device, { rule: 'schedule-free-adamw', lr: 0.01 }),
-            Optimizer.cpu({ rule: 'schedule-free-adamw', lr: 0.01 }),
+            await Optimizer.cpu({ rule: 'schedule-free-adamw', lr: 0.01 }),
         ]) {
             optimizer.add('w', values(100, 1));
             await train(optimizer, 20);

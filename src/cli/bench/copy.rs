@@ -73,8 +73,8 @@ impl CpuCopy {
     pub(crate) fn new(len: usize, states: usize) -> Result<Self, Error> {
         let refused =
             |reason| Err(Error::Unsupported { operation: "a copy", name: format!("{states} states"), reason });
-        if states > 3 {
-            return refused("the benchmark copies at most three");
+        if states > 5 {
+            return refused("the benchmark copies at most five");
         }
         Ok(Self { gradient: vec![0.25; len], vectors: vec![vec![0.5; len]; 1 + states] })
     }
@@ -93,7 +93,9 @@ impl CpuCopy {
                     0 => rotate::<1>(part, gradient),
                     1 => rotate::<2>(part, gradient),
                     2 => rotate::<3>(part, gradient),
-                    _ => rotate::<4>(part, gradient),
+                    3 => rotate::<4>(part, gradient),
+                    4 => rotate::<5>(part, gradient),
+                    _ => rotate::<6>(part, gradient),
                 },
             );
         };
