@@ -24,5 +24,5 @@ fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     (*s).grad_norm_sum = a;
     (*s).reward = r;
     (*s).grad_sum = theta;
-    return x0 + theta / (l * largest(a + l, h.alpha * l)) * (l + r);
+    return x0 + theta / l / largest(a + l, h.alpha * l) * (l + r);
 }

@@ -37,7 +37,7 @@ fn measure(w: Lane, g: Lane, s: State, h: Hyper) -> Lane {
 }
 
 fn trust(w: f32, r: f32, s: ptr<function, f32>, h: Hyper) -> f32 {
-    let left = w - h.decay * w;
+    let left = abs(w - h.decay * w);
     let weight = select(left, h.max_weight_norm, left > h.max_weight_norm);
     return select(weight / (r + h.trust_eps), 1.0, w == 0.0 || r == 0.0);
 }

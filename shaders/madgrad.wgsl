@@ -1,9 +1,9 @@
 // MADGRAD (Defazio & Jelassi 2022, arXiv:2101.11075).
 //
-//     a = (lr + ε)·√t
+//     a = (lr + ε)·√t                                   0 where lr is 0
 //     n ← n + a·g²
 //     q ← q + a·g
-//     w ← ρw + (1 − ρ)(x₀ − q / (∛n + ε))
+//     w ← ρw + (1 − ρ)(x₀ − q / (∛n + ε)) − lr·λ·w
 //
 // gain is a, decay is lr·λ. CPU twin: src/rules/madgrad.rs.
 
@@ -17,7 +17,7 @@ fn update(w: Lane, g: Lane, s: ptr<function, State>, h: Hyper) -> Lane {
     (*s).x0 = x0;
     (*s).grad_sum_sq = n;
     (*s).grad_sum = q;
-    return h.momentum * (w - h.decay * w) + h.one_minus_momentum * (x0 - ratio(q, cube_root(n) + h.eps));
+    return h.momentum * w + h.one_minus_momentum * (x0 - ratio(q, cube_root(n) + h.eps)) - h.decay * w;
 }
 
 // Of numbers that are not negative: the third of the exponent, and Newton's method, which ends at a rounding.

@@ -31,8 +31,8 @@ pub struct Precision {
     /// A second copy of each parameter in [`Format::F16`] or [`Format::Bf16`], rounded to the nearest, for forward
     /// passes to bind: see [`Optimizer::mirror`](crate::Optimizer::mirror). Steps write it with the parameter.
     pub mirror: Option<Format>,
-    /// How the states of elements are stored that are [moments](crate::Rule::is_moment). Others, such as
-    /// Schedule-Free's z, averages, and states of a whole tensor or group stay in f32.
+    /// How states of elements that are [moments](crate::Rule::is_moment) are stored. Others, such as Schedule-Free's z,
+    /// averages, and states of a whole tensor or group stay in f32.
     pub states: States,
     /// How parameters and states are rounded to bf16, and states that are never below 0, such as second moments, to 8
     /// bits. Other states are rounded to the nearest of 8 bits.

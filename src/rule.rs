@@ -12,8 +12,8 @@ pub trait Real:
 {
     /// The type's name.
     const NAME: &'static str;
-    /// Whether steps with nothing but a rule have a loop of their own: of f64, and in a browser, what counts is the
-    /// size.
+    /// Whether steps without extras are compiled separately. Not for f64 and not in a browser, where the size of the
+    /// code matters more.
     #[doc(hidden)]
     const APART: bool;
     /// `x` rounded once.
@@ -222,7 +222,8 @@ pub const NOT_BELOW_ZERO: [&str; 14] = [
 
 /// Names of states that are no moments of the gradient, but weights, step sizes, old gradients, or sums that the
 /// parameter is made of.
-pub const NOT_MOMENTS: [&str; 16] = [
+pub const NOT_MOMENTS: [&str; 17] = [
+    "exp_avg_lr",
     "z",
     "x0",
     "ax",

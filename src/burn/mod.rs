@@ -148,7 +148,8 @@ impl ModuleOptimizer {
     /// As [`Optimizer::new`]; [`Error::Unsupported`] for a [`Gpu`] that made its own device, and for
     /// [`Settings::centralize`] and [`Settings::adaptive_clip`], which need to know rows from columns.
     pub fn new(device: &Device, rule: impl Into<AnyRule>, settings: impl Into<Settings>) -> Result<Self> {
-        let settings = settings.into();
+        let (rule, settings) = (rule.into(), settings.into());
+        check_rule(&rule)?;
         check_settings(&settings)?;
         if let Device::Gpu(gpu) = device
             && gpu.is_own()
@@ -187,7 +188,8 @@ impl ModuleOptimizer {
         rule: impl Into<AnyRule>,
         settings: impl Into<Settings>,
     ) -> Result<Self> {
-        let settings = settings.into();
+        let (rule, settings) = (rule.into(), settings.into());
+        check_rule(&rule)?;
         check_settings(&settings)?;
         self.optimizer.add_group(rule, settings)?;
         self.picks.push(Box::new(pick));
@@ -401,6 +403,15 @@ impl ModuleOptimizer {
 }
 
 /// What needs a shape that a module does not tell: a layer's weights may lie either way.
+/// A module stands where its optimizer trains: it has no way to where the model is evaluated.
+fn check_rule(rule: &AnyRule) -> Result<()> {
+    if rule.0.evaluation().is_none() {
+        return Ok(());
+    }
+    let reason = "its model is evaluated at another point than it trains at, and a module has no way there";
+    Err(Error::Unsupported { operation: "a module's optimizer", name: rule.name().into(), reason })
+}
+
 fn check_settings(settings: &Settings) -> Result<()> {
     let name = match settings {
         Settings { centralize: true, .. } => "centralize",

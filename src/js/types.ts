@@ -124,7 +124,7 @@ export interface RuleOptions {
     t0?: number;
     clipping?: boolean;
     clipFrom?: number;
-    kappa?: number;
+    kappa?: number | null;
     proximal?: boolean;
     initialAccumulator?: number;
     gamma?: number;

@@ -299,8 +299,9 @@ impl Optimizer {
 
     /// The range of the parameter in 16 bits on a GPU, for your forward pass to bind: `4 · len.div_ceil(2)` bytes. It
     /// is what [`Precision::mirror`](crate::Precision::mirror) asks for, or the parameter itself if that is in bf16.
-    /// Steps, look-aheads, swaps of averages and [`Optimizer::write`] write it with the parameter. For a parameter in
-    /// your buffer it holds 0 until the first of them, or until [`Optimizer::encode_mirrors`].
+    /// Steps, look-aheads, [`Optimizer::evaluate`], swaps of averages and [`Optimizer::write`] write it with the
+    /// parameter. For a parameter in your buffer it holds 0 until the first of them, or until
+    /// [`Optimizer::encode_mirrors`].
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Unsupported`] on the CPU and in a group without mirrors.

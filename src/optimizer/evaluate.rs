@@ -1,4 +1,4 @@
-//! Where a model is evaluated whose rule trains at another point: Schedule-Free's x.
+//! For rules that train at one point and are evaluated at another, as Schedule-Free.
 
 use super::{Memory, Optimizer, Parameter};
 use crate::error::{Error, Result};

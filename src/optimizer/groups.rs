@@ -23,7 +23,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Hyperparameter`], [`Error::Unsupported`] if it is another rule or keeps other
-    /// states.
+    /// states, and while parameters stand where the model is [evaluated](Optimizer::evaluate).
     pub fn set_rule(&mut self, group: usize, rule: impl Into<AnyRule>) -> Result<()> {
         let rule = rule.into();
         rule.0.check()?;
@@ -32,6 +32,7 @@ impl Optimizer {
                 "another rule, or one that keeps other states or has another reduction, needs a group of its own";
             return Err(Error::Unsupported { operation: "set_rule", name: rule.name().into(), reason });
         }
+        self.check_training(group, "set_rule")?;
         self.groups[group].rule = rule;
         self.groups[group].list_storage();
         Ok(())

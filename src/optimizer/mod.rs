@@ -164,7 +164,8 @@ pub enum Gradient {
 ///   [`settle`](Self::settle), [`settle_blocking`](Self::settle_blocking).
 ///
 /// **Averages.** [`set_averaging`](Self::set_averaging) keeps one of a group's parameters,
-/// [`swap_averages`](Self::swap_averages) evaluates on it.
+/// [`swap_averages`](Self::swap_averages) evaluates on it. Schedule-Free is evaluated at another point:
+/// [`evaluate`](Self::evaluate), and [`train`](Self::train) to go on.
 ///
 /// **Read and write.** On a GPU reading waits for all submitted work. The blocking forms do not exist in a browser.
 ///

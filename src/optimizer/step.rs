@@ -44,7 +44,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::Rejected`] if the GPU has no memory left or a caller's buffer was destroyed,
-    /// [`Error::Unsupported`] while averages are swapped in, [`Error::TooManyStepsInFlight`] if 128 steps are recorded
+    /// [`Error::Unsupported`] while averages are swapped in or parameters stand where the model is
+    /// [evaluated](Optimizer::evaluate), [`Error::TooManyStepsInFlight`] if 128 steps are recorded
     /// in encoders that were not submitted.
     pub fn step(&mut self) -> Result<()> {
         match self.device.clone() {

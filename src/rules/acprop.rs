@@ -8,7 +8,7 @@ use super::prelude::*;
 /// s ← β₂s + (1 − β₂)(g − m)² + eps_root
 /// m ← β₁m + (1 − β₁)g
 /// ```
-/// States `exp_avg` m, `exp_avg_var` s; 28 bytes of traffic an element. optax' form.
+/// States `exp_avg` m, `exp_avg_var` s; 28 bytes of traffic an element. The form of optax.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AcProp {

@@ -9,8 +9,8 @@ use super::prelude::*;
 /// w ← w − lr·m̂ / (√ŝ + ε)         m̂ = m / (1 − β₁ᵗ),  ŝ = s / (1 − β₂ᵗ)
 /// ```
 /// States `exp_avg` m, `exp_avg_var` s; 28 bytes of traffic an element. eps_root is added at each step, so that s grows
-/// by it, as in the paper; pytorch-optimizer adds ε there, as here both are 1e-16. With `rectify` the step is RAdam's,
-/// ε beside the uncorrected √s, as the authors' code has it.
+/// by it, as in the paper; pytorch-optimizer adds its ε there, and both defaults are 1e-16. With `rectify` the step is
+/// that of RAdam, with ε beside the uncorrected √s, as in the authors' code.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaBelief {

@@ -9,7 +9,8 @@ use super::prelude::*;
 /// w ← w − min(max(η, final_lr·(1 − 1/(γt + 1))), final_lr·(1 + 1/(γt)))·m
 /// ```
 /// States `exp_avg` m, `exp_avg_sq` v, `max_exp_avg_sq` v̄; 28 bytes of traffic an element, 36 with amsbound.
-/// pytorch-optimizer's form. The authors scale final_lr with the schedule; here it is what it says.
+/// pytorch-optimizer's form at a constant learning rate: it and the authors scale final_lr with the schedule, and here
+/// it is what it says, or 0 where the learning rate is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AdaBound {
@@ -70,14 +71,15 @@ impl Rule for AdaBound {
     fn hyper(&self, step: &Step) -> Hyper<f64> {
         let beta1 = step.momentum.unwrap_or(self.beta1);
         let closed = self.gamma * step.t as f64;
+        let final_lr = if step.lr > 0.0 { self.final_lr } else { 0.0 };
         Hyper {
             beta1,
             one_minus_beta1: 1.0 - beta1,
             beta2: self.beta2,
             one_minus_beta2: 1.0 - self.beta2,
             step_size: step.lr * one_minus_power(self.beta2, step.t).sqrt() / one_minus_power(beta1, step.t),
-            low: self.final_lr * (1.0 - 1.0 / (closed + 1.0)),
-            high: (self.final_lr * (1.0 + 1.0 / closed)).min(f32::MAX.into()),
+            low: final_lr * (1.0 - 1.0 / (closed + 1.0)),
+            high: (final_lr * (1.0 + 1.0 / closed)).min(f32::MAX.into()),
             eps_root: self.eps_root,
             eps: self.eps,
         }

@@ -26,23 +26,23 @@ pub struct Adan {
     pub eps: f64,
     /// A second ε, inside the root; 0 or more.
     pub eps_root: f64,
-    /// κ, the weight of the difference, 0 or more.
-    pub kappa: f64,
+    /// κ, the weight of the difference, 0 or more; `None` is β₂.
+    pub kappa: Option<f64>,
     /// Divide by 1 + lr·λ behind the step.
     pub proximal: bool,
 }
 
 impl Default for Adan {
-    /// β = (0.98, 0.92, 0.99), ε = 1e-8, κ = 0.92, proximal: the paper.
+    /// β = (0.98, 0.92, 0.99), ε = 1e-8, κ = β₂, proximal: the paper.
     fn default() -> Self {
-        Self { beta1: 0.98, beta2: 0.92, beta3: 0.99, eps: 1e-8, eps_root: 0.0, kappa: 0.92, proximal: true }
+        Self { beta1: 0.98, beta2: 0.92, beta3: 0.99, eps: 1e-8, eps_root: 0.0, kappa: None, proximal: true }
     }
 }
 
 impl Adan {
     /// κ = 1 − β₂ = 0.08, both ε = 1e-8, not proximal.
     pub fn optax() -> Self {
-        Self { kappa: 0.08, eps_root: 1e-8, proximal: false, ..Self::default() }
+        Self { kappa: Some(0.08), eps_root: 1e-8, proximal: false, ..Self::default() }
     }
 }
 
@@ -67,12 +67,13 @@ impl Rule for Adan {
     fn check(&self) -> Result<()> {
         check_moments(self.beta1, self.beta2, self.eps, self.eps_root)?;
         below_one("beta3", self.beta3)?;
-        at_least_zero("kappa", self.kappa)
+        self.kappa.map_or(Ok(()), |kappa| at_least_zero("kappa", kappa))
     }
 
     fn hyper(&self, step: &Step) -> Hyper<f64> {
         let beta1 = step.momentum.unwrap_or(self.beta1);
         let (beta2, beta3, decay) = (self.beta2, self.beta3, step.lr * step.weight_decay);
+        let kappa = self.kappa.unwrap_or(beta2);
         Hyper {
             beta1,
             one_minus_beta1: 1.0 - beta1,
@@ -81,11 +82,11 @@ impl Rule for Adan {
             beta3,
             one_minus_beta3: 1.0 - beta3,
             rate: step.lr / one_minus_power(beta1, step.t),
-            difference_rate: step.lr * self.kappa / one_minus_power(beta2, step.t),
+            difference_rate: step.lr * kappa / one_minus_power(beta2, step.t),
             correction: 1.0 / one_minus_power(beta3, step.t),
             eps_root: self.eps_root,
             eps: self.eps,
-            kappa: self.kappa,
+            kappa,
             decay: if self.proximal { 0.0 } else { decay },
             shrink: if self.proximal { 1.0 / (1.0 + decay) } else { 1.0 },
             first: first_step(step.t),

@@ -8,9 +8,10 @@ use super::prelude::*;
 /// w  ← w − ληₜw − ηₜg
 /// ax ← ax + μₜ(w − ax)             μₜ = 1 / max(1, t − 1 − t0)
 /// ```
-/// State `ax`, the average: w itself up to step t0 + 2; 20 bytes of traffic an element. PyTorch's form and names. To
-/// evaluate on the average, read the state `ax`, or leave t0 away and use [`Averaging`](crate::Averaging) with any
-/// rule.
+/// State `ax`, the average: w itself up to step t0 + 2; 20 bytes of traffic an element. The form and the names of
+/// PyTorch, which makes ηₜ at the end of step t − 1, and so follows a change of the learning rate one step later. To
+/// evaluate on the average, read the state `ax`; or leave `t0` at its default and use
+/// [`Averaging`](crate::Averaging), with any rule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Asgd {
@@ -32,11 +33,11 @@ impl Default for Asgd {
 impl Asgd {
     /// η of step t.
     pub fn eta(&self, lr: f64, t: u64) -> f64 {
-        lr / (1.0 + self.lambd * lr * (t - 1) as f64).powf(self.alpha)
+        lr / (1.0 + self.lambd * lr * t.saturating_sub(1) as f64).powf(self.alpha)
     }
     /// μ of step t.
     pub fn mu(&self, t: u64) -> f64 {
-        1.0 / ((t - 1) as f64 - self.t0).max(1.0)
+        1.0 / (t.saturating_sub(1) as f64 - self.t0).max(1.0)
     }
 }
 

@@ -12,9 +12,9 @@ use super::prelude::*;
 /// w ← x₀ + θ / (L·max(A + L, αL))·(L + R)
 /// ```
 /// x₀ is w before the first step, lr is to be 1. λ is [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled). States
-/// `x0`, `scale` L, `grad_norm_sum` A, `reward` R, `grad_sum` θ; 52 bytes of traffic an element. optax' form. It binds
-/// nine buffers: a device at WebGPU's least limits, which binds eight, gives
-/// [`Error::OverLimit`](crate::Error::OverLimit).
+/// `x0`, `scale` L, `grad_norm_sum` A, `reward` R, `grad_sum` θ; 52 bytes of traffic an element. The form of optax. A
+/// step binds seven buffers, and nine with [`Settings::clip_norm`](crate::Settings::clip_norm) or noise: a device at
+/// the least limits of WebGPU binds eight, and then returns [`Error::OverLimit`](crate::Error::OverLimit).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Cocob {
@@ -75,6 +75,6 @@ impl Rule for Cocob {
         s.grad_norm_sum = a;
         s.reward = r;
         s.grad_sum = theta;
-        x0 + theta / (l * largest(a + l, h.alpha * l)) * (l + r)
+        x0 + theta / l / largest(a + l, h.alpha * l) * (l + r)
     }
 }

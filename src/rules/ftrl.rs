@@ -8,11 +8,11 @@ use super::prelude::*;
 /// w ← (min(max(z, −l1), l1) − z) / ((√n + β)/lr + l2)
 /// ```
 /// States `accumulator` n, `linear` z; 28 bytes of traffic an element. w is 0 where |z| ≤ l1: the solution is sparse. w
-/// comes from z alone, so that what it was before the first step is soon forgotten. With a learning rate of 0 nothing
-/// changes.
+/// comes from z alone. So the first step replaces what w was, with 0 where the gradient is 0, and a decay of
+/// [`Settings`](crate::Settings) has nearly no effect: use `l2`. With a learning rate of 0 nothing changes.
 ///
-/// Keras calls 2·`l2_regularization_strength` + β/lr what is l2 + β/lr here: its l2 is half of this one. The power of n
-/// is −½, the default of Keras and pytorch-optimizer; another one needs a `pow`, which no GPU computes exactly.
+/// `l2` is twice the `l2_regularization_strength` of Keras. The power of n is −½, the default of Keras and
+/// pytorch-optimizer; another one needs a `pow`, which no GPU computes exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Ftrl {

@@ -67,9 +67,15 @@ impl Lamb {
     pub fn keras() -> Self {
         Self { eps: 1e-7, decay_outside: true, ..Self::optax() }
     }
-    /// Without bias correction in r, ‖w‖ up to 10, ε beside ‖r‖.
+    /// Without bias correction in r, ‖w‖ up to 10, ε beside ‖r‖, and the decay outside the ratio.
     pub fn pytorch_optimizer() -> Self {
-        Self { bias_correction: false, trust_eps: 1e-6, max_weight_norm: Some(10.0), ..Self::optax() }
+        Self {
+            bias_correction: false,
+            trust_eps: 1e-6,
+            max_weight_norm: Some(10.0),
+            decay_outside: true,
+            ..Self::optax()
+        }
     }
 }
 
@@ -150,7 +156,7 @@ impl Rule for Lamb {
     }
 
     fn trust<F: Real>(&self, w: F, r: F, _s: &mut F, h: &Hyper<F>) -> F {
-        let weight = within(w - h.decay * w, F::zero(), h.max_weight_norm);
+        let weight = within((w - h.decay * w).abs(), F::zero(), h.max_weight_norm);
         if w == F::zero() || r == F::zero() { F::one() } else { weight / (r + h.trust_eps) }
     }
 

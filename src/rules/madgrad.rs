@@ -3,14 +3,14 @@ use super::prelude::*;
 /// MADGRAD, dual averaging with a cube root: [Defazio and Jelassi, 2022](https://arxiv.org/abs/2101.11075).
 ///
 /// ```text
-/// a = (lr + ε)·√t
+/// a = (lr + ε)·√t                                   0 where lr is 0
 /// n ← n + a·g²
 /// q ← q + a·g
-/// w ← ρw + (1 − ρ)(x₀ − q / (∛n + ε))
+/// w ← ρw + (1 − ρ)(x₀ − q / (∛n + ε)) − lr·λ·w
 /// ```
-/// x₀ is w before the first step. States `grad_sum_sq` n, `grad_sum` q, `x0`; 36 bytes of traffic an element. λ of
-/// [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled) decays w before the step. The authors, optax and
-/// pytorch-optimizer agree.
+/// x₀ is w before the first step, λ that of [`WeightDecay::Decoupled`](crate::WeightDecay::Decoupled). States
+/// `grad_sum_sq` n, `grad_sum` q, `x0`; 36 bytes of traffic an element. With a learning rate of 0 the sums stay, and w
+/// still moves towards what they say. The code of the authors, optax and pytorch-optimizer agree.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Madgrad {
@@ -53,7 +53,7 @@ impl Rule for Madgrad {
     fn hyper(&self, step: &Step) -> Hyper<f64> {
         let momentum = step.momentum.unwrap_or(self.momentum);
         Hyper {
-            gain: (step.lr + self.eps) * (step.t as f64).sqrt(),
+            gain: if step.lr > 0.0 { (step.lr + self.eps) * (step.t as f64).sqrt() } else { 0.0 },
             momentum,
             one_minus_momentum: 1.0 - momentum,
             eps: self.eps,
@@ -70,7 +70,7 @@ impl Rule for Madgrad {
         s.x0 = x0;
         s.grad_sum_sq = n;
         s.grad_sum = q;
-        h.momentum * (w - h.decay * w) + h.one_minus_momentum * (x0 - ratio(q, n.cube_root() + h.eps))
+        h.momentum * w + h.one_minus_momentum * (x0 - ratio(q, n.cube_root() + h.eps)) - h.decay * w
     }
 }
 

@@ -260,8 +260,8 @@ mod prelude {
         (rho > 5.0).then(|| ((rho - 4.0) * (rho - 2.0) * most / ((most - 4.0) * (most - 2.0) * rho)).sqrt())
     }
 
-    /// 1ˢ + 2ˢ + … + nˢ for s ≥ 0: term by term at first, and then by the Euler–Maclaurin formula. The first term that
-    /// is left out is below 1e-11 of the sum.
+    /// 1ˢ + 2ˢ + … + nˢ for 0 ≤ s ≤ 8: term by term at first, and then by the Euler–Maclaurin formula. The first term
+    /// that is left out is below 1e-11 of the sum.
     pub(super) fn power_sum(s: f64, n: u64) -> f64 {
         const TERMS: u64 = 64;
         let first: f64 = (1..=n.min(TERMS)).map(|i| (i as f64).powf(s)).sum();

@@ -5,7 +5,7 @@ use super::prelude::*;
 /// ```text
 /// w ← w − lr·((α + β)g − βg_old)       g_old = g at the first step
 /// ```
-/// State `previous_grad` g_old; 20 bytes of traffic an element. optax' form.
+/// State `previous_grad` g_old; 20 bytes of traffic an element. The form of optax.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct OptimisticGradientDescent {

@@ -12,7 +12,7 @@ use super::prelude::*;
 /// ```
 /// States `exp_avg` m, `exp_avg_sq` v; 28 bytes of traffic an element. PyTorch adds ε to the uncorrected √v
 /// (`eps_hat`), optax to √v̂; pytorch-optimizer does as PyTorch, but takes no step at all while ρ ≤ 5. PyTorch has ρ >
-/// 5, and the other two ρ ≥ 5: no β₂ is known where ρ is 5.
+/// 5, the other two ρ ≥ 5: this matters only if ρ is exactly 5.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct RAdam {

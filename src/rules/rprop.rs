@@ -18,7 +18,7 @@ pub struct Rprop {
     pub eta_minus: f64,
     /// η⁺, above 1.
     pub eta_plus: f64,
-    /// The smallest step size, above 0.
+    /// The smallest step size, 0 or more.
     pub step_min: f64,
     /// The largest step size.
     pub step_max: f64,
@@ -61,7 +61,7 @@ impl Rule for Rprop {
         above_zero("eta_minus", self.eta_minus)?;
         below_one("eta_minus", self.eta_minus)?;
         require(self.eta_plus > 1.0 && in_f32(self.eta_plus), "eta_plus", self.eta_plus, "above 1, to 3.4e38")?;
-        above_zero("step_min", self.step_min)?;
+        at_least_zero("step_min", self.step_min)?;
         require(
             self.step_max >= self.step_min && in_f32(self.step_max),
             "step_max",

@@ -17,9 +17,9 @@ use super::prelude::*;
 /// worse losses. [`Optimizer::evaluate`](crate::Optimizer::evaluate) moves parameters to x, and
 /// [`Optimizer::train`](crate::Optimizer::train) back; in between a step is an error.
 ///
-/// The first `warmup` steps have lrₜ = lr·t/warmup, and then it is lr. aₜ = t^r·(lrₜ/lr)^weight_lr_power: PyTorch's
-/// authors, optax and pytorch-optimizer. Keras has aₜ = 1, and decays w beside the step. Give the group no
-/// [`Schedule`](crate::Schedule): it would change lrₜ, but not aₜ.
+/// The first `warmup` steps have lrₜ = lr·t/warmup, and then it is lr. aₜ = t^r·(lrₜ/lr)^weight_lr_power: the code of
+/// the authors and pytorch-optimizer; optax, but for its warm-up, which takes lr·(t − 1)/warmup for z. Keras has aₜ =
+/// 1, and decays w beside the step. Give the group no [`Schedule`](crate::Schedule): it would change lrₜ, but not aₜ.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct ScheduleFree {
@@ -64,6 +64,7 @@ impl ScheduleFree {
 
     /// c of step t: the part of its weight in the sum of all weights so far.
     pub fn average_rate(&self, t: u64) -> f64 {
+        let t = t.max(1);
         let (growth, warm) = (self.r + self.weight_lr_power, t.min(self.warmup));
         let during = power_sum(growth, warm) / (self.warmup.max(1) as f64).powf(self.weight_lr_power);
         let after = power_sum(self.r, t) - power_sum(self.r, warm);
@@ -93,7 +94,9 @@ impl Rule for ScheduleFree {
         above_zero("beta1", self.beta1)?;
         check_moments(self.beta1, self.beta2.unwrap_or(0.0), self.eps, self.eps_root)?;
         at_least_zero("r", self.r)?;
-        at_least_zero("weight_lr_power", self.weight_lr_power)
+        at_least_zero("weight_lr_power", self.weight_lr_power)?;
+        let power = self.r + self.weight_lr_power;
+        require(power <= 8.0, "r", power, "with weight_lr_power at most 8")
     }
 
     fn uses(&self, state: &str) -> bool {

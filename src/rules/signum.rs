@@ -7,8 +7,8 @@ use super::prelude::*;
 /// m ← ρm + (1 − ρ)g
 /// w ← w − lr·sign(m)        ρ = 0: sign(g)
 /// ```
-/// State `momentum_buffer` m, none with ρ = 0; 20 bytes of traffic an element, 12 without. The sign of 0 is 0. optax'
-/// `signum` and `sign_sgd`, pytorch-optimizer's `SignSGD` and `Tiger` agree.
+/// State `momentum_buffer` m, none with ρ = 0; 20 bytes of traffic an element, 12 without. The sign of 0 is 0. `signum`
+/// and `sign_sgd` of optax, `SignSGD` and `Tiger` of pytorch-optimizer agree.
 ///
 /// Bernstein et al. write m without the factor 1 − ρ: the sign is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,11 +8,11 @@ use super::prelude::*;
 /// w ← w − lr·min(max(m̂ / max(γh, ε), −ρ), ρ)     m̂ = m / (1 − β₁ᵗ)
 /// h ← β₂h + (1 − β₂)·hessian                     at step 1, 1 + k, 1 + 2k, …
 /// ```
-/// States `exp_avg` m, `exp_hessian` h, and `hessian`, your estimate of the diagonal: write it before each k-th step
-/// with [`Optimizer::write_state`](crate::Optimizer::write_state), or bind
+/// States `exp_avg` m, `exp_hessian` h, and `hessian`, your estimate of the diagonal. Write it before steps 1, 1 + k,
+/// 1 + 2k, … with [`Optimizer::write_state`](crate::Optimizer::write_state), or bind
 /// [`Optimizer::state_range`](crate::Optimizer::state_range) in the kernel that makes it: `B·g²` of a batch of B with
-/// sampled labels (Gauss–Newton–Bartlett), or `u·(Hu)` with random signs u (Hutchinson). 36 bytes of traffic an
-/// element. optax' form; there ρ is `clip_threshold`.
+/// sampled labels (Gauss–Newton–Bartlett), or `u·(Hu)` with random signs u (Hutchinson). While h is 0, nearly every
+/// element moves by ±lr·ρ. 36 bytes of traffic an element. The form of optax; there ρ is `clip_threshold`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Sophia {

@@ -86,6 +86,7 @@ fn a_step_while_evaluating_is_refused(gpu: &Gpu) -> Result<(), Failed> {
             ("step", optimizer.step()),
             ("add", optimizer.add(0, "more", &[1.0f32]).map(drop)),
             ("write", optimizer.write("w", &x)),
+            ("rule", optimizer.set_rule(0, ScheduleFree { beta1: 0.5, ..ScheduleFree::adamw() })),
             ("averages", optimizer.set_averaging(0, Averaging::Ema(0.9))),
             ("load", optimizer.load_from(&mut Cursor::new(&file), LoadOptions::default()).map(drop)),
         ];
@@ -140,6 +141,16 @@ fn a_part_of_such_a_checkpoint_is_refused(gpu: &Gpu) -> Result<(), Failed> {
         let refused = more.load_from(&mut Cursor::new(&evaluating), lenient());
         ensure(matches!(refused, Err(Error::Checkpoint { .. })), format!("{refused:?}"))?;
         ensure(saved(&mut more)? == before, "it has changed")?;
+        // Nor without values, nor where parameters would be stuck.
+        let mut same_names = trained(&device, Precision::f32(), 2)?;
+        let without = LoadOptions { parameters: false, ..LoadOptions::default() };
+        let refused = same_names.load_from(&mut Cursor::new(&evaluating), without);
+        ensure(matches!(refused, Err(Error::Checkpoint { .. })), format!("{refused:?}"))?;
+        same_names.step()?;
+        let mut rounded = trained(&device, Precision::bf16(), 2)?;
+        let refused = rounded.load_from(&mut Cursor::new(&evaluating), LoadOptions::default());
+        ensure(matches!(refused, Err(Error::Checkpoint { .. })), format!("{refused:?}"))?;
+        rounded.step()?;
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ pub(super) fn setup(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         "adan" => {
             let (beta1, beta2, beta3) = (h.number("b1")?, h.number("b2")?, h.number("b3")?);
             let (eps, eps_root) = (h.number("eps")?, h.number("eps_root")?);
-            Adan { beta1, beta2, beta3, eps, eps_root, kappa: 1.0 - beta2, ..Adan::optax() }.into()
+            Adan { beta1, beta2, beta3, eps, eps_root, kappa: Some(1.0 - beta2), ..Adan::optax() }.into()
         }
         "adopt" => {
             // As a text, and the default.

@@ -24,7 +24,9 @@ pub(super) fn setup(h: &mut Hyper<'_>) -> Result<Setup, Skip> {
         _ => of_moments(h)?,
     };
     let lambda = h.number_or("weight_decay", 0.0)?;
-    let weight_decay = decay(h.flag_or("weight_decouple", true)?, lambda);
+    // Both have their own way with a decay that is not decoupled.
+    let own = ["Lamb", "Adan"].contains(&optimizer);
+    let weight_decay = decay(h.flag_or("weight_decouple", true)? || own, lambda);
     if optimizer == "SGDW" && matches!(weight_decay, WeightDecay::L2(_)) {
         return Err(format!("`weight_decay` = {lambda} without `weight_decouple` is not implemented"));
     }
@@ -115,12 +117,13 @@ fn of_moments(h: &mut Hyper<'_>) -> Result<AnyRule, Skip> {
         "ADOPT" => Adopt { beta1, beta2, eps, ..Adopt::pytorch_optimizer() }.into(),
         "Adan" => {
             let proximal = !h.flag("weight_decouple")?;
-            Adan { beta1, beta2, beta3: beta3?, eps, kappa: beta2, proximal, ..Adan::default() }.into()
+            Adan { beta1, beta2, beta3: beta3?, eps, proximal, ..Adan::default() }.into()
         }
         "Lamb" if h.flag("grad_averaging")? => {
-            // The clipping that it is of is off.
+            // It belongs to `pre_norm`, which is off.
             h.read.push("max_grad_norm");
-            Lamb { beta1, beta2, eps, trust_eps: eps, ..Lamb::pytorch_optimizer() }.into()
+            let decay_outside = h.flag("weight_decouple")?;
+            Lamb { beta1, beta2, eps, trust_eps: eps, decay_outside, ..Lamb::pytorch_optimizer() }.into()
         }
         "Yogi" => Yogi { beta1, beta2, eps, initial_accumulator: h.number("initial_accumulator")? }.into(),
         "LaProp" => LaProp { beta1, beta2, eps, centered: h.flag("centered")?, ..LaProp::default() }.into(),

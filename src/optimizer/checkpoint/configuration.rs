@@ -284,20 +284,18 @@ impl Optimizer {
     }
 
     /// Installs what fits of the configuration, after the checks of the setters, and calls `read`, which reads the
-    /// tensors. If either fails, the configuration is unchanged.
+    /// tensors. If either fails, the configuration is unchanged. `parameters`: whether values are to be loaded.
     pub(super) fn install(
         &mut self,
         file: &Configuration,
         fitting: &Fitting,
+        parameters: bool,
         read: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         self.check_rest()?;
         let (mut new, records) = (self.replaced(), self.records(file, fitting)?);
-        // A part of a file would leave parameters of one group at two points.
-        let whole = records.len() == self.parameters.len() && fitting.rules.iter().all(Option::is_some);
-        if file.groups.iter().any(|group| group.evaluating) && !whole {
-            let reason = "it was saved where the model is evaluated, and not all of it fits: save it after `train`";
-            return Err(Error::Checkpoint { reason: reason.into() });
+        if file.groups.iter().any(|group| group.evaluating) {
+            self.check_evaluating(file, parameters && file.values && records.len() == self.parameters.len())?;
         }
         for (k, rule) in fitting.rules.iter().enumerate() {
             if let (Some(rule), Some(record)) = (rule, file.groups.get(k)) {
@@ -347,6 +345,22 @@ impl Optimizer {
         }
         self.end_window();
         Ok(())
+    }
+
+    /// Refuses a file that was saved where the model is evaluated, unless all of it is loaded, and can be taken back.
+    fn check_evaluating(&self, file: &Configuration, whole: bool) -> Result<()> {
+        let stuck = |parameter: &Parameter| {
+            let group = parameter.group;
+            let evaluating = file.groups.get(group).is_some_and(|record| record.evaluating);
+            evaluating && (parameter.in_slice() || self.groups[group].precision.rounds_parameters())
+        };
+        let reason = match self.parameters.values().find(|parameter| stuck(parameter)) {
+            _ if !whole => "not all of it is to be loaded, or fits".into(),
+            Some(parameter) => format!("`{}` cannot be taken back from there", parameter.name),
+            None => return Ok(()),
+        };
+        let reason = format!("it was saved where the model is evaluated, and {reason}: save it after `train`");
+        Err(Error::Checkpoint { reason })
     }
 
     /// The records of the parameters that fit.

@@ -262,7 +262,7 @@ impl Optimizer {
         for (entry, _, blocks) in &found {
             blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(file, &entry.name))?;
         }
-        self.install(&configuration, &fitting, |optimizer| {
+        self.install(&configuration, &fitting, options.parameters, |optimizer| {
             optimizer.read_tensors(file, found, options.progress)?;
             averages.iter().try_for_each(|average| optimizer.begin(average))
         })?;
