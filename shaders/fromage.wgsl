@@ -11,9 +11,12 @@ fn measure(w: Lane, g: Lane, h: Hyper) -> Lane {
 }
 
 fn trust(w: f32, g: f32, s: ptr<function, f32>, h: Hyper) -> f32 {
-    let weight = select(w, h.min_norm, w < h.min_norm);
-    let gradient = select(g, h.min_norm, g < h.min_norm);
-    return select(weight / gradient, 1.0, weight == 0.0 || gradient == 0.0);
+    let weight = max(w, h.min_norm);
+    let gradient = max(g, h.min_norm);
+    let ratio = select(weight / gradient, 1.0, weight == 0.0 || gradient == 0.0);
+    // A maximum may drop a NaN.
+    let bits = bitcast<vec2<u32>>(vec2(w, g)) & vec2(0x7fffffffu);
+    return select(ratio, w + g, any(bits > vec2(0x7f800000u)));
 }
 
 fn update(w: Lane, g: Lane, h: Hyper) -> Lane {

@@ -51,9 +51,10 @@ fn clip(x: Lane, limit: f32) -> Lane {
     return select(clamp(x, Lane(-limit), Lane(limit)), x, is_nan);
 }
 
-// To low … high. NaN passes.
+// To low … high. NaN passes, where `clamp`, and on GL a comparison, may drop it.
 fn within(x: Lane, low: Lane, high: Lane) -> Lane {
-    return select(select(x, high, x > high), low, x < low);
+    let is_nan = (bitcast<Bits>(x) & Bits(0x7fffffffu)) > Bits(0x7f800000u);
+    return select(clamp(x, low, high), x, is_nan);
 }
 
 // The larger; NaN and ∞ pass through, where `max` may drop a NaN.
