@@ -48,7 +48,10 @@ impl Adan {
 
 fields! {
     /// Coefficients of [`Adan`].
-    pub struct Hyper { beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3, rate, difference_rate, correction, eps_root, eps, kappa, decay, shrink, first }
+    pub struct Hyper {
+        beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3, rate, difference_rate,
+        correction, eps_root, eps, kappa, decay, shrink, first,
+    }
 }
 fields! {
     /// State of [`Adan`].

@@ -82,8 +82,8 @@ impl Lamb {
 fields! {
     /// Coefficients of [`Lamb`].
     pub struct Hyper {
-        beta1, one_minus_beta1, beta2, one_minus_beta2, m_correction, v_correction, eps_root, eps, weight_decay, lr, decay,
-        trust_eps, max_weight_norm, trust_ratio,
+        beta1, one_minus_beta1, beta2, one_minus_beta2, m_correction, v_correction, eps_root, eps, weight_decay,
+        lr, decay, trust_eps, max_weight_norm, trust_ratio,
     }
 }
 fields! {

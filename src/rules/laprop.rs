@@ -35,7 +35,9 @@ impl Default for LaProp {
 
 fields! {
     /// Coefficients of [`LaProp`].
-    pub struct Hyper { beta1, one_minus_beta1, beta2, one_minus_beta2, root, centering, step_size, decay, eps_root, eps }
+    pub struct Hyper {
+        beta1, one_minus_beta1, beta2, one_minus_beta2, root, centering, step_size, decay, eps_root, eps,
+    }
 }
 fields! {
     /// State of [`LaProp`].

@@ -36,6 +36,7 @@ mod memory;
 mod mirrors;
 mod mismatch;
 mod model;
+mod moments;
 mod newton;
 mod numbers;
 mod options;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         memory::TESTS,
         mirrors::TESTS,
         model::TESTS,
+        moments::TESTS,
         newton::TESTS,
         numbers::TESTS,
         options::TESTS,
